@@ -1,0 +1,29 @@
+"""Behaviour cloning, of all episodes or of the best ones only ("10 % BC").
+
+Pomerleau 1989; the percentage variant as a baseline from Chen et al. 2021, arXiv:2106.01345.
+"""
+
+from torch import Tensor, nn
+
+from pbrl.optim import Adam
+from pbrl.table import Table
+from pbrl.types import Metrics, Spec, Transitions
+
+
+class BC(nn.Module):
+    batch = Transitions
+
+    def __init__(self, spec: Spec, policy: nn.Module, *, fraction: float, lr: float, batch_size: int):
+        super().__init__()
+        self.policy = policy
+        self.optim = Adam(policy.parameters(), lr)
+        self.fraction, self.batch_size = fraction, batch_size
+
+    def rows(self, table: Table) -> Tensor:
+        """The rows to imitate: of the episodes with the highest true return, `fraction` of all."""
+        return table.best_rows(self.fraction)
+
+    def update(self, batch: Transitions) -> Metrics:
+        loss = -self.policy.log_prob(batch.obs, batch.action).mean()
+        self.optim.step(loss)
+        return {"bc": loss.detach()}

@@ -1,0 +1,67 @@
+"""Contrastive Preference Learning: a policy straight from preferences, with no reward model and no RL.
+
+Hejna et al. 2023, arXiv:2310.13639. Under the regret model a segment scores sum_t alpha * log pi(a_t | s_t), so
+"b over a" is a contrastive loss on the policy itself. `bias` < 1 is the paper's conservative variant (its eq. 7),
+`bc_weight` > 0 its CPL-BC, `reference` its CPL-KL: scores are then relative to the cloned policy.
+"""
+
+import copy
+
+from torch import Tensor, nn
+
+from pbrl.objectives import conservative
+from pbrl.optim import Adam
+from pbrl.types import Metrics, PreferenceBatch, Spec
+
+
+class CPL(nn.Module):
+    batch = PreferenceBatch
+
+    def __init__(
+        self,
+        spec: Spec,
+        policy: nn.Module,
+        *,
+        alpha: float,
+        bias: float,
+        bc_weight: float,
+        reference: bool,
+        lr: float,
+        lr_after: float,
+        warmup: int,
+        pretrain_steps: int,
+        batch_size: int,
+    ):
+        super().__init__()
+        self.policy = policy
+        self.reference = copy.deepcopy(policy).requires_grad_(False).eval() if reference else None
+        self.optim = Adam(policy.parameters(), lr, warmup=warmup)
+        self.alpha, self.bias, self.bc_weight, self.lr_after = alpha, bias, bc_weight, lr_after
+        self.pretrain_steps, self.batch_size = pretrain_steps, batch_size
+
+    def pretrain(self, batch: PreferenceBatch) -> Metrics:
+        """Clones both segments, preferred or not."""
+        loss = -self.policy.log_prob(batch.obs, batch.action).mean()
+        self.optim.step(loss)
+        return {"bc": loss.detach()}
+
+    def begin(self) -> None:
+        """After cloning: the clone becomes the reference, and the optimiser starts anew."""
+        if self.reference is not None:
+            self.reference.load_state_dict(self.policy.state_dict())
+        self.optim.restart(self.lr_after)
+
+    def update(self, batch: PreferenceBatch) -> Metrics:
+        logp = self.policy.log_prob(batch.obs, batch.action)  # [B, 2, L]
+        a, b = self.scores(logp, batch).unbind(1)  # [B], the two segments' scores
+        cpl = conservative(a, b, batch.label, bias=self.bias).mean()
+        bc = -logp.mean()
+        self.optim.step(cpl + self.bc_weight * bc)
+        agree = ((b > a) == (batch.label > 0.5)).float()
+        return {"cpl": cpl.detach(), "bc": bc.detach(), "train_accuracy": agree.mean()}
+
+    def scores(self, logp: Tensor, batch: PreferenceBatch) -> Tensor:
+        """alpha * sum_t log pi, less the reference's for CPL-KL: [B, 2]."""
+        if self.reference is not None:
+            logp = logp - self.reference.log_prob(batch.obs, batch.action)
+        return self.alpha * logp.sum(-1)

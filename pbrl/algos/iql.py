@@ -1,0 +1,70 @@
+"""Implicit Q-learning: values by expectile regression on the data's own actions, a policy by weighted imitation.
+
+Kostrikov et al. 2021, arXiv:2110.06169. With the true reward it is the ceiling of two-stage preference learning; with
+`reward=ensemble` it is P-IQL.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from pbrl.nets import MLP, Normalize
+from pbrl.optim import Adam, polyak
+from pbrl.types import Metrics, Spec, Transitions
+
+
+class IQL(nn.Module):
+    batch = Transitions
+
+    def __init__(
+        self,
+        spec: Spec,
+        policy: nn.Module,
+        *,
+        hidden: list[int],
+        expectile: float,
+        beta: float,
+        max_weight: float,
+        discount: float,
+        tau: float,
+        lr: float,
+        actor_cosine_steps: int,
+        batch_size: int,
+    ):
+        super().__init__()
+        self.policy = policy
+        self.normalize = Normalize(spec.obs_mean, spec.obs_std)
+        self.v = MLP(spec.obs_dim, 1, hidden)
+        self.q = MLP(spec.obs_dim + spec.action_dim, 1, hidden, ensemble=2)
+        self.q_target = copy.deepcopy(self.q).requires_grad_(False)
+        self.critic_optim = Adam([*self.v.parameters(), *self.q.parameters()], lr)
+        self.actor_optim = Adam(policy.parameters(), lr, cosine=actor_cosine_steps)
+        self.expectile, self.beta, self.max_weight = expectile, beta, max_weight
+        self.discount, self.tau, self.batch_size = discount, tau, batch_size
+
+    def value(self, obs: Tensor) -> Tensor:
+        """obs [..., O] → V [...]."""
+        return self.v(self.normalize(obs)).squeeze(-1).float()
+
+    def update(self, batch: Transitions) -> Metrics:
+        obs, next_obs = self.normalize(batch.obs), self.normalize(batch.next_obs)
+        pair = torch.cat([obs, batch.action], -1)
+
+        with torch.no_grad():
+            q_min = self.q_target(pair).float().amin(0).squeeze(-1)
+            v_next = self.v(next_obs).float().squeeze(-1)
+            target = batch.reward + self.discount * (1 - batch.done) * v_next
+
+        v = self.v(obs).float().squeeze(-1)
+        error = q_min - v
+        v_loss = (torch.where(error > 0, self.expectile, 1 - self.expectile) * error.square()).mean()  # eq. 5
+        q = self.q(pair).float().squeeze(-1)  # [2, B]
+        q_loss = (q - target).square().mean()  # eq. 6
+        weight = (self.beta * error.detach()).exp().clamp(max=self.max_weight)
+        actor_loss = -(weight * self.policy.log_prob(batch.obs, batch.action)).mean()  # eq. 7
+
+        self.critic_optim.step(v_loss + q_loss)
+        self.actor_optim.step(actor_loss)
+        polyak(self.q_target, self.q, self.tau)
+        return {"v_loss": v_loss.detach(), "q_loss": q_loss.detach(), "actor_loss": actor_loss.detach(), "v": v.detach().mean()}

@@ -1,0 +1,74 @@
+"""Policies as densities: what a preference or a weighted-imitation loss needs is `log_prob`, what a robot needs is `act`."""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pbrl.nets import MLP, Normalize
+from pbrl.types import Spec, UserError
+
+
+class GaussianPolicy(nn.Module):
+    """A Gaussian around tanh(f(obs)). Owns its observation normaliser; acts with its mean.
+
+    `std = 0` is the paper's deterministic policy: log_prob is -||action - mean||^2, the log-density of a fixed variance
+    of 1/2 without its constant (CPL, arXiv:2310.13639, appendix D). Otherwise a standard deviation per action is learnt,
+    starting there, and log_prob is the whole log-density.
+    """
+
+    def __init__(self, spec: Spec, *, hidden: list[int], dropout: float, std: float):
+        super().__init__()
+        self.settings = {"hidden": list(hidden), "dropout": dropout, "std": std}
+        self.spec = spec
+        self.normalize = Normalize(spec.obs_mean, spec.obs_std)
+        self.net = MLP(spec.obs_dim, spec.action_dim, hidden, dropout=dropout)
+        self.log_std = nn.Parameter(torch.full((spec.action_dim,), math.log(std))) if std > 0 else None
+
+    def mean(self, obs: Tensor) -> Tensor:
+        """obs [..., O] → mean action [..., A]."""
+        return torch.tanh(self.net(self.normalize(obs)).float())
+
+    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
+        """obs [..., O], action [..., A] → [...]."""
+        error = (action - self.mean(obs)).square()
+        if self.log_std is None:
+            return -error.sum(-1)
+        log_std = self.log_std.clamp(-5.0, 2.0)
+        return -(0.5 * error * torch.exp(-2 * log_std) + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def reset(self) -> None:
+        """Starts an episode. Nothing to forget here."""
+
+    @torch.no_grad()
+    def act(self, obs: Tensor) -> Tensor:
+        """obs [B, O] → action [B, A]."""
+        was_training = self.training
+        self.eval()
+        action = self.mean(obs)
+        self.train(was_training)
+        return action
+
+
+def save_policy(policy: GaussianPolicy, path: Path) -> None:
+    """Writes all that is needed to run the policy."""
+    spec = vars(policy.spec) if hasattr(policy.spec, "__dict__") else policy.spec
+    torch.save({"class": type(policy).__name__, "spec": dict(spec), "settings": policy.settings,
+                "state": policy.state_dict()}, path)  # fmt: skip
+
+
+def load_policy(path: str | Path, device: str = "cpu") -> GaussianPolicy:
+    """Reads a policy back, ready to act. Raises UserError."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "policy.pt"
+    try:
+        saved = torch.load(path, map_location=device, weights_only=True)
+        policy = {"GaussianPolicy": GaussianPolicy}[saved["class"]](Spec(**saved["spec"]), **saved["settings"])
+        policy.load_state_dict(saved["state"])
+    except FileNotFoundError:
+        raise UserError(f"there is no policy at {path}; a finished run writes policy.pt into its folder") from None
+    except Exception as error:
+        raise UserError(f"{path} is not a policy that this version can read ({error})") from error
+    return policy.to(device).eval()

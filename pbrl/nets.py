@@ -1,0 +1,69 @@
+"""Networks. An ensemble is a leading tensor axis, not a list of modules."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "leaky_relu": nn.functional.leaky_relu}
+
+
+class Linear(nn.Module):
+    """A linear layer, or E independent ones: x [..., I] or [E, N, I] → [..., U] or [E, N, U]. PyTorch's initial range."""
+
+    def __init__(self, inputs: int, outputs: int, ensemble: int | None = None):
+        super().__init__()
+        lead = () if ensemble is None else (ensemble,)
+        bound = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(*lead, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(*lead, outputs).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.ndim == 2:
+            return x @ self.weight + self.bias
+        return torch.bmm(x, self.weight) + self.bias[:, None]
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron on [..., I] → [..., U]; with `ensemble=E`, E of them at once → [E, ..., U]."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        hidden: list[int],
+        *,
+        ensemble: int | None = None,
+        activation: str = "relu",
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        sizes = [inputs, *hidden, outputs]
+        self.layers = nn.ModuleList(Linear(i, o, ensemble) for i, o in zip(sizes, sizes[1:], strict=False))
+        self.ensemble, self.dropout, self.activation = ensemble, dropout, ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = x.shape[:-1]
+        if self.ensemble is not None:
+            x = x.reshape(1, -1, x.shape[-1]).expand(self.ensemble, -1, -1)
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+            if self.dropout:
+                x = nn.functional.dropout(x, self.dropout, self.training)
+        x = self.layers[-1](x)
+        return x if self.ensemble is None else x.reshape(self.ensemble, *shape, -1)
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std, with the numbers kept in the module, so that they travel with what is saved."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std

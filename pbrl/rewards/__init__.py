@@ -1,0 +1,1 @@
+"""Models of rewards, one per file."""

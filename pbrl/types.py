@@ -1,0 +1,96 @@
+"""The vocabulary: what flows between the parts, and what each part must offer.
+
+Shape letters: B batch · E ensemble · L segment steps · O observation · A action · T episode steps · R rows · S state.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+
+Metrics = dict[str, Tensor]
+
+
+class UserError(Exception):
+    """Something the user can mend; the message says how. Printed without a traceback."""
+
+
+class Episode(NamedTuple):
+    """One episode of T steps. `obs`, `state` and `success` have T + 1 rows: the last is where the episode ended."""
+
+    seed: int  # resetting the environment with it rebuilds the scene
+    obs: np.ndarray  # [T+1, O] float32
+    action: np.ndarray  # [T, A] float32, in [-1, 1]
+    reward: np.ndarray  # [T] float32, the true reward
+    terminated: bool  # a true terminal; running out of time is not
+    success: np.ndarray | None = None  # [T+1] bool, where the task has a notion of it
+    state: np.ndarray | None = None  # [T+1, S] float64, simulator state
+    source: str = ""  # which behaviour made it
+
+
+class Transitions(NamedTuple):
+    """Single steps. `done` is a true terminal."""
+
+    obs: Tensor  # [B, O]
+    action: Tensor  # [B, A]
+    reward: Tensor  # [B]
+    next_obs: Tensor  # [B, O]
+    done: Tensor  # [B] float, 0 or 1
+
+
+class PreferenceBatch(NamedTuple):
+    """Pairs of segments. `label` is P(the second is preferred); 0.5 is a tie."""
+
+    obs: Tensor  # [B, 2, L, O]
+    action: Tensor  # [B, 2, L, A]
+    label: Tensor  # [B]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a network must know of its data: sizes, and the observation's mean and standard deviation, [O] each."""
+
+    obs_dim: int
+    action_dim: int
+    obs_mean: tuple[float, ...]
+    obs_std: tuple[float, ...]
+
+
+class Policy(Protocol):
+    """Acts. What it saves is enough to run it."""
+
+    def reset(self) -> None: ...
+    def act(self, obs: Tensor) -> Tensor:
+        """obs [B, O] → action [B, A] in [-1, 1]."""
+        ...
+
+
+class Learner(Protocol):
+    """Anything the loop can train: an `nn.Module`, so that its `state_dict` is all there is to save.
+
+    `batch` is the batch type it eats. `update` is compiled into one graph: no `.item()`, no data-dependent shapes.
+    """
+
+    batch: type
+    batch_size: int
+
+    def update(self, batch: Any) -> Metrics: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+class RewardModel(Learner, Protocol):
+    """Learns a reward from preferences."""
+
+    steps: int  # updates after each round of answers
+
+    def reward(self, obs: Tensor, action: Tensor) -> Tensor:
+        """obs [..., O], action [..., A] → reward of each member [E, ...]."""
+        ...
+
+
+class Algorithm(Learner, Protocol):
+    """Learns a policy. May offer `pretrain_steps`, `pretrain(batch)` and `begin()`, run once before the updates."""
+
+    policy: Any

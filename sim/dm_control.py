@@ -1,0 +1,59 @@
+"""DeepMind Control Suite: every domain and task, state observations, no terminal but the task's own.
+
+Tassa et al. 2018, arXiv:1801.00690.
+"""
+
+import mujoco
+import numpy as np
+from dm_control import suite
+from gymnasium.spaces import Box
+
+from sim.simulation import Simulation
+
+TASKS = tuple(f"{domain}-{task}" for domain, task in suite.ALL_TASKS)
+
+
+class DmControl(Simulation):
+    """`task` is domain-task, as in `walker-walk`. Actions are scaled from [-1, 1] to the task's own bounds."""
+
+    def __init__(self, task: str, *, action_repeat: int):
+        if task not in TASKS:
+            raise ValueError(f"the DeepMind Control Suite has no task {task!r}; it has {', '.join(TASKS)}")
+        if action_repeat < 1:
+            raise ValueError(f"action_repeat must be at least 1, not {action_repeat}")
+        self.task, self.action_repeat = task, action_repeat
+        self.env = suite.load(*task.split("-", 1), task_kwargs={"random": 0})
+        self.horizon = int(np.ceil(self.env._step_limit / action_repeat)) if np.isfinite(self.env._step_limit) else 1000
+        self.control_hz = 1.0 / (self.env.control_timestep() * action_repeat)
+        self.model, self.data = self.env.physics.model.ptr, self.env.physics.data.ptr
+        names = (mujoco.mj_id2name(self.model, mujoco.mjtObj.mjOBJ_CAMERA, i) for i in range(self.model.ncam))
+        self.cameras = tuple(name for name in names if name)
+        bounds = self.env.action_spec()
+        self.low, self.high = bounds.minimum, bounds.maximum
+        size = sum(int(np.prod(spec.shape)) for spec in self.env.observation_spec().values())
+        self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
+        self.action_space = Box(-1.0, 1.0, bounds.shape, np.float32)
+
+    def _reset(self, seed: int) -> np.ndarray:
+        self.env.task._random = np.random.RandomState(seed)  # the suite draws all its starts from this generator
+        return flatten(self.env.reset().observation)
+
+    def _step(self, action: np.ndarray):
+        scaled = self.low + (action + 1.0) * 0.5 * (self.high - self.low)
+        reward, step = 0.0, None
+        for _ in range(self.action_repeat):
+            step = self.env.step(scaled)
+            reward += step.reward or 0.0
+            if step.last():
+                break
+        assert step is not None
+        return flatten(step.observation), reward, step.last() and step.discount == 0.0, {}
+
+    def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> None:
+        super().restore(episode_seed, state, t)
+        self.env._step_count, self.env._reset_next_step = t * self.action_repeat, False
+
+
+def flatten(observation: dict) -> np.ndarray:
+    """The named parts of an observation as one vector [O], in the suite's order."""
+    return np.concatenate([np.ravel(part) for part in observation.values()])

@@ -1,0 +1,58 @@
+"""Gymnasium's MuJoCo locomotion tasks, version 5."""
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium.envs.mujoco import MujocoEnv
+from gymnasium.spaces import Box
+
+from sim.simulation import Simulation
+
+IDS = {
+    "ant": "Ant-v5",
+    "halfcheetah": "HalfCheetah-v5",
+    "hopper": "Hopper-v5",
+    "humanoid": "Humanoid-v5",
+    "humanoid-standup": "HumanoidStandup-v5",
+    "inverted-double-pendulum": "InvertedDoublePendulum-v5",
+    "inverted-pendulum": "InvertedPendulum-v5",
+    "pusher": "Pusher-v5",
+    "reacher": "Reacher-v5",
+    "swimmer": "Swimmer-v5",
+    "walker2d": "Walker2d-v5",
+}
+TASKS = tuple(IDS)
+
+
+class Gym(Simulation):
+    """`task` is the plain name, as in `hopper`. Actions are scaled from [-1, 1] to the task's own bounds.
+
+    Ant and Humanoid measure their speed on body positions that are one substep old, so the first reward after `restore`
+    can differ in the third decimal; states and observations do not.
+    """
+
+    cameras = ("track",)
+
+    def __init__(self, task: str):
+        if task not in IDS:
+            raise ValueError(f"no Gymnasium MuJoCo task {task!r}; there are {', '.join(TASKS)}")
+        self.task = task
+        env = gymnasium.make(IDS[task])
+        assert env.spec is not None and env.spec.max_episode_steps and isinstance(env.unwrapped, MujocoEnv)
+        self.horizon, self.env = env.spec.max_episode_steps, env.unwrapped
+        self.control_hz = 1.0 / self.env.dt
+        self.model, self.data = self.env.model, self.env.data
+        if mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_CAMERA, "track") < 0:
+            self.cameras = ()
+        bounds = self.env.action_space
+        assert isinstance(bounds, Box) and self.env.observation_space.shape is not None
+        self.low, self.high = bounds.low, bounds.high
+        self.observation_space = Box(-np.inf, np.inf, self.env.observation_space.shape, np.float32)
+        self.action_space = Box(-1.0, 1.0, bounds.shape, np.float32)
+
+    def _reset(self, seed: int) -> np.ndarray:
+        return self.env.reset(seed=seed)[0]
+
+    def _step(self, action: np.ndarray):
+        obs, reward, terminated, _, _ = self.env.step(self.low + (action + 1.0) * 0.5 * (self.high - self.low))
+        return obs, float(reward), terminated, {}

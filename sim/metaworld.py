@@ -1,0 +1,82 @@
+"""Meta-World v3: fifty tabletop tasks of a Sawyer arm, each with a scripted expert.
+
+Yu et al. 2019, arXiv:1910.10897. Observation [39]: hand, gripper and object now and one step ago, then the goal.
+"""
+
+import numpy as np
+from gymnasium.spaces import Box
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+from metaworld.policies import ENV_POLICY_MAP
+
+from sim.simulation import Simulation
+
+TASKS = tuple(name.removesuffix("-v3") for name in ALL_V3_ENVIRONMENTS)
+FRAME = 18  # numbers per stacked frame in the observation
+
+
+class MetaWorld(Simulation):
+    """A Meta-World task with its objects and goal drawn anew in each episode.
+
+    `goal_visible=False` hides the goal from the policy (Meta-World's ML setting); experts see it all the same.
+    """
+
+    has_success = True
+    control_hz = 80.0
+    cameras = ("corner2", "corner", "corner3", "topview", "behindGripper", "gripperPOV")
+    upside_down = ("corner", "corner2", "corner3")
+
+    def __init__(self, task: str, *, horizon: int, goal_visible: bool):
+        if task not in TASKS:
+            raise ValueError(f"Meta-World has no task {task!r}; it has {', '.join(TASKS)}")
+        self.task, self.horizon, self.goal_visible = task, horizon, goal_visible
+        self.env = ALL_V3_ENVIRONMENTS[f"{task}-v3"]()
+        if not 0 < horizon <= self.env.max_path_length:
+            raise ValueError(f"Meta-World episodes last 1 to {self.env.max_path_length} steps, not horizon={horizon}")
+        self.env.seeded_rand_vec, self.env._freeze_rand_vec = True, False  # objects follow the seed
+        self.env._set_task_called, self.env._partially_observable = True, False
+        self.env.__dict__.pop("sawyer_observation_space", None)  # cached while the goal was still hidden
+        self.model, self.data = self.env.model, self.env.data
+        self.observation_space = Box(-np.inf, np.inf, (39,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (4,), np.float32)
+
+    def _reset(self, seed: int) -> np.ndarray:
+        self.env.seed(seed)
+        self.env.reset()
+        # A first frame measured on settled kinematics: some tasks return one that shows the episode before.
+        state = self.save_state()
+        self._refresh()
+        frame = self.env._get_curr_obs_combined_no_goal()
+        self.env._prev_obs = frame
+        self.full_obs = np.hstack([frame, frame, self.env._get_pos_goal()])
+        self.env.evaluate_state(self.full_obs, np.zeros(4, np.float32))  # bin-picking measures its start when first asked
+        self.restore(seed, state)
+        return self._visible(self.full_obs)
+
+    def _step(self, action: np.ndarray):
+        self.full_obs, reward, _, _, info = self.env.step(action.astype(np.float32))
+        return self._visible(self.full_obs), reward, False, {"success": bool(info["success"])}
+
+    def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> None:
+        super().restore(episode_seed, state, t)
+        self.env.curr_path_length = t
+        self.env._prev_obs = self.env._get_curr_obs_combined_no_goal()
+
+    def _visible(self, obs: np.ndarray) -> np.ndarray:
+        return obs if self.goal_visible else np.hstack([obs[:-3], np.zeros(3)])
+
+    def expert(self) -> "Expert":
+        """The task's scripted expert (97-98 % success)."""
+        return Expert(self.task)
+
+
+class Expert:
+    """Meta-World's scripted policy for a task. `act(obs [39])` → action [4] in [-1, 1]."""
+
+    # Where an observation speaks of things in the scene (not of the hand): both stacked frames, and the goal.
+    objects = (slice(4, 7), slice(FRAME + 4, FRAME + 7), slice(2 * FRAME, 2 * FRAME + 3))
+
+    def __init__(self, task: str):
+        self.policy = ENV_POLICY_MAP[f"{task}-v3"]()
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        return np.clip(self.policy.get_action(obs), -1.0, 1.0)

@@ -1,0 +1,95 @@
+"""One interface over MuJoCo tasks: float32 state, actions in [-1, 1], seeded, and restorable to the bit.
+
+An episode is its seed plus the physics state of each step. Resetting with the seed rebuilds what a task changes in its
+model (goals, object positions); the state vector then puts the simulator exactly where it was. Nothing else is stored.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+
+from sim.render import Camera
+
+State = mujoco.mjtState
+PHYSICS = (
+    State.mjSTATE_FULLPHYSICS
+    | State.mjSTATE_WARMSTART
+    | State.mjSTATE_CTRL
+    | State.mjSTATE_MOCAP_POS
+    | State.mjSTATE_MOCAP_QUAT
+)
+
+
+class Simulation(gym.Env):
+    """A task on a MuJoCo model. Subclasses give `model`, `data`, `_reset(seed)` and `_step(action)`.
+
+    `info["success"]` is present in `reset` and `step` exactly when `has_success`; it speaks of that one moment.
+    """
+
+    has_success = False
+    horizon: int  # steps until truncation
+    control_hz: float
+    cameras: tuple[str, ...] = ()  # the first is the default
+    upside_down: tuple[str, ...] = ()  # cameras that the model has mounted on their head
+
+    model: mujoco.MjModel
+    data: mujoco.MjData
+
+    def _reset(self, seed: int) -> np.ndarray:
+        raise NotImplementedError
+
+    def _step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, dict[str, Any]]:
+        """Returns obs [O], reward, terminated, info."""
+        raise NotImplementedError
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts an episode that `seed` alone determines, whatever came before. Returns obs [O] float32 and info."""
+        super().reset(seed=seed)
+        self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
+        self.t = 0
+        info = {"success": False} if self.has_success else {}
+        return self._reset(self.episode_seed).astype(np.float32), info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """action [A] in [-1, 1] (clipped) → obs [O] float32, reward, terminated, truncated, info."""
+        obs, reward, terminated, info = self._step(np.clip(action, -1, 1))
+        self.t += 1
+        return obs.astype(np.float32), float(reward), terminated, self.t >= self.horizon and not terminated, info
+
+    def save_state(self) -> np.ndarray:
+        """The physics state [S] float64; with `episode_seed`, all that `restore` needs."""
+        state = np.empty(mujoco.mj_stateSize(self.model, PHYSICS))
+        mujoco.mj_getState(self.model, self.data, state, PHYSICS)
+        return state
+
+    def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> None:
+        """Puts the simulator at `state` [S] in step `t` of the episode `episode_seed`; stepping goes on bit for bit."""
+        if getattr(self, "episode_seed", None) != episode_seed:
+            self.reset(seed=episode_seed)
+        self.t = t
+        mujoco.mj_setState(self.model, self.data, state, PHYSICS)
+        self._refresh()
+        mujoco.mj_setState(self.model, self.data, state, PHYSICS)  # refreshing moves the solver's warm start
+
+    def _refresh(self) -> None:
+        mujoco.mj_forward(self.model, self.data)
+
+    @cached_property
+    def _camera(self) -> Camera:
+        return Camera()
+
+    def render(  # type: ignore[override]
+        self, width: int = 256, height: int = 256, camera: str | None = None, fast: bool = True
+    ) -> np.ndarray:
+        """A frame [H, W, 3] uint8 of the present state, which is left as it is. Raises RendererMissing, ValueError."""
+        camera = camera or (self.cameras[0] if self.cameras else None)
+        frame = self._camera.frame(self.model, self.save_state(), PHYSICS, width, height, camera, fast)
+        return frame[::-1, ::-1].copy() if camera in self.upside_down else frame
+
+    def close(self) -> None:
+        if "_camera" in self.__dict__:
+            self._camera.close()
+            del self.__dict__["_camera"]
