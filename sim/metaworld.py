@@ -68,6 +68,12 @@ class MetaWorld(Simulation):
         """The task's scripted expert (97-98 % success)."""
         return Expert(self.task)
 
+    def double(self, random: np.random.Generator | None = None) -> "MetaWorld":
+        """A second simulator of this task, or of another one that `random` draws."""
+        others = [task for task in TASKS if task != self.task]
+        task = self.task if random is None else others[random.integers(len(others))]
+        return MetaWorld(task, horizon=self.horizon, goal_visible=True)
+
 
 class Expert:
     """Meta-World's scripted policy for a task. `act(obs [39])` → action [4] in [-1, 1]."""

@@ -1,0 +1,148 @@
+"""Ways to act badly on purpose: the behaviours whose episodes make data that is neither hopeless nor solved.
+
+Scripted experts are spoilt by action noise, by an offset on what they see, or by holding random actions; the mixed recipe
+also plays experts for the wrong goal and of other tasks (IPL's data, Hejna & Sadigh 2023, arXiv:2305.15363).
+Every behaviour draws from the episode's seed alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pbrl.types import UserError
+
+SALT = 20  # keeps a behaviour's draws apart from the environment's, which come from the same seed
+
+
+class Behaviour:
+    """Acts for several environments, each with its own expert and its own random numbers. Subclasses say `choose`.
+
+    `level` is how badly it acts; `max_level` is where calibration to a wished success stops looking.
+    """
+
+    name = "expert"
+    max_level = 4.0
+
+    def __init__(self, *, level: float | None = None, noise: float = 0.0):
+        self.level, self.noise = level, noise
+
+    def start(self, envs: Sequence[Any], seeds: Sequence[int]) -> None:
+        self.envs = envs
+        self.random = [np.random.default_rng([seed, SALT]) for seed in seeds]
+        self.size = envs[0].action_space.shape[0]
+        self.begin()
+
+    def begin(self) -> None:
+        if not hasattr(self.envs[0], "expert"):
+            raise UserError(f"data={self.name} needs a scripted expert, and this environment has none: choose data=medium_replay, data=medium or data=random")
+        self.experts = [env.expert() for env in self.envs]
+
+    def act(self, obs: np.ndarray, running: np.ndarray) -> np.ndarray:
+        actions = np.zeros((len(obs), self.size), np.float32)
+        for i in np.flatnonzero(running):
+            noise = self.noise * self.random[i].standard_normal(self.size)
+            actions[i] = np.clip(np.clip(self.choose(i), -1, 1) + noise, -1, 1)
+        return actions
+
+    def choose(self, i: int) -> np.ndarray:
+        """The action of environment i before the common action noise."""
+        return self.experts[i].act(self.envs[i].full_obs)
+
+    def source(self, i: int) -> str:
+        return self.name
+
+
+class Noise(Behaviour):
+    """The expert with Gaussian action noise of standard deviation `level`, before clipping."""
+
+    name = "noise"
+
+    def choose(self, i: int) -> np.ndarray:
+        return super().choose(i) + self.level * self.random[i].standard_normal(self.size)
+
+
+class Offset(Behaviour):
+    """The expert sees every object displaced by one constant vector per episode, of standard deviation `level` metres."""
+
+    name = "offset"
+    max_level = 0.3
+
+    def begin(self) -> None:
+        super().begin()
+        self.shift = [self.level * random.standard_normal(3) for random in self.random]
+
+    def choose(self, i: int) -> np.ndarray:
+        seen = self.envs[i].full_obs.copy()
+        for place in self.experts[i].objects:
+            seen[place] += self.shift[i]
+        return self.experts[i].act(seen)
+
+
+class Holds(Behaviour):
+    """For a share `level` of the time a random action is held for `steps` steps."""
+
+    name = "holds"
+    max_level = 1.0
+
+    def __init__(self, *, steps: int, level: float | None = None, noise: float = 0.0):
+        super().__init__(level=level, noise=noise)
+        self.steps = steps
+
+    def begin(self) -> None:
+        super().begin()
+        self.left, self.held = [0] * len(self.envs), [np.zeros(self.size)] * len(self.envs)
+
+    def choose(self, i: int) -> np.ndarray:
+        if self.left[i] == 0:
+            self.left[i] = self.steps
+            holding = self.random[i].random() < self.level
+            self.held[i] = self.random[i].uniform(-1, 1, self.size) if holding else None
+        self.left[i] -= 1
+        return super().choose(i) if self.held[i] is None else self.held[i]
+
+
+class Random(Behaviour):
+    """Uniform actions."""
+
+    name = "random"
+
+    def begin(self) -> None:
+        """Needs no expert."""
+
+    def choose(self, i: int) -> np.ndarray:
+        return self.random[i].uniform(-1, 1, self.size)
+
+
+class Mixed(Behaviour):
+    """A quarter each, in turn by seed: the expert, the expert for another goal, another task's expert, random actions.
+
+    The second and third act in a second simulator, and the same actions are replayed here.
+    """
+
+    name = "mixed"
+    kinds = ("right goal", "wrong goal", "other task", "random")
+
+    def begin(self) -> None:
+        super().begin()
+        self.kind = [self.kinds[random.integers(4)] for random in self.random]
+        self.doubles: list[Any] = []
+        for env, random, kind in zip(self.envs, self.random, self.kind, strict=True):
+            double = None
+            if kind in ("wrong goal", "other task"):
+                double = env.double(random if kind == "other task" else None)
+                double.reset(seed=int(random.integers(2**31)))
+            self.doubles.append(double)
+        self.others = [double and double.expert() for double in self.doubles]
+
+    def choose(self, i: int) -> np.ndarray:
+        if self.kind[i] == "right goal":
+            return super().choose(i)
+        if self.kind[i] == "random":
+            return self.random[i].uniform(-1, 1, self.size)
+        action = np.clip(self.others[i].act(self.doubles[i].full_obs), -1, 1)
+        self.doubles[i].step(action)
+        return action
+
+    def source(self, i: int) -> str:
+        return f"{self.name}: {self.kind[i]}"

@@ -1,0 +1,51 @@
+"""Everything a run needs to go on bit for bit, in one file that is always whole."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pbrl.types import UserError
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Replaces the checkpoint in one move: whoever is killed meanwhile leaves the old one. Raises UserError."""
+    partial = path.with_suffix(".partial")
+    try:
+        with open(partial, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {path} ({str(error).splitlines()[0]}): free some space and start again with the same command; "
+            "the run goes on from its last checkpoint"
+        ) from error
+
+
+def load(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """The checkpoint, or None where there is none. Raises UserError if it cannot be read."""
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise UserError(f"the checkpoint {path} is damaged ({error}); delete it to start this run anew") from error
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """State of torch's global generators (dropout draws from them)."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Puts torch's global generators back."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)

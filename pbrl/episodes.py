@@ -1,0 +1,202 @@
+"""Minari data sets and D4RL-style HDF5 files ↔ episodes. Readers and writers only.
+
+A data set of ours is a folder: Minari's own `data/`, and `provenance.json` with the recipe, the versions, the seed and a
+hash of the content. It appears under its name only when it is whole.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import minari
+import numpy as np
+from gymnasium.spaces import Box
+from minari.data_collector import EpisodeBuffer
+
+from pbrl.types import Episode, UserError
+
+VERSIONS = ("pbrl", "mujoco", "metaworld", "dm-control", "gymnasium", "stable-baselines3", "minari", "numpy", "torch")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what a result depends on."""
+    found = {}
+    for name in VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def content_hash(episodes: Sequence[Episode]) -> str:
+    """A hash of all numbers in the episodes, whatever the file format (the behaviour's name is left out)."""
+    digest = hashlib.sha256()
+    for e in episodes:
+        for part in (np.int64(e.seed), e.obs, e.action, e.reward, np.bool_(e.terminated), e.success, e.state):
+            digest.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def write(path: Path, episodes: Sequence[Episode], recipe: dict[str, Any]) -> dict[str, Any]:
+    """Writes a Minari data set to the folder `path`, which appears only when complete; returns its provenance.
+
+    Raises UserError when the disk is full or not writable.
+    """
+    provenance = {
+        "recipe": recipe,
+        "versions": versions(),
+        "content_hash": content_hash(episodes),
+        "episodes": len(episodes),
+        "steps": int(sum(len(e.action) for e in episodes)),
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as partial:
+            _write_minari(Path(partial), path.name, episodes, provenance)
+            whole = Path(partial) / "pbrl" / f"{path.name}-v0"
+            (whole / "provenance.json").write_text(json.dumps(provenance, indent=2))
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(whole, path)
+    except OSError as error:
+        raise UserError(f"cannot write the data set {path} ({error}): free some space, or choose another folder with data_dir=…") from error
+    return provenance
+
+
+def _write_minari(root: Path, name: str, episodes: Sequence[Episode], provenance: dict[str, Any]) -> None:
+    first = episodes[0]
+    buffers = []
+    for i, e in enumerate(episodes):
+        ends = np.zeros(len(e.action), bool)
+        ends[-1] = True
+        infos = {key: value for key, value in (("success", e.success), ("state", e.state)) if value is not None}
+        buffers.append(
+            EpisodeBuffer(
+                id=i, seed=e.seed, options={"source": e.source}, observations=e.obs, actions=e.action, rewards=e.reward,
+                terminations=ends & e.terminated, truncations=ends & (not e.terminated), infos=infos,
+            )  # type: ignore[arg-type]
+        )  # fmt: skip
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(root)
+    try:
+        minari.create_dataset_from_buffers(
+            f"pbrl/{name}-v0",
+            buffers,
+            observation_space=Box(-np.inf, np.inf, first.obs.shape[1:], np.float32),
+            action_space=Box(-1.0, 1.0, first.action.shape[1:], np.float32),
+            algorithm_name=str(provenance["recipe"].get("behaviour", {}).get("_target_", "")),
+            author="pbrl",
+            code_permalink="pbrl",
+            author_email="none",
+            data_format="hdf5",
+            description=json.dumps(provenance),
+        )
+    finally:
+        os.environ.pop("MINARI_DATASETS_PATH")
+        if before is not None:
+            os.environ["MINARI_DATASETS_PATH"] = before
+
+
+def read(path: Path) -> list[Episode]:
+    """Episodes of a Minari data set folder or of a D4RL-style .hdf5 file. Raises UserError if it is missing or damaged."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"there is no data set at {path}")
+    try:
+        episodes = read_d4rl(path) if path.is_file() else read_minari(path)
+    except UserError:
+        raise
+    except Exception as error:  # HDF5, JSON and Minari each have their own ways to fail
+        raise UserError(f"the data set {path} is damaged ({error!r}); delete it, and it is made again") from error
+    provenance = read_provenance(path)
+    if provenance and provenance["content_hash"] != content_hash(episodes):
+        raise UserError(f"the data set {path} is not what was written (its hash differs); delete it, and it is made again")
+    return episodes
+
+
+def read_provenance(path: Path) -> dict[str, Any] | None:
+    """How one of our data sets was made; None for somebody else's. Raises UserError if the record is damaged."""
+    file = path / "provenance.json"
+    if not file.exists():
+        return None
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); delete the data set {path}, and it is made again") from error
+
+
+def read_minari(path: Path) -> list[Episode]:
+    """Any Minari data set with vector observations; simulator states and success are read where they are stored."""
+    data = path / "data" if (path / "data").is_dir() else path
+    dataset = minari.MinariDataset(data)
+    episodes = []
+    for episode, meta in zip(dataset, dataset.storage.get_episode_metadata(dataset.episode_indices), strict=True):
+        if not isinstance(episode.observations, np.ndarray) or episode.observations.ndim != 2:
+            raise UserError(f"{path} has observations that are not plain vectors; flatten them first")
+        infos = episode.infos or {}
+        low, high = dataset.action_space.low, dataset.action_space.high  # type: ignore[attr-defined]
+        episodes.append(
+            Episode(
+                seed=int(meta.get("seed") or 0),
+                obs=episode.observations.astype(np.float32),
+                action=(2 * (episode.actions - low) / (high - low) - 1).astype(np.float32),
+                reward=np.asarray(episode.rewards, np.float32),
+                terminated=bool(episode.terminations[-1]),
+                success=np.asarray(infos["success"], bool) if "success" in infos else None,
+                state=np.asarray(infos["state"], np.float64) if "state" in infos else None,
+                source=str((_options(meta)).get("source", "")),
+            )
+        )
+    return episodes
+
+
+def _options(meta: dict) -> dict:
+    options = meta.get("options") or {}
+    return json.loads(options) if isinstance(options, (str, bytes)) else options
+
+
+def read_d4rl(path: Path) -> list[Episode]:
+    """A D4RL file: flat arrays observations, actions, rewards, terminals and, mostly, timeouts and next_observations."""
+    with h5py.File(path) as file:
+        try:
+            obs, action, reward, terminal = (np.asarray(file[k]) for k in ("observations", "actions", "rewards", "terminals"))
+        except KeyError as error:
+            raise UserError(f"{path} is no D4RL file: {error}") from error
+        timeout = np.asarray(file["timeouts"]) if "timeouts" in file else np.zeros(len(reward))
+        after = np.asarray(file["next_observations"]) if "next_observations" in file else None
+    terminal, timeout = terminal.astype(bool).ravel(), timeout.astype(bool).ravel()
+    ends = np.flatnonzero(terminal | timeout)
+    episodes, start = [], 0
+    for end in [*ends, len(reward) - 1]:
+        steps = slice(start, end + 1)
+        if end < start:
+            continue
+        if after is not None:
+            closing = after[end]
+        elif end + 1 < len(obs) and not (terminal[end] or timeout[end]):
+            closing = obs[end + 1]
+        else:  # the file does not say where the last step led; a true terminal never uses it, a timeout loses a step
+            if not terminal[end]:
+                steps = slice(start, end)
+            closing = obs[end]
+        if steps.stop > steps.start:
+            episodes.append(
+                Episode(
+                    seed=0,
+                    obs=np.concatenate([obs[steps], closing[None]]).astype(np.float32),
+                    action=np.clip(action[steps], -1, 1).astype(np.float32),
+                    reward=reward[steps].ravel().astype(np.float32),
+                    terminated=bool(terminal[end]),
+                    source="d4rl",
+                )
+            )
+        start = end + 1
+    return episodes

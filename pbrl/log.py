@@ -1,0 +1,72 @@
+"""Metric sinks. The only place that reads a number off the device.
+
+`metrics.jsonl` is always written, one line an event; wandb and TensorBoard by a switch, each imported only if asked for.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pbrl.types import UserError
+
+
+class Log:
+    """Writes events {"step", "phase", …}. `position` is the file's length; `rewind` cuts it back to one when resuming."""
+
+    def __init__(self, folder: Path, *, wandb: bool = False, tensorboard: bool = False, config: dict | None = None):
+        self.path = folder / "metrics.jsonl"
+        self.file = open(self.path, "a")
+        self.wandb = self.tensorboard = None
+        try:
+            if wandb:
+                import wandb as module
+
+                mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+                self.wandb = module.init(project="pbrl", dir=folder, mode=mode, config=config, name=folder.name)  # type: ignore[arg-type]
+            if tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self.tensorboard = SummaryWriter(folder / "tensorboard")
+        except ImportError as error:
+            raise UserError(f"{error.name} is not installed: `pip install pbrl[log]`, or leave logger.{error.name} off") from error
+
+    def write(self, phase: str, step: int, values: dict[str, Any]) -> dict[str, Any]:
+        """Writes one event; tensors are read here. Returns the plain values."""
+        plain = {key: value.item() if isinstance(value, Tensor) else value for key, value in values.items()}
+        self.file.write(json.dumps({"phase": phase, "step": step, **plain}) + "\n")
+        self.file.flush()
+        numbers = {f"{phase}/{k}": v for k, v in plain.items() if isinstance(v, (int, float))}
+        if self.wandb is not None:
+            self.wandb.log({**numbers, "step": step})
+        if self.tensorboard is not None:
+            for key, value in numbers.items():
+                self.tensorboard.add_scalar(key, value, step)
+        return plain
+
+    def position(self) -> int:
+        """Bytes written so far, surely on disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        return self.file.tell() if self.file.tell() else os.path.getsize(self.path)
+
+    def rewind(self, position: int) -> None:
+        """Forgets what was written after `position`: the work after a checkpoint is done again, and logged again."""
+        self.file.truncate(position)
+        self.file.seek(0, os.SEEK_END)
+
+    def close(self) -> None:
+        self.file.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+
+
+def read(folder: Path, phase: str | None = None) -> list[dict[str, Any]]:
+    """The events of a run, of one phase if given."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    return [event for event in events if phase in (None, event["phase"])]

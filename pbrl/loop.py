@@ -1,0 +1,348 @@
+"""The one training loop, for offline learning and for asking in rounds.
+
+A run is a fixed list of stages: in each round the teacher is asked, the reward model (if any) is trained and relabels the
+table, and the algorithm is trained. Position in that list, parameters, generators and counters go into the checkpoint, so
+a run that was killed goes on from there and ends with the same bits.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from pbrl import checkpoint, query
+from pbrl.engine import Engine, Mean, wants_compile
+from pbrl.evaluate import Evaluation, evaluate
+from pbrl.feedback.store import Store
+from pbrl.likelihoods import save_policy
+from pbrl.log import Log
+from pbrl.preferences import Preferences
+from pbrl.rollout import Players
+from pbrl.table import Table
+from pbrl.types import PreferenceBatch, Transitions, UserError
+
+
+class Stage(NamedTuple):
+    """Part of a run: `enter` happens once before its `steps` updates."""
+
+    name: str
+    steps: int
+    enter: Callable[[], None]
+    update: Callable[[Any], Any]
+    draw: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked: `count` questions in `rounds`, about segments of `length` steps; `kind` is pair or rating."""
+
+    kind: str
+    count: int
+    rounds: int
+    length: int
+    strategy: str
+    candidates: int
+    held_out: float
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("pair", "rating"):
+            raise UserError(f"query.kind={self.kind}: it is pair or rating")
+        if not 1 <= self.rounds <= max(1, self.count):
+            raise UserError(f"query.rounds={self.rounds} lies between 1 and query.count={self.count}")
+        if self.length < 1 or self.candidates < 1 or not 0 <= self.held_out < 1:
+            raise UserError("query.length and query.candidates must be at least 1, and query.held_out in [0, 1)")
+        if self.strategy not in query.STRATEGIES:
+            raise UserError(f"query.strategy={self.strategy}: it is one of {', '.join(query.STRATEGIES)}")
+        if self.kind == "rating" and self.strategy != "uniform":
+            raise UserError("query.strategy chooses pairs: with query.kind=rating it must be uniform")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how often, in updates: of the algorithm in all, between log lines, evaluations and checkpoints."""
+
+    steps: int
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+    eval_episodes: int
+    final_episodes: int
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.log_every, self.eval_every, self.checkpoint_every, self.eval_episodes, self.final_episodes) < 1:
+            raise UserError("steps, log_every, eval_every, checkpoint_every, eval_episodes and final_episodes must be at least 1")
+        if self.checkpoint_every % self.log_every:
+            raise UserError(f"checkpoint_every={self.checkpoint_every} must be a multiple of log_every={self.log_every}")
+
+
+class Training:
+    """A run in `folder`. Call `run()`; it resumes by itself from what the folder holds."""
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        table: Table,
+        dataset: str,
+        algo: Any,
+        schedule: Schedule,
+        log: Log,
+        players: Players | None,
+        seed: int,
+        compile: str = "auto",
+        bf16: bool = False,
+        reward: Any = None,
+        teacher: Any = None,
+        store: Store | None = None,
+        ask: Query | None = None,
+        quiet: bool = False,
+    ):
+        self.folder, self.table, self.dataset, self.seed = folder, table, dataset, seed
+        self.algo, self.reward, self.teacher, self.store, self.ask = algo, reward, teacher, store, ask
+        self.schedule, self.log, self.players, self.quiet = schedule, log, players, quiet
+        self.device = table.device
+        self.compile, self.bf16 = compile, bf16
+        self.preferences = None
+        if ask is not None:
+            self.preferences = Preferences(table, kind=ask.kind, length=ask.length, held_out=ask.held_out, seed=seed)
+        self.sampling = torch.Generator(self.device).manual_seed(seed)  # which batches
+        self.asking = torch.Generator().manual_seed(seed + 1)  # which questions; on the CPU, the same everywhere
+        self.rows = algo.rows(table) if hasattr(algo, "rows") else table.rows
+        self.stages = list(self._plan())
+        self.stage, self.step, self.policy_step, self.round = 0, 0, 0, 0
+        self.evaluations: list[dict[str, Any]] = []
+        self.seconds = {"train": 0.0, "evaluate": 0.0}
+        self.mean = Mean()
+
+    # The plan
+
+    def _plan(self) -> Iterator[Stage]:
+        rounds = self.ask.rounds if self.ask else 1
+        for r in range(rounds):
+            if self.reward is not None:
+                yield Stage("reward", self.reward.steps, self._ask_round, self.reward.update, self._drawer(self.reward))
+            elif self.ask is not None:
+                yield Stage("answers", 0, self._ask_round, lambda batch: {}, lambda: None)
+            if r == 0 and getattr(self.algo, "pretrain_steps", 0):
+                yield Stage("pretrain", self.algo.pretrain_steps, self._nothing, self.algo.pretrain, self._drawer(self.algo))
+            steps = self.schedule.steps * (r + 1) // rounds - self.schedule.steps * r // rounds
+            yield Stage("policy", steps, self._begin_policy if r == 0 else self._relabel, self.algo.update, self._drawer(self.algo))
+
+    def _drawer(self, learner: Any) -> Callable[[], Any]:
+        size = learner.batch_size
+        if learner.batch is Transitions:
+            return lambda: self.table.transitions(self.rows[torch.randint(len(self.rows), (size,), generator=self.sampling, device=self.device)])
+        if learner.batch is PreferenceBatch:
+            preferences = self.preferences
+            if preferences is None:
+                raise UserError(f"{type(learner).__name__} learns from answers: choose a teacher with feedback=…")
+            return lambda: preferences.sample(size, self.sampling)
+        raise UserError(f"{type(learner).__name__} eats {learner.batch}, which this loop does not serve")
+
+    # What happens on entering a stage
+
+    def _nothing(self) -> None:
+        pass
+
+    def _begin_policy(self) -> None:
+        self._relabel()
+        if hasattr(self.algo, "begin"):
+            self.algo.begin()
+
+    def _relabel(self) -> None:
+        if self.reward is None:
+            return
+        assert self.preferences is not None
+        self.table.relabel(self.reward, self.reward.normalize)
+        self.log.write("judge", self.policy_step, {"round": self.round, **self.preferences.judge(self.reward)})
+
+    def _ask_round(self) -> None:
+        """Chooses questions, lets the teacher answer, keeps both, and learns from what the store then holds."""
+        ask, teacher, store, preferences = self.ask, self.teacher, self.store, self.preferences
+        assert ask is not None and store is not None and preferences is not None
+        r = self.round
+        n = ask.count * (r + 1) // ask.rounds - ask.count * r // ask.rounds
+        opinion = self.reward if r > 0 else None  # an untrained ensemble has none
+        strategy = ask.strategy if r > 0 or not query.needs_reward(ask.strategy) else "uniform"
+        starts = query.choose(
+            self.table, n=n, width=preferences.width, length=ask.length, strategy=strategy,
+            candidates=ask.candidates, generator=self.asking, model=opinion,
+        )  # fmt: skip
+        label, outcome = teacher.answer(self.table, starts, ask.length, r)
+        store.record(
+            dataset=self.dataset, length=ask.length, kind=ask.kind, strategy=strategy, round_=r,
+            starts=starts.cpu().numpy(), author=teacher.author, label=label, outcome=outcome,
+        )  # fmt: skip
+        answered = store.answers(dataset=self.dataset, length=ask.length, kind=ask.kind, round_=r)
+        given = answered.outcome != "skip"
+        preferences.add(answered.starts[given], answered.label[given])
+        self.round += 1
+        counts = store.counts()
+        self.log.write("answers", self.policy_step, {"round": r, **counts, **self._label_accuracy(answered, given)})
+
+    def _label_accuracy(self, answered, given) -> dict[str, float]:
+        """How often answers that are no ties agree with the true return of the segments."""
+        assert self.ask is not None
+        if self.ask.kind != "pair" or not given.any():
+            return {}
+        starts = torch.from_numpy(answered.starts[given]).to(self.device)
+        true = self.table.reward[self.table.segments(starts, self.ask.length)].sum(-1).cpu().numpy()
+        label = answered.label[given]
+        clear = (label != 0.5) & (true[:, 0] != true[:, 1])
+        agree = (label > 0.5) == (true[:, 1] > true[:, 0])
+        return {"label_accuracy": float(agree[clear].mean()) if clear.any() else math.nan}
+
+    # The run
+
+    def run(self) -> dict[str, Any]:
+        """Trains to the end and returns the summary of evaluations. Raises UserError."""
+        self._resume()
+        while self.stage < len(self.stages):
+            stage = self.stages[self.stage]
+            if self.step == 0:
+                self._save()
+                stage.enter()
+            if stage.steps:
+                self._run_stage(stage)
+            self.stage, self.step = self.stage + 1, 0
+        self._save()
+        return self.summary()
+
+    def _run_stage(self, stage: Stage) -> None:
+        s = self.schedule
+        engine = Engine(self.device, compile=wants_compile(self.compile, stage.steps), bf16=self.bf16)
+        update = engine.prepare(stage.update)
+        bar = tqdm(total=stage.steps, initial=self.step, desc=stage.name, unit="update", disable=None if not self.quiet else True, mininterval=0.5)
+        if engine.compile:
+            bar.set_postfix_str("compiling")
+        began = time.perf_counter()
+        while self.step < stage.steps:
+            self.mean.add(update(stage.draw()))
+            self.step += 1
+            last = self.step == stage.steps
+            bar.update(1)
+            if stage.name == "policy":
+                self.policy_step += 1
+            if self.step % s.log_every == 0 or last:
+                seconds = time.perf_counter() - began
+                values = self.log.write(stage.name, self.policy_step if stage.name == "policy" else self.step,
+                                        {**self.mean.read(), "seconds": self.seconds["train"] + seconds})  # fmt: skip
+                bar.set_postfix({k: f"{v:.3g}" for k, v in list(values.items())[:3]})
+            if self._evaluates(stage, last):
+                self.seconds["train"] += time.perf_counter() - began
+                self._evaluate(stage.name, bar)
+                began = time.perf_counter()
+            if self.step % s.checkpoint_every == 0 and not last:
+                self.seconds["train"] += time.perf_counter() - began
+                self._save()
+                began = time.perf_counter()
+        self.seconds["train"] += time.perf_counter() - began
+        bar.close()
+
+    def _evaluates(self, stage: Stage, last: bool) -> bool:
+        if self.players is None or stage.name == "reward":
+            return False
+        return last if stage.name == "pretrain" else self.policy_step % self.schedule.eval_every == 0 or self.policy_step == self.schedule.steps
+
+    def _evaluate(self, phase: str, bar: tqdm) -> None:
+        assert self.players is not None
+        began = time.perf_counter()
+        final = phase == "policy" and self.policy_step == self.schedule.steps
+        result = evaluate(self.players, self.algo.policy, self.schedule.final_episodes if final else self.schedule.eval_episodes)
+        self.seconds["evaluate"] += time.perf_counter() - began
+        self.evaluations.append({"phase": phase, "step": self.policy_step, **asdict(result)})
+        self.log.write("evaluate", self.policy_step, {"of": phase, **asdict(result), "seconds": self.seconds["evaluate"]})
+        bar.write(f"{phase} {self.policy_step}: {result}")
+        scores = [e["success"] if e["success"] is not None else e["return_mean"] for e in self.evaluations if e["phase"] == "policy"]
+        if phase == "policy" and scores[-1] == max(scores):
+            save_policy(self.algo.policy, self.folder / "best.pt")
+
+    def summary(self) -> dict[str, Any]:
+        """The last, the best and the running maximum (of means over up to 8 evaluations), and the clone's where one was made."""
+        policy = [e for e in self.evaluations if e["phase"] == "policy"]
+        clone = [e for e in self.evaluations if e["phase"] == "pretrain"]
+        if not policy:
+            return {}
+        measure = "return_mean" if policy[-1]["success"] is None else "success"
+        scores = [e[measure] for e in policy]
+        windows = [scores[max(0, i - 8) : i] for i in range(min(8, len(scores)), len(scores) + 1)]
+        return {
+            "measure": measure,
+            "last": policy[-1],
+            "best": max(policy, key=lambda e: e[measure]),
+            "running_max": max(sum(w) / len(w) for w in windows),
+            "clone": clone[-1] if clone else None,
+            "seconds": dict(self.seconds),
+        }
+
+    # What is kept
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def _save(self) -> None:
+        preferences = {}
+        if self.preferences is not None:
+            p = self.preferences
+            preferences = {"train_starts": p.train_starts, "train_label": p.train_label, "test_starts": p.test_starts, "test_label": p.test_label}
+            preferences["random"] = p.random.bit_generator.state
+        checkpoint.save(
+            self._path,
+            {
+                "dataset": self.dataset,
+                "stage": self.stage, "step": self.step, "policy_step": self.policy_step, "round": self.round,
+                "algo": self.algo.state_dict(), "rates": _rates(self.algo),
+                "reward": None if self.reward is None else self.reward.state_dict(),
+                "learned": self.table.learned if self.reward is not None else None,
+                "preferences": preferences,
+                "sampling": self.sampling.get_state(), "asking": self.asking.get_state(),
+                "random": checkpoint.random_state(self.device),
+                "log": self.log.position(), "evaluations": self.evaluations, "seconds": self.seconds,
+            },
+        )  # fmt: skip
+
+    def _resume(self) -> None:
+        state = checkpoint.load(self._path, self.device)
+        if state is None:
+            self.log.rewind(0)
+            return
+        if state["dataset"] != self.dataset:
+            raise UserError(f"{self._path} was made on another data set; choose another run folder with run=…, or delete it")
+        try:
+            self.algo.load_state_dict(state["algo"])
+            if self.reward is not None:
+                self.reward.load_state_dict(state["reward"])
+        except (RuntimeError, TypeError) as error:
+            raise UserError(f"{self._path} was made with other settings; choose another run folder with run=…, or delete it") from error
+        _set_rates(self.algo, state["rates"])
+        if state["learned"] is not None:
+            self.table.learned = state["learned"].to(self.device)
+        if self.preferences is not None:
+            for name in ("train_starts", "train_label", "test_starts", "test_label"):
+                setattr(self.preferences, name, state["preferences"][name].to(self.device))
+            self.preferences.random.bit_generator.state = state["preferences"]["random"]
+        self.stage, self.step, self.policy_step, self.round = (state[k] for k in ("stage", "step", "policy_step", "round"))
+        self.sampling.set_state(state["sampling"].cpu())
+        self.asking.set_state(state["asking"].cpu())
+        checkpoint.set_random_state(state["random"], self.device)
+        self.log.rewind(state["log"])
+        self.evaluations, self.seconds = list(state["evaluations"]), dict(state["seconds"])
+
+
+def _rates(algo: Any) -> dict[str, float]:
+    return {name: module.lr for name, module in algo.named_modules() if hasattr(module, "lr")}
+
+
+def _set_rates(algo: Any, rates: dict[str, float]) -> None:
+    for name, module in algo.named_modules():
+        if name in rates:
+            module.lr = rates[name]
+
+
+__all__ = ["Evaluation", "Query", "Schedule", "Training"]

@@ -1,0 +1,152 @@
+"""Stepping several environments in lockstep, with one batched decision a step, in one process or in several.
+
+An environment here is what `sim` makes: reset by seed alone, restorable, actions in [-1, 1]. Each process takes a share
+of the seeds and needs nothing from the others, so nothing is sent per step.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+
+from pbrl.types import Episode, Policy
+
+LOCKSTEP = 16  # environments per process
+
+
+class Actor(Protocol):
+    """Decides for several environments at once. `source` names an environment's behaviour in its episode."""
+
+    def start(self, envs: Sequence[Any], seeds: Sequence[int]) -> None: ...
+    def act(self, obs: np.ndarray, running: np.ndarray) -> np.ndarray:
+        """obs [N, O], running [N] bool → actions [N, A]."""
+        ...
+
+    def source(self, i: int) -> str: ...
+
+
+class PolicyActor:
+    """A learnt policy as an actor."""
+
+    def __init__(self, policy: Policy):
+        self.policy = policy
+
+    def start(self, envs: Sequence[Any], seeds: Sequence[int]) -> None:
+        self.policy.reset()
+
+    def act(self, obs: np.ndarray, running: np.ndarray) -> np.ndarray:
+        return self.policy.act(torch.from_numpy(obs)).numpy()
+
+    def source(self, i: int) -> str:
+        return "policy"
+
+
+def rollout(envs: Sequence[Any], actor: Actor, seeds: Sequence[int]) -> list[Episode]:
+    """Plays one episode per seed, `len(envs)` at a time, in the order of the seeds."""
+    episodes: list[Episode] = []
+    for i in range(0, len(seeds), len(envs)):
+        wave = seeds[i : i + len(envs)]
+        episodes += _wave(envs[: len(wave)], actor, wave)
+    return episodes
+
+
+def _wave(envs: Sequence[Any], actor: Actor, seeds: Sequence[int]) -> list[Episode]:
+    n = len(envs)
+    starts = [env.reset(seed=int(seed)) for env, seed in zip(envs, seeds, strict=True)]
+    obs = np.stack([o for o, _ in starts])
+    history = [{"obs": [o], "action": [], "reward": [], "state": [env.save_state()], "success": [info.get("success")]}
+               for env, (o, info) in zip(envs, starts, strict=True)]  # fmt: skip
+    terminated, running = np.zeros(n, bool), np.ones(n, bool)
+    actor.start(envs, seeds)
+    while running.any():
+        actions = actor.act(obs, running)
+        for i in np.flatnonzero(running):
+            obs[i], reward, terminated[i], truncated, info = envs[i].step(actions[i])
+            running[i] = not (terminated[i] or truncated)
+            step = history[i]
+            step["obs"].append(obs[i].copy())
+            step["action"].append(np.clip(actions[i], -1, 1))
+            step["reward"].append(reward)
+            step["state"].append(envs[i].save_state())
+            step["success"].append(info.get("success"))
+    return [
+        Episode(
+            seed=int(seeds[i]),
+            obs=np.stack(h["obs"]).astype(np.float32),
+            action=np.stack(h["action"]).astype(np.float32),
+            reward=np.array(h["reward"], np.float32),
+            terminated=bool(terminated[i]),
+            success=None if h["success"][0] is None else np.array(h["success"], bool),
+            state=np.stack(h["state"]),
+            source=actor.source(i),
+        )
+        for i, h in enumerate(history)
+    ]
+
+
+class Players:
+    """Plays episodes of one environment in `workers` processes (0 or 1: in this one), kept alive between calls."""
+
+    def __init__(self, env: dict[str, Any], workers: int):
+        self.env, self.workers = env, workers
+        self.pool: ProcessPoolExecutor | None = None
+
+    def play(self, actor: Actor, seeds: Sequence[int], per_task: int | None = None) -> Iterator[list[Episode]]:
+        """Episodes in shares as they are finished, so in no fixed order. See `play_all` for the order of the seeds."""
+        for _, episodes in self._shares(actor, seeds, per_task):
+            yield episodes
+
+    def play_all(self, actor: Actor, seeds: Sequence[int], done: Callable[[int], None] = lambda n: None) -> list[Episode]:
+        """All episodes in the order of the seeds; `done` hears how many more are finished."""
+        shares: dict[int, list[Episode]] = {}
+        for i, episodes in self._shares(actor, seeds, None):
+            shares[i] = episodes
+            done(len(episodes))
+        return [episode for i in sorted(shares) for episode in shares[i]]
+
+    def _shares(self, actor: Actor, seeds: Sequence[int], per_task: int | None) -> Iterator[tuple[int, list[Episode]]]:
+        per_task = per_task or LOCKSTEP
+        shares = [seeds[i : i + per_task] for i in range(0, len(seeds), per_task)]
+        if self.workers < 2:
+            for i, share in enumerate(shares):
+                yield i, _play(self.env, actor, share)
+            return
+        if self.pool is None:  # forking a process that has rendered or computed hangs; a fork server does not
+            context = multiprocessing.get_context("forkserver")
+            self.pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_settle)
+        futures = {self.pool.submit(_play, self.env, actor, share): i for i, share in enumerate(shares)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def close(self) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+            self.pool = None
+
+
+def auto_workers(workers: int) -> int:
+    """The number itself, or for -1 one per core that this process may use."""
+    return len(os.sched_getaffinity(0)) if workers < 0 else workers
+
+
+def _settle() -> None:
+    torch.set_num_threads(1)
+
+
+_made: dict[str, list[Any]] = {}  # this process's environments, by their config
+
+
+def _play(env: dict[str, Any], actor: Actor, seeds: Sequence[int]) -> list[Episode]:
+    envs = _made.setdefault(repr(env), [])
+    while len(envs) < len(seeds):
+        envs.append(instantiate(env))
+    return rollout(envs[: len(seeds)], actor, seeds)

@@ -1,0 +1,125 @@
+"""All experience as contiguous tensors on the training device. A segment is a start row and a length, never a copy.
+
+An episode of T steps fills T + 1 rows; the last holds where it ended and no step. So the next observation of row r is
+row r + 1, and nothing that starts at one of `segment_starts` crosses an episode's end.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pbrl.types import Episode, Spec, Transitions, UserError
+
+NORMALIZE = ("none", "std", "zscore", "minmax")
+
+
+class Table:
+    """R rows: `obs` [R, O], `action` [R, A], `reward` and `learned` and `value` [R], `done` [R].
+
+    Beside them per episode, on the host: `first` and `steps` [N] int64, `seed`, `success` (reached at any time) and
+    `returns` (true), and per row the simulator's `state` [R, S], where the data set has one.
+    """
+
+    def __init__(self, episodes: Sequence[Episode], device: str | torch.device = "cpu"):
+        if not episodes:
+            raise UserError("the data set holds no episode")
+        self.device = torch.device(device)
+        self.steps = np.array([len(e.action) for e in episodes])
+        self.first = np.concatenate([[0], np.cumsum(self.steps + 1)[:-1]])
+        self.seed = np.array([e.seed for e in episodes])
+        self.source = [e.source for e in episodes]
+        self.returns = np.array([e.reward.sum() for e in episodes], np.float64)
+        known = all(e.success is not None for e in episodes)
+        self.success = np.array([e.success.any() for e in episodes]) if known else None  # type: ignore[union-attr]
+        with_state = all(e.state is not None for e in episodes)
+        self.state = np.concatenate([e.state for e in episodes]) if with_state else None  # type: ignore[misc]
+
+        closed = [pad(e.action, 1) for e in episodes]
+        done = [np.append(np.zeros(len(e.action) - 1, np.float32), [float(e.terminated), 0.0]) for e in episodes]
+        self.obs = self._tensor([e.obs for e in episodes])
+        self.action = self._tensor(closed)
+        self.reward = self._tensor([pad(e.reward, 1) for e in episodes])
+        self.done = self._tensor(done)
+        self.learned = self.reward.clone()  # what learners see; `relabel` replaces it
+        self.value = torch.zeros_like(self.reward)  # a reference value, for teachers that judge by regret
+
+        holds_step = np.ones(len(self.obs), bool)
+        holds_step[self.first + self.steps] = False
+        self.rows = torch.from_numpy(np.flatnonzero(holds_step)).to(self.device)  # [M], rows that hold a step
+        self.episode = torch.from_numpy(np.repeat(np.arange(len(episodes)), self.steps + 1)).to(self.device)  # [R]
+
+    def _tensor(self, parts: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.concatenate(parts).astype(np.float32, copy=False)).to(self.device)
+
+    def __len__(self) -> int:
+        """The number of steps (not of rows)."""
+        return len(self.rows)
+
+    def spec(self) -> Spec:
+        """Sizes and observation statistics over all rows; a component that hardly moves is left unscaled."""
+        mean, std = self.obs.mean(0), self.obs.std(0)
+        std = torch.where(std < 1e-3, torch.ones_like(std), std)
+        return Spec(self.obs.shape[1], self.action.shape[1], tuple(mean.tolist()), tuple(std.tolist()))
+
+    def transitions(self, rows: Tensor) -> Transitions:
+        """rows [B] → the steps there, with the reward that learners see."""
+        return Transitions(self.obs[rows], self.action[rows], self.learned[rows], self.obs[rows + 1], self.done[rows])
+
+    def segments(self, starts: Tensor, length: int) -> Tensor:
+        """starts [...] → the rows of each segment [..., L], to index `obs`, `action`, `reward` with."""
+        return starts[..., None] + torch.arange(length, device=self.device)
+
+    def segment_starts(self, length: int) -> Tensor:
+        """Every row [K] at which a segment of `length` steps fits into its episode. Raises UserError if none does."""
+        starts = [np.arange(f, f + n - length + 1) for f, n in zip(self.first, self.steps, strict=True) if n >= length]
+        if not starts:
+            raise UserError(f"no episode is {length} steps long (the longest has {self.steps.max()}): lower query.length")
+        return torch.from_numpy(np.concatenate(starts)).to(self.device)
+
+    def best_rows(self, fraction: float) -> Tensor:
+        """The step rows of the `fraction` of episodes with the highest true return, at least one episode."""
+        if not 0 < fraction <= 1:
+            raise UserError(f"algo.fraction is a share of the episodes in (0, 1], not {fraction}")
+        keep = np.argsort(-self.returns, kind="stable")[: max(1, round(fraction * len(self.returns)))]
+        spans = [np.arange(f, f + n) for f, n in zip(self.first[keep], self.steps[keep], strict=True)]
+        return torch.from_numpy(np.concatenate(spans)).to(self.device)
+
+    @torch.no_grad()
+    def map(self, function: Callable[[Tensor, Tensor], Tensor], chunk: int = 65536) -> Tensor:
+        """`function(obs, action)` → [..., n], over all rows in chunks: [..., R]."""
+        parts = zip(self.obs.split(chunk), self.action.split(chunk), strict=True)
+        return torch.cat([function(o, a) for o, a in parts], -1)
+
+    def relabel(self, model, normalize: str) -> None:
+        """Replaces `learned` by the ensemble's mean reward, each member first normalised over all steps.
+
+        none: as it is · std: divided by its standard deviation · zscore: centred too · minmax: to [0, 1].
+        Preferences between segments of one length leave the reward's offset open, and it matters where episodes can
+        terminate: centring can make dying early pay. Use minmax there.
+        """
+        members = self.map(model.reward)  # [E, R]
+        self.learned = standardize(members, members[:, self.rows], normalize).mean(0)
+
+    def relabel_true(self, normalize: str) -> None:
+        """Replaces `learned` by the true reward, normalised in the same ways."""
+        self.learned = standardize(self.reward[None], self.reward[None, self.rows], normalize)[0]
+
+
+def standardize(values: Tensor, reference: Tensor, how: str) -> Tensor:
+    """values [E, R] scaled by the statistics of reference [E, M], member by member."""
+    if how not in NORMALIZE:
+        raise UserError(f"normalize={how}: it is one of {', '.join(NORMALIZE)}")
+    if how == "none":
+        return values
+    if how == "minmax":
+        low, high = reference.amin(1, keepdim=True), reference.amax(1, keepdim=True)
+        return (values - low) / (high - low).clamp(min=1e-6)
+    mean = reference.mean(1, keepdim=True) if how == "zscore" else 0.0
+    return (values - mean) / reference.std(1, keepdim=True).clamp(min=1e-6)
+
+
+def pad(x: np.ndarray, rows: int) -> np.ndarray:
+    """x with `rows` rows of zeros appended."""
+    return np.concatenate([x, np.zeros((rows, *x.shape[1:]), x.dtype)])
