@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from tqdm import tqdm
 
 from pbrl import episodes as files
-from pbrl.rollout import Players
+from pbrl.rollout import Players, episode_seeds
 from pbrl.types import Episode, UserError
 
 CALIBRATION_EPISODES, CALIBRATION_STEPS = 40, 7
@@ -94,8 +94,3 @@ def calibrate(players: Players, behaviour: dict[str, Any], wished: float, seed: 
         low, high = (level, high) if success > wished else (low, level)
     level, success = min(curve, key=lambda point: abs(point[1] - wished))
     return level, curve
-
-
-def episode_seeds(seed: int, count: int) -> list[int]:
-    """Seeds of episodes, all different between small base seeds."""
-    return [int(s) for s in np.random.SeedSequence(seed).generate_state(count) % 2**31]

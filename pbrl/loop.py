@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pbrl import checkpoint, query
 from pbrl.engine import Engine, Mean, wants_compile
-from pbrl.evaluate import Evaluation, evaluate
+from pbrl.evaluate import evaluate
 from pbrl.feedback.store import Store
 from pbrl.likelihoods import save_policy
 from pbrl.log import Log
@@ -100,11 +100,11 @@ class Training:
         teacher: Any = None,
         store: Store | None = None,
         ask: Query | None = None,
-        quiet: bool = False,
+        name: str = "",
     ):
         self.folder, self.table, self.dataset, self.seed = folder, table, dataset, seed
         self.algo, self.reward, self.teacher, self.store, self.ask = algo, reward, teacher, store, ask
-        self.schedule, self.log, self.players, self.quiet = schedule, log, players, quiet
+        self.schedule, self.log, self.players, self.name = schedule, log, players, name or type(algo).__name__
         self.device = table.device
         self.compile, self.bf16 = compile, bf16
         self.preferences = None
@@ -116,6 +116,7 @@ class Training:
         self.stages = list(self._plan())
         self.stage, self.step, self.policy_step, self.round = 0, 0, 0, 0
         self.evaluations: list[dict[str, Any]] = []
+        self.counts = {"asked": 0, "answered": 0, "ties": 0, "skipped": 0}  # skipped questions are not answered ones
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self.mean = Mean()
 
@@ -174,16 +175,19 @@ class Training:
             candidates=ask.candidates, generator=self.asking, model=opinion,
         )  # fmt: skip
         label, outcome = teacher.answer(self.table, starts, ask.length, r)
-        store.record(
+        questions = store.record(
             dataset=self.dataset, length=ask.length, kind=ask.kind, strategy=strategy, round_=r,
             starts=starts.cpu().numpy(), author=teacher.author, label=label, outcome=outcome,
         )  # fmt: skip
-        answered = store.answers(dataset=self.dataset, length=ask.length, kind=ask.kind, round_=r)
+        answered = store.answers(questions)
         given = answered.outcome != "skip"
         preferences.add(answered.starts[given], answered.label[given])
         self.round += 1
-        counts = store.counts()
-        self.log.write("answers", self.policy_step, {"round": r, **counts, **self._label_accuracy(answered, given)})
+        self.counts["asked"] += len(questions)
+        self.counts["answered"] += int(given.sum())
+        self.counts["ties"] += int((answered.outcome == "tie").sum())
+        self.counts["skipped"] += int((~given).sum())
+        self.log.write("answers", self.policy_step, {"round": r, **self.counts, **self._label_accuracy(answered, given)})
 
     def _label_accuracy(self, answered, given) -> dict[str, float]:
         """How often answers that are no ties agree with the true return of the segments."""
@@ -217,7 +221,8 @@ class Training:
         s = self.schedule
         engine = Engine(self.device, compile=wants_compile(self.compile, stage.steps), bf16=self.bf16)
         update = engine.prepare(stage.update)
-        bar = tqdm(total=stage.steps, initial=self.step, desc=stage.name, unit="update", disable=None if not self.quiet else True, mininterval=0.5)
+        title = self.name if stage.name == "policy" else stage.name
+        bar = tqdm(total=stage.steps, initial=self.step, desc=title, unit="update", mininterval=0.5)
         if engine.compile:
             bar.set_postfix_str("compiling")
         began = time.perf_counter()
@@ -257,7 +262,7 @@ class Training:
         self.seconds["evaluate"] += time.perf_counter() - began
         self.evaluations.append({"phase": phase, "step": self.policy_step, **asdict(result)})
         self.log.write("evaluate", self.policy_step, {"of": phase, **asdict(result), "seconds": self.seconds["evaluate"]})
-        bar.write(f"{phase} {self.policy_step}: {result}")
+        bar.write(f"{bar.desc} {self.policy_step}: {result}")
         scores = [e["success"] if e["success"] is not None else e["return_mean"] for e in self.evaluations if e["phase"] == "policy"]
         if phase == "policy" and scores[-1] == max(scores):
             save_policy(self.algo.policy, self.folder / "best.pt")
@@ -297,13 +302,13 @@ class Training:
             {
                 "dataset": self.dataset,
                 "stage": self.stage, "step": self.step, "policy_step": self.policy_step, "round": self.round,
-                "algo": self.algo.state_dict(), "rates": _rates(self.algo),
+                "algo": self.algo.state_dict(),
                 "reward": None if self.reward is None else self.reward.state_dict(),
                 "learned": self.table.learned if self.reward is not None else None,
                 "preferences": preferences,
                 "sampling": self.sampling.get_state(), "asking": self.asking.get_state(),
                 "random": checkpoint.random_state(self.device),
-                "log": self.log.position(), "evaluations": self.evaluations, "seconds": self.seconds,
+                "log": self.log.position(), "evaluations": self.evaluations, "counts": self.counts, "seconds": self.seconds,
             },
         )  # fmt: skip
 
@@ -320,7 +325,6 @@ class Training:
                 self.reward.load_state_dict(state["reward"])
         except (RuntimeError, TypeError) as error:
             raise UserError(f"{self._path} was made with other settings; choose another run folder with run=…, or delete it") from error
-        _set_rates(self.algo, state["rates"])
         if state["learned"] is not None:
             self.table.learned = state["learned"].to(self.device)
         if self.preferences is not None:
@@ -332,17 +336,4 @@ class Training:
         self.asking.set_state(state["asking"].cpu())
         checkpoint.set_random_state(state["random"], self.device)
         self.log.rewind(state["log"])
-        self.evaluations, self.seconds = list(state["evaluations"]), dict(state["seconds"])
-
-
-def _rates(algo: Any) -> dict[str, float]:
-    return {name: module.lr for name, module in algo.named_modules() if hasattr(module, "lr")}
-
-
-def _set_rates(algo: Any, rates: dict[str, float]) -> None:
-    for name, module in algo.named_modules():
-        if name in rates:
-            module.lr = rates[name]
-
-
-__all__ = ["Evaluation", "Query", "Schedule", "Training"]
+        self.evaluations, self.counts, self.seconds = state["evaluations"], state["counts"], state["seconds"]

@@ -19,6 +19,7 @@ class Adam(nn.Module):
     first: Tensor
     second: Tensor
     count: Tensor
+    lr: Tensor
 
     def __init__(
         self,
@@ -34,16 +35,17 @@ class Adam(nn.Module):
     ):
         super().__init__()
         self.params = tuple(params)  # a tuple is not registered: the parameters belong to their own module
-        self.lr, self.warmup, self.cosine, self.clip = lr, warmup, cosine, clip
+        self.warmup, self.cosine, self.clip = warmup, cosine, clip
         self.weight_decay, self.betas, self.eps = weight_decay, betas, eps
         size = sum(p.numel() for p in self.params)
         self.register_buffer("first", torch.zeros(size))
         self.register_buffer("second", torch.zeros(size))
         self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("lr", torch.tensor(lr))
 
     def rate(self) -> Tensor:
         """The learning rate of the step that `count` names."""
-        rate = torch.full_like(self.count, self.lr)
+        rate = self.lr
         if self.warmup:
             rate = rate * (self.count / self.warmup).clamp(max=1.0)
         if self.cosine:
@@ -70,9 +72,9 @@ class Adam(nn.Module):
                     p.mul_(1 - rate * self.weight_decay)
                 p.sub_(m.view_as(p))
 
-    def restart(self, lr: float | None = None) -> None:
-        """Forgets its moments and its schedule's position, as a new optimiser would."""
-        self.lr = self.lr if lr is None else lr
+    def restart(self, lr: float) -> None:
+        """Forgets its moments and its schedule's position, as a new optimiser with this rate would."""
+        self.lr.fill_(lr)
         for buffer in (self.first, self.second, self.count):
             buffer.zero_()
 

@@ -46,6 +46,37 @@ class PolicyActor:
         return "policy"
 
 
+class Recording:
+    """An episode in the making."""
+
+    def __init__(self, env: Any, seed: int, obs: np.ndarray, info: dict[str, Any]):
+        self.env, self.seed = env, seed
+        self.obs, self.state, self.success = [obs], [env.save_state()], [info.get("success")]
+        self.action: list[np.ndarray] = []
+        self.reward: list[float] = []
+        self.terminated = False
+
+    def add(self, action: np.ndarray, obs: np.ndarray, reward: float, terminated: bool, info: dict[str, Any]) -> None:
+        self.action.append(np.clip(action, -1, 1))
+        self.reward.append(reward)
+        self.obs.append(obs)
+        self.state.append(self.env.save_state())
+        self.success.append(info.get("success"))
+        self.terminated = bool(terminated)
+
+    def episode(self, source: str) -> Episode:
+        return Episode(
+            seed=int(self.seed),
+            obs=np.stack(self.obs).astype(np.float32),
+            action=np.stack(self.action).astype(np.float32),
+            reward=np.array(self.reward, np.float32),
+            terminated=self.terminated,
+            success=None if self.success[0] is None else np.array(self.success, bool),
+            state=np.stack(self.state),
+            source=source,
+        )
+
+
 def rollout(envs: Sequence[Any], actor: Actor, seeds: Sequence[int]) -> list[Episode]:
     """Plays one episode per seed, `len(envs)` at a time, in the order of the seeds."""
     episodes: list[Episode] = []
@@ -56,37 +87,18 @@ def rollout(envs: Sequence[Any], actor: Actor, seeds: Sequence[int]) -> list[Epi
 
 
 def _wave(envs: Sequence[Any], actor: Actor, seeds: Sequence[int]) -> list[Episode]:
-    n = len(envs)
     starts = [env.reset(seed=int(seed)) for env, seed in zip(envs, seeds, strict=True)]
+    recordings = [Recording(env, seed, *start) for env, seed, start in zip(envs, seeds, starts, strict=True)]
     obs = np.stack([o for o, _ in starts])
-    history = [{"obs": [o], "action": [], "reward": [], "state": [env.save_state()], "success": [info.get("success")]}
-               for env, (o, info) in zip(envs, starts, strict=True)]  # fmt: skip
-    terminated, running = np.zeros(n, bool), np.ones(n, bool)
+    running = np.ones(len(envs), bool)
     actor.start(envs, seeds)
     while running.any():
         actions = actor.act(obs, running)
         for i in np.flatnonzero(running):
-            obs[i], reward, terminated[i], truncated, info = envs[i].step(actions[i])
-            running[i] = not (terminated[i] or truncated)
-            step = history[i]
-            step["obs"].append(obs[i].copy())
-            step["action"].append(np.clip(actions[i], -1, 1))
-            step["reward"].append(reward)
-            step["state"].append(envs[i].save_state())
-            step["success"].append(info.get("success"))
-    return [
-        Episode(
-            seed=int(seeds[i]),
-            obs=np.stack(h["obs"]).astype(np.float32),
-            action=np.stack(h["action"]).astype(np.float32),
-            reward=np.array(h["reward"], np.float32),
-            terminated=bool(terminated[i]),
-            success=None if h["success"][0] is None else np.array(h["success"], bool),
-            state=np.stack(h["state"]),
-            source=actor.source(i),
-        )
-        for i, h in enumerate(history)
-    ]
+            new, reward, terminated, truncated, info = envs[i].step(actions[i])
+            recordings[i].add(actions[i], new, reward, terminated, info)
+            obs[i], running[i] = new, not (terminated or truncated)
+    return [recording.episode(actor.source(i)) for i, recording in enumerate(recordings)]
 
 
 class Players:
@@ -136,6 +148,11 @@ class Players:
 def auto_workers(workers: int) -> int:
     """The number itself, or for -1 one per core that this process may use."""
     return len(os.sched_getaffinity(0)) if workers < 0 else workers
+
+
+def episode_seeds(seed: int, count: int) -> list[int]:
+    """Seeds of episodes, all different between small base seeds."""
+    return [int(s) for s in np.random.SeedSequence(seed).generate_state(count) % 2**31]
 
 
 def _settle() -> None:

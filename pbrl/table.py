@@ -97,8 +97,10 @@ class Table:
 
         none: as it is · std: divided by its standard deviation · zscore: centred too · minmax: to [0, 1].
         Preferences between segments of one length leave the reward's offset open, and it matters where episodes can
-        terminate: centring can make dying early pay. Use minmax there.
+        terminate: centring can make dying early pay. `auto` is minmax where they do, else zscore.
         """
+        if normalize == "auto":
+            normalize = "minmax" if self.done.any() else "zscore"
         members = self.map(model.reward)  # [E, R]
         self.learned = standardize(members, members[:, self.rows], normalize).mean(0)
 

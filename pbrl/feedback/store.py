@@ -7,7 +7,7 @@ asks again without doubling an answer.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,8 +88,8 @@ class Store:
     def record(
         self, *, dataset: str, length: int, kind: str, strategy: str, round_: int, starts: np.ndarray, author: str,
         label: np.ndarray, outcome: np.ndarray, confidence: float = 1.0,
-    ) -> None:  # fmt: skip
-        """Stores a round of questions, starts [Q, k], with its answers, all or nothing."""
+    ) -> list[str]:  # fmt: skip
+        """Stores a round of questions, starts [Q, k], with its answers, all or nothing; returns the questions' ids."""
         now = datetime.now(UTC)
         clip_ids = [[_id("clip", dataset, int(row), length) for row in question] for question in starts]
         clips = {i: {"id": i, "dataset": dataset, "row": int(row), "length": length}
@@ -105,28 +105,28 @@ class Store:
                             "outcome": str(outcome[position]), "label": value, "confidence": confidence,
                             "seconds": None, "answered": now})  # fmt: skip
         self._insert({Clip: list(clips.values()), Question: questions, Answer: answers})
+        return [question["id"] for question in questions]
 
-    def answers(self, *, dataset: str, length: int, kind: str, round_: int | None = None) -> Answered:
-        """All answers of that kind about that data set, in the order they were asked; of one round, if given."""
+    def answers(self, questions: Sequence[str]) -> Answered:
+        """All answers to these questions, in the questions' order."""
         first, second = Clip.__table__.alias("first"), Clip.__table__.alias("second")
         query = (
-            select(first.c.row, second.c.row, Answer.label, Answer.outcome)
+            select(Question.position, first.c.row, second.c.row, Answer.label, Answer.outcome)
             .join(Question, Answer.question == Question.id)
             .join(first, Question.first == first.c.id)
             .outerjoin(second, Question.second == second.c.id)
-            .where(first.c.dataset == dataset, first.c.length == length, Question.kind == kind)
             .order_by(Question.round, Question.position, Answer.answered, Answer.id)
         )
-        if round_ is not None:
-            query = query.where(Question.round == round_)
+        rows: list[Any] = []
         try:
             with self.engine.connect() as connection:
-                rows = connection.execute(query).all()
+                for i in range(0, len(questions), BATCH):
+                    rows += connection.execute(query.where(Question.id.in_(questions[i : i + BATCH]))).all()
         except SQLAlchemyError as error:
             raise _trouble(self.url, error) from error
-        starts = np.array([[r[0], r[1]] if kind == "pair" else [r[0]] for r in rows], np.int64).reshape(len(rows), -1)
-        label = np.array([np.nan if r[2] is None else r[2] for r in rows], np.float64)
-        return Answered(starts, label, np.array([r[3] for r in rows], object))
+        starts = np.array([[a] if b is None else [a, b] for _, a, b, _, _ in rows], np.int64)
+        label = np.array([np.nan if r[3] is None else r[3] for r in rows], np.float64)
+        return Answered(starts, label, np.array([r[4] for r in rows], object))
 
     def counts(self) -> dict[str, int]:
         """How many questions were asked, and how many of them answered, called a tie, and skipped."""

@@ -1,0 +1,188 @@
+"""A run: builds the parts that a config names, hands them to the loop, and leaves a folder that says what happened.
+
+The folder holds `config.yaml`, `versions.json`, `metrics.jsonl`, `answers.sqlite`, `checkpoint.pt`, `policy.pt`, `best.pt`,
+`result.json`, `curve.png` and `policy.mp4`; `bc/` holds the comparison.
+"""
+
+import hashlib
+import inspect
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from hydra.utils import get_class, instantiate
+
+from pbrl import collect, evaluate, report
+from pbrl.engine import pick_device
+from pbrl.episodes import versions
+from pbrl.feedback.store import Store
+from pbrl.likelihoods import save_policy
+from pbrl.log import Log
+from pbrl.loop import Query, Schedule, Training
+from pbrl.query import needs_reward
+from pbrl.rollout import Players, auto_workers
+from pbrl.table import NORMALIZE, Table
+from pbrl.types import PreferenceBatch, Spec, UserError
+
+Config = dict[str, Any]
+PARTS = ("env", "feedback", "reward", "algo", "policy", "baseline", "reference")
+GIVEN = {"self", "spec", "policy"}  # what the parts are handed besides their config
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Runs a config to its end, or on from where it was; returns what `result.json` holds. Raises UserError."""
+    ask, schedule = check(config)
+    device = pick_device(config["device"])
+    if config["threads"]:
+        torch.set_num_threads(config["threads"])
+    folder = run_folder(config)
+    workers = auto_workers(config["workers"])
+    episodes, dataset = collect.dataset(
+        config["env"], config["data"], folder=Path(config["data_dir"]), seed=config["data_seed"], workers=workers
+    )
+    data = evaluate.summarize(episodes)
+    table = Table(episodes, device)
+    del episodes
+    spec = table.spec()
+    shared: Config = {"table": table, "dataset": dataset, "seed": config["seed"], "compile": config["compile"], "bf16": config["bf16"]}
+    provenance(folder, config, dataset)
+    print(f"run     {folder}\ndata    {len(table.steps)} episodes, {len(table)} steps, {data}")
+
+    players = Players(config["env"], workers)
+    log = Log(folder, **config["logger"], config=config)
+    try:
+        table.relabel_true(config["reward_scale"])
+        clone = None
+        if config["compare"]:
+            clone = compare(config, spec, folder / "bc", schedule, players, shared)
+        teacher, reward, store = None, build(config["reward"], spec), None
+        if ask is not None:
+            teacher = build(config["feedback"])
+            store = Store(config["store"] or f"sqlite:///{folder / 'answers.sqlite'}")
+            if teacher.needs_value:
+                reference(config, spec, shared)
+        algo = learner(config["algo"], config["policy"], spec, config["seed"], device)
+        if reward is not None:
+            reward.to(device)
+        training = Training(
+            folder=folder, algo=algo, reward=reward, teacher=teacher, store=store, ask=ask, schedule=schedule,
+            log=log, players=players, **shared,
+        )  # fmt: skip
+        summary = training.run()
+        save_policy(algo.policy, folder / "policy.pt")
+        result = report.write(folder, config, data, clone, summary, training.counts)
+        if config["video"]:
+            report.video(folder, config["env"], players, algo.policy)
+        return result
+    finally:
+        players.close()
+        log.close()
+
+
+def check(config: Config) -> tuple[Query | None, Schedule]:
+    """Finds what cannot work before anything is made; returns what is asked (None: nothing) and the schedule."""
+    for part in PARTS:
+        check_keys(part, config[part])
+    schedule = Schedule(**{k: config[k] for k in inspect.signature(Schedule).parameters})
+    eats_answers = get_class(config["algo"]["_target_"]).batch is PreferenceBatch
+    has_reward, has_teacher = bool(config["reward"]["_target_"]), bool(config["feedback"]["_target_"])
+    name = config["algo"]["_target_"].rsplit(".", 1)[1]
+    if config["reward_scale"] not in NORMALIZE:
+        raise UserError(f"reward_scale={config['reward_scale']}: it is one of {', '.join(NORMALIZE)}")
+    if eats_answers and has_reward:
+        raise UserError(f"{name} learns straight from answers and has no use for a reward model: drop reward=…, or choose algo=iql")
+    if (eats_answers or has_reward) and not has_teacher:
+        raise UserError(f"{name if eats_answers else 'a reward model'} learns from answers, and feedback=none gives none: choose feedback=perfect or another teacher")
+    if needs_reward(config["query"]["strategy"]) and not has_reward:
+        raise UserError(f"query.strategy={config['query']['strategy']} asks a reward ensemble: choose reward=ensemble, or query.strategy=uniform")
+    pick_device(config["device"])
+    ask = Query(**config["query"])
+    instantiate(config["env"]).close()
+    return (ask if eats_answers or has_reward else None), schedule
+
+
+def check_keys(part: str, config: Config) -> None:
+    """Raises UserError when a part's config and its signature differ."""
+    if not config["_target_"]:
+        return
+    parameters = set(inspect.signature(get_class(config["_target_"])).parameters) - GIVEN
+    unknown = set(config) - parameters - {"_target_"}
+    missing = parameters - set(config)
+    if unknown or missing:
+        words = [f"has no {', '.join(sorted(unknown))}"] if unknown else []
+        words += [f"needs {', '.join(sorted(missing))}"] if missing else []
+        raise UserError(f"{part}: {config['_target_']} {' and '.join(words)}; it takes {', '.join(sorted(parameters))}")
+
+
+def build(config: Config, *given: Any) -> Any:
+    """The part that a config names, or None where it names none."""
+    return instantiate(config, *given, _convert_="all") if config["_target_"] else None
+
+
+def learner(algo: Config, policy: Config, spec: Spec, seed: int, device: torch.device) -> Any:
+    """An algorithm with its policy, initialised by the seed alone."""
+    torch.manual_seed(seed)
+    return build(algo, spec, build(policy, spec)).to(device)
+
+
+def compare(config: Config, spec: Spec, folder: Path, schedule: Schedule, players: Players, shared: Config) -> dict[str, Any]:
+    """Clones the data with the same policy class and number of updates; returns that run's summary."""
+    folder.mkdir(exist_ok=True)
+    algo = learner(config["baseline"], config["policy"], spec, config["seed"], shared["table"].device)
+    log = Log(folder)
+    try:
+        return Training(folder=folder, algo=algo, schedule=schedule, log=log, players=players, name="bc", **shared).run()
+    finally:
+        log.close()
+
+
+def reference(config: Config, spec: Spec, shared: Config) -> None:
+    """Fills `Table.value` with V of IQL on the true reward, trained on this data once and kept beside it."""
+    table, steps = shared["table"], config["reference_steps"]
+    made_of = {"dataset": shared["dataset"], "algo": config["reference"], "policy": config["policy"], "steps": steps}
+    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:10]
+    folder = Path(config["data_dir"]) / f"reference-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    scale = float(table.reward[table.rows].std().clamp(min=1e-6))
+    seen = table.learned
+    table.relabel_true("std")
+    algo = learner(config["reference"], config["policy"], spec, 0, table.device)
+    log = Log(folder)
+    try:
+        schedule = Schedule(steps=steps, log_every=100, eval_every=steps, checkpoint_every=1000, eval_episodes=1, final_episodes=1)
+        Training(folder=folder, algo=algo, schedule=schedule, log=log, players=None, name="reference value", **{**shared, "seed": 0}).run()
+    finally:
+        log.close()
+    table.value = scale * table.map(lambda obs, action: algo.value(obs))
+    table.learned = seen
+
+
+def run_folder(config: Config) -> Path:
+    """Where the run lives: named by the user, or after its settings."""
+    if config["run"]:
+        folder = Path(config["run"])
+    else:
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:8]
+        target = config["env"]["_target_"].split(".")[1]
+        algo = config["algo"]["_target_"].split(".")[-2]
+        model = config["reward"]["_target_"]
+        name = "-".join(filter(None, [algo, model and model.split(".")[-2], f"seed{config['seed']}", digest]))
+        folder = Path("runs") / f"{target}-{config['env'].get('task', '')}" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the run folder {folder} ({error}): choose another with run=…") from error
+    return folder
+
+
+def provenance(folder: Path, config: Config, dataset: str) -> None:
+    """Writes what the run is made of."""
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    try:
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+    except OSError:
+        git = ""
+    (folder / "versions.json").write_text(json.dumps({"git": git, "data": dataset, **versions()}, indent=2))

@@ -1,0 +1,19 @@
+"""Makes every task of every simulator a config: `env=metaworld/button-press`, `env=dm_control/walker-walk`, `env=gym/hopper`.
+
+The names come from the simulators themselves; the values stand once, in `configs/env/<simulator>/base.yaml`.
+"""
+
+from importlib import import_module
+
+from hydra.core.config_store import ConfigStore
+
+SIMULATORS = ("metaworld", "dm_control", "gym")
+
+
+def register() -> None:
+    """Adds the tasks to Hydra's configs."""
+    store = ConfigStore.instance()
+    for simulator in SIMULATORS:
+        for task in import_module(f"sim.{simulator}").TASKS:
+            node = {"defaults": [f"/env/{simulator}/base@_here_", "_self_"], "task": task}
+            store.store(group=f"env/{simulator}", name=task, node=node, provider="sim")
