@@ -143,11 +143,12 @@ def read_minari(path: Path) -> list[Episode]:
             raise UserError(f"{path} has observations that are not plain vectors; flatten them first")
         infos = episode.infos or {}
         low, high = dataset.action_space.low, dataset.action_space.high  # type: ignore[attr-defined]
+        plain = (low == -1).all() and (high == 1).all()
         episodes.append(
             Episode(
                 seed=int(meta.get("seed") or 0),
                 obs=episode.observations.astype(np.float32),
-                action=(2 * (episode.actions - low) / (high - low) - 1).astype(np.float32),
+                action=(episode.actions if plain else 2 * (episode.actions - low) / (high - low) - 1).astype(np.float32),
                 reward=np.asarray(episode.rewards, np.float32),
                 terminated=bool(episode.terminations[-1]),
                 success=np.asarray(infos["success"], bool) if "success" in infos else None,

@@ -108,30 +108,25 @@ class Players:
         self.env, self.workers = env, workers
         self.pool: ProcessPoolExecutor | None = None
 
-    def play(self, actor: Actor, seeds: Sequence[int], per_task: int | None = None) -> Iterator[list[Episode]]:
-        """Episodes in shares as they are finished, so in no fixed order. See `play_all` for the order of the seeds."""
-        for _, episodes in self._shares(actor, seeds, per_task):
-            yield episodes
-
     def play_all(self, actor: Actor, seeds: Sequence[int], done: Callable[[int], None] = lambda n: None) -> list[Episode]:
-        """All episodes in the order of the seeds; `done` hears how many more are finished."""
-        shares: dict[int, list[Episode]] = {}
-        for i, episodes in self._shares(actor, seeds, None):
-            shares[i] = episodes
+        """One episode per seed, in the order of the seeds; `done` hears how many more are finished."""
+        shares = [seeds[i : i + LOCKSTEP] for i in range(0, len(seeds), LOCKSTEP)]
+        played: dict[int, list[Episode]] = {}
+        for i, episodes in self.map(_rollout, shares, actor):
+            played[i] = episodes
             done(len(episodes))
-        return [episode for i in sorted(shares) for episode in shares[i]]
+        return [episode for i in sorted(played) for episode in played[i]]
 
-    def _shares(self, actor: Actor, seeds: Sequence[int], per_task: int | None) -> Iterator[tuple[int, list[Episode]]]:
-        per_task = per_task or LOCKSTEP
-        shares = [seeds[i : i + per_task] for i in range(0, len(seeds), per_task)]
+    def map(self, function: Callable[..., Any], shares: Sequence[Sequence[Any]], *args: Any) -> Iterator[tuple[int, Any]]:
+        """`function(envs, share, *args)` for each share, with as many environments; results as they come, with their place."""
         if self.workers < 2:
             for i, share in enumerate(shares):
-                yield i, _play(self.env, actor, share)
+                yield i, _with_envs(self.env, function, share, args)
             return
         if self.pool is None:  # forking a process that has rendered or computed hangs; a fork server does not
             context = multiprocessing.get_context("forkserver")
             self.pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_settle)
-        futures = {self.pool.submit(_play, self.env, actor, share): i for i, share in enumerate(shares)}
+        futures = {self.pool.submit(_with_envs, self.env, function, share, args): i for i, share in enumerate(shares)}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -162,8 +157,12 @@ def _settle() -> None:
 _made: dict[str, list[Any]] = {}  # this process's environments, by their config
 
 
-def _play(env: dict[str, Any], actor: Actor, seeds: Sequence[int]) -> list[Episode]:
+def _with_envs(env: dict[str, Any], function: Callable[..., Any], share: Sequence[Any], args: Sequence[Any]) -> Any:
     envs = _made.setdefault(repr(env), [])
-    while len(envs) < len(seeds):
+    while len(envs) < len(share):
         envs.append(instantiate(env))
-    return rollout(envs[: len(seeds)], actor, seeds)
+    return function(envs[: len(share)], share, *args)
+
+
+def _rollout(envs: Sequence[Any], seeds: Sequence[int], actor: Actor) -> list[Episode]:
+    return rollout(envs, actor, seeds)

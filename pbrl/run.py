@@ -15,7 +15,7 @@ import torch
 import yaml
 from hydra.utils import get_class, instantiate
 
-from pbrl import collect, evaluate, report
+from pbrl import collect, evaluate, reference, report
 from pbrl.engine import pick_device
 from pbrl.episodes import versions
 from pbrl.feedback.store import Store
@@ -28,7 +28,7 @@ from pbrl.table import NORMALIZE, Table
 from pbrl.types import PreferenceBatch, Spec, UserError
 
 Config = dict[str, Any]
-PARTS = ("env", "feedback", "reward", "algo", "policy", "baseline", "reference")
+PARTS = ("env", "feedback", "reward", "algo", "policy", "baseline")
 GIVEN = {"self", "spec", "policy"}  # what the parts are handed besides their config
 
 
@@ -63,7 +63,10 @@ def train(config: Config) -> dict[str, Any]:
             teacher = build(config["feedback"])
             store = Store(config["store"] or f"sqlite:///{folder / 'answers.sqlite'}")
             if teacher.needs_value:
-                reference(config, spec, shared)
+                table.value = reference.value(
+                    table, config["env"], config["reference"], dataset=dataset, folder=Path(config["data_dir"]),
+                    workers=workers, discount=config["feedback"]["discount"],
+                )  # fmt: skip
         algo = learner(config["algo"], config["policy"], spec, config["seed"], device)
         if reward is not None:
             reward.to(device)
@@ -137,27 +140,6 @@ def compare(config: Config, spec: Spec, folder: Path, schedule: Schedule, player
         return Training(folder=folder, algo=algo, schedule=schedule, log=log, players=players, name="bc", **shared).run()
     finally:
         log.close()
-
-
-def reference(config: Config, spec: Spec, shared: Config) -> None:
-    """Fills `Table.value` with V of IQL on the true reward, trained on this data once and kept beside it."""
-    table, steps = shared["table"], config["reference_steps"]
-    made_of = {"dataset": shared["dataset"], "algo": config["reference"], "policy": config["policy"], "steps": steps}
-    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:10]
-    folder = Path(config["data_dir"]) / f"reference-{digest}"
-    folder.mkdir(parents=True, exist_ok=True)
-    scale = float(table.reward[table.rows].std().clamp(min=1e-6))
-    seen = table.learned
-    table.relabel_true("std")
-    algo = learner(config["reference"], config["policy"], spec, 0, table.device)
-    log = Log(folder)
-    try:
-        schedule = Schedule(steps=steps, log_every=100, eval_every=steps, checkpoint_every=1000, eval_episodes=1, final_episodes=1)
-        Training(folder=folder, algo=algo, schedule=schedule, log=log, players=None, name="reference value", **{**shared, "seed": 0}).run()
-    finally:
-        log.close()
-    table.value = scale * table.map(lambda obs, action: algo.value(obs))
-    table.learned = seen
 
 
 def run_folder(config: Config) -> Path:

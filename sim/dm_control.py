@@ -49,9 +49,13 @@ class DmControl(Simulation):
         assert step is not None
         return flatten(step.observation), reward, step.last() and step.discount == 0.0, {}
 
-    def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> None:
-        super().restore(episode_seed, state, t)
+    def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> np.ndarray:
+        obs = super().restore(episode_seed, state, t)
         self.env._step_count, self.env._reset_next_step = t * self.action_repeat, False
+        return obs
+
+    def _observe(self) -> np.ndarray:
+        return flatten(self.env.task.get_observation(self.env.physics))
 
 
 def flatten(observation: dict) -> np.ndarray:

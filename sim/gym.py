@@ -56,3 +56,6 @@ class Gym(Simulation):
     def _step(self, action: np.ndarray):
         obs, reward, terminated, _, _ = self.env.step(self.low + (action + 1.0) * 0.5 * (self.high - self.low))
         return obs, float(reward), terminated, {}
+
+    def _observe(self) -> np.ndarray:
+        return self.env._get_obs()  # type: ignore[attr-defined]

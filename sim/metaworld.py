@@ -42,24 +42,23 @@ class MetaWorld(Simulation):
     def _reset(self, seed: int) -> np.ndarray:
         self.env.seed(seed)
         self.env.reset()
-        # A first frame measured on settled kinematics: some tasks return one that shows the episode before.
-        state = self.save_state()
-        self._refresh()
-        frame = self.env._get_curr_obs_combined_no_goal()
-        self.env._prev_obs = frame
-        self.full_obs = np.hstack([frame, frame, self.env._get_pos_goal()])
+        obs = self.restore(seed, self.save_state())  # some tasks return a first frame that shows the episode before
         self.env.evaluate_state(self.full_obs, np.zeros(4, np.float32))  # bin-picking measures its start when first asked
-        self.restore(seed, state)
-        return self._visible(self.full_obs)
+        return obs
 
     def _step(self, action: np.ndarray):
         self.full_obs, reward, _, _, info = self.env.step(action.astype(np.float32))
         return self._visible(self.full_obs), reward, False, {"success": bool(info["success"])}
 
-    def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> None:
-        super().restore(episode_seed, state, t)
+    def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> np.ndarray:
         self.env.curr_path_length = t
-        self.env._prev_obs = self.env._get_curr_obs_combined_no_goal()
+        return super().restore(episode_seed, state, t)
+
+    def _observe(self) -> np.ndarray:
+        frame = self.env._get_curr_obs_combined_no_goal()
+        self.env._prev_obs = frame
+        self.full_obs = np.hstack([frame, frame, self.env._get_pos_goal()])
+        return self._visible(self.full_obs)
 
     def _visible(self, obs: np.ndarray) -> np.ndarray:
         return obs if self.goal_visible else np.hstack([obs[:-3], np.zeros(3)])

@@ -65,17 +65,25 @@ class Simulation(gym.Env):
         mujoco.mj_getState(self.model, self.data, state, PHYSICS)
         return state
 
-    def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> None:
-        """Puts the simulator at `state` [S] in step `t` of the episode `episode_seed`; stepping goes on bit for bit."""
+    def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> np.ndarray:
+        """Puts the simulator at `state` [S] in step `t` of the episode `episode_seed`; stepping goes on bit for bit.
+
+        Returns the observation [O] float32 measured anew; where it holds an earlier frame too, that is the present one.
+        """
         if getattr(self, "episode_seed", None) != episode_seed:
             self.reset(seed=episode_seed)
         self.t = t
         mujoco.mj_setState(self.model, self.data, state, PHYSICS)
         self._refresh()
+        obs = self._observe().astype(np.float32)
         mujoco.mj_setState(self.model, self.data, state, PHYSICS)  # refreshing moves the solver's warm start
+        return obs
 
     def _refresh(self) -> None:
         mujoco.mj_forward(self.model, self.data)
+
+    def _observe(self) -> np.ndarray:
+        raise NotImplementedError
 
     @cached_property
     def _camera(self) -> Camera:
