@@ -1,7 +1,7 @@
 """Ways to act badly on purpose: the behaviours whose episodes make data that is neither hopeless nor solved.
 
-Scripted experts are spoilt by action noise, by an offset on what they see, or by holding random actions; the mixed recipe
-also plays experts for the wrong goal and of other tasks (IPL's data, Hejna & Sadigh 2023, arXiv:2305.15363).
+Scripted experts are spoilt by action noise, by an offset on what they see, or by holding random actions; the mixed
+recipe also plays experts for the wrong goal and of other tasks (IPL's data, Hejna & Sadigh 2023, arXiv:2305.15363).
 Every behaviour draws from the episode's seed alone.
 """
 
@@ -35,7 +35,9 @@ class Behaviour:
 
     def begin(self) -> None:
         if not hasattr(self.envs[0], "expert"):
-            raise UserError(f"data={self.name} needs a scripted expert, and this environment has none: choose data=medium_replay, data=medium or data=random")
+            raise UserError(
+                f"data={self.name} needs a scripted expert, and this environment has none: choose data=medium_replay, data=medium or data=random"
+            )
         self.experts = [env.expert() for env in self.envs]
 
     def act(self, obs: np.ndarray, running: np.ndarray) -> np.ndarray:

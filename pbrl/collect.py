@@ -1,7 +1,7 @@
 """Making data sets: a behaviour is rolled out in an environment, in parallel processes, once, and reused ever after.
 
-`python -m pbrl.collect env=… data=…` makes one without training. The folder's name carries a hash of the recipe; what is
-in the folder says how it was made.
+`python train.py env=… data=… only=data` makes one without training. The folder's name carries a hash of the recipe;
+what is in the folder says how it was made.
 """
 
 import hashlib
@@ -21,7 +21,9 @@ from pbrl.types import Episode, UserError
 CALIBRATION_EPISODES, CALIBRATION_STEPS = 40, 7
 
 
-def dataset(env: dict[str, Any], data: dict[str, Any], *, folder: Path, seed: int, workers: int) -> tuple[list[Episode], str]:
+def dataset(
+    env: dict[str, Any], data: dict[str, Any], *, folder: Path, seed: int, workers: int
+) -> tuple[list[Episode], str]:
     """The episodes that `data` describes for `env`, and their content hash: read if they are there, else made.
 
     `data` has either `path`, an existing Minari folder or D4RL file, or `behaviour`, `episodes` and perhaps `success`, to

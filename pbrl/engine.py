@@ -24,7 +24,9 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device={name}, but this machine offers no GPU to PyTorch {torch.__version__}: use device=cpu or device=auto")
+        raise UserError(
+            f"device={name}, but this machine offers no GPU to PyTorch {torch.__version__}: use device=cpu or device=auto"
+        )
     try:
         return torch.device(name)
     except RuntimeError as error:

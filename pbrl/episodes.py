@@ -1,7 +1,7 @@
 """Minari data sets and D4RL-style HDF5 files ↔ episodes. Readers and writers only.
 
-A data set of ours is a folder: Minari's own `data/`, and `provenance.json` with the recipe, the versions, the seed and a
-hash of the content. It appears under its name only when it is whole.
+A data set of ours is a folder: Minari's own `data/`, and `provenance.json` with the recipe, the versions, the seed and
+a hash of the content. It appears under its name only when it is whole.
 """
 
 import hashlib
@@ -59,6 +59,9 @@ def write(path: Path, episodes: Sequence[Episode], recipe: dict[str, Any]) -> di
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        needed = sum(part.nbytes for e in episodes for part in e if isinstance(part, np.ndarray))
+        if shutil.disk_usage(path.parent).free < needed:
+            raise OSError(f"it takes {needed / 1e6:.0f} MB, more than is free")
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as partial:
             _write_minari(Path(partial), path.name, episodes, provenance)
             whole = Path(partial) / "pbrl" / f"{path.name}-v0"
@@ -66,8 +69,10 @@ def write(path: Path, episodes: Sequence[Episode], recipe: dict[str, Any]) -> di
             if path.exists():
                 shutil.rmtree(path)
             os.replace(whole, path)
-    except OSError as error:
-        raise UserError(f"cannot write the data set {path} ({error}): free some space, or choose another folder with data_dir=…") from error
+    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as a RuntimeError
+        raise UserError(
+            f"cannot write the data set {path} ({error}): free some space, or choose another folder with data_dir=…"
+        ) from error
     return provenance
 
 
@@ -106,7 +111,7 @@ def _write_minari(root: Path, name: str, episodes: Sequence[Episode], provenance
 
 
 def read(path: Path) -> list[Episode]:
-    """Episodes of a Minari data set folder or of a D4RL-style .hdf5 file. Raises UserError if it is missing or damaged."""
+    """Episodes of a Minari data set folder or a D4RL-style .hdf5 file. Raises UserError if it is missing or damaged."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"there is no data set at {path}")
@@ -118,7 +123,9 @@ def read(path: Path) -> list[Episode]:
         raise UserError(f"the data set {path} is damaged ({error!r}); delete it, and it is made again") from error
     provenance = read_provenance(path)
     if provenance and provenance["content_hash"] != content_hash(episodes):
-        raise UserError(f"the data set {path} is not what was written (its hash differs); delete it, and it is made again")
+        raise UserError(
+            f"the data set {path} is not what was written (its hash differs); delete it, and it is made again"
+        )
     return episodes
 
 
@@ -148,7 +155,9 @@ def read_minari(path: Path) -> list[Episode]:
             Episode(
                 seed=int(meta.get("seed") or 0),
                 obs=episode.observations.astype(np.float32),
-                action=(episode.actions if plain else 2 * (episode.actions - low) / (high - low) - 1).astype(np.float32),
+                action=(episode.actions if plain else 2 * (episode.actions - low) / (high - low) - 1).astype(
+                    np.float32
+                ),
                 reward=np.asarray(episode.rewards, np.float32),
                 terminated=bool(episode.terminations[-1]),
                 success=np.asarray(infos["success"], bool) if "success" in infos else None,
@@ -165,10 +174,12 @@ def _options(meta: dict) -> dict:
 
 
 def read_d4rl(path: Path) -> list[Episode]:
-    """A D4RL file: flat arrays observations, actions, rewards, terminals and, mostly, timeouts and next_observations."""
+    """A D4RL file: flat arrays observations, actions, rewards, terminals, mostly timeouts and next_observations."""
     with h5py.File(path) as file:
         try:
-            obs, action, reward, terminal = (np.asarray(file[k]) for k in ("observations", "actions", "rewards", "terminals"))
+            obs, action, reward, terminal = (
+                np.asarray(file[k]) for k in ("observations", "actions", "rewards", "terminals")
+            )
         except KeyError as error:
             raise UserError(f"{path} is no D4RL file: {error}") from error
         timeout = np.asarray(file["timeouts"]) if "timeouts" in file else np.zeros(len(reward))

@@ -1,4 +1,4 @@
-"""Policies as densities: what a preference or a weighted-imitation loss needs is `log_prob`, what a robot needs is `act`."""
+"""Policies as densities: a preference or a weighted-imitation loss needs `log_prob`, a robot needs `act`."""
 
 import math
 from pathlib import Path
@@ -14,8 +14,8 @@ class GaussianPolicy(nn.Module):
     """A Gaussian around tanh(f(obs)). Owns its observation normaliser; acts with its mean.
 
     `std = 0` is the paper's deterministic policy: log_prob is -||action - mean||^2, the log-density of a fixed variance
-    of 1/2 without its constant (CPL, arXiv:2310.13639, appendix D). Otherwise a standard deviation per action is learnt,
-    starting there, and log_prob is the whole log-density.
+    of 1/2 without its constant (CPL, arXiv:2310.13639, appendix D). Otherwise a standard deviation per action is
+    learnt, starting there, and log_prob is the whole log-density.
     """
 
     def __init__(self, spec: Spec, *, hidden: list[int], dropout: float, std: float):

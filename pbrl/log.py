@@ -1,6 +1,6 @@
 """Metric sinks. The only place that reads a number off the device.
 
-`metrics.jsonl` is always written, one line an event; wandb and TensorBoard by a switch, each imported only if asked for.
+`metrics.jsonl` is always written, one line an event; wandb and TensorBoard by a switch, imported only if asked for.
 """
 
 import json
@@ -14,11 +14,11 @@ from pbrl.types import UserError
 
 
 class Log:
-    """Writes events {"step", "phase", …}. `position` is the file's length; `rewind` cuts it back to one when resuming."""
+    """Writes events {"step", "phase", …}. `position` is the file's length; `rewind` cuts it back when resuming."""
 
     def __init__(self, folder: Path, *, wandb: bool = False, tensorboard: bool = False, config: dict | None = None):
         self.path = folder / "metrics.jsonl"
-        self.file = open(self.path, "a")
+        self.file = self.path.open("a")
         self.wandb = self.tensorboard = None
         try:
             if wandb:
@@ -31,7 +31,9 @@ class Log:
 
                 self.tensorboard = SummaryWriter(folder / "tensorboard")
         except ImportError as error:
-            raise UserError(f"{error.name} is not installed: `pip install pbrl[log]`, or leave logger.{error.name} off") from error
+            raise UserError(
+                f"{error.name} is not installed: `pip install pbrl[log]`, or leave logger.{error.name} off"
+            ) from error
 
     def write(self, phase: str, step: int, values: dict[str, Any]) -> dict[str, Any]:
         """Writes one event; tensors are read here. Returns the plain values."""

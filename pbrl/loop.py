@@ -1,8 +1,8 @@
 """The one training loop, for offline learning and for asking in rounds.
 
-A run is a fixed list of stages: in each round the teacher is asked, the reward model (if any) is trained and relabels the
-table, and the algorithm is trained. Position in that list, parameters, generators and counters go into the checkpoint, so
-a run that was killed goes on from there and ends with the same bits.
+A run is a fixed list of stages: in each round the teacher is asked, the reward model (if any) is trained and relabels
+the table, and the algorithm is trained. Position in that list, parameters, generators and counters go into the
+checkpoint, so a run that was killed goes on from there and ends with the same bits.
 """
 
 import math
@@ -74,10 +74,24 @@ class Schedule:
     final_episodes: int
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.log_every, self.eval_every, self.checkpoint_every, self.eval_episodes, self.final_episodes) < 1:
-            raise UserError("steps, log_every, eval_every, checkpoint_every, eval_episodes and final_episodes must be at least 1")
+        if (
+            min(
+                self.steps,
+                self.log_every,
+                self.eval_every,
+                self.checkpoint_every,
+                self.eval_episodes,
+                self.final_episodes,
+            )
+            < 1
+        ):
+            raise UserError(
+                "steps, log_every, eval_every, checkpoint_every, eval_episodes and final_episodes must be at least 1"
+            )
         if self.checkpoint_every % self.log_every:
-            raise UserError(f"checkpoint_every={self.checkpoint_every} must be a multiple of log_every={self.log_every}")
+            raise UserError(
+                f"checkpoint_every={self.checkpoint_every} must be a multiple of log_every={self.log_every}"
+            )
 
 
 class Training:
@@ -130,14 +144,24 @@ class Training:
             elif self.ask is not None:
                 yield Stage("answers", 0, self._ask_round, lambda batch: {}, lambda: None)
             if r == 0 and getattr(self.algo, "pretrain_steps", 0):
-                yield Stage("pretrain", self.algo.pretrain_steps, self._nothing, self.algo.pretrain, self._drawer(self.algo))
+                yield Stage(
+                    "pretrain", self.algo.pretrain_steps, self._nothing, self.algo.pretrain, self._drawer(self.algo)
+                )
             steps = self.schedule.steps * (r + 1) // rounds - self.schedule.steps * r // rounds
-            yield Stage("policy", steps, self._begin_policy if r == 0 else self._relabel, self.algo.update, self._drawer(self.algo))
+            yield Stage(
+                "policy",
+                steps,
+                self._begin_policy if r == 0 else self._relabel,
+                self.algo.update,
+                self._drawer(self.algo),
+            )
 
     def _drawer(self, learner: Any) -> Callable[[], Any]:
         size = learner.batch_size
         if learner.batch is Transitions:
-            return lambda: self.table.transitions(self.rows[torch.randint(len(self.rows), (size,), generator=self.sampling, device=self.device)])
+            return lambda: self.table.transitions(
+                self.rows[torch.randint(len(self.rows), (size,), generator=self.sampling, device=self.device)]
+            )
         if learner.batch is PreferenceBatch:
             preferences = self.preferences
             if preferences is None:
@@ -187,7 +211,9 @@ class Training:
         self.counts["answered"] += int(given.sum())
         self.counts["ties"] += int((answered.outcome == "tie").sum())
         self.counts["skipped"] += int((~given).sum())
-        self.log.write("answers", self.policy_step, {"round": r, **self.counts, **self._label_accuracy(answered, given)})
+        self.log.write(
+            "answers", self.policy_step, {"round": r, **self.counts, **self._label_accuracy(answered, given)}
+        )
 
     def _label_accuracy(self, answered, given) -> dict[str, float]:
         """How often answers that are no ties agree with the true return of the segments."""
@@ -252,23 +278,35 @@ class Training:
     def _evaluates(self, stage: Stage, last: bool) -> bool:
         if self.players is None or stage.name == "reward":
             return False
-        return last if stage.name == "pretrain" else self.policy_step % self.schedule.eval_every == 0 or self.policy_step == self.schedule.steps
+        return (
+            last
+            if stage.name == "pretrain"
+            else self.policy_step % self.schedule.eval_every == 0 or self.policy_step == self.schedule.steps
+        )
 
     def _evaluate(self, phase: str, bar: tqdm) -> None:
         assert self.players is not None
         began = time.perf_counter()
         final = phase == "policy" and self.policy_step == self.schedule.steps
-        result = evaluate(self.players, self.algo.policy, self.schedule.final_episodes if final else self.schedule.eval_episodes)
+        result = evaluate(
+            self.players, self.algo.policy, self.schedule.final_episodes if final else self.schedule.eval_episodes
+        )
         self.seconds["evaluate"] += time.perf_counter() - began
         self.evaluations.append({"phase": phase, "step": self.policy_step, **asdict(result)})
-        self.log.write("evaluate", self.policy_step, {"of": phase, **asdict(result), "seconds": self.seconds["evaluate"]})
+        self.log.write(
+            "evaluate", self.policy_step, {"of": phase, **asdict(result), "seconds": self.seconds["evaluate"]}
+        )
         bar.write(f"{bar.desc} {self.policy_step}: {result}")
-        scores = [e["success"] if e["success"] is not None else e["return_mean"] for e in self.evaluations if e["phase"] == "policy"]
+        scores = [
+            e["success"] if e["success"] is not None else e["return_mean"]
+            for e in self.evaluations
+            if e["phase"] == "policy"
+        ]
         if phase == "policy" and scores[-1] == max(scores):
             save_policy(self.algo.policy, self.folder / "best.pt")
 
     def summary(self) -> dict[str, Any]:
-        """The last, the best and the running maximum (of means over up to 8 evaluations), and the clone's where one was made."""
+        """The last, the best, the running maximum (of means over up to 8 evaluations), and the clone's if one was made."""
         policy = [e for e in self.evaluations if e["phase"] == "policy"]
         clone = [e for e in self.evaluations if e["phase"] == "pretrain"]
         if not policy:
@@ -295,7 +333,12 @@ class Training:
         preferences = {}
         if self.preferences is not None:
             p = self.preferences
-            preferences = {"train_starts": p.train_starts, "train_label": p.train_label, "test_starts": p.test_starts, "test_label": p.test_label}
+            preferences = {
+                "train_starts": p.train_starts,
+                "train_label": p.train_label,
+                "test_starts": p.test_starts,
+                "test_label": p.test_label,
+            }
             preferences["random"] = p.random.bit_generator.state
         checkpoint.save(
             self._path,
@@ -318,20 +361,26 @@ class Training:
             self.log.rewind(0)
             return
         if state["dataset"] != self.dataset:
-            raise UserError(f"{self._path} was made on another data set; choose another run folder with run=…, or delete it")
+            raise UserError(
+                f"{self._path} was made on another data set; choose another run folder with run=…, or delete it"
+            )
         try:
             self.algo.load_state_dict(state["algo"])
             if self.reward is not None:
                 self.reward.load_state_dict(state["reward"])
         except (RuntimeError, TypeError) as error:
-            raise UserError(f"{self._path} was made with other settings; choose another run folder with run=…, or delete it") from error
+            raise UserError(
+                f"{self._path} was made with other settings; choose another run folder with run=…, or delete it"
+            ) from error
         if state["learned"] is not None:
             self.table.learned = state["learned"].to(self.device)
         if self.preferences is not None:
             for name in ("train_starts", "train_label", "test_starts", "test_label"):
                 setattr(self.preferences, name, state["preferences"][name].to(self.device))
             self.preferences.random.bit_generator.state = state["preferences"]["random"]
-        self.stage, self.step, self.policy_step, self.round = (state[k] for k in ("stage", "step", "policy_step", "round"))
+        self.stage, self.step, self.policy_step, self.round = (
+            state[k] for k in ("stage", "step", "policy_step", "round")
+        )
         self.sampling.set_state(state["sampling"].cpu())
         self.asking.set_state(state["asking"].cpu())
         checkpoint.set_random_state(state["random"], self.device)

@@ -9,7 +9,7 @@ ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "leaky_relu": nn.function
 
 
 class Linear(nn.Module):
-    """A linear layer, or E independent ones: x [..., I] or [E, N, I] → [..., U] or [E, N, U]. PyTorch's initial range."""
+    """A linear layer, or E independent ones: x [..., I] or [E, N, I] → [..., U] or [E, N, U]. Starts as PyTorch's."""
 
     def __init__(self, inputs: int, outputs: int, ensemble: int | None = None):
         super().__init__()

@@ -39,7 +39,9 @@ class Preferences:
     def sample(self, size: int, generator: torch.Generator) -> PreferenceBatch:
         """A batch of pairs, drawn on the device. Raises UserError when there is nothing to draw from."""
         if len(self) < 3 - self.width:
-            raise UserError("there are no usable answers to learn from: every question was skipped, or query.count is 0")
+            raise UserError(
+                "there are no usable answers to learn from: every question was skipped, or query.count is 0"
+            )
         return self._batch(*self._pairs(self.train_starts, self.train_label, size, generator))
 
     def _pairs(self, starts: Tensor, label: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -75,4 +77,7 @@ class Preferences:
         clear = label != 0.5
         correct = ((returns[:, 1] > returns[:, 0]) == (label > 0.5))[clear]
         rank = spearmanr(returns.flatten().cpu(), true.flatten().cpu()).statistic
-        return {"held_out_accuracy": correct.float().mean().item() if len(correct) else float("nan"), "rank_correlation": float(rank)}
+        return {
+            "held_out_accuracy": correct.float().mean().item() if len(correct) else float("nan"),
+            "rank_correlation": float(rank),
+        }

@@ -52,7 +52,9 @@ def _cover_of(first, logits: Tensor, features: Tensor, n: int) -> Tensor:
     return shortlist[k_center(logits[:, shortlist], features[shortlist], n)]
 
 
-STRATEGIES = {f.__name__: f for f in (uniform, disagreement, entropy, k_center, k_center_disagreement, k_center_entropy)}
+STRATEGIES = {
+    f.__name__: f for f in (uniform, disagreement, entropy, k_center, k_center_disagreement, k_center_entropy)
+}
 
 
 def needs_reward(strategy: str) -> bool:
@@ -61,7 +63,15 @@ def needs_reward(strategy: str) -> bool:
 
 
 def choose(
-    table: Table, *, n: int, width: int, length: int, strategy: str, candidates: int, generator: torch.Generator, model=None
+    table: Table,
+    *,
+    n: int,
+    width: int,
+    length: int,
+    strategy: str,
+    candidates: int,
+    generator: torch.Generator,
+    model=None,
 ) -> Tensor:
     """The start rows [n, width] of n questions.
 
@@ -85,7 +95,9 @@ def choose(
     logits = features.new_zeros(1, many)
     if needs_reward(strategy):
         if model is None:
-            raise UserError(f"query.strategy={strategy} asks a reward ensemble: choose reward=ensemble, or another strategy")
+            raise UserError(
+                f"query.strategy={strategy} asks a reward ensemble: choose reward=ensemble, or another strategy"
+            )
         with torch.no_grad():
             returns = torch.cat([model.reward(table.obs[r], table.action[r]).sum(-1) for r in rows.split(1024)], 1)
         logits = returns[..., 1] - returns[..., 0]  # [E, C]

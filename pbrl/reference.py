@@ -48,7 +48,14 @@ class Value(nn.Module):
 
 
 def value(
-    table: Table, env: dict[str, Any], settings: dict[str, Any], *, dataset: str, folder: Path, workers: int, discount: float
+    table: Table,
+    env: dict[str, Any],
+    settings: dict[str, Any],
+    *,
+    dataset: str,
+    folder: Path,
+    workers: int,
+    discount: float,
 ) -> Tensor:
     """V [R] of the reference policy at all rows, made once and kept in `folder`. Raises UserError."""
     made_of = {"dataset": dataset, "env": env, "settings": settings, "discount": discount}
@@ -58,7 +65,9 @@ def value(
     if kept is not None:
         return kept["value"]
     if table.state is None:
-        raise UserError("feedback=regret plays on from simulator states, and this data set holds none: choose feedback=perfect")
+        raise UserError(
+            "feedback=regret plays on from simulator states, and this data set holds none: choose feedback=perfect"
+        )
     obs, returns = play_on(table, env, settings, workers=workers, discount=discount)
     model, error = fit(table.spec(), obs.to(table.device), returns.to(table.device), settings)
     result = table.map(lambda o, a: model(o))
@@ -94,7 +103,9 @@ def _play_share(
 ) -> tuple[np.ndarray, np.ndarray]:
     env = envs[0]
     if policy is None and not hasattr(env, "expert"):
-        raise UserError("feedback=regret needs a scripted expert or reference.policy=<run folder>: choose feedback=perfect otherwise")
+        raise UserError(
+            "feedback=regret needs a scripted expert or reference.policy=<run folder>: choose feedback=perfect otherwise"
+        )
     learnt = load_policy(policy) if policy else None
     all_obs, all_returns = [], []
     for seed, state in starts:

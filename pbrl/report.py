@@ -14,7 +14,12 @@ from pbrl.types import Policy
 
 
 def write(
-    folder: Path, config: dict[str, Any], data: Evaluation, clone: dict | None, summary: dict[str, Any], counts: dict[str, int]
+    folder: Path,
+    config: dict[str, Any],
+    data: Evaluation,
+    clone: dict | None,
+    summary: dict[str, Any],
+    counts: dict[str, int],
 ) -> dict[str, Any]:
     """Writes `result.json` and `curve.png`, prints the comparison, and returns the result."""
     answers, judged = log.read(folder, "answers"), log.read(folder, "judge")
@@ -36,7 +41,10 @@ def write(
         print(f"  {name:20s} {evaluation}")
     print(f"  {'best on the way':20s} {_evaluation(summary['best'])}")
     if result["reward_model"]:
-        print(f"  {'reward model':20s} " + ", ".join(f"{k} {v:.2f}" for k, v in result["reward_model"].items() if k != "round"))
+        print(
+            f"  {'reward model':20s} "
+            + ", ".join(f"{k} {v:.2f}" for k, v in result["reward_model"].items() if k != "round")
+        )
     if counts["asked"]:
         print(f"  {'answers':20s} " + ", ".join(f"{v} {k}" for k, v in counts.items()))
     plot(folder, data, clone)
@@ -81,7 +89,9 @@ def video(folder: Path, env: dict[str, Any], players: Players, policy: Policy, e
     images = []
     try:
         for episode in evaluate.play(players, policy, episodes):
-            images += list(frames(simulation, episode, width=320, height=240, every=max(1, round(simulation.control_hz / 25))))
+            images += list(
+                frames(simulation, episode, width=320, height=240, every=max(1, round(simulation.control_hz / 25)))
+            )
         write_mp4(folder / "policy.mp4", images, fps=25)
     except RuntimeError as error:  # no renderer: everything else is there
         print(f"  no video: {error}")

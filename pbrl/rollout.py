@@ -108,7 +108,9 @@ class Players:
         self.env, self.workers = env, workers
         self.pool: ProcessPoolExecutor | None = None
 
-    def play_all(self, actor: Actor, seeds: Sequence[int], done: Callable[[int], None] = lambda n: None) -> list[Episode]:
+    def play_all(
+        self, actor: Actor, seeds: Sequence[int], done: Callable[[int], None] = lambda n: None
+    ) -> list[Episode]:
         """One episode per seed, in the order of the seeds; `done` hears how many more are finished."""
         shares = [seeds[i : i + LOCKSTEP] for i in range(0, len(seeds), LOCKSTEP)]
         played: dict[int, list[Episode]] = {}
@@ -117,8 +119,10 @@ class Players:
             done(len(episodes))
         return [episode for i in sorted(played) for episode in played[i]]
 
-    def map(self, function: Callable[..., Any], shares: Sequence[Sequence[Any]], *args: Any) -> Iterator[tuple[int, Any]]:
-        """`function(envs, share, *args)` for each share, with as many environments; results as they come, with their place."""
+    def map(
+        self, function: Callable[..., Any], shares: Sequence[Sequence[Any]], *args: Any
+    ) -> Iterator[tuple[int, Any]]:
+        """`function(envs, share, *args)` for each share, with as many environments; (place, result) as they come."""
         if self.workers < 2:
             for i, share in enumerate(shares):
                 yield i, _with_envs(self.env, function, share, args)

@@ -1,7 +1,7 @@
 """A run: builds the parts that a config names, hands them to the loop, and leaves a folder that says what happened.
 
-The folder holds `config.yaml`, `versions.json`, `metrics.jsonl`, `answers.sqlite`, `checkpoint.pt`, `policy.pt`, `best.pt`,
-`result.json`, `curve.png` and `policy.mp4`; `bc/` holds the comparison.
+The folder holds `config.yaml`, `versions.json`, `metrics.jsonl`, `answers.sqlite`, `checkpoint.pt`, `policy.pt`,
+`best.pt`, `result.json`, `curve.png` and `policy.mp4`; `bc/` holds the comparison.
 """
 
 import hashlib
@@ -38,16 +38,25 @@ def train(config: Config) -> dict[str, Any]:
     device = pick_device(config["device"])
     if config["threads"]:
         torch.set_num_threads(config["threads"])
-    folder = run_folder(config)
     workers = auto_workers(config["workers"])
     episodes, dataset = collect.dataset(
         config["env"], config["data"], folder=Path(config["data_dir"]), seed=config["data_seed"], workers=workers
     )
     data = evaluate.summarize(episodes)
+    if config["only"] == "data":
+        print(f"data    {len(episodes)} episodes, {data}")
+        return {}
+    folder = run_folder(config)
     table = Table(episodes, device)
     del episodes
     spec = table.spec()
-    shared: Config = {"table": table, "dataset": dataset, "seed": config["seed"], "compile": config["compile"], "bf16": config["bf16"]}
+    shared: Config = {
+        "table": table,
+        "dataset": dataset,
+        "seed": config["seed"],
+        "compile": config["compile"],
+        "bf16": config["bf16"],
+    }
     provenance(folder, config, dataset)
     print(f"run     {folder}\ndata    {len(table.steps)} episodes, {len(table)} steps, {data}")
 
@@ -95,12 +104,20 @@ def check(config: Config) -> tuple[Query | None, Schedule]:
     name = config["algo"]["_target_"].rsplit(".", 1)[1]
     if config["reward_scale"] not in NORMALIZE:
         raise UserError(f"reward_scale={config['reward_scale']}: it is one of {', '.join(NORMALIZE)}")
+    if config["only"] not in (None, "data"):
+        raise UserError(f"only={config['only']}: it is null or data")
     if eats_answers and has_reward:
-        raise UserError(f"{name} learns straight from answers and has no use for a reward model: drop reward=…, or choose algo=iql")
+        raise UserError(
+            f"{name} learns straight from answers and has no use for a reward model: drop reward=…, or choose algo=iql"
+        )
     if (eats_answers or has_reward) and not has_teacher:
-        raise UserError(f"{name if eats_answers else 'a reward model'} learns from answers, and feedback=none gives none: choose feedback=perfect or another teacher")
+        raise UserError(
+            f"{name if eats_answers else 'a reward model'} learns from answers, and feedback=none gives none: choose feedback=perfect or another teacher"
+        )
     if needs_reward(config["query"]["strategy"]) and not has_reward:
-        raise UserError(f"query.strategy={config['query']['strategy']} asks a reward ensemble: choose reward=ensemble, or query.strategy=uniform")
+        raise UserError(
+            f"query.strategy={config['query']['strategy']} asks a reward ensemble: choose reward=ensemble, or query.strategy=uniform"
+        )
     pick_device(config["device"])
     ask = Query(**config["query"])
     instantiate(config["env"]).close()
@@ -131,13 +148,17 @@ def learner(algo: Config, policy: Config, spec: Spec, seed: int, device: torch.d
     return build(algo, spec, build(policy, spec)).to(device)
 
 
-def compare(config: Config, spec: Spec, folder: Path, schedule: Schedule, players: Players, shared: Config) -> dict[str, Any]:
+def compare(
+    config: Config, spec: Spec, folder: Path, schedule: Schedule, players: Players, shared: Config
+) -> dict[str, Any]:
     """Clones the data with the same policy class and number of updates; returns that run's summary."""
     folder.mkdir(exist_ok=True)
     algo = learner(config["baseline"], config["policy"], spec, config["seed"], shared["table"].device)
     log = Log(folder)
     try:
-        return Training(folder=folder, algo=algo, schedule=schedule, log=log, players=players, name="bc", **shared).run()
+        return Training(
+            folder=folder, algo=algo, schedule=schedule, log=log, players=players, name="bc", **shared
+        ).run()
     finally:
         log.close()
 
@@ -164,7 +185,9 @@ def provenance(folder: Path, config: Config, dataset: str) -> None:
     """Writes what the run is made of."""
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     try:
-        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+        git = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+        ).stdout.strip()
     except OSError:
         git = ""
     (folder / "versions.json").write_text(json.dumps({"git": git, "data": dataset, **versions()}, indent=2))

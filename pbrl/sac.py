@@ -119,7 +119,9 @@ def trained(env: dict[str, Any], sac: dict[str, Any], *, folder: Path, seed: int
         policies.mkdir(parents=True)
         recorder = Recorder(instantiate(env))
         settings = {k: v for k, v in sac.items() if k not in ("steps", "keep_every", "hidden")}
-        model = SAC("MlpPolicy", recorder, policy_kwargs={"net_arch": list(sac["hidden"])}, seed=seed, device="auto", **settings)
+        model = SAC(
+            "MlpPolicy", recorder, policy_kwargs={"net_arch": list(sac["hidden"])}, seed=seed, device="auto", **settings
+        )
         keep = Keep(policies, sac["keep_every"], sac["steps"])
         model.learn(sac["steps"], callback=keep, log_interval=None)  # type: ignore[arg-type]
         keep.bar.close()

@@ -75,7 +75,9 @@ class Table:
         """Every row [K] at which a segment of `length` steps fits into its episode. Raises UserError if none does."""
         starts = [np.arange(f, f + n - length + 1) for f, n in zip(self.first, self.steps, strict=True) if n >= length]
         if not starts:
-            raise UserError(f"no episode is {length} steps long (the longest has {self.steps.max()}): lower query.length")
+            raise UserError(
+                f"no episode is {length} steps long (the longest has {self.steps.max()}): lower query.length"
+            )
         return torch.from_numpy(np.concatenate(starts)).to(self.device)
 
     def best_rows(self, fraction: float) -> Tensor:
@@ -97,10 +99,10 @@ class Table:
 
         none: as it is · std: divided by its standard deviation · zscore: centred too · minmax: to [0, 1].
         Preferences between segments of one length leave the reward's offset open, and it matters where episodes can
-        terminate: centring can make dying early pay. `auto` is minmax where they do, else zscore.
+        terminate: centring can make dying early pay. `auto` is minmax where they do, else none.
         """
         if normalize == "auto":
-            normalize = "minmax" if self.done.any() else "zscore"
+            normalize = "minmax" if self.done.any() else "none"
         members = self.map(model.reward)  # [E, R]
         self.learned = standardize(members, members[:, self.rows], normalize).mean(0)
 

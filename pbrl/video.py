@@ -11,7 +11,9 @@ from PIL import Image
 from pbrl.types import Episode
 
 
-def frames(env: Any, episode: Episode, *, width: int, height: int, every: int = 1, camera: str | None = None) -> Iterator[np.ndarray]:
+def frames(
+    env: Any, episode: Episode, *, width: int, height: int, every: int = 1, camera: str | None = None
+) -> Iterator[np.ndarray]:
     """Frames [H, W, 3] uint8 of an episode with stored states."""
     assert episode.state is not None
     for t in range(0, len(episode.state), every):

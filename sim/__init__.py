@@ -5,4 +5,6 @@ import warnings
 from sim.backend import choose
 
 choose()
-warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high", module="metaworld")  # experts clip on purpose
+warnings.filterwarnings(
+    "ignore", message=r"Constant\(s\) may be too high", module="metaworld"
+)  # experts clip on purpose

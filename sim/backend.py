@@ -6,11 +6,13 @@ user's cache. A variable that the user has set wins.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+PACKAGES = ("libegl1", "libgl1", "libosmesa6")
 HINT = (
     "No headless OpenGL works here, so nothing can be rendered. Install one and try again: "
     "`apt-get install libegl1 libgl1` (EGL) or `apt-get install libosmesa6` (OSMesa). Training needs no pictures: `video=false`."
@@ -81,3 +83,23 @@ def choose() -> str | None:
 def forget() -> None:
     """Drops the remembered choice, so that the next start probes again."""
     (cache_dir() / "renderer.json").unlink(missing_ok=True)
+
+
+def install() -> None:
+    """Says which backend renders; where none does, installs Debian's packages if it may, else names them."""
+    for attempt in range(2):
+        try:
+            print(f"pictures are rendered with {probe()}")
+            return
+        except RendererMissing as error:
+            if attempt or os.geteuid() != 0 or shutil.which("apt-get") is None:
+                print(error)
+                return
+        for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", *PACKAGES]):
+            print(" ".join(command))
+            subprocess.run(command, stdout=subprocess.DEVNULL, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+
+
+if __name__ == "__main__":
+    forget()
+    install()

@@ -1,4 +1,4 @@
-"""Makes every task of every simulator a config: `env=metaworld/button-press`, `env=dm_control/walker-walk`, `env=gym/hopper`.
+"""Makes every task of every simulator a config: `env=metaworld/button-press`, `env=dm_control/walker-walk`, …
 
 The names come from the simulators themselves; the values stand once, in `configs/env/<simulator>/base.yaml`.
 """

@@ -43,7 +43,9 @@ class MetaWorld(Simulation):
         self.env.seed(seed)
         self.env.reset()
         obs = self.restore(seed, self.save_state())  # some tasks return a first frame that shows the episode before
-        self.env.evaluate_state(self.full_obs, np.zeros(4, np.float32))  # bin-picking measures its start when first asked
+        self.env.evaluate_state(
+            self.full_obs, np.zeros(4, np.float32)
+        )  # bin-picking measures its start when first asked
         return obs
 
     def _step(self, action: np.ndarray):

@@ -23,7 +23,14 @@ class Camera:
         atexit.register(self.close)  # OpenGL contexts must go before the interpreter does
 
     def frame(
-        self, model: mujoco.MjModel, state: np.ndarray, spec: int, width: int, height: int, camera: str | None, fast: bool
+        self,
+        model: mujoco.MjModel,
+        state: np.ndarray,
+        spec: int,
+        width: int,
+        height: int,
+        camera: str | None,
+        fast: bool,
     ) -> np.ndarray:
         """The frame [H, W, 3] uint8. `fast` drops shadows, multisampling and reflections: about ten times the speed.
 

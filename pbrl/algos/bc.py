@@ -13,10 +13,12 @@ from pbrl.types import Metrics, Spec, Transitions
 class BC(nn.Module):
     batch = Transitions
 
-    def __init__(self, spec: Spec, policy: nn.Module, *, fraction: float, lr: float, batch_size: int):
+    def __init__(
+        self, spec: Spec, policy: nn.Module, *, fraction: float, lr: float, cosine_steps: int, batch_size: int
+    ):
         super().__init__()
         self.policy = policy
-        self.optim = Adam(policy.parameters(), lr)
+        self.optim = Adam(policy.parameters(), lr, cosine=cosine_steps)
         self.fraction, self.batch_size = fraction, batch_size
 
     def rows(self, table: Table) -> Tensor:

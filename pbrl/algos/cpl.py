@@ -29,13 +29,14 @@ class CPL(nn.Module):
         lr: float,
         lr_after: float,
         warmup: int,
+        cosine_steps: int,
         pretrain_steps: int,
         batch_size: int,
     ):
         super().__init__()
         self.policy = policy
         self.reference = copy.deepcopy(policy).requires_grad_(False).eval() if reference else None
-        self.optim = Adam(policy.parameters(), lr, warmup=warmup)
+        self.optim = Adam(policy.parameters(), lr, warmup=warmup, cosine=cosine_steps)
         self.alpha, self.bias, self.bc_weight, self.lr_after = alpha, bias, bc_weight, lr_after
         self.pretrain_steps, self.batch_size = pretrain_steps, batch_size
 

@@ -67,4 +67,9 @@ class IQL(nn.Module):
         self.critic_optim.step(v_loss + q_loss)
         self.actor_optim.step(actor_loss)
         polyak(self.q_target, self.q, self.tau)
-        return {"v_loss": v_loss.detach(), "q_loss": q_loss.detach(), "actor_loss": actor_loss.detach(), "v": v.detach().mean()}
+        return {
+            "v_loss": v_loss.detach(),
+            "q_loss": q_loss.detach(),
+            "actor_loss": actor_loss.detach(),
+            "v": v.detach().mean(),
+        }

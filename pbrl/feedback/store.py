@@ -73,7 +73,7 @@ class Answered(NamedTuple):
 
 
 class Store:
-    """Answers at a database `url`, such as `sqlite:///answers.sqlite`. Raises UserError, with what to do, on any trouble."""
+    """Answers at a database `url`, such as `sqlite:///answers.sqlite`. On any trouble a UserError says what to do."""
 
     def __init__(self, url: str):
         self.url = url
@@ -133,7 +133,9 @@ class Store:
         try:
             with Session(self.engine) as session:
                 asked = session.scalar(select(func.count()).select_from(Question)) or 0
-                by_outcome = dict(session.execute(select(Answer.outcome, func.count()).group_by(Answer.outcome)).tuples())
+                by_outcome = {
+                    o: n for o, n in session.execute(select(Answer.outcome, func.count()).group_by(Answer.outcome))
+                }
         except SQLAlchemyError as error:
             raise _trouble(self.url, error) from error
         skipped, ties = by_outcome.get("skip", 0), by_outcome.get("tie", 0)
@@ -155,7 +157,7 @@ class Store:
         return len(rows)
 
     def load(self, path: str | Path) -> int:
-        """Adds the answers of an exported file; what is there already stays as it is. Returns how many the file held."""
+        """Adds the answers of an exported file to what is there; returns how many the file held. Raises UserError."""
         path = Path(path)
         try:
             if path.suffix == ".parquet":
@@ -166,7 +168,12 @@ class Store:
                 rows = [json.loads(line) for line in path.read_text().splitlines()]
             parts: dict[type[Base], dict[str, dict]] = {Clip: {}, Question: {}, Answer: {}}
             for row in rows:
-                for model, prefix in ((Clip, "first_"), (Clip, "second_"), (Question, "question_"), (Answer, "answer_")):
+                for model, prefix in (
+                    (Clip, "first_"),
+                    (Clip, "second_"),
+                    (Question, "question_"),
+                    (Answer, "answer_"),
+                ):
                     entry = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
                     if entry["id"] is not None:
                         for when in ("asked", "answered"):
@@ -180,7 +187,12 @@ class Store:
 
     def _flat(self) -> Iterator[dict[str, Any]]:
         first, second = Clip.__table__.alias("first"), Clip.__table__.alias("second")
-        tables = (("answer_", Answer.__table__), ("question_", Question.__table__), ("first_", first), ("second_", second))
+        tables = (
+            ("answer_", Answer.__table__),
+            ("question_", Question.__table__),
+            ("first_", first),
+            ("second_", second),
+        )
         columns = [column.label(prefix + column.name) for prefix, table in tables for column in table.c]
         query = (
             select(*columns)

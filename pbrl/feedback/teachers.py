@@ -1,8 +1,8 @@
 """Scripted teachers: they know the true reward and answer as people might, all questions at once.
 
 The six of B-Pref (Lee et al. 2021, arXiv:2111.03026) are one teacher with its dials turned: perfect (beta = inf),
-Boltzmann (beta), myopic (gamma), mistake (epsilon), skip and equal (thresholds). Thresholds are shares of the mean return
-of a segment in the data; the released code multiplies by the share twice from its second session on, this does not.
+Boltzmann (beta), myopic (gamma), mistake (epsilon), skip and equal (thresholds). Thresholds are shares of the mean
+return of a segment in the data; the released code multiplies by the share twice from its second session on.
 A `regret` teacher judges a segment by its advantage under a reference value, as in CPL (arXiv:2310.13639, D.2):
 V(end) - V(start) + sum of rewards.
 """
@@ -25,7 +25,16 @@ class Teacher:
     author = "scripted"
 
     def __init__(
-        self, *, judge: str, discount: float, beta: float, gamma: float, mistake: float, skip: float, equal: float, seed: int
+        self,
+        *,
+        judge: str,
+        discount: float,
+        beta: float,
+        gamma: float,
+        mistake: float,
+        skip: float,
+        equal: float,
+        seed: int,
     ):
         if judge not in ("return", "regret"):
             raise UserError(f"feedback.judge={judge}: a teacher judges by return or by regret")
@@ -47,7 +56,11 @@ class Teacher:
         if score.shape[1] == 1:
             return score[:, 0], outcome
         gap = score[:, 1] - score[:, 0]
-        probability = np.where(gap == 0, 0.5, gap > 0) if np.isinf(self.beta) else 1 / (1 + np.exp(-np.clip(self.beta * gap, -700, 700)))
+        probability = (
+            np.where(gap == 0, 0.5, gap > 0)
+            if np.isinf(self.beta)
+            else 1 / (1 + np.exp(-np.clip(self.beta * gap, -700, 700)))
+        )
         label = (random.random(len(gap)) < probability).astype(np.float64)
         label = np.where(random.random(len(gap)) < self.mistake, 1 - label, label)
         scale = self.scale(table, length)

@@ -1,6 +1,7 @@
 """A reward from preferences: an ensemble of networks under the Bradley-Terry model.
 
-Christiano et al. 2017, arXiv:1706.03741; the ensemble with bounded outputs follows PEBBLE, Lee et al. 2021, arXiv:2106.05091.
+Christiano et al. 2017, arXiv:1706.03741; the ensemble with bounded outputs follows PEBBLE, Lee et al. 2021,
+arXiv:2106.05091.
 """
 
 import torch

@@ -1,0 +1,29 @@
+# make train · make test · make bench      each sets up what it needs, once; ARGS="steps=20000 env=…" is passed on
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: train test bench clean
+
+train: $(VENV)/ready
+	$(RUN) train.py $(ARGS)
+
+test: $(VENV)/ready
+	$(RUN) -m pytest -n 2 $(ARGS)
+
+bench: $(VENV)/ready
+	$(RUN) -m benchmarks.offline $(ARGS)
+
+# torch first: it is the CUDA build where PyPI has one, and every other package then leaves it alone
+$(VENV)/ready: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet torch==2.13.0
+	$(RUN) -m pip install --quiet --editable ".[sim,log,dev]"
+	$(RUN) -m sim.backend
+	@touch $@
+
+clean:
+	rm -rf $(VENV) *.egg-info

@@ -1,0 +1,164 @@
+"""The tables of the README: data, BC, 10 % BC, P-IQL and CPL from the same answers, three seeds each.
+
+    python -m benchmarks.offline metaworld      # six tasks, calibrated offset data, 2,500 segments rated by regret
+    python -m benchmarks.offline locomotion     # SAC replay, 2,500 segments rated by return
+
+Runs are ordinary `train.py` runs, `--jobs` at a time on one thread each; what is finished is not run again. Writes
+`benchmarks/results/<suite>.jsonl` (a line a run), prints a table in Markdown and draws a picture.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+METHODS = {
+    "BC": ["algo=bc"],
+    "10 % BC": ["algo=bc", "algo.fraction=0.1"],
+    "P-IQL": ["algo=iql", "reward=ensemble"],
+    "CPL": ["algo=cpl"],
+}
+SUITES = {
+    "metaworld": {
+        "envs": [f"metaworld/{task}" for task in
+                 ("bin-picking", "button-press", "door-open", "drawer-open", "plate-slide", "sweep-into")],
+        "flags": ["data=offset", "feedback=regret"],
+        "measure": "success",
+    },
+    "locomotion": {
+        "envs": ["dm_control/walker-walk", "gym/hopper"],
+        "flags": ["data=medium_replay", "feedback=perfect"],
+        "measure": "return_mean",
+    },
+}  # fmt: skip
+
+
+def run(suite: str, env: str, method: str, seed: int, flags: list[str]) -> dict[str, Any]:
+    """Trains once, or reads what a run before left; returns a line of the results."""
+    folder = (
+        Path("runs/benchmark") / suite / env.split("/")[1] / f"{method.replace(' ', '').replace('%', 'percent')}-{seed}"
+    )
+    if not (folder / "result.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        fixed = [
+            "threads=1",
+            "workers=0",
+            "compare=false",
+            "video=false",
+            f"seed={seed}",
+            f"run={folder}",
+            f"env={env}",
+        ]
+        command = [sys.executable, "train.py", *fixed, *SUITES[suite]["flags"], *METHODS[method], *flags]
+        with open(folder / "output.txt", "w") as output:
+            done = subprocess.run(command, stdout=output, stderr=output)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} failed; see {folder / 'output.txt'}")
+    result = json.loads((folder / "result.json").read_text())
+    policy = result["policy"]
+    versions = json.loads((folder / "versions.json").read_text())
+    return {
+        "suite": suite, "env": env, "method": method, "seed": seed, "flags": flags, "git": versions["git"],
+        "data_hash": versions["data"], "data_success": result["data"]["success"],
+        "data_return": result["data"]["return_mean"],
+        **{f"last_{k}": policy["last"][k] for k in ("success", "success_at_end", "return_mean", "return_iqm", "episodes")},
+        "best": policy["best"][policy["measure"]], "running_max": policy["running_max"], "measure": policy["measure"],
+        "answers": result["answers"], "reward_model": result["reward_model"], "seconds": policy["seconds"],
+    }  # fmt: skip
+
+
+def prepare(suite: str, env: str, flags: list[str]) -> None:
+    """Makes the data set before the runs that share it, on all cores."""
+    command = [sys.executable, "train.py", "only=data", "algo=bc", f"env={env}", *SUITES[suite]["flags"], *flags]
+    if subprocess.run(command).returncode:
+        raise SystemExit(f"{' '.join(command)} failed")
+
+
+def table(lines: list[dict[str, Any]], column: str) -> str:
+    """Mean ± standard deviation over seeds of a column, methods by environments, in Markdown."""
+    envs = list(dict.fromkeys(line["env"] for line in lines))
+    percent = lines[0]["measure"] == "success"
+    scale, unit = (100, "%") if percent else (1, "")
+    data = "data_success" if percent else "data_return"
+    rows = [["", *(env.split("/")[1] for env in envs), "mean"]]
+    values = [next(line[data] for line in lines if line["env"] == env) * scale for env in envs]
+    rows.append(["data", *(f"{v:.0f}" for v in values), f"{np.mean(values):.0f}"])
+    for method in METHODS:
+        cells, means = [], []
+        for env in envs:
+            found = (
+                np.array([line[column] for line in lines if line["env"] == env and line["method"] == method]) * scale
+            )
+            means.append(found.mean())
+            cells.append(f"{found.mean():.0f} ± {found.std(ddof=1) if len(found) > 1 else 0:.0f}")
+        rows.append([method, *cells, f"{np.mean(means):.0f}"])
+    head = "| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0])
+    return (
+        head + "\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows[1:]) + (f"\n\n({unit})" if unit else "")
+    )
+
+
+def plot(suite: str, lines: list[dict[str, Any]]) -> None:
+    """Bars of the last policy's measure with each seed as a dot, and the data's own level as a line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    envs = list(dict.fromkeys(line["env"] for line in lines))
+    figure, axes = plt.subplots(1, len(envs), figsize=(1.9 * len(envs), 2.6), layout="constrained", squeeze=False)
+    percent = lines[0]["measure"] == "success"
+    for axis, env in zip(axes[0], envs, strict=True):
+        for i, method in enumerate(METHODS):
+            found = [
+                line["last_success" if percent else "last_return_mean"]
+                for line in lines
+                if line["env"] == env and line["method"] == method
+            ]
+            axis.bar(i, np.mean(found), color=f"C{i}", alpha=0.6)
+            axis.plot([i] * len(found), found, ".", color=f"C{i}")
+        axis.axhline(
+            next(line["data_success" if percent else "data_return"] for line in lines if line["env"] == env),
+            color="0.4",
+            linestyle=":",
+        )
+        axis.set_title(env.split("/")[1], fontsize=9)
+        axis.set_xticks(range(len(METHODS)), list(METHODS), rotation=60, fontsize=8)
+        if percent:
+            axis.set_ylim(0, 1.02)
+    axes[0][0].set_ylabel("success" if percent else "return")
+    figure.savefig(RESULTS / f"{suite}.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", choices=SUITES, nargs="?", default="metaworld")
+    parser.add_argument("flags", nargs="*", help="passed on to train.py, as in steps=20000 +experiment=cpl_paper")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args()
+    suite = SUITES[args.suite]
+    for env in suite["envs"]:
+        prepare(args.suite, env, args.flags)
+    # CPL's first seed goes first: it makes the reference value that the others share
+    methods = ("CPL", "P-IQL", "10 % BC", "BC")
+    order = [(env, method, seed) for seed in range(args.seeds) for method in methods for env in suite["envs"]]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        lines = list(pool.map(lambda job: run(args.suite, *job, args.flags), order))
+    lines.sort(key=lambda line: (suite["envs"].index(line["env"]), list(METHODS).index(line["method"]), line["seed"]))
+    (RESULTS / f"{args.suite}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    last = "last_success" if suite["measure"] == "success" else "last_return_mean"
+    print(
+        f"\nlast policy\n\n{table(lines, last)}\n\nmaximum of the running mean over evaluations\n\n{table(lines, 'running_max')}"
+    )
+    plot(args.suite, lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""Every learner and reward model that a yaml names: keys, eager = compiled, saved and gone on with, what it learns."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from pbrl.engine import Engine
+from pbrl.preferences import Preferences
+from pbrl.run import check_keys
+from pbrl.types import PreferenceBatch, Spec, Transitions, UserError
+from tests import toy
+
+SPEC = Spec(5, 2, (0.0,) * 5, (1.0,) * 5)
+CONFIGS = [
+    path for part in ("algo", "reward") for path in sorted(Path("configs", part).glob("*.yaml")) if path.stem != "none"
+]
+VARIANTS = {"cpl": [{}, {"reference": True}, {"bc_weight": 1.0, "bias": 1.0}], "bc": [{}, {"fraction": 0.1}]}
+CASES = [(path, changes) for path in CONFIGS for changes in VARIANTS.get(path.stem, [{}])]
+CPU = torch.device("cpu")
+
+
+def build(path: Path, spec: Spec = SPEC, **changes):
+    """The learner of a yaml on a small network."""
+    torch.manual_seed(0)
+    config = OmegaConf.to_container(OmegaConf.create({"steps": 100, "part": OmegaConf.load(path)}), resolve=True)[
+        "part"
+    ]
+    config = {**config, **({"hidden": [16]} if "hidden" in config else {}), **changes}
+    if path.parent.name == "reward":
+        return instantiate(config, spec)
+    policy = instantiate({**OmegaConf.load("configs/policy/mlp.yaml"), "hidden": [16, 16]}, spec)
+    return instantiate(config, spec, policy)
+
+
+def batches(kind: type, count: int, spec: Spec = SPEC) -> list:
+    g = torch.Generator().manual_seed(1)
+    o, a = spec.obs_dim, spec.action_dim
+
+    def rand(*shape):
+        return torch.rand(*shape, generator=g) * 2 - 1
+
+    if kind is PreferenceBatch:
+        return [
+            PreferenceBatch(rand(4, 2, 8, o), rand(4, 2, 8, a), torch.tensor([0.0, 1.0, 0.5, 1.0]))
+            for _ in range(count)
+        ]
+    return [
+        Transitions(rand(16, o), rand(16, a), rand(16), rand(16, o), (rand(16) > 0.8).float()) for _ in range(count)
+    ]
+
+
+def name(case):
+    return f"{case[0].stem}{case[1] or ''}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_compiled_is_eager(case):
+    path, changes = case
+    eager = build(path, **changes)
+    compiled = copy.deepcopy(eager)
+    # deepcopy severs an optimiser from its network's parameters unless both are copied together, as they are here
+    run, fast = (
+        Engine(CPU, compile=False, bf16=False).prepare(eager.update),
+        Engine(CPU, compile=True, bf16=False).prepare(compiled.update),
+    )
+    for batch in batches(eager.batch, 5):
+        a, b = run(batch), fast(batch)
+        for key in a:
+            torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-5)
+    for key, value in eager.state_dict().items():
+        torch.testing.assert_close(value, compiled.state_dict()[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_saved_and_gone_on_with(case, tmp_path):
+    path, changes = case
+    learner = build(path, **changes)
+    data = batches(learner.batch, 6)
+    for batch in data[:3]:
+        learner.update(batch)
+    torch.save(learner.state_dict(), tmp_path / "state.pt")
+    for batch in data[3:]:
+        learner.update(batch)
+    again = build(path, **changes)
+    again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for batch in data[3:]:
+        again.update(batch)
+    for key, value in learner.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_metrics_stay_on_the_device(case):
+    learner = build(case[0], **case[1])
+    for value in learner.update(batches(learner.batch, 1)[0]).values():
+        assert isinstance(value, torch.Tensor) and value.ndim == 0 and not value.requires_grad
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for part in ("algo", "reward", "policy", "feedback") for p in sorted(Path("configs", part).glob("*.yaml"))],
+    ids=str,
+)
+def test_every_yaml_key_is_a_parameter(path):
+    config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    check_keys(path.parent.name, config)
+    if config["_target_"]:
+        with pytest.raises(UserError, match="has no wings"):
+            check_keys(path.parent.name, {**config, "wings": 2})
+        with pytest.raises(UserError, match="needs"):
+            check_keys(path.parent.name, {"_target_": config["_target_"]})
+
+
+def test_cpl_is_its_formula():
+    cpl = build(Path("configs/algo/cpl.yaml"), alpha=0.3, bias=0.5, bc_weight=0.7)
+    batch = batches(PreferenceBatch, 1)[0]
+    mean = cpl.policy.mean(batch.obs)
+    score = -0.3 * (mean - batch.action).square().sum((-1, -2))  # [B, 2]
+    a, b = score.detach().double().unbind(1)
+    y = batch.label.double()
+    expected = (
+        -y * torch.log(b.exp() / (b.exp() + (0.5 * a).exp()))
+        - (1 - y) * torch.log(a.exp() / (a.exp() + (0.5 * b).exp()))
+    ).mean()
+    metrics = cpl.update(batch)
+    assert metrics["cpl"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_cpl_kl_starts_at_indifference():
+    """Relative to itself the cloned policy scores every segment zero: the loss is log 2 for any label."""
+    cpl = build(Path("configs/algo/cpl.yaml"), reference=True, bias=0.75)
+    for batch in batches(PreferenceBatch, 3):
+        cpl.pretrain(batch)
+    cpl.begin()
+    assert cpl.update(batches(PreferenceBatch, 1)[0])["cpl"].item() == pytest.approx(0.6931, abs=1e-4)
+    assert all(not p.requires_grad for p in cpl.reference.parameters())
+
+
+def test_iql_is_its_formulas():
+    iql = build(Path("configs/algo/iql.yaml"), expectile=0.8, beta=2.0)
+    batch = batches(Transitions, 1)[0]
+    with torch.no_grad():
+        pair = torch.cat([batch.obs, batch.action], -1)
+        q, v = iql.q_target(pair).amin(0)[:, 0], iql.v(batch.obs)[:, 0]
+        error = q - v
+        v_loss = (torch.where(error > 0, 0.8, 0.2) * error**2).mean()
+        target = batch.reward + 0.99 * (1 - batch.done) * iql.v(batch.next_obs)[:, 0]
+        q_loss = ((iql.q(pair)[..., 0] - target) ** 2).mean()
+        weight = torch.exp(2.0 * error).clamp(max=100)
+        actor = (weight * (iql.policy.mean(batch.obs) - batch.action).square().sum(-1)).mean()
+        before = [p.clone() for p in iql.q_target.parameters()]
+    metrics = iql.update(batch)
+    for key, expected in (("v_loss", v_loss), ("q_loss", q_loss), ("actor_loss", actor)):
+        torch.testing.assert_close(metrics[key], expected)
+    for old, target, online in zip(before, iql.q_target.parameters(), iql.q.parameters(), strict=True):
+        torch.testing.assert_close(target, old + 0.005 * (online - old))
+
+
+def test_reward_members_learn_apart():
+    """One update of the ensemble is the update of each member alone."""
+    together = build(Path("configs/reward/ensemble.yaml"))
+    batch = batches(PreferenceBatch, 1)[0]
+    singles = []
+    for e in range(3):
+        torch.manual_seed(0)
+        one = instantiate({**OmegaConf.load("configs/reward/ensemble.yaml"), "members": 1, "hidden": [16]}, SPEC)
+        one.net.load_state_dict({k: v[e : e + 1] for k, v in together.net.state_dict().items()})
+        singles.append(one)
+    for batch in batches(PreferenceBatch, 3):
+        together.update(batch)
+        for one in singles:
+            one.update(batch)
+    for e, one in enumerate(singles):
+        for key, value in one.net.state_dict().items():
+            torch.testing.assert_close(together.net.state_dict()[key][e : e + 1], value, rtol=1e-4, atol=1e-6)
+
+
+# What they learn: the point world, where a clone of the data stays put and whoever hears preferences walks home.
+
+
+@pytest.fixture(scope="module")
+def world():
+    table = toy.table(80)
+    preferences = Preferences(table, kind="pair", length=8, held_out=0.2, seed=0)
+    places = table.segment_starts(8)
+    starts = places[torch.randint(len(places), (600, 2), generator=torch.Generator().manual_seed(0))]
+    progress = -(table.obs[starts + 8].norm(dim=-1) - table.obs[starts].norm(dim=-1))  # how much nearer it ended
+    preferences.add(starts.numpy(), (progress[:, 1] > progress[:, 0]).double().numpy())
+    return table, preferences
+
+
+def train(learner, draw, steps):
+    for _ in range(steps):
+        learner.update(draw())
+    return learner
+
+
+def test_bc_clones_all_and_percent_bc_the_best(world):
+    table, _ = world
+    g = torch.Generator().manual_seed(0)
+
+    def learnt(fraction):
+        bc = build(Path("configs/algo/bc.yaml"), table.spec(), fraction=fraction, lr=1e-2, cosine_steps=0)
+        rows = bc.rows(table)
+        return train(bc, lambda: table.transitions(rows[torch.randint(len(rows), (64,), generator=g)]), 400)
+
+    assert toy.distance_after(learnt(0.25).policy) < 0.25
+    assert toy.distance_after(learnt(1.0).policy) > 0.5
+
+
+def test_cpl_walks_home(world):
+    table, preferences = world
+    g = torch.Generator().manual_seed(0)
+    cpl = build(
+        Path("configs/algo/cpl.yaml"),
+        table.spec(),
+        lr=1e-2,
+        lr_after=1e-2,
+        warmup=0,
+        cosine_steps=0,
+        bias=0.75,
+        alpha=1.0,
+    )
+    train(cpl, lambda: preferences.sample(16, g), 400)
+    assert toy.distance_after(cpl.policy) < 0.25
+
+
+def test_piql_walks_home(world):
+    table, preferences = world
+    g = torch.Generator().manual_seed(0)
+    reward = build(Path("configs/reward/ensemble.yaml"), table.spec(), lr=1e-2)
+    train(reward, lambda: preferences.sample(32, g), 300)
+    judged = preferences.judge(reward)
+    assert judged["held_out_accuracy"] > 0.8 and judged["rank_correlation"] > 0.3
+    table.relabel(reward, "zscore")
+    iql = build(Path("configs/algo/iql.yaml"), table.spec(), lr=3e-3, actor_cosine_steps=0, discount=0.9, tau=0.05)
+    train(iql, lambda: table.transitions(table.rows[torch.randint(len(table.rows), (64,), generator=g)]), 800)
+    assert toy.distance_after(iql.policy) < 0.25
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_a_cuda_graph_is_eager(case):
+    device = torch.device("cuda")
+    eager = build(case[0], **case[1]).to(device)
+    captured = copy.deepcopy(eager)
+    run, fast = (
+        Engine(device, compile=False, bf16=False).prepare(eager.update),
+        Engine(device, compile=True, bf16=False).prepare(captured.update),
+    )
+    for batch in batches(eager.batch, 10):
+        batch = type(batch)(*(t.to(device) for t in batch))
+        a, b = run(batch), fast(batch)
+        for key in a:
+            torch.testing.assert_close(a[key], b[key], rtol=1e-2, atol=1e-4)

@@ -1,0 +1,243 @@
+"""The loop: killed and gone on with is never stopped, bit for bit; answers are counted; stages follow the plan."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pbrl import log
+from pbrl.engine import pick_device, wants_compile
+from pbrl.loop import Query, Schedule
+from pbrl.types import UserError
+
+# A whole run on the point world, small enough to be repeated.
+BASE = [
+    "env=tests/point", "data=noise", "data.success=null", "data.behaviour.level=0.7", "data.episodes=40", "steps=240",
+    "log_every=10", "eval_every=80", "checkpoint_every=20", "eval_episodes=4", "final_episodes=6", "workers=0", "threads=1",
+    "query.count=60", "query.length=8", "video=false", "compile=never", "hydra.searchpath=[file://tests/configs]",
+    "reference.rollouts=20", "reference.updates=50", "policy.hidden=[16]",
+]  # fmt: skip
+RUNS = {
+    "cpl": ["algo=cpl", "algo.pretrain_steps=60", "policy.dropout=0.2"],
+    "cpl-kl-in-rounds": ["algo=cpl", "algo.reference=true", "algo.pretrain_steps=40", "query.rounds=3", "query.kind=pair", "feedback=boltzmann"],
+    "piql-in-rounds": ["algo=iql", "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2", "query.kind=pair",
+                       "query.strategy=disagreement", "feedback=perfect", "algo.hidden=[16]"],
+    "iql": ["algo=iql", "feedback=none", "algo.hidden=[16]"],
+}  # fmt: skip
+
+
+def command(folder: Path, *extra: str) -> list[str]:
+    return [sys.executable, "train.py", *BASE, *extra, f"run={folder / 'run'}", f"data_dir={folder / 'data'}"]
+
+
+def train(folder: Path, *extra: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(folder, *extra), capture_output=True, text=True)
+
+
+def outcome(folder: Path) -> dict:
+    """All that a run leaves, less the clock."""
+    run = folder / "run"
+    events = [{k: v for k, v in event.items() if k != "seconds"} for event in log.read(run)]
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    state.pop("seconds"), state.pop("log")
+    result = json.loads((run / "result.json").read_text())
+    result["policy"].pop("seconds"), result.pop("bc")
+    return {
+        "events": events,
+        "state": state,
+        "result": result,
+        "policy": torch.load(run / "policy.pt", weights_only=True),
+    }
+
+
+def assert_same(a, b, where="") -> None:
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    else:
+        assert a == b or (a != a and b != b), f"{where}: {a} {b}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_killed_and_gone_on_with_is_never_stopped(tmp_path, name):
+    extra = RUNS[name]
+    done = train(tmp_path / "whole", *extra)
+    assert done.returncode == 0, done.stderr[-2000:]
+    os.makedirs(tmp_path / "killed")
+    (tmp_path / "whole" / "data").rename(tmp_path / "data")  # the same data, made once
+    for folder in ("whole", "killed"):
+        (tmp_path / folder / "data").symlink_to(tmp_path / "data")
+    kills, rng = 0, random.Random(0)
+    for _ in range(60):
+        process = subprocess.Popen(
+            command(tmp_path / "killed", *extra), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        metrics = tmp_path / "killed" / "run" / "metrics.jsonl"
+        before = metrics.stat().st_size if metrics.exists() else 0
+        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size > before):
+            time.sleep(0.01)  # until it has gone on
+        time.sleep(rng.uniform(0, 0.25))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+        if kills == 5:
+            assert train(tmp_path / "killed", *extra).returncode == 0
+            break
+    assert kills >= 2
+    assert_same(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"))
+
+
+def test_the_same_command_twice_trains_once(tmp_path):
+    first = train(tmp_path, *RUNS["iql"])
+    assert first.returncode == 0, first.stderr[-2000:]
+    written = (tmp_path / "run" / "checkpoint.pt").stat().st_mtime_ns
+    before = outcome(tmp_path)
+    second = train(tmp_path, *RUNS["iql"])
+    assert second.returncode == 0 and "iql" in second.stdout
+    assert_same(before, outcome(tmp_path))
+    assert (tmp_path / "run" / "checkpoint.pt").stat().st_mtime_ns >= written
+
+
+def test_answers_come_in_rounds_and_are_counted(tmp_path):
+    extra = [a for a in RUNS["piql-in-rounds"] if a != "feedback=perfect"] + [
+        "feedback=skip",
+        "feedback.equal=0.2",
+        "feedback.skip=1.0",
+    ]
+    done = train(tmp_path, *extra, "compare=false")
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = log.read(tmp_path / "run", "answers")
+    assert [a["asked"] for a in answers] == [30, 60]
+    last = answers[-1]
+    assert last["answered"] + last["skipped"] == 60 and last["ties"] > 0 and last["ties"] <= last["answered"]
+    assert last["label_accuracy"] == 1.0  # of answers that are neither ties nor skipped
+    phases = [e["phase"] for e in log.read(tmp_path / "run")]
+    assert phases.index("answers") < phases.index("reward") < phases.index("judge") < phases.index("policy")
+    assert phases.count("judge") == 2
+    assert {"held_out_accuracy", "rank_correlation"} <= log.read(tmp_path / "run", "judge")[-1].keys()
+
+
+def test_the_label_accuracy_of_a_teacher_that_errs(tmp_path):
+    done = train(
+        tmp_path,
+        "algo=cpl",
+        "query.kind=pair",
+        "query.count=1000",
+        "feedback=mistake",
+        "feedback.mistake=0.3",
+        "steps=80",
+        "compare=false",
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert log.read(tmp_path / "run", "answers")[-1]["label_accuracy"] == pytest.approx(0.7, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "extra,says",
+    [
+        (["algo=cpl", "feedback=none"], "learns from answers"),
+        (["algo=iql", "reward=ensemble", "feedback=none"], "learns from answers"),
+        (["algo=cpl", "reward=ensemble"], "no use for a reward model"),
+        (["algo=iql", "query.strategy=entropy"], "reward=ensemble"),
+        (["algo=cpl", "query.kind=rating", "query.strategy=k_center"], "query.kind=pair|must be uniform"),
+        (["algo=cpl", "query.kind=ranking"], "pair or rating"),
+        (["algo.wings=2"], "wings"),
+        (["+algo.wings=2"], "has no wings"),
+        (["algo=sarsa"], "algo/sarsa"),
+        (["env=metaworld/juggle"], "metaworld/juggle"),
+        (["device=cuda"], "no GPU" if not torch.cuda.is_available() else ""),
+        (["device=abacus"], "no device"),
+        (["log_every=15"], "multiple of log_every"),
+        (["steps=0"], "at least 1"),
+        (["compile=sometimes"], "auto, always or never"),
+        (["reward_scale=huge"], "reward_scale"),
+        (["data=file", "data.path=nowhere.hdf5"], "no data set at"),
+        (["data=file"], "data.path|Missing"),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_is_said_before_anything_is_made(tmp_path, extra, says):
+    if not says:
+        pytest.skip("a GPU is there")
+    import re
+
+    done = train(tmp_path, *extra)
+    assert done.returncode != 0 and re.search(says, done.stderr), done.stderr[-800:]
+    assert "Traceback" not in done.stderr, done.stderr[-2000:]
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_run_folder_of_another_run(tmp_path):
+    assert train(tmp_path, *RUNS["iql"], "compare=false").returncode == 0
+    other = train(tmp_path, *RUNS["iql"], "compare=false", "data.episodes=41")
+    assert other.returncode == 1 and "another data set" in other.stderr and "Traceback" not in other.stderr
+    other = train(tmp_path, *RUNS["iql"], "compare=false", "policy.hidden=[8]")
+    assert other.returncode == 1 and "other settings" in other.stderr
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"nothing")
+    other = train(tmp_path, *RUNS["iql"], "compare=false")
+    assert other.returncode == 1 and "damaged" in other.stderr
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    """The checkpoint of before survives, and the run goes on when there is space again."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True).returncode
+    ):
+        pytest.skip("mounting a small disk needs root")
+    try:
+        filler = disk / "filler"
+        run = [*RUNS["cpl"], f"run={disk / 'run'}", f"data_dir={tmp_path / 'data'}", "compare=false"]
+        (disk / "run").mkdir()
+        filler.write_bytes(bytes(330_000))
+        full = subprocess.run([sys.executable, "train.py", *BASE, *run], capture_output=True, text=True)
+        assert full.returncode == 1 and "free some space" in full.stderr and "Traceback" not in full.stderr, (
+            full.stderr[-2000:]
+        )
+        filler.unlink()
+        done = subprocess.run([sys.executable, "train.py", *BASE, *run], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    finally:
+        subprocess.run(["umount", disk])
+
+
+def test_when_to_compile(monkeypatch, capsys):
+    assert wants_compile("auto", 10**6) and not wants_compile("auto", 100)
+    assert wants_compile("always", 1) and not wants_compile("never", 10**6)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert not wants_compile("auto", 10**6)
+    assert "no C++ compiler" in capsys.readouterr().out
+
+
+def test_devices():
+    assert pick_device("cpu").type == "cpu" and pick_device("auto").type in ("cpu", "cuda")
+
+
+def test_bad_schedules_and_queries():
+    with pytest.raises(UserError, match="rounds"):
+        Query(kind="pair", count=3, rounds=4, length=8, strategy="uniform", candidates=1, held_out=0.0)
+    with pytest.raises(UserError, match="held_out"):
+        Query(kind="pair", count=3, rounds=1, length=8, strategy="uniform", candidates=1, held_out=1.0)
+    with pytest.raises(UserError, match="at least 1"):
+        Schedule(steps=0, log_every=1, eval_every=1, checkpoint_every=1, eval_episodes=1, final_episodes=1)

@@ -1,0 +1,114 @@
+"""The store keeps what it is told, once, and says what to do when it cannot."""
+
+import os
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pbrl.feedback.store import Store
+from pbrl.types import UserError
+
+STARTS = np.array([[3, 9], [5, 5], [70, 2]])
+ROUND = dict(
+    dataset="abc", length=64, kind="pair", strategy="uniform", round_=0, starts=STARTS, author="scripted",
+    label=np.array([1.0, 0.5, np.nan]), outcome=np.array(["answer", "tie", "skip"], object),
+)  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
+
+
+def test_answers_come_back_in_order(store):
+    answered = store.answers(store.record(**ROUND))
+    assert answered.starts.tolist() == STARTS.tolist()
+    np.testing.assert_array_equal(answered.label, ROUND["label"])
+    assert answered.outcome.tolist() == ["answer", "tie", "skip"]
+
+
+def test_asked_answered_and_skipped_are_counted_apart(store):
+    store.record(**ROUND)
+    assert store.counts() == {"asked": 3, "answered": 2, "ties": 1, "skipped": 1}
+
+
+def test_telling_twice_changes_nothing(store):
+    assert store.record(**ROUND) == store.record(**ROUND)
+    assert store.counts()["asked"] == 3
+    store.record(**{**ROUND, "round_": 1})
+    assert store.counts()["asked"] == 6
+
+
+def test_two_people_may_answer_one_question(store):
+    store.record(**ROUND)
+    ids = store.record(**{**ROUND, "author": "ada", "label": np.zeros(3), "outcome": np.array(["answer"] * 3, object)})
+    assert len(store.answers(ids).label) == 6 and store.counts()["asked"] == 3
+
+
+def test_ratings(store):
+    ids = store.record(**{**ROUND, "kind": "rating", "starts": STARTS[:, :1]})
+    assert store.answers(ids).starts.tolist() == STARTS[:, :1].tolist()
+
+
+def test_many_questions(store):
+    n = 3000
+    starts = np.arange(2 * n).reshape(n, 2)
+    ids = store.record(**{**ROUND, "starts": starts, "label": np.ones(n), "outcome": np.full(n, "answer", object)})
+    assert np.array_equal(store.answers(ids).starts, starts)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_export_and_import(store, tmp_path, suffix):
+    ids = store.record(**ROUND)
+    file = tmp_path / f"answers.{suffix}"
+    assert store.export(file) == 3
+    other = Store(f"sqlite:///{tmp_path / 'other.sqlite'}")
+    assert other.load(file) == 3 and other.load(file) == 3
+    for mine, theirs in zip(store.answers(ids), other.answers(ids), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert list(store._flat()) == list(other._flat())
+
+
+def test_an_import_that_is_none(store, tmp_path):
+    file = tmp_path / "answers.jsonl"
+    file.write_text('{"answer_id": 1}\n')
+    with pytest.raises(UserError, match="not an export"):
+        store.load(file)
+    with pytest.raises(UserError, match="jsonl or .parquet"):
+        store.export(tmp_path / "answers.csv")
+
+
+def test_a_locked_store(store, tmp_path):
+    other = sqlite3.connect(tmp_path / "answers.sqlite")
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(UserError, match="locked.*close that"):
+        store.record(**ROUND)
+    other.rollback()
+    assert len(store.record(**ROUND)) == 3
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes where it likes")
+def test_a_folder_that_cannot_be_written(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="writable"):
+        Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
+
+
+def test_a_read_only_store(store, tmp_path):
+    store.record(**ROUND)
+    store.engine.dispose()
+    file = tmp_path / "answers.sqlite"
+    read_only = Store(f"sqlite:///file:{file}?mode=ro&uri=true")
+    assert read_only.counts()["asked"] == 3
+    with pytest.raises(UserError, match="readonly.*make the file"):
+        read_only.record(**{**ROUND, "round_": 1})
+
+
+def test_a_missing_folder_and_a_file_that_is_something_else(tmp_path):
+    with pytest.raises(UserError, match="folder must exist"):
+        Store(f"sqlite:///{tmp_path / 'nowhere' / 'answers.sqlite'}")
+    (tmp_path / "letter").write_bytes(b"Dear all, this is not SQL." * 100)
+    with pytest.raises(UserError, match="damaged or something else"):
+        Store(f"sqlite:///{Path(tmp_path / 'letter')}")

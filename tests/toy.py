@@ -1,0 +1,109 @@
+"""A world small enough for tests, with the interface of `sim`: a point that should come to rest at the origin.
+
+The data that `episodes` makes goes towards the origin half of the time and away from it otherwise, so that its clone
+stays where it is, while whoever hears which is better walks to the origin.
+"""
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+
+from pbrl.table import Table
+from pbrl.types import Episode
+
+
+class Point(gym.Env):
+    """Position [2] in [-2, 2]; an action moves it by a tenth. Success: within 0.3 of the origin."""
+
+    has_success = True
+    control_hz = 10.0
+    observation_space = Box(-2, 2, (2,), np.float32)
+    action_space = Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, *, horizon: int = 30, terminates: bool = False):
+        self.horizon, self.terminates = horizon, terminates
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
+        angle = np.random.default_rng(self.episode_seed).uniform(0, 2 * np.pi)
+        self.position, self.t = np.array([np.cos(angle), np.sin(angle)]), 0
+        return self._obs(), {"success": False}
+
+    def step(self, action):
+        self.position = np.clip(self.position + 0.1 * np.clip(action, -1, 1), -2, 2)
+        self.t += 1
+        distance = float(np.linalg.norm(self.position))
+        terminated = self.terminates and distance > 1.9
+        return (
+            self._obs(),
+            -distance,
+            terminated,
+            self.t >= self.horizon and not terminated,
+            {"success": distance < 0.3},
+        )
+
+    def save_state(self):
+        return self.position.copy()
+
+    def restore(self, episode_seed, state, t=0):
+        self.episode_seed, self.position, self.t = episode_seed, np.array(state), t
+        return self._obs()
+
+    def _obs(self):
+        return self.position.astype(np.float32)
+
+    @property
+    def full_obs(self):
+        return self.position
+
+    def expert(self):
+        return Homing()
+
+
+class Homing:
+    """Walks to the origin. `objects` is what an offset displaces: nothing but the walker's idea of itself."""
+
+    objects: tuple = ()
+
+    def act(self, obs):
+        return np.clip(-5 * obs, -1, 1)
+
+
+class Weaver:
+    """Towards the origin or away from it, by the episode's seed, with noise."""
+
+    def start(self, envs, seeds):
+        self.envs = envs
+        self.random = [np.random.default_rng([seed, 3]) for seed in seeds]
+        self.sign = [1.0 if r.random() < 0.5 else -1.0 for r in self.random]
+
+    def act(self, obs, running):
+        homing = [env.expert().act(env.position) for env in self.envs]
+        return np.stack(
+            [s * a + 0.3 * r.standard_normal(2) for s, a, r in zip(self.sign, homing, self.random, strict=True)]
+        ).astype(np.float32)
+
+    def source(self, i):
+        return "weaver"
+
+
+def episodes(count: int = 60, terminates: bool = False) -> list[Episode]:
+    from pbrl.rollout import rollout
+
+    return rollout([Point(terminates=terminates) for _ in range(10)], Weaver(), range(count))
+
+
+def table(count: int = 60, terminates: bool = False) -> Table:
+    return Table(episodes(count, terminates))
+
+
+def distance_after(policy, steps: int = 30) -> float:
+    """Mean distance from the origin after following a policy."""
+    position = torch.tensor(
+        [[np.cos(a), np.sin(a)] for a in np.linspace(0, 2 * np.pi, 16, endpoint=False)], dtype=torch.float32
+    )
+    for _ in range(steps):
+        position = (position + 0.1 * policy.act(position)).clamp(-2, 2)
+    return position.norm(dim=1).mean().item()
