@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
+LAST = ("success", "success_at_end", "return_mean", "return_iqm", "episodes")  # of the last evaluation
 METHODS = {
     "BC": ["algo=bc"],
     "10 % BC": ["algo=bc", "algo.fraction=0.1"],
@@ -67,7 +68,7 @@ def run(suite: str, env: str, method: str, seed: int, flags: list[str]) -> dict[
         "suite": suite, "env": env, "method": method, "seed": seed, "flags": flags, "git": versions["git"],
         "data_hash": versions["data"], "data_success": result["data"]["success"],
         "data_return": result["data"]["return_mean"],
-        **{f"last_{k}": policy["last"][k] for k in ("success", "success_at_end", "return_mean", "return_iqm", "episodes")},
+        **{f"last_{k}": policy["last"][k] for k in LAST},
         "best": policy["best"][policy["measure"]], "running_max": policy["running_max"], "measure": policy["measure"],
         "answers": result["answers"], "reward_model": result["reward_model"], "seconds": policy["seconds"],
     }  # fmt: skip
@@ -150,13 +151,11 @@ def main() -> None:
     methods = ("CPL", "P-IQL", "10 % BC", "BC")
     order = [(env, method, seed) for seed in range(args.seeds) for method in methods for env in suite["envs"]]
     with ThreadPoolExecutor(args.jobs) as pool:
-        lines = list(pool.map(lambda job: run(args.suite, *job, args.flags), order))
+        lines = list(pool.map(lambda job: run(args.suite, job[0], job[1], job[2], args.flags), order))
     lines.sort(key=lambda line: (suite["envs"].index(line["env"]), list(METHODS).index(line["method"]), line["seed"]))
     (RESULTS / f"{args.suite}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     last = "last_success" if suite["measure"] == "success" else "last_return_mean"
-    print(
-        f"\nlast policy\n\n{table(lines, last)}\n\nmaximum of the running mean over evaluations\n\n{table(lines, 'running_max')}"
-    )
+    print(f"\nlast policy\n\n{table(lines, last)}\n\nmaximum of the running mean\n\n{table(lines, 'running_max')}")
     plot(args.suite, lines)
 
 

@@ -25,7 +25,7 @@ class Behaviour:
     max_level = 4.0
 
     def __init__(self, *, level: float | None = None, noise: float = 0.0):
-        self.level, self.noise = level, noise
+        self.level, self.noise = level or 0.0, noise
 
     def start(self, envs: Sequence[Any], seeds: Sequence[int]) -> None:
         self.envs = envs
@@ -36,7 +36,8 @@ class Behaviour:
     def begin(self) -> None:
         if not hasattr(self.envs[0], "expert"):
             raise UserError(
-                f"data={self.name} needs a scripted expert, and this environment has none: choose data=medium_replay, data=medium or data=random"
+                f"data={self.name} needs a scripted expert, and this environment has none: "
+                "choose data=medium_replay, data=medium or data=random"
             )
         self.experts = [env.expert() for env in self.envs]
 
@@ -101,7 +102,8 @@ class Holds(Behaviour):
 
     def begin(self) -> None:
         super().begin()
-        self.left, self.held = [0] * len(self.envs), [np.zeros(self.size)] * len(self.envs)
+        self.left = [0] * len(self.envs)
+        self.held: list[np.ndarray | None] = [None] * len(self.envs)
 
     def choose(self, i: int) -> np.ndarray:
         if self.left[i] == 0:
@@ -109,7 +111,8 @@ class Holds(Behaviour):
             holding = self.random[i].random() < self.level
             self.held[i] = self.random[i].uniform(-1, 1, self.size) if holding else None
         self.left[i] -= 1
-        return super().choose(i) if self.held[i] is None else self.held[i]
+        held = self.held[i]
+        return super().choose(i) if held is None else held
 
 
 class Random(Behaviour):

@@ -21,8 +21,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         partial.unlink(missing_ok=True)
         raise UserError(
-            f"cannot write {path} ({str(error).splitlines()[0]}): free some space and start again with the same command; "
-            "the run goes on from its last checkpoint"
+            f"cannot write {path} ({str(error).splitlines()[0]}): free some space and start again with the same "
+            "command; the run goes on from its last checkpoint"
         ) from error
 
 

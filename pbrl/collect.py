@@ -26,8 +26,8 @@ def dataset(
 ) -> tuple[list[Episode], str]:
     """The episodes that `data` describes for `env`, and their content hash: read if they are there, else made.
 
-    `data` has either `path`, an existing Minari folder or D4RL file, or `behaviour`, `episodes` and perhaps `success`, to
-    which the behaviour's level is calibrated, or `sac`, a training run to take them from.
+    `data` has either `path`, an existing Minari folder or D4RL file, or `behaviour`, `episodes` and perhaps `success`,
+    to which the behaviour's level is calibrated, or `sac`, a training run to take them from.
     """
     if data.get("path"):
         episodes = files.read(Path(data["path"]))
@@ -77,7 +77,7 @@ def play(env: dict[str, Any], data: dict[str, Any], *, seed: int, workers: int) 
 
 
 def calibrate(players: Players, behaviour: dict[str, Any], wished: float, seed: int) -> tuple[float, list[list[float]]]:
-    """Bisects the behaviour's level until its success is what is wished; returns it, and the levels and successes tried.
+    """Bisects the behaviour's level until its success is what is wished; returns it and all (level, success) tried.
 
     The same episodes are played at each level. Raises UserError if the environment knows no success.
     """

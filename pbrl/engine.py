@@ -25,7 +25,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(
-            f"device={name}, but this machine offers no GPU to PyTorch {torch.__version__}: use device=cpu or device=auto"
+            f"device={name}, but PyTorch {torch.__version__} finds no GPU here: use device=cpu or device=auto"
         )
     try:
         return torch.device(name)

@@ -83,12 +83,11 @@ def _write_minari(root: Path, name: str, episodes: Sequence[Episode], provenance
         ends = np.zeros(len(e.action), bool)
         ends[-1] = True
         infos = {key: value for key, value in (("success", e.success), ("state", e.state)) if value is not None}
-        buffers.append(
-            EpisodeBuffer(
-                id=i, seed=e.seed, options={"source": e.source}, observations=e.obs, actions=e.action, rewards=e.reward,
-                terminations=ends & e.terminated, truncations=ends & (not e.terminated), infos=infos,
-            )  # type: ignore[arg-type]
-        )  # fmt: skip
+        arrays: dict[str, Any] = {
+            "observations": e.obs, "actions": e.action, "rewards": e.reward, "infos": infos,
+            "terminations": ends & e.terminated, "truncations": ends & (not e.terminated),
+        }  # fmt: skip
+        buffers.append(EpisodeBuffer(id=i, seed=e.seed, options={"source": e.source}, **arrays))
     before = os.environ.get("MINARI_DATASETS_PATH")
     os.environ["MINARI_DATASETS_PATH"] = str(root)
     try:

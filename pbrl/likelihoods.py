@@ -1,7 +1,9 @@
 """Policies as densities: a preference or a weighted-imitation loss needs `log_prob`, a robot needs `act`."""
 
 import math
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,25 @@ from pbrl.nets import MLP, Normalize
 from pbrl.types import Spec, UserError
 
 
-class GaussianPolicy(nn.Module):
+class Likelihood(nn.Module):
+    """A policy that learners can train: it acts, and says how likely an action is."""
+
+    spec: Spec
+    settings: dict[str, Any]  # what it was built with, besides the spec
+
+    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
+        """obs [..., O], action [..., A] → [...]."""
+        raise NotImplementedError
+
+    def act(self, obs: Tensor) -> Tensor:
+        """obs [B, O] → action [B, A] in [-1, 1]."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Starts an episode; a policy without memory has nothing to forget."""
+
+
+class GaussianPolicy(Likelihood):
     """A Gaussian around tanh(f(obs)). Owns its observation normaliser; acts with its mean.
 
     `std = 0` is the paper's deterministic policy: log_prob is -||action - mean||^2, the log-density of a fixed variance
@@ -31,19 +51,14 @@ class GaussianPolicy(nn.Module):
         return torch.tanh(self.net(self.normalize(obs)).float())
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """obs [..., O], action [..., A] → [...]."""
         error = (action - self.mean(obs)).square()
         if self.log_std is None:
             return -error.sum(-1)
         log_std = self.log_std.clamp(-5.0, 2.0)
         return -(0.5 * error * torch.exp(-2 * log_std) + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
-    def reset(self) -> None:
-        """Starts an episode. Nothing to forget here."""
-
     @torch.no_grad()
     def act(self, obs: Tensor) -> Tensor:
-        """obs [B, O] → action [B, A]."""
         was_training = self.training
         self.eval()
         action = self.mean(obs)
@@ -51,14 +66,13 @@ class GaussianPolicy(nn.Module):
         return action
 
 
-def save_policy(policy: GaussianPolicy, path: Path) -> None:
+def save_policy(policy: Likelihood, path: Path) -> None:
     """Writes all that is needed to run the policy."""
-    spec = vars(policy.spec) if hasattr(policy.spec, "__dict__") else policy.spec
-    torch.save({"class": type(policy).__name__, "spec": dict(spec), "settings": policy.settings,
-                "state": policy.state_dict()}, path)  # fmt: skip
+    saved = {"class": type(policy).__name__, "spec": asdict(policy.spec), "settings": policy.settings}
+    torch.save({**saved, "state": policy.state_dict()}, path)
 
 
-def load_policy(path: str | Path, device: str = "cpu") -> GaussianPolicy:
+def load_policy(path: str | Path, device: str = "cpu") -> Likelihood:
     """Reads a policy back, ready to act. Raises UserError."""
     path = Path(path)
     if path.is_dir():

@@ -26,6 +26,8 @@ from pbrl.rollout import Players
 from pbrl.table import Table
 from pbrl.types import PreferenceBatch, Transitions, UserError
 
+KEPT = ("train_starts", "train_label", "test_starts", "test_label")  # of the preferences, in a checkpoint
+
 
 class Stage(NamedTuple):
     """Part of a run: `enter` happens once before its `steps` updates."""
@@ -306,7 +308,7 @@ class Training:
             save_policy(self.algo.policy, self.folder / "best.pt")
 
     def summary(self) -> dict[str, Any]:
-        """The last, the best, the running maximum (of means over up to 8 evaluations), and the clone's if one was made."""
+        """The last, best and running maximum (of means of up to 8 evaluations), and the clone's if there is one."""
         policy = [e for e in self.evaluations if e["phase"] == "policy"]
         clone = [e for e in self.evaluations if e["phase"] == "pretrain"]
         if not policy:
@@ -330,16 +332,10 @@ class Training:
         return self.folder / "checkpoint.pt"
 
     def _save(self) -> None:
-        preferences = {}
+        preferences: dict[str, Any] = {}
         if self.preferences is not None:
-            p = self.preferences
-            preferences = {
-                "train_starts": p.train_starts,
-                "train_label": p.train_label,
-                "test_starts": p.test_starts,
-                "test_label": p.test_label,
-            }
-            preferences["random"] = p.random.bit_generator.state
+            preferences = {name: getattr(self.preferences, name) for name in KEPT}
+            preferences["random"] = self.preferences.random.bit_generator.state
         checkpoint.save(
             self._path,
             {
@@ -351,7 +347,8 @@ class Training:
                 "preferences": preferences,
                 "sampling": self.sampling.get_state(), "asking": self.asking.get_state(),
                 "random": checkpoint.random_state(self.device),
-                "log": self.log.position(), "evaluations": self.evaluations, "counts": self.counts, "seconds": self.seconds,
+                "log": self.log.position(), "evaluations": self.evaluations, "counts": self.counts,
+                "seconds": self.seconds,
             },
         )  # fmt: skip
 
@@ -375,7 +372,7 @@ class Training:
         if state["learned"] is not None:
             self.table.learned = state["learned"].to(self.device)
         if self.preferences is not None:
-            for name in ("train_starts", "train_label", "test_starts", "test_label"):
+            for name in KEPT:
                 setattr(self.preferences, name, state["preferences"][name].to(self.device))
             self.preferences.random.bit_generator.state = state["preferences"]["random"]
         self.stage, self.step, self.policy_step, self.round = (

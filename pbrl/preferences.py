@@ -76,7 +76,7 @@ class Preferences:
         true = self.table.reward[self.table.segments(starts, self.length)].sum(-1)
         clear = label != 0.5
         correct = ((returns[:, 1] > returns[:, 0]) == (label > 0.5))[clear]
-        rank = spearmanr(returns.flatten().cpu(), true.flatten().cpu()).statistic
+        rank = float(spearmanr(returns.flatten().cpu(), true.flatten().cpu())[0])  # type: ignore[arg-type]
         return {
             "held_out_accuracy": correct.float().mean().item() if len(correct) else float("nan"),
             "rank_correlation": float(rank),

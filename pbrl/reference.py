@@ -104,7 +104,7 @@ def _play_share(
     env = envs[0]
     if policy is None and not hasattr(env, "expert"):
         raise UserError(
-            "feedback=regret needs a scripted expert or reference.policy=<run folder>: choose feedback=perfect otherwise"
+            "feedback=regret needs a scripted expert or reference.policy=<run folder>; else choose feedback=perfect"
         )
     learnt = load_policy(policy) if policy else None
     all_obs, all_returns = [], []

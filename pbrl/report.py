@@ -68,7 +68,8 @@ def plot(folder: Path, data: Evaluation, clone: dict[str, Any] | None) -> None:
     interval = "return_interval" if data.success is None else "success_interval"
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     steps, values = [e["step"] for e in events], [e[measure] for e in events]
-    axes.fill_between(steps, *zip(*(e[interval] for e in events), strict=True), alpha=0.2, linewidth=0)
+    low, high = ([e[interval][k] for e in events] for k in (0, 1))
+    axes.fill_between(steps, low, high, alpha=0.2, linewidth=0)
     axes.plot(steps, values, marker="o", markersize=3, label="policy")
     axes.axhline(getattr(data, measure), color="0.5", linestyle=":", label="data")
     if clone:

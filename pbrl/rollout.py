@@ -109,7 +109,7 @@ class Players:
         self.pool: ProcessPoolExecutor | None = None
 
     def play_all(
-        self, actor: Actor, seeds: Sequence[int], done: Callable[[int], None] = lambda n: None
+        self, actor: Actor, seeds: Sequence[int], done: Callable[[int], Any] = lambda n: None
     ) -> list[Episode]:
         """One episode per seed, in the order of the seeds; `done` hears how many more are finished."""
         shares = [seeds[i : i + LOCKSTEP] for i in range(0, len(seeds), LOCKSTEP)]

@@ -112,11 +112,13 @@ def check(config: Config) -> tuple[Query | None, Schedule]:
         )
     if (eats_answers or has_reward) and not has_teacher:
         raise UserError(
-            f"{name if eats_answers else 'a reward model'} learns from answers, and feedback=none gives none: choose feedback=perfect or another teacher"
+            f"{name if eats_answers else 'a reward model'} learns from answers, and feedback=none gives none: "
+            "choose feedback=perfect or another teacher"
         )
     if needs_reward(config["query"]["strategy"]) and not has_reward:
         raise UserError(
-            f"query.strategy={config['query']['strategy']} asks a reward ensemble: choose reward=ensemble, or query.strategy=uniform"
+            f"query.strategy={config['query']['strategy']} asks a reward ensemble: choose reward=ensemble, "
+            "or query.strategy=uniform"
         )
     pick_device(config["device"])
     ask = Query(**config["query"])

@@ -15,7 +15,8 @@ from pathlib import Path
 PACKAGES = ("libegl1", "libgl1", "libosmesa6")
 HINT = (
     "No headless OpenGL works here, so nothing can be rendered. Install one and try again: "
-    "`apt-get install libegl1 libgl1` (EGL) or `apt-get install libosmesa6` (OSMesa). Training needs no pictures: `video=false`."
+    "`apt-get install libegl1 libgl1` (EGL) or `apt-get install libosmesa6` (OSMesa). "
+    "Training needs no pictures: `video=false`."
 )
 PROBE = """
 import mujoco

@@ -8,6 +8,7 @@ import numpy as np
 from dm_control import suite
 from gymnasium.spaces import Box
 
+from pbrl.types import UserError
 from sim.simulation import Simulation
 
 TASKS = tuple(f"{domain}-{task}" for domain, task in suite.ALL_TASKS)
@@ -18,9 +19,9 @@ class DmControl(Simulation):
 
     def __init__(self, task: str, *, action_repeat: int):
         if task not in TASKS:
-            raise ValueError(f"the DeepMind Control Suite has no task {task!r}; it has {', '.join(TASKS)}")
+            raise UserError(f"the DeepMind Control Suite has no task {task!r}; it has {', '.join(TASKS)}")
         if action_repeat < 1:
-            raise ValueError(f"action_repeat must be at least 1, not {action_repeat}")
+            raise UserError(f"action_repeat must be at least 1, not {action_repeat}")
         self.task, self.action_repeat = task, action_repeat
         self.env = suite.load(*task.split("-", 1), task_kwargs={"random": 0})
         self.horizon = int(np.ceil(self.env._step_limit / action_repeat)) if np.isfinite(self.env._step_limit) else 1000

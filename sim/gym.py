@@ -6,6 +6,7 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.spaces import Box
 
+from pbrl.types import UserError
 from sim.simulation import Simulation
 
 IDS = {
@@ -35,7 +36,7 @@ class Gym(Simulation):
 
     def __init__(self, task: str):
         if task not in IDS:
-            raise ValueError(f"no Gymnasium MuJoCo task {task!r}; there are {', '.join(TASKS)}")
+            raise UserError(f"no Gymnasium MuJoCo task {task!r}; there are {', '.join(TASKS)}")
         self.task = task
         env = gymnasium.make(IDS[task])
         assert env.spec is not None and env.spec.max_episode_steps and isinstance(env.unwrapped, MujocoEnv)
@@ -54,7 +55,7 @@ class Gym(Simulation):
         return self.env.reset(seed=seed)[0]
 
     def _step(self, action: np.ndarray):
-        obs, reward, terminated, _, _ = self.env.step(self.low + (action + 1.0) * 0.5 * (self.high - self.low))
+        obs, reward, terminated, _, _ = self.env.step(self.low + (action + 1.0) * 0.5 * (self.high - self.low))  # type: ignore[arg-type]
         return obs, float(reward), terminated, {}
 
     def _observe(self) -> np.ndarray:

@@ -8,6 +8,7 @@ from gymnasium.spaces import Box
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 
+from pbrl.types import UserError
 from sim.simulation import Simulation
 
 TASKS = tuple(name.removesuffix("-v3") for name in ALL_V3_ENVIRONMENTS)
@@ -27,11 +28,11 @@ class MetaWorld(Simulation):
 
     def __init__(self, task: str, *, horizon: int, goal_visible: bool):
         if task not in TASKS:
-            raise ValueError(f"Meta-World has no task {task!r}; it has {', '.join(TASKS)}")
+            raise UserError(f"Meta-World has no task {task!r}; it has {', '.join(TASKS)}")
         self.task, self.horizon, self.goal_visible = task, horizon, goal_visible
         self.env = ALL_V3_ENVIRONMENTS[f"{task}-v3"]()
         if not 0 < horizon <= self.env.max_path_length:
-            raise ValueError(f"Meta-World episodes last 1 to {self.env.max_path_length} steps, not horizon={horizon}")
+            raise UserError(f"Meta-World episodes last 1 to {self.env.max_path_length} steps, not horizon={horizon}")
         self.env.seeded_rand_vec, self.env._freeze_rand_vec = True, False  # objects follow the seed
         self.env._set_task_called, self.env._partially_observable = True, False
         self.env.__dict__.pop("sawyer_observation_space", None)  # cached while the goal was still hidden

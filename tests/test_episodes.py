@@ -115,10 +115,10 @@ def test_processes_make_the_same_data(tmp_path):
 
 
 def test_calibration_finds_the_wished_success(tmp_path):
-    """Holding random actions for a share of the time hurts; the share is found at which half of the episodes succeed."""
+    """Holding random actions for a share of the time hurts; the share is found at which half of them succeed."""
     env = {**POINT, "horizon": 14}
-    data = {"name": "holds", "behaviour": {"_target_": "pbrl.behaviours.Holds", "level": None, "steps": 5, "noise": 0.0},
-            "success": 0.5, "episodes": 200}  # fmt: skip
+    behaviour = {"_target_": "pbrl.behaviours.Holds", "level": None, "steps": 5, "noise": 0.0}
+    data = {"name": "holds", "behaviour": behaviour, "success": 0.5, "episodes": 200}
     made, _ = collect.dataset(env, data, folder=tmp_path, seed=0, workers=0)
     assert 0.35 < np.mean([e.success.any() for e in made]) < 0.65
 

@@ -20,15 +20,17 @@ from pbrl.types import UserError
 # A whole run on the point world, small enough to be repeated.
 BASE = [
     "env=tests/point", "data=noise", "data.success=null", "data.behaviour.level=0.7", "data.episodes=40", "steps=240",
-    "log_every=10", "eval_every=80", "checkpoint_every=20", "eval_episodes=4", "final_episodes=6", "workers=0", "threads=1",
+    "log_every=10", "eval_every=80", "checkpoint_every=20", "eval_episodes=4", "final_episodes=6", "workers=0",
+    "threads=1",
     "query.count=60", "query.length=8", "video=false", "compile=never", "hydra.searchpath=[file://tests/configs]",
     "reference.rollouts=20", "reference.updates=50", "policy.hidden=[16]",
 ]  # fmt: skip
 RUNS = {
     "cpl": ["algo=cpl", "algo.pretrain_steps=60", "policy.dropout=0.2"],
-    "cpl-kl-in-rounds": ["algo=cpl", "algo.reference=true", "algo.pretrain_steps=40", "query.rounds=3", "query.kind=pair", "feedback=boltzmann"],
-    "piql-in-rounds": ["algo=iql", "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2", "query.kind=pair",
-                       "query.strategy=disagreement", "feedback=perfect", "algo.hidden=[16]"],
+    "cpl-kl-in-rounds": ["algo=cpl", "algo.reference=true", "algo.pretrain_steps=40", "query.rounds=3",
+                         "query.kind=pair", "feedback=boltzmann"],
+    "piql-in-rounds": ["algo=iql", "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2",
+                       "query.kind=pair", "query.strategy=disagreement", "feedback=perfect", "algo.hidden=[16]"],
     "iql": ["algo=iql", "feedback=none", "algo.hidden=[16]"],
 }  # fmt: skip
 
@@ -163,7 +165,7 @@ def test_the_label_accuracy_of_a_teacher_that_errs(tmp_path):
         (["+algo.wings=2"], "has no wings"),
         (["algo=sarsa"], "algo/sarsa"),
         (["env=metaworld/juggle"], "metaworld/juggle"),
-        (["device=cuda"], "no GPU" if not torch.cuda.is_available() else ""),
+        (["device=cuda"], "no GPU here" if not torch.cuda.is_available() else ""),
         (["device=abacus"], "no device"),
         (["log_every=15"], "multiple of log_every"),
         (["steps=0"], "at least 1"),

@@ -13,9 +13,14 @@ def episode(steps: int, mark: float, terminated: bool = False) -> Episode:
     """An episode whose observations count its steps and whose second column is its mark."""
     obs = np.stack([np.arange(steps + 1), np.full(steps + 1, mark)], 1).astype(np.float32)
     return Episode(
-        seed=int(mark), obs=obs, action=np.full((steps, 1), mark, np.float32), reward=np.arange(steps, dtype=np.float32),
-        terminated=terminated, success=np.arange(steps + 1) == steps, state=obs.astype(np.float64),
-    )  # fmt: skip
+        seed=int(mark),
+        obs=obs,
+        action=np.full((steps, 1), mark, np.float32),
+        reward=np.arange(steps, dtype=np.float32),
+        terminated=terminated,
+        success=np.arange(steps + 1) == steps,
+        state=obs.astype(np.float64),
+    )
 
 
 EPISODES = [episode(5, 1), episode(3, 2, terminated=True), episode(8, 3)]

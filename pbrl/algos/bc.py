@@ -5,6 +5,7 @@ Pomerleau 1989; the percentage variant as a baseline from Chen et al. 2021, arXi
 
 from torch import Tensor, nn
 
+from pbrl.likelihoods import Likelihood
 from pbrl.optim import Adam
 from pbrl.table import Table
 from pbrl.types import Metrics, Spec, Transitions
@@ -14,7 +15,7 @@ class BC(nn.Module):
     batch = Transitions
 
     def __init__(
-        self, spec: Spec, policy: nn.Module, *, fraction: float, lr: float, cosine_steps: int, batch_size: int
+        self, spec: Spec, policy: Likelihood, *, fraction: float, lr: float, cosine_steps: int, batch_size: int
     ):
         super().__init__()
         self.policy = policy

@@ -9,6 +9,7 @@ import copy
 
 from torch import Tensor, nn
 
+from pbrl.likelihoods import Likelihood
 from pbrl.objectives import conservative
 from pbrl.optim import Adam
 from pbrl.types import Metrics, PreferenceBatch, Spec
@@ -20,7 +21,7 @@ class CPL(nn.Module):
     def __init__(
         self,
         spec: Spec,
-        policy: nn.Module,
+        policy: Likelihood,
         *,
         alpha: float,
         bias: float,

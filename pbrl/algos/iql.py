@@ -9,6 +9,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from pbrl.likelihoods import Likelihood
 from pbrl.nets import MLP, Normalize
 from pbrl.optim import Adam, polyak
 from pbrl.types import Metrics, Spec, Transitions
@@ -20,7 +21,7 @@ class IQL(nn.Module):
     def __init__(
         self,
         spec: Spec,
-        policy: nn.Module,
+        policy: Likelihood,
         *,
         hidden: list[int],
         expectile: float,

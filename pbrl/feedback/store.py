@@ -92,8 +92,10 @@ class Store:
         """Stores a round of questions, starts [Q, k], with its answers, all or nothing; returns the questions' ids."""
         now = datetime.now(UTC)
         clip_ids = [[_id("clip", dataset, int(row), length) for row in question] for question in starts]
-        clips = {i: {"id": i, "dataset": dataset, "row": int(row), "length": length}
-                 for ids, rows in zip(clip_ids, starts, strict=True) for i, row in zip(ids, rows, strict=True)}  # fmt: skip
+        places = {
+            i: int(row) for ids, rows in zip(clip_ids, starts, strict=True) for i, row in zip(ids, rows, strict=True)
+        }
+        clips = [{"id": i, "dataset": dataset, "row": row, "length": length} for i, row in places.items()]
         questions, answers = [], []
         for position, ids in enumerate(clip_ids):
             question = _id("question", kind, *ids, round_, position)
@@ -104,7 +106,7 @@ class Store:
             answers.append({"id": _id("answer", question, author), "question": question, "author": author,
                             "outcome": str(outcome[position]), "label": value, "confidence": confidence,
                             "seconds": None, "answered": now})  # fmt: skip
-        self._insert({Clip: list(clips.values()), Question: questions, Answer: answers})
+        self._insert({Clip: clips, Question: questions, Answer: answers})
         return [question["id"] for question in questions]
 
     def answers(self, questions: Sequence[str]) -> Answered:
