@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -60,7 +59,9 @@ class Engine:
 
         if not self.compile:
             return precise
-        torch._dynamo.config.trace_autograd_ops = True
+        from torch import _dynamo  # takes a second, which short runs need not spend
+
+        _dynamo.config.trace_autograd_ops = True
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "pbrl" / "inductor"))
         compiled = torch.compile(precise, fullgraph=True, dynamic=False)
         return CudaGraph(compiled) if self.device.type == "cuda" else compiled

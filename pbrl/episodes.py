@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -59,8 +60,8 @@ def write(path: Path, episodes: Sequence[Episode], recipe: dict[str, Any]) -> di
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        needed = sum(part.nbytes for e in episodes for part in e if isinstance(part, np.ndarray))
-        if shutil.disk_usage(path.parent).free < needed:
+        needed = 2**20 + 2 * sum(part.nbytes for e in episodes for part in e if isinstance(part, np.ndarray))
+        if shutil.disk_usage(path.parent).free < needed:  # HDF5 can crash when a disk fills under its hands
             raise OSError(f"it takes {needed / 1e6:.0f} MB, more than is free")
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as partial:
             _write_minari(Path(partial), path.name, episodes, provenance)
@@ -91,18 +92,20 @@ def _write_minari(root: Path, name: str, episodes: Sequence[Episode], provenance
     before = os.environ.get("MINARI_DATASETS_PATH")
     os.environ["MINARI_DATASETS_PATH"] = str(root)
     try:
-        minari.create_dataset_from_buffers(
-            f"pbrl/{name}-v0",
-            buffers,
-            observation_space=Box(-np.inf, np.inf, first.obs.shape[1:], np.float32),
-            action_space=Box(-1.0, 1.0, first.action.shape[1:], np.float32),
-            algorithm_name=str(provenance["recipe"].get("behaviour", {}).get("_target_", "")),
-            author="pbrl",
-            code_permalink="pbrl",
-            author_email="none",
-            data_format="hdf5",
-            description=json.dumps(provenance),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Minari misses a registered environment; the recipe names ours
+            minari.create_dataset_from_buffers(
+                f"pbrl/{name}-v0",
+                buffers,
+                observation_space=Box(-np.inf, np.inf, first.obs.shape[1:], np.float32),
+                action_space=Box(-1.0, 1.0, first.action.shape[1:], np.float32),
+                algorithm_name=str(provenance["recipe"].get("behaviour", {}).get("_target_", "")),
+                author="pbrl",
+                author_email="none",
+                code_permalink="pbrl",
+                data_format="hdf5",
+                description=json.dumps(provenance),
+            )
     finally:
         os.environ.pop("MINARI_DATASETS_PATH")
         if before is not None:

@@ -16,7 +16,7 @@ import yaml
 from hydra.utils import get_class, instantiate
 
 from pbrl import collect, evaluate, reference, report
-from pbrl.engine import pick_device
+from pbrl.engine import pick_device, wants_compile
 from pbrl.episodes import versions
 from pbrl.feedback.store import Store
 from pbrl.likelihoods import save_policy
@@ -104,6 +104,9 @@ def check(config: Config) -> tuple[Query | None, Schedule]:
     name = config["algo"]["_target_"].rsplit(".", 1)[1]
     if config["reward_scale"] not in NORMALIZE:
         raise UserError(f"reward_scale={config['reward_scale']}: it is one of {', '.join(NORMALIZE)}")
+    if config["reward"].get("normalize", "auto") not in ("auto", *NORMALIZE):
+        raise UserError(f"reward.normalize={config['reward']['normalize']}: it is one of auto, {', '.join(NORMALIZE)}")
+    wants_compile(config["compile"], 0)
     if config["only"] not in (None, "data"):
         raise UserError(f"only={config['only']}: it is null or data")
     if eats_answers and has_reward:
@@ -130,9 +133,11 @@ def check_keys(part: str, config: Config) -> None:
     """Raises UserError when a part's config and its signature differ."""
     if not config["_target_"]:
         return
-    parameters = set(inspect.signature(get_class(config["_target_"])).parameters) - GIVEN
-    unknown = set(config) - parameters - {"_target_"}
-    missing = parameters - set(config)
+    parameters = {
+        k: p for k, p in inspect.signature(get_class(config["_target_"])).parameters.items() if k not in GIVEN
+    }
+    unknown = set(config) - set(parameters) - {"_target_"}
+    missing = {k for k, p in parameters.items() if p.default is p.empty} - set(config)
     if unknown or missing:
         words = [f"has no {', '.join(sorted(unknown))}"] if unknown else []
         words += [f"needs {', '.join(sorted(missing))}"] if missing else []

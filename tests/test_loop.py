@@ -11,11 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from pbrl import log
+import sim.configs
+from pbrl import log, run
 from pbrl.engine import pick_device, wants_compile
 from pbrl.loop import Query, Schedule
 from pbrl.types import UserError
+
+sim.configs.register()
 
 # A whole run on the point world, small enough to be repeated.
 BASE = [
@@ -35,12 +42,19 @@ RUNS = {
 }  # fmt: skip
 
 
+def flags(folder: Path, *extra: str) -> list[str]:
+    return [*BASE, f"run={folder / 'run'}", f"data_dir={folder / 'data'}", *extra]
+
+
 def command(folder: Path, *extra: str) -> list[str]:
-    return [sys.executable, "train.py", *BASE, *extra, f"run={folder / 'run'}", f"data_dir={folder / 'data'}"]
+    return [sys.executable, "train.py", *flags(folder, *extra)]
 
 
-def train(folder: Path, *extra: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(folder, *extra), capture_output=True, text=True)
+def train(folder: Path, *extra: str) -> dict:
+    """What the command does, in this process."""
+    with initialize_config_dir(str(Path("configs").absolute()), version_base="1.3"):
+        config = compose("train", flags(folder, *extra))
+    return run.train(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
 
 
 def outcome(folder: Path) -> dict:
@@ -79,8 +93,7 @@ def assert_same(a, b, where="") -> None:
 @pytest.mark.parametrize("name", RUNS)
 def test_killed_and_gone_on_with_is_never_stopped(tmp_path, name):
     extra = RUNS[name]
-    done = train(tmp_path / "whole", *extra)
-    assert done.returncode == 0, done.stderr[-2000:]
+    subprocess.run(command(tmp_path / "whole", *extra), check=True, capture_output=True)
     os.makedirs(tmp_path / "killed")
     (tmp_path / "whole" / "data").rename(tmp_path / "data")  # the same data, made once
     for folder in ("whole", "killed"):
@@ -101,31 +114,24 @@ def test_killed_and_gone_on_with_is_never_stopped(tmp_path, name):
         process.communicate()
         kills += 1
         if kills == 5:
-            assert train(tmp_path / "killed", *extra).returncode == 0
+            subprocess.run(command(tmp_path / "killed", *extra), check=True, capture_output=True)
             break
     assert kills >= 2
     assert_same(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"))
 
 
 def test_the_same_command_twice_trains_once(tmp_path):
-    first = train(tmp_path, *RUNS["iql"])
-    assert first.returncode == 0, first.stderr[-2000:]
-    written = (tmp_path / "run" / "checkpoint.pt").stat().st_mtime_ns
+    train(tmp_path, *RUNS["iql"])
     before = outcome(tmp_path)
-    second = train(tmp_path, *RUNS["iql"])
-    assert second.returncode == 0 and "iql" in second.stdout
+    written = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    train(tmp_path, *RUNS["iql"])
     assert_same(before, outcome(tmp_path))
-    assert (tmp_path / "run" / "checkpoint.pt").stat().st_mtime_ns >= written
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == written
 
 
 def test_answers_come_in_rounds_and_are_counted(tmp_path):
-    extra = [a for a in RUNS["piql-in-rounds"] if a != "feedback=perfect"] + [
-        "feedback=skip",
-        "feedback.equal=0.2",
-        "feedback.skip=1.0",
-    ]
-    done = train(tmp_path, *extra, "compare=false")
-    assert done.returncode == 0, done.stderr[-2000:]
+    extra = [a for a in RUNS["piql-in-rounds"] if a != "feedback=perfect"]
+    train(tmp_path, *extra, "feedback=skip", "feedback.equal=0.2", "feedback.skip=1.0", "compare=false")
     answers = log.read(tmp_path / "run", "answers")
     assert [a["asked"] for a in answers] == [30, 60]
     last = answers[-1]
@@ -138,18 +144,14 @@ def test_answers_come_in_rounds_and_are_counted(tmp_path):
 
 
 def test_the_label_accuracy_of_a_teacher_that_errs(tmp_path):
-    done = train(
-        tmp_path,
-        "algo=cpl",
-        "query.kind=pair",
-        "query.count=1000",
-        "feedback=mistake",
-        "feedback.mistake=0.3",
-        "steps=80",
-        "compare=false",
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    train(tmp_path, "query.kind=pair", "query.count=1000", "feedback=mistake", "feedback.mistake=0.3", "steps=80",
+          "compare=false")  # fmt: skip
     assert log.read(tmp_path / "run", "answers")[-1]["label_accuracy"] == pytest.approx(0.7, abs=0.05)
+
+
+def test_every_question_skipped(tmp_path):
+    with pytest.raises(UserError, match="no usable answers"):
+        train(tmp_path, "query.kind=pair", "feedback=skip", "feedback.skip=100", "compare=false")
 
 
 @pytest.mark.parametrize(
@@ -159,43 +161,57 @@ def test_the_label_accuracy_of_a_teacher_that_errs(tmp_path):
         (["algo=iql", "reward=ensemble", "feedback=none"], "learns from answers"),
         (["algo=cpl", "reward=ensemble"], "no use for a reward model"),
         (["algo=iql", "query.strategy=entropy"], "reward=ensemble"),
-        (["algo=cpl", "query.kind=rating", "query.strategy=k_center"], "query.kind=pair|must be uniform"),
+        (["algo=cpl", "query.kind=rating", "query.strategy=k_center"], "must be uniform"),
         (["algo=cpl", "query.kind=ranking"], "pair or rating"),
         (["algo.wings=2"], "wings"),
         (["+algo.wings=2"], "has no wings"),
         (["algo=sarsa"], "algo/sarsa"),
         (["env=metaworld/juggle"], "metaworld/juggle"),
-        (["device=cuda"], "no GPU here" if not torch.cuda.is_available() else ""),
         (["device=abacus"], "no device"),
         (["log_every=15"], "multiple of log_every"),
         (["steps=0"], "at least 1"),
         (["compile=sometimes"], "auto, always or never"),
         (["reward_scale=huge"], "reward_scale"),
-        (["data=file", "data.path=nowhere.hdf5"], "no data set at"),
-        (["data=file"], "data.path|Missing"),
+        (["reward=ensemble", "algo=iql", "reward.normalize=huge"], "normalize"),
+        (["data=file", "data.path=nowhere.hdf5", "data.behaviour=null"], "no data set at|behaviour"),
+        (["data=file"], "path"),
     ],
     ids=str,
 )
 def test_what_cannot_work_is_said_before_anything_is_made(tmp_path, extra, says):
-    if not says:
-        pytest.skip("a GPU is there")
-    import re
+    extra = [e for e in extra if e != "data.behaviour=null"]
+    with pytest.raises((UserError, HydraException, OmegaConfBaseException), match=says):
+        base = [b for b in BASE if not (b.startswith("data") and "data=file" in extra)]
+        with initialize_config_dir(str(Path("configs").absolute()), version_base="1.3"):
+            config = compose("train", [*base, *extra, f"run={tmp_path / 'run'}", f"data_dir={tmp_path / 'data'}"])
+        run.train(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
 
-    done = train(tmp_path, *extra)
-    assert done.returncode != 0 and re.search(says, done.stderr), done.stderr[-800:]
-    assert "Traceback" not in done.stderr, done.stderr[-2000:]
-    assert not (tmp_path / "data").exists()
+
+@pytest.mark.parametrize(
+    "extra,says", [(["algo=cpl", "feedback=none"], "learns from answers"), (["algo.wings=2"], "wings")]
+)
+def test_the_command_says_it_in_a_sentence(tmp_path, extra, says):
+    done = subprocess.run(command(tmp_path, *extra), capture_output=True, text=True)
+    assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_gpu_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="no GPU here"):
+        train(tmp_path, "device=cuda")
 
 
 def test_a_run_folder_of_another_run(tmp_path):
-    assert train(tmp_path, *RUNS["iql"], "compare=false").returncode == 0
-    other = train(tmp_path, *RUNS["iql"], "compare=false", "data.episodes=41")
-    assert other.returncode == 1 and "another data set" in other.stderr and "Traceback" not in other.stderr
-    other = train(tmp_path, *RUNS["iql"], "compare=false", "policy.hidden=[8]")
-    assert other.returncode == 1 and "other settings" in other.stderr
+    extra = [*RUNS["iql"], "compare=false"]
+    train(tmp_path, *extra)
+    with pytest.raises(UserError, match="another data set"):
+        train(tmp_path, *extra, "data.episodes=41")
+    with pytest.raises(UserError, match="other settings"):
+        train(tmp_path, *extra, "policy.hidden=[8]")
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"nothing")
-    other = train(tmp_path, *RUNS["iql"], "compare=false")
-    assert other.returncode == 1 and "damaged" in other.stderr
+    with pytest.raises(UserError, match="damaged"):
+        train(tmp_path, *extra)
 
 
 def test_a_full_disk_loses_nothing(tmp_path):
@@ -209,16 +225,12 @@ def test_a_full_disk_loses_nothing(tmp_path):
         pytest.skip("mounting a small disk needs root")
     try:
         filler = disk / "filler"
-        run = [*RUNS["cpl"], f"run={disk / 'run'}", f"data_dir={tmp_path / 'data'}", "compare=false"]
-        (disk / "run").mkdir()
+        extra = [*RUNS["cpl"], f"data_dir={tmp_path / 'data'}", "compare=false"]
         filler.write_bytes(bytes(330_000))
-        full = subprocess.run([sys.executable, "train.py", *BASE, *run], capture_output=True, text=True)
-        assert full.returncode == 1 and "free some space" in full.stderr and "Traceback" not in full.stderr, (
-            full.stderr[-2000:]
-        )
+        with pytest.raises(UserError, match="free some space"):
+            train(disk, *extra)
         filler.unlink()
-        done = subprocess.run([sys.executable, "train.py", *BASE, *run], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
+        assert train(disk, *extra)["policy"]
     finally:
         subprocess.run(["umount", disk])
 

@@ -71,13 +71,10 @@ def test_thresholds_use_epsilon_once_in_every_round(table, starts, round_):
     np.testing.assert_array_equal(outcome == "tie", (np.abs(gaps(table, starts)) < 0.1 * scale))
 
 
-def test_skipping_needs_both_to_be_bad(starts, table):
-    rich = toy.table(200)
-    rich.reward = rich.reward + 2.0
-    rich.returns = rich.returns + 2.0 * rich.steps
-    scale = rich.returns.sum() / rich.steps.sum() * LENGTH
-    label, outcome = teacher(skip=0.9).answer(rich, starts, LENGTH, 0)
-    best = rich.reward[rich.segments(starts, LENGTH)].sum(-1).double().numpy().max(1)
+def test_skipping_needs_both_to_be_bad(table, starts):
+    scale = table.returns.sum() / table.steps.sum() * LENGTH
+    label, outcome = teacher(skip=0.9).answer(table, starts, LENGTH, 0)
+    best = table.reward[table.segments(starts, LENGTH)].sum(-1).double().numpy().max(1)
     np.testing.assert_array_equal(outcome == "skip", best < 0.9 * scale)
     assert 0 < (outcome == "skip").mean() < 1 and np.isnan(label[outcome == "skip"]).all()
 

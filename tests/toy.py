@@ -14,7 +14,7 @@ from pbrl.types import Episode
 
 
 class Point(gym.Env):
-    """Position [2] in [-2, 2]; an action moves it by a tenth. Success: within 0.3 of the origin."""
+    """Position [2] in [-2, 2]; an action moves it by a tenth. Reward: 2 - distance. Success: within 0.3."""
 
     has_success = True
     control_hz = 10.0
@@ -38,7 +38,7 @@ class Point(gym.Env):
         terminated = self.terminates and distance > 1.9
         return (
             self._obs(),
-            -distance,
+            2.0 - distance,
             terminated,
             self.t >= self.horizon and not terminated,
             {"success": distance < 0.3},
