@@ -1,7 +1,7 @@
 """The tables of the README: data, BC, 10 % BC, P-IQL and CPL from the same answers, three seeds each.
 
-    python -m benchmarks.offline metaworld      # six tasks, calibrated offset data, 2,500 segments rated by regret
-    python -m benchmarks.offline locomotion     # SAC replay, 2,500 segments rated by return
+    python -m benchmarks.offline metaworld      # six tasks, calibrated offset data, 800 segments rated by regret
+    python -m benchmarks.offline locomotion     # SAC replay, 800 segments rated by return
 
 Runs are ordinary `train.py` runs, `--jobs` at a time on one thread each; what is finished is not run again. Writes
 `benchmarks/results/<suite>.jsonl` (a line a run), prints a table in Markdown and draws a picture.
@@ -67,7 +67,7 @@ def run(suite: str, env: str, method: str, seed: int, flags: list[str]) -> dict[
     return {
         "suite": suite, "env": env, "method": method, "seed": seed, "flags": flags, "git": versions["git"],
         "data_hash": versions["data"], "data_success": result["data"]["success"],
-        "data_return": result["data"]["return_mean"],
+        "data_return": result["data"]["return_mean"], "data_success_at_end": result["data"]["success_at_end"],
         **{f"last_{k}": policy["last"][k] for k in LAST},
         "best": policy["best"][policy["measure"]], "running_max": policy["running_max"], "measure": policy["measure"],
         "answers": result["answers"], "reward_model": result["reward_model"], "seconds": policy["seconds"],
@@ -140,7 +140,7 @@ def plot(suite: str, lines: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=SUITES, nargs="?", default="metaworld")
-    parser.add_argument("flags", nargs="*", help="passed on to train.py, as in steps=20000 +experiment=cpl_paper")
+    parser.add_argument("flags", nargs="*", help="passed on to train.py, as in steps=20000 experiment=cpl_paper")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()

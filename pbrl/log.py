@@ -52,7 +52,7 @@ class Log:
         """Bytes written so far, surely on disk."""
         self.file.flush()
         os.fsync(self.file.fileno())
-        return self.file.tell() if self.file.tell() else os.path.getsize(self.path)
+        return os.path.getsize(self.path)
 
     def rewind(self, position: int) -> None:
         """Forgets what was written after `position`: the work after a checkpoint is done again, and logged again."""

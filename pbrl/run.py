@@ -15,7 +15,7 @@ import torch
 import yaml
 from hydra.utils import get_class, instantiate
 
-from pbrl import collect, evaluate, reference, report
+from pbrl import collect, evaluate, report
 from pbrl.engine import pick_device, wants_compile
 from pbrl.episodes import versions
 from pbrl.feedback.store import Store
@@ -23,6 +23,7 @@ from pbrl.likelihoods import save_policy
 from pbrl.log import Log
 from pbrl.loop import Query, Schedule, Training
 from pbrl.query import needs_reward
+from pbrl.reference import Reference
 from pbrl.rollout import Players, auto_workers
 from pbrl.table import NORMALIZE, Table
 from pbrl.types import PreferenceBatch, Spec, UserError
@@ -72,10 +73,10 @@ def train(config: Config) -> dict[str, Any]:
             teacher = build(config["feedback"])
             store = Store(config["store"] or f"sqlite:///{folder / 'answers.sqlite'}")
             if teacher.needs_value:
-                table.value = reference.value(
-                    table, config["env"], config["reference"], dataset=dataset, folder=Path(config["data_dir"]),
-                    workers=workers, discount=config["feedback"]["discount"],
-                )  # fmt: skip
+                teacher.value = Reference(
+                    table, players, dataset=dataset, folder=Path(config["data_dir"]),
+                    discount=config["feedback"]["discount"], **config["reference"],
+                ).values  # fmt: skip
         algo = learner(config["algo"], config["policy"], spec, config["seed"], device)
         if reward is not None:
             reward.to(device)

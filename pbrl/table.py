@@ -16,7 +16,7 @@ NORMALIZE = ("none", "std", "zscore", "minmax")
 
 
 class Table:
-    """R rows: `obs` [R, O], `action` [R, A], `reward` and `learned` and `value` [R], `done` [R].
+    """R rows: `obs` [R, O], `action` [R, A], `reward`, `learned` and `done` [R].
 
     Beside them per episode, on the host: `first` and `steps` [N] int64, `seed`, `success` (reached at any time) and
     `returns` (true), and per row the simulator's `state` [R, S], where the data set has one.
@@ -43,7 +43,6 @@ class Table:
         self.reward = self._tensor([pad(e.reward, 1) for e in episodes])
         self.done = self._tensor(done)
         self.learned = self.reward.clone()  # what learners see; `relabel` replaces it
-        self.value = torch.zeros_like(self.reward)  # a reference value, for teachers that judge by regret
 
         holds_step = np.ones(len(self.obs), bool)
         holds_step[self.first + self.steps] = False

@@ -1,15 +1,16 @@
-"""Evaluation against closed forms, clips that play, and a network of values that is right."""
+"""Evaluation against closed forms, clips that play, and reference values."""
 
 import av
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
 
-from pbrl import reference
 from pbrl.evaluate import evaluate, summarize
+from pbrl.likelihoods import GaussianPolicy, save_policy
+from pbrl.reference import Reference
 from pbrl.rollout import Players
 from pbrl.table import Table
+from pbrl.types import UserError
 from pbrl.video import frames, write_gif, write_mp4
 from tests import toy
 from tests.test_episodes import POINT, Still
@@ -40,24 +41,36 @@ def test_evaluation_is_seeded_and_the_same_in_any_number_of_processes():
     assert a == b and a.return_mean == pytest.approx(30, abs=1e-4) and a.episodes == 20 and a != c or a.success == 0
 
 
-def test_the_reference_value_is_the_experts():
-    table = Table(toy.episodes(60))
-    settings = {
-        "policy": None,
-        "rollouts": 60,
-        "steps": 30,
-        "hidden": [64, 64],
-        "lr": 3e-3,
-        "batch_size": 128,
-        "updates": 800,
-    }
-    obs, returns = reference.play_on(table, POINT, settings, workers=0, discount=0.9)
-    value, error = reference.fit(table.spec(), obs, returns, settings)
-    assert error < 0.05
-    points = torch.rand(200, 2) * 2 - 1
-    distance = points.norm(dim=1)
-    assert spearmanr(value(points).detach(), -distance).statistic > 0.97
-    assert value(torch.zeros(1, 2)).item() == pytest.approx(20.0, abs=0.4)  # 2 / (1 - discount), at home for good
+def test_the_reference_value_is_the_experts(tmp_path):
+    table, players = Table(toy.episodes(6)), Players({**POINT, "horizon": 1000}, 0)
+    settings = {"dataset": "x", "folder": tmp_path, "discount": 0.9, "policy": None, "steps": 60}
+    reference = Reference(table, players, **settings)
+    rows = np.array([[0, 5], [31, 40]])
+    found = reference.values(rows)
+    position, expected = table.obs[torch.from_numpy(rows)].double().numpy(), 0.0
+    for t in range(500):  # by axes: a tenth a step, and half of what is left once that is less
+        position = position - 0.1 * np.clip(5 * position, -1, 1)
+        expected = expected + 0.9**t * (2 - np.linalg.norm(position, axis=-1))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert reference.values(rows[0]).tolist() == found[0].tolist()
+    assert Reference(table, players, **settings).known == reference.known  # kept for the next run
+
+
+def test_a_learnt_policy_may_be_the_reference(tmp_path):
+    table, players = Table(toy.episodes(6)), Players({**POINT, "horizon": 1000}, 0)
+    policy = GaussianPolicy(table.spec(), hidden=[4], dropout=0.0, std=0.0)
+    for p in policy.parameters():
+        p.data.zero_()  # stands still
+    save_policy(policy, tmp_path / "policy.pt")
+    reference = Reference(table, players, dataset="x", folder=tmp_path, discount=0.9, policy=str(tmp_path), steps=50)
+    distance = table.obs[7].norm().item()
+    assert reference.values(np.array([7]))[0] == pytest.approx(10 * (2 - distance), rel=1e-4)
+
+
+def test_no_states_no_reference(tmp_path):
+    table = Table([e._replace(state=None) for e in toy.episodes(3)])
+    with pytest.raises(UserError, match="feedback=perfect"):
+        Reference(table, Players(POINT, 0), dataset="x", folder=tmp_path, discount=0.9, policy=None, steps=50)
 
 
 def test_a_clip_plays(tmp_path):

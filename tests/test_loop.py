@@ -30,7 +30,7 @@ BASE = [
     "log_every=10", "eval_every=80", "checkpoint_every=20", "eval_episodes=4", "final_episodes=6", "workers=0",
     "threads=1",
     "query.count=60", "query.length=8", "video=false", "compile=never", "hydra.searchpath=[file://tests/configs]",
-    "reference.rollouts=20", "reference.updates=50", "policy.hidden=[16]",
+    "reference.steps=20", "policy.hidden=[16]",
 ]  # fmt: skip
 RUNS = {
     "cpl": ["algo=cpl", "algo.pretrain_steps=60", "policy.dropout=0.2"],

@@ -70,7 +70,7 @@ def test_best_rows_are_those_of_the_best_episodes():
 def test_the_table_costs_what_its_arrays_cost():
     table = toy.table(40)
     used = sum(t.element_size() * t.nelement() for t in vars(table).values() if isinstance(t, torch.Tensor))
-    numbers = len(table.obs) * (2 + 2 + 4)  # observations, actions, and four numbers a row
+    numbers = len(table.obs) * (2 + 2 + 3)  # observations, actions, and three numbers a row
     assert used <= 4 * numbers + 16 * len(table.obs)  # beside them two index rows of int64
 
 

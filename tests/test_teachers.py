@@ -79,24 +79,19 @@ def test_skipping_needs_both_to_be_bad(table, starts):
     assert 0 < (outcome == "skip").mean() < 1 and np.isnan(label[outcome == "skip"]).all()
 
 
-def test_regret_is_zero_for_the_reference_policy_itself():
+def test_regret_is_zero_for_the_reference_policy_itself(tmp_path):
     """Under its own value, what the reference policy does costs nothing; anything else costs something."""
     from pbrl.behaviours import Behaviour, Random
-    from pbrl.rollout import rollout
+    from pbrl.reference import Reference
+    from pbrl.rollout import Players, rollout
 
     def regret(behaviour):
         table = Table(rollout([toy.Point()], behaviour, range(5)))
-        value = np.zeros(len(table.obs))
-        for first, steps in zip(table.first, table.steps, strict=True):  # the expert's discounted return, played on
-            for row in range(first, first + steps + 1):
-                env, discount = toy.Point(horizon=10_000), 1.0
-                env.restore(0, table.state[row])
-                for _ in range(300):
-                    _, reward, *_ = env.step(env.expert().act(env.position))
-                    value[row] += discount * reward
-                    discount *= 0.99
-        table.value = torch.from_numpy(value).float()
-        return teacher(judge="regret").scores(table, table.segment_starts(LENGTH)[:, None], LENGTH)
+        players = Players({"_target_": "tests.toy.Point", "horizon": 1000}, 0)
+        reference = Reference(table, players, dataset="", folder=tmp_path, discount=0.99, policy=None, steps=300)
+        judge = teacher(judge="regret")
+        judge.value = reference.values
+        return judge.scores(table, table.segment_starts(LENGTH)[:, None], LENGTH)
 
     assert np.abs(regret(Behaviour())).max() < 1e-3
     assert regret(Random()).max() < -0.05

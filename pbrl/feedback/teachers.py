@@ -7,6 +7,8 @@ A `regret` teacher judges a segment by its advantage under a reference value, as
 V(end) - V(start) + sum of rewards.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -19,10 +21,11 @@ SKIP, TIE = "skip", "tie"
 class Teacher:
     """Answers pairs with P(second preferred) and single segments with a score.
 
-    `needs_value`: whether `Table.value` must hold a reference value before it is asked.
+    `needs_value`: whether `value`, rows [...] → reference values [...], must be given before it is asked.
     """
 
     author = "scripted"
+    value: Callable[[np.ndarray], np.ndarray]
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class Teacher:
         recency = self.gamma ** np.arange(length - 1, -1, -1)  # a myopic teacher remembers the end best
         score = (reward * recency).sum(-1)
         if self.judge == "regret":
-            value = table.value[torch.stack([starts, starts + length])].double().cpu().numpy()
+            value = self.value(torch.stack([starts, starts + length]).cpu().numpy())
             discounts = self.discount ** np.arange(length)
             alive = 1 - table.done[rows].amax(-1).double().cpu().numpy()  # nothing follows a true terminal
             score = (reward * discounts).sum(-1) + alive * self.discount**length * value[1] - value[0]

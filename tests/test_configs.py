@@ -1,0 +1,52 @@
+"""Configs: every environment composes by its name, every preset is a run that could start."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import sim.configs
+from pbrl import run
+
+sim.configs.register()
+
+
+def config(*overrides: str) -> dict:
+    with initialize_config_dir(str(Path("configs").absolute()), version_base="1.3"):
+        return OmegaConf.to_container(compose("train", list(overrides)), resolve=True, throw_on_missing=True)  # type: ignore
+
+
+@pytest.mark.parametrize(
+    "env", ["metaworld/button-press", "dm_control/walker-walk", "dm_control/ball_in_cup-catch", "gym/hopper"]
+)
+def test_an_environment_by_its_name(env):
+    made = instantiate(config(f"env={env}")["env"])
+    assert made.task == env.split("/")[1] and made.reset(seed=0)[0].shape == made.observation_space.shape
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(Path("configs/experiment").glob("*.yaml"))])
+def test_a_preset_could_start(name):
+    run.check(config(f"experiment={name}", "env=metaworld/drawer-open"))
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(Path("configs/data").glob("*.yaml"))])
+def test_a_data_recipe_composes(name):
+    found = config(f"data={name}", *(["data.path=x.hdf5"] if name == "file" else []))["data"]
+    assert found["name"] == name
+    if "behaviour" in found:
+        instantiate(found["behaviour"])
+
+
+def test_true_reward_learnt_reward_and_none_differ_by_the_command_line():
+    for overrides in (["algo=iql"], ["algo=iql", "reward=ensemble"], ["algo=cpl"]):
+        run.check(config(*overrides))
+
+
+def test_data_have_a_seed_of_their_own():
+    one, two = config("seed=1"), config("seed=2")
+    assert (
+        one["data_seed"] == two["data_seed"]
+        and run.run_folder({**one, "run": None}).name != run.run_folder({**two, "run": None}).name
+    )
