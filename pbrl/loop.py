@@ -41,7 +41,10 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked: `count` questions in `rounds`, about segments of `length` steps; `kind` is pair or rating."""
+    """What is asked: `count` questions in `rounds`, about segments of `length` steps; `kind` is pair or rating.
+
+    `seed` decides which are asked: runs with different seeds of their own learn from the same answers.
+    """
 
     kind: str
     count: int
@@ -50,6 +53,7 @@ class Query:
     strategy: str
     candidates: int
     held_out: float
+    seed: int
 
     def __post_init__(self) -> None:
         if self.kind not in ("pair", "rating"):
@@ -127,7 +131,7 @@ class Training:
         if ask is not None:
             self.preferences = Preferences(table, kind=ask.kind, length=ask.length, held_out=ask.held_out, seed=seed)
         self.sampling = torch.Generator(self.device).manual_seed(seed)  # which batches
-        self.asking = torch.Generator().manual_seed(seed + 1)  # which questions; on the CPU, the same everywhere
+        self.asking = torch.Generator().manual_seed(ask.seed if ask else 0)  # on the CPU: the same questions everywhere
         self.rows = algo.rows(table) if hasattr(algo, "rows") else table.rows
         self.stages = list(self._plan())
         self.stage, self.step, self.policy_step, self.round = 0, 0, 0, 0
