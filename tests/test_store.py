@@ -2,6 +2,8 @@
 
 import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +114,17 @@ def test_a_missing_folder_and_a_file_that_is_something_else(tmp_path):
     (tmp_path / "letter").write_bytes(b"Dear all, this is not SQL." * 100)
     with pytest.raises(UserError, match="damaged or something else"):
         Store(f"sqlite:///{Path(tmp_path / 'letter')}")
+
+
+def test_the_command(store, tmp_path):
+    store.record(**ROUND)
+    database, file = tmp_path / "answers.sqlite", tmp_path / "answers.jsonl"
+
+    def say(*words):
+        done = subprocess.run([sys.executable, "-m", "pbrl.feedback.store", *map(str, words)], capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    assert say(database, "counts") == (0, '{"asked": 3, "answered": 2, "ties": 1, "skipped": 1}\n')
+    assert say(database, "export", file) == (0, "3 answers\n")
+    assert say(tmp_path / "new.sqlite", "import", file) == (0, "3 answers\n")
+    assert say(tmp_path / "none.sqlite", "counts") == (1, f"there is no store of answers at {tmp_path / 'none.sqlite'}\n")

@@ -7,6 +7,7 @@ asks again without doubling an answer.
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -251,3 +252,30 @@ def _trouble(url: str, error: Exception) -> UserError:
     advice = next((hint for word, hint in hints if word in reason), "check the address and the database")
     kind = "database" if isinstance(error, DatabaseError) else "store"
     return UserError(f"the {kind} of answers at {url} refused ({reason}): {advice}. Answers stored before are safe.")
+
+
+def main() -> None:
+    """`python -m pbrl.feedback.store <database> counts | export <file> | import <file>`"""
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Counts, exports and imports answers (.jsonl or .parquet).")
+    parser.add_argument("database", help="a file such as runs/…/answers.sqlite, or any SQLAlchemy URL")
+    parser.add_argument("action", choices=("counts", "export", "import"))
+    parser.add_argument("file", nargs="?", type=Path)
+    args = parser.parse_args()
+    if args.action != "counts" and args.file is None:
+        parser.error(f"{args.action} needs a file")
+    try:
+        if "://" not in args.database and args.action != "import" and not Path(args.database).exists():
+            raise UserError(f"there is no store of answers at {args.database}")
+        store = Store(args.database if "://" in args.database else f"sqlite:///{args.database}")
+        if args.action == "counts":
+            print(json.dumps(store.counts()))
+        else:
+            print(f"{store.export(args.file) if args.action == 'export' else store.load(args.file)} answers")
+    except UserError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
