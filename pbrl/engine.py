@@ -5,6 +5,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,16 @@ def wants_compile(setting: str, updates: int) -> bool:
         raise UserError(f"compile={setting}: it is auto, always or never")
     if setting == "never" or (setting == "auto" and updates < WORTH_COMPILING):
         return False
-    if not any(shutil.which(cxx) for cxx in (os.environ.get("CXX", ""), "c++", "g++", "clang++") if cxx):
-        print("no C++ compiler was found: updates run eagerly, which is slower (`apt-get install g++` to speed up)")
-        return False
-    return True
+    return has_compiler()
+
+
+@cache
+def has_compiler() -> bool:
+    """Whether a C++ compiler is found; says once if not."""
+    if any(shutil.which(name) for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++") if name):
+        return True
+    print("no C++ compiler was found: updates run eagerly, which is slower (`apt-get install g++` to speed up)")
+    return False
 
 
 class Engine:

@@ -8,7 +8,7 @@ checkpoint, so a run that was killed goes on from there and ends with the same b
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from pbrl.evaluate import evaluate
 from pbrl.feedback.store import Store
 from pbrl.likelihoods import save_policy
 from pbrl.log import Log
+from pbrl.plan import Query, Schedule
 from pbrl.preferences import Preferences
 from pbrl.rollout import Players
 from pbrl.table import Table
@@ -37,67 +38,6 @@ class Stage(NamedTuple):
     enter: Callable[[], None]
     update: Callable[[Any], Any]
     draw: Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Query:
-    """What is asked: `count` questions in `rounds`, about segments of `length` steps; `kind` is pair or rating.
-
-    `seed` decides which are asked: runs with different seeds of their own learn from the same answers.
-    """
-
-    kind: str
-    count: int
-    rounds: int
-    length: int
-    strategy: str
-    candidates: int
-    held_out: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("pair", "rating"):
-            raise UserError(f"query.kind={self.kind}: it is pair or rating")
-        if not 1 <= self.rounds <= max(1, self.count):
-            raise UserError(f"query.rounds={self.rounds} lies between 1 and query.count={self.count}")
-        if self.length < 1 or self.candidates < 1 or not 0 <= self.held_out < 1:
-            raise UserError("query.length and query.candidates must be at least 1, and query.held_out in [0, 1)")
-        if self.strategy not in query.STRATEGIES:
-            raise UserError(f"query.strategy={self.strategy}: it is one of {', '.join(query.STRATEGIES)}")
-        if self.kind == "rating" and self.strategy != "uniform":
-            raise UserError("query.strategy chooses pairs: with query.kind=rating it must be uniform")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how often, in updates: of the algorithm in all, between log lines, evaluations and checkpoints."""
-
-    steps: int
-    log_every: int
-    eval_every: int
-    checkpoint_every: int
-    eval_episodes: int
-    final_episodes: int
-
-    def __post_init__(self) -> None:
-        if (
-            min(
-                self.steps,
-                self.log_every,
-                self.eval_every,
-                self.checkpoint_every,
-                self.eval_episodes,
-                self.final_episodes,
-            )
-            < 1
-        ):
-            raise UserError(
-                "steps, log_every, eval_every, checkpoint_every, eval_episodes and final_episodes must be at least 1"
-            )
-        if self.checkpoint_every % self.log_every:
-            raise UserError(
-                f"checkpoint_every={self.checkpoint_every} must be a multiple of log_every={self.log_every}"
-            )
 
 
 class Training:

@@ -21,7 +21,8 @@ from pbrl.episodes import versions
 from pbrl.feedback.store import Store
 from pbrl.likelihoods import save_policy
 from pbrl.log import Log
-from pbrl.loop import Query, Schedule, Training
+from pbrl.loop import Training
+from pbrl.plan import Query, Schedule
 from pbrl.query import needs_reward
 from pbrl.reference import Reference
 from pbrl.rollout import Players, auto_workers

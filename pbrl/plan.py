@@ -1,0 +1,54 @@
+"""What a run asks and how long it trains, checked before anything is made."""
+
+from dataclasses import dataclass
+
+from pbrl.query import STRATEGIES
+from pbrl.types import UserError
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked: `count` questions in `rounds`, about segments of `length` steps; `kind` is pair or rating.
+
+    `seed` decides which are asked: runs with different seeds of their own learn from the same answers.
+    """
+
+    kind: str
+    count: int
+    rounds: int
+    length: int
+    strategy: str
+    candidates: int
+    held_out: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("pair", "rating"):
+            raise UserError(f"query.kind={self.kind}: it is pair or rating")
+        if not 1 <= self.rounds <= max(1, self.count):
+            raise UserError(f"query.rounds={self.rounds} lies between 1 and query.count={self.count}")
+        if self.length < 1 or self.candidates < 1 or not 0 <= self.held_out < 1:
+            raise UserError("query.length and query.candidates must be at least 1, and query.held_out in [0, 1)")
+        if self.strategy not in STRATEGIES:
+            raise UserError(f"query.strategy={self.strategy}: it is one of {', '.join(STRATEGIES)}")
+        if self.kind == "rating" and self.strategy != "uniform":
+            raise UserError("query.strategy chooses pairs: with query.kind=rating it must be uniform")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """In updates: how long the algorithm trains, and how often it is logged, evaluated and saved; and the episodes."""
+
+    steps: int
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+    eval_episodes: int
+    final_episodes: int
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise UserError(f"{name}={value} must be at least 1")
+        if self.checkpoint_every % self.log_every:
+            raise UserError(f"checkpoint_every={self.checkpoint_every} is not a multiple of log_every={self.log_every}")
