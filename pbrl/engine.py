@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from pbrl.types import Metrics, UserError
 
-WORTH_COMPILING = 3000  # updates; compiling takes 5 to 20 s and halves the time of an update
+WORTH_COMPILING = 1500  # updates; compiling takes 5 to 20 s and halves the time of an update
 WARM_UP = 3  # updates before a CUDA graph is captured
 
 

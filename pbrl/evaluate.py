@@ -1,5 +1,6 @@
 """How good a policy is: seeded episodes, vectorised, with intervals."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, bootstrap, trim_mean
 
+from pbrl.likelihoods import Likelihood
 from pbrl.rollout import Players, PolicyActor
-from pbrl.types import Episode, Policy
+from pbrl.types import Episode
 
 SEED = 10_000_019  # evaluation's own episodes: the same for every run, and none of the data's
 
@@ -37,14 +39,15 @@ class Evaluation:
         return f"success {self.success:.0%} [{low:.0%}, {high:.0%}], return {self.return_mean:.0f}"
 
 
-def evaluate(players: Players, policy: Policy, episodes: int, seed: int = SEED) -> Evaluation:
+def evaluate(players: Players, policy: Likelihood, episodes: int, seed: int = SEED) -> Evaluation:
     """Plays `episodes` episodes with the seeds seed, seed + 1, …"""
     return summarize(play(players, policy, episodes, seed))
 
 
-def play(players: Players, policy: Policy, episodes: int, seed: int = SEED) -> list[Episode]:
+def play(players: Players, policy: Likelihood, episodes: int, seed: int = SEED) -> list[Episode]:
     """The episodes themselves, in the order of their seeds."""
-    return players.play_all(PolicyActor(policy), range(seed, seed + episodes))
+    on_cpu = copy.deepcopy(policy).to("cpu")  # episodes are played there, perhaps in other processes
+    return players.play_all(PolicyActor(on_cpu), range(seed, seed + episodes))
 
 
 def summarize(episodes: Sequence[Episode]) -> Evaluation:

@@ -24,7 +24,7 @@ class Log:
             if wandb:
                 import wandb as module
 
-                mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+                mode = "online" if module.login(prompt=False) else "offline"
                 self.wandb = module.init(project="pbrl", dir=folder, mode=mode, config=config, name=folder.name)  # type: ignore[arg-type]
             if tensorboard:
                 from torch.utils.tensorboard import SummaryWriter

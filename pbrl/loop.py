@@ -12,13 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from pbrl import checkpoint, query
 from pbrl.engine import Engine, Mean, wants_compile
 from pbrl.evaluate import evaluate
-from pbrl.feedback.store import Store
+from pbrl.feedback.store import Answered, Store
 from pbrl.likelihoods import save_policy
 from pbrl.log import Log
 from pbrl.plan import Query, Schedule
@@ -161,16 +162,17 @@ class Training:
             "answers", self.policy_step, {"round": r, **self.counts, **self._label_accuracy(answered, given)}
         )
 
-    def _label_accuracy(self, answered, given) -> dict[str, float]:
-        """How often answers that are no ties agree with the true return of the segments."""
+    def _label_accuracy(self, answered: Answered, given: np.ndarray) -> dict[str, float]:
+        """How often answers that are no ties agree with the true return; ratings are compared with their neighbours."""
         assert self.ask is not None
-        if self.ask.kind != "pair" or not given.any():
-            return {}
-        starts = torch.from_numpy(answered.starts[given]).to(self.device)
-        true = self.table.reward[self.table.segments(starts, self.ask.length)].sum(-1).cpu().numpy()
-        label = answered.label[given]
-        clear = (label != 0.5) & (true[:, 0] != true[:, 1])
-        agree = (label > 0.5) == (true[:, 1] > true[:, 0])
+        starts, label = answered.starts[given], answered.label[given]
+        if self.ask.kind == "rating":
+            starts = np.concatenate([starts[:-1], starts[1:]], 1)
+            label = 0.5 * (1 + np.sign(label[1:] - label[:-1]))
+        rows = self.table.segments(torch.from_numpy(starts).to(self.device), self.ask.length)
+        gap = self.table.reward[rows].sum(-1).diff(dim=1)[:, 0].cpu().numpy()
+        clear = (label != 0.5) & (gap != 0)
+        agree = (label > 0.5) == (gap > 0)
         return {"label_accuracy": float(agree[clear].mean()) if clear.any() else math.nan}
 
     # The run

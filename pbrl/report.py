@@ -9,8 +9,8 @@ from hydra.utils import instantiate
 
 from pbrl import evaluate, log
 from pbrl.evaluate import Evaluation
+from pbrl.likelihoods import Likelihood
 from pbrl.rollout import Players
-from pbrl.types import Policy
 
 
 def write(
@@ -82,7 +82,7 @@ def plot(folder: Path, data: Evaluation, clone: dict[str, Any] | None) -> None:
     plt.close(figure)
 
 
-def video(folder: Path, env: dict[str, Any], players: Players, policy: Policy, episodes: int = 3) -> None:
+def video(folder: Path, env: dict[str, Any], players: Players, policy: Likelihood, episodes: int = 3) -> None:
     """Records the policy's first evaluation episodes into `policy.mp4`; without a renderer it says what to install."""
     from pbrl.video import frames, write_mp4
 

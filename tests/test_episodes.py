@@ -11,8 +11,10 @@ import h5py
 import minari
 import numpy as np
 import pytest
+import torch
 
 from pbrl import collect, episodes
+from pbrl.likelihoods import Likelihood
 from pbrl.rollout import Players, PolicyActor, rollout
 from pbrl.types import UserError
 from tests import toy
@@ -169,13 +171,8 @@ def test_a_full_disk(tmp_path):
         subprocess.run(["umount", disk])
 
 
-class Still:
-    def reset(self):
-        pass
-
+class Still(Likelihood):
     def act(self, obs):
-        import torch
-
         return torch.zeros(len(obs), 2)
 
 

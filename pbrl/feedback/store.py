@@ -151,9 +151,7 @@ class Store:
         if path.suffix == ".jsonl":
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         elif path.suffix == ".parquet":
-            import pyarrow
-            import pyarrow.parquet
-
+            pyarrow = _pyarrow()
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
         else:
             raise UserError(f"{path}: answers are exported to .jsonl or .parquet")
@@ -164,9 +162,7 @@ class Store:
         path = Path(path)
         try:
             if path.suffix == ".parquet":
-                import pyarrow.parquet
-
-                rows = pyarrow.parquet.read_table(path).to_pylist()
+                rows = _pyarrow().parquet.read_table(path).to_pylist()
             else:
                 rows = [json.loads(line) for line in path.read_text().splitlines()]
             parts: dict[type[Base], dict[str, dict]] = {Clip: {}, Question: {}, Answer: {}}
@@ -233,6 +229,15 @@ def _patient(connection, _record) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
     except Exception:  # a read-only file: reading works, and writing says so
         return
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError("Parquet needs pyarrow: `pip install pbrl[label]`, or use .jsonl") from error
+    return pyarrow
 
 
 def _id(*parts: Any) -> str:
