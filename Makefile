@@ -22,7 +22,7 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet torch==2.13.0
 	$(RUN) -m pip install --quiet --editable ".[sim,log,dev]"
-	$(RUN) -m sim.backend
+	$(RUN) -c "from sim import backend; backend.install()"
 	@touch $@
 
 clean:

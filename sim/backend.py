@@ -88,6 +88,7 @@ def forget() -> None:
 
 def install() -> None:
     """Says which backend renders; where none does, installs Debian's packages if it may, else names them."""
+    forget()
     for attempt in range(2):
         try:
             print(f"pictures are rendered with {probe()}")
@@ -99,8 +100,3 @@ def install() -> None:
         for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", *PACKAGES]):
             print(" ".join(command))
             subprocess.run(command, stdout=subprocess.DEVNULL, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
-
-
-if __name__ == "__main__":
-    forget()
-    install()

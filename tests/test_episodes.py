@@ -136,7 +136,7 @@ def test_a_killed_collection_leaves_nothing_half(tmp_path):
     """Killed at several moments, the folder holds no data set under its name; made again, it is whole."""
     code = (
         "from pathlib import Path; from tests import test_episodes as t; from pbrl import collect;"
-        f"collect.dataset(t.POINT, {{**t.OFFSET, 'episodes': 3000}}, folder=Path({str(tmp_path)!r}), seed=0, workers=0)"
+        f"collect.dataset(t.POINT, {{**t.OFFSET, 'episodes': 1000}}, folder=Path({str(tmp_path)!r}), seed=0, workers=0)"
     )
     began = time.monotonic()
     whole = subprocess.run([sys.executable, "-c", code], capture_output=True)
@@ -151,8 +151,8 @@ def test_a_killed_collection_leaves_nothing_half(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         if path.exists():  # it was faster this time
-            assert len(episodes.read(path)) == 3000
-    assert len(collect.dataset(POINT, {**OFFSET, "episodes": 3000}, folder=tmp_path, seed=0, workers=0)[0]) == 3000
+            assert len(episodes.read(path)) == 1000
+    assert len(collect.dataset(POINT, {**OFFSET, "episodes": 1000}, folder=tmp_path, seed=0, workers=0)[0]) == 1000
 
 
 @pytest.mark.skipif(
