@@ -58,6 +58,7 @@ def write(path: Path, episodes: Sequence[Episode], recipe: dict[str, Any]) -> di
         "episodes": len(episodes),
         "steps": int(sum(len(e.action) for e in episodes)),
     }
+    path = path.absolute()  # Minari joins a relative one to itself
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         needed = 2**20 + 2 * sum(part.nbytes for e in episodes for part in e if isinstance(part, np.ndarray))
@@ -114,7 +115,7 @@ def _write_minari(root: Path, name: str, episodes: Sequence[Episode], provenance
 
 def read(path: Path) -> list[Episode]:
     """Episodes of a Minari data set folder or a D4RL-style .hdf5 file. Raises UserError if it is missing or damaged."""
-    path = Path(path)
+    path = Path(path).absolute()
     if not path.exists():
         raise UserError(f"there is no data set at {path}")
     try:

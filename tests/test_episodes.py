@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import minari
@@ -40,6 +41,13 @@ def test_written_and_read(tmp_path, terminates):
     assert any(e.terminated for e in again) == terminates
     assert provenance == episodes.read_provenance(tmp_path / "set")
     assert provenance["recipe"] == {"how": "by hand"} and provenance["versions"]["numpy"] == np.__version__
+
+
+def test_a_relative_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = toy.episodes(3)
+    episodes.write(Path("sets/one"), made, {})
+    assert same(made, episodes.read(Path("sets/one"))) and [p.name for p in Path("sets").iterdir()] == ["one"]
 
 
 def test_it_is_a_minari_data_set(tmp_path):
