@@ -141,18 +141,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=SUITES, nargs="?", default="metaworld")
     parser.add_argument("flags", nargs="*", help="passed on to train.py, as in steps=20000 experiment=cpl_paper")
+    parser.add_argument("--tasks", nargs="*", help="only these of the suite's tasks")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     suite = SUITES[args.suite]
-    for env in suite["envs"]:
+    envs = [env for env in suite["envs"] if not args.tasks or env.split("/")[1] in args.tasks]
+    for env in envs:
         prepare(args.suite, env, args.flags)
     # CPL's first seed goes first: it makes the reference value that the others share
     methods = ("CPL", "P-IQL", "10 % BC", "BC")
-    order = [(env, method, seed) for seed in range(args.seeds) for method in methods for env in suite["envs"]]
+    order = [(env, method, seed) for seed in range(args.seeds) for method in methods for env in envs]
     with ThreadPoolExecutor(args.jobs) as pool:
         lines = list(pool.map(lambda job: run(args.suite, job[0], job[1], job[2], args.flags), order))
-    lines.sort(key=lambda line: (suite["envs"].index(line["env"]), list(METHODS).index(line["method"]), line["seed"]))
+    lines.sort(key=lambda line: (envs.index(line["env"]), list(METHODS).index(line["method"]), line["seed"]))
     (RESULTS / f"{args.suite}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     last = "last_success" if suite["measure"] == "success" else "last_return_mean"
     print(f"\nlast policy\n\n{table(lines, last)}\n\nmaximum of the running mean\n\n{table(lines, 'running_max')}")
