@@ -154,6 +154,7 @@ def main() -> None:
     order = [(env, method, seed) for seed in range(args.seeds) for method in methods for env in envs]
     with ThreadPoolExecutor(args.jobs) as pool:
         lines = list(pool.map(lambda job: run(args.suite, job[0], job[1], job[2], args.flags), order))
+    RESULTS.mkdir(exist_ok=True)
     lines.sort(key=lambda line: (envs.index(line["env"]), list(METHODS).index(line["method"]), line["seed"]))
     (RESULTS / f"{args.suite}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     last = "last_success" if suite["measure"] == "success" else "last_return_mean"

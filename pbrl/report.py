@@ -76,7 +76,7 @@ def plot(folder: Path, data: Evaluation, clone: dict[str, Any] | None) -> None:
         axes.axhline(clone["last"][measure], color="0.3", linestyle="--", label="BC")
     axes.set(xlabel="updates", ylabel=measure.replace("_mean", ""), title=folder.parent.name)
     if data.success is not None:
-        axes.set_ylim(0, 1)
+        axes.set_ylim(-0.03, 1.03)
     axes.legend(frameon=False)
     figure.savefig(folder / "curve.png", dpi=120)
     plt.close(figure)
