@@ -7,6 +7,7 @@ asks again without doubling an answer.
 
 import hashlib
 import json
+import sqlite3
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -227,7 +228,7 @@ def _patient(connection, _record) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     try:
         connection.execute("PRAGMA journal_mode = WAL")
-    except Exception:  # a read-only file: reading works, and writing says so
+    except sqlite3.OperationalError:  # a read-only file: reading works, and writing says so
         return
 
 
