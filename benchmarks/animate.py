@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from PIL import Image, ImageDraw
 
 import sim  # noqa: F401  settles how MuJoCo renders
-from pbrl.evaluate import SEED
+from pbrl.evaluate import evaluation_seeds
 from pbrl.likelihoods import load_policy
 from pbrl.rollout import PolicyActor, rollout
 from pbrl.video import frames, write_gif
@@ -32,7 +32,7 @@ def main() -> None:
     for run, title in zip(args.runs, args.titles or [run.name for run in args.runs], strict=True):
         env = instantiate(yaml.safe_load((run / "config.yaml").read_text())["env"])
         strip = []
-        for episode in rollout([env], PolicyActor(load_policy(run)), range(SEED, SEED + args.episodes)):
+        for episode in rollout([env], PolicyActor(load_policy(run)), evaluation_seeds(args.episodes)):
             assert episode.state is not None
             shown = episode._replace(state=episode.state[: args.steps])
             for image in frames(env, shown, width=SIZE, height=SIZE, every=EVERY):

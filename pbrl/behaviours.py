@@ -66,24 +66,32 @@ class Noise(Behaviour):
 
 
 class Offset(Behaviour):
-    """The expert sees every object displaced by a vector that stays through the episode: a calibration error.
+    """The expert sees every object displaced: a calibration error, drawn anew with probability 1 / `hold` a step.
 
-    The vector is `level` (metres) times a standard normal one plus `bias`, which all episodes share. Without a bias the
-    errors cancel out over the data, and plain cloning of it is nearly perfect.
+    The vector is `level` (metres) times a standard normal one plus `bias`, which all draws share. Without a bias the
+    errors cancel out over the data, and plain cloning of it is nearly perfect. With `hold` null an episode keeps its
+    error, and is good or bad as a whole.
     """
 
     name = "offset"
     max_level = 0.3
 
-    def __init__(self, *, bias: list[float], level: float | None = None, noise: float = 0.0):
+    def __init__(self, *, bias: list[float], hold: float | None, level: float | None = None, noise: float = 0.0):
         super().__init__(level=level, noise=noise)
-        self.bias = np.array(bias)
+        self.bias, self.hold = np.array(bias), hold
+        if hold is not None and hold < 1:
+            raise UserError(f"data.behaviour.hold={hold}: an error stays for at least one step; null: for the episode")
 
     def begin(self) -> None:
         super().begin()
-        self.shift = [self.level * (random.standard_normal(3) + self.bias) for random in self.random]
+        self.shift = [self.draw(i) for i in range(len(self.envs))]
+
+    def draw(self, i: int) -> np.ndarray:
+        return self.level * (self.random[i].standard_normal(3) + self.bias)
 
     def choose(self, i: int) -> np.ndarray:
+        if self.hold is not None and self.random[i].random() < 1 / self.hold:
+            self.shift[i] = self.draw(i)
         seen = self.envs[i].full_obs.copy()
         for place in self.experts[i].objects:
             seen[place] += self.shift[i]

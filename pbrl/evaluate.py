@@ -12,7 +12,6 @@ from pbrl.likelihoods import Likelihood
 from pbrl.rollout import Players, PolicyActor
 from pbrl.types import Episode
 
-SEED = 10_000_019  # evaluation's own episodes: the same for every run, and none of the data's
 
 
 @dataclass(frozen=True)
@@ -39,15 +38,21 @@ class Evaluation:
         return f"success {self.success:.0%} [{low:.0%}, {high:.0%}], return {self.return_mean:.0f}"
 
 
-def evaluate(players: Players, policy: Likelihood, episodes: int, seed: int = SEED) -> Evaluation:
-    """Plays `episodes` episodes with the seeds seed, seed + 1, …"""
+def evaluate(players: Players, policy: Likelihood, episodes: int, seed: int = 0) -> Evaluation:
+    """Plays `episodes` episodes; each `seed` has its own, up to 100,000 of them."""
     return summarize(play(players, policy, episodes, seed))
 
 
-def play(players: Players, policy: Likelihood, episodes: int, seed: int = SEED) -> list[Episode]:
+def play(players: Players, policy: Likelihood, episodes: int, seed: int = 0) -> list[Episode]:
     """The episodes themselves, in the order of their seeds."""
     on_cpu = copy.deepcopy(policy).to("cpu")  # episodes are played there, perhaps in other processes
-    return players.play_all(PolicyActor(on_cpu), range(seed, seed + episodes))
+    return players.play_all(PolicyActor(on_cpu), evaluation_seeds(episodes, seed))
+
+
+def evaluation_seeds(episodes: int, seed: int = 0) -> range:
+    """Evaluation's own episodes: the same for every run, and none of the data's."""
+    first = 10_000_019 + 100_000 * seed
+    return range(first, first + episodes)
 
 
 def summarize(episodes: Sequence[Episode]) -> Evaluation:

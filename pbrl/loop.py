@@ -191,6 +191,11 @@ class Training:
         self._save()
         return self.summary()
 
+    def ask_first(self) -> None:
+        """Asks the first round and stops; a run in the same folder later starts with the same questions."""
+        self.stages[0].enter()
+        print(f"answers {', '.join(f'{n} {what}' for what, n in self.counts.items())}")
+
     def _run_stage(self, stage: Stage) -> None:
         s = self.schedule
         engine = Engine(self.device, compile=wants_compile(self.compile, stage.steps), bf16=self.bf16)
@@ -236,9 +241,9 @@ class Training:
         assert self.players is not None
         began = time.perf_counter()
         final = phase == "policy" and self.policy_step == self.schedule.steps
-        result = evaluate(
-            self.players, self.algo.policy, self.schedule.final_episodes if final else self.schedule.eval_episodes
-        )
+        s = self.schedule
+        episodes = s.final_episodes if final else s.eval_episodes
+        result = evaluate(self.players, self.algo.policy, episodes, s.eval_seed)
         self.seconds["evaluate"] += time.perf_counter() - began
         self.evaluations.append({"phase": phase, "step": self.policy_step, **asdict(result)})
         self.log.write(

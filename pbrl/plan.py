@@ -37,7 +37,10 @@ class Query:
 
 @dataclass(frozen=True)
 class Schedule:
-    """In updates: how long the algorithm trains, and how often it is logged, evaluated and saved; and the episodes."""
+    """In updates: how long the algorithm trains, and how often it is logged, evaluated and saved; and the episodes.
+
+    `eval_seed` decides which episodes: settings chosen with one are judged fairly with another.
+    """
 
     steps: int
     log_every: int
@@ -45,10 +48,12 @@ class Schedule:
     checkpoint_every: int
     eval_episodes: int
     final_episodes: int
+    eval_seed: int = 0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 1:
-                raise UserError(f"{name}={value} must be at least 1")
+            least = 0 if name == "eval_seed" else 1
+            if value < least:
+                raise UserError(f"{name}={value} must be at least {least}")
         if self.checkpoint_every % self.log_every:
             raise UserError(f"checkpoint_every={self.checkpoint_every} is not a multiple of log_every={self.log_every}")

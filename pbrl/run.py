@@ -67,7 +67,7 @@ def train(config: Config) -> dict[str, Any]:
     try:
         table.relabel_true(config["reward_scale"])
         clone = None
-        if config["compare"]:
+        if config["compare"] and config["only"] is None:
             clone = compare(config, spec, folder / "bc", schedule, players, shared)
         teacher, reward, store = None, build(config["reward"], spec), None
         if ask is not None:
@@ -85,6 +85,9 @@ def train(config: Config) -> dict[str, Any]:
             folder=folder, algo=algo, reward=reward, teacher=teacher, store=store, ask=ask, schedule=schedule,
             log=log, players=players, **shared,
         )  # fmt: skip
+        if config["only"] == "answers":
+            training.ask_first()
+            return {}
         summary = training.run()
         save_policy(algo.policy, folder / "policy.pt")
         result = report.write(folder, config, data, clone, summary, training.counts)
@@ -109,8 +112,10 @@ def check(config: Config) -> tuple[Query | None, Schedule]:
     if config["reward"].get("normalize", "auto") not in ("auto", *NORMALIZE):
         raise UserError(f"reward.normalize={config['reward']['normalize']}: it is one of auto, {', '.join(NORMALIZE)}")
     wants_compile(config["compile"], 0)
-    if config["only"] not in (None, "data"):
-        raise UserError(f"only={config['only']}: it is null or data")
+    if config["only"] not in (None, "data", "answers"):
+        raise UserError(f"only={config['only']}: it is null, data or answers")
+    if config["only"] == "answers" and not (eats_answers or has_reward):
+        raise UserError(f"only=answers: {name} on the true reward asks nothing; choose algo=cpl, or reward=ensemble")
     if eats_answers and has_reward:
         raise UserError(
             f"{name} learns straight from answers and has no use for a reward model: drop reward=…, or choose algo=iql"

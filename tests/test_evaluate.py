@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pbrl.evaluate import evaluate, summarize
+from pbrl.evaluate import evaluate, evaluation_seeds, summarize
 from pbrl.likelihoods import GaussianPolicy, save_policy
 from pbrl.reference import Reference
 from pbrl.rollout import Players
@@ -92,3 +92,8 @@ def test_a_clip_plays(tmp_path):
     write_gif(tmp_path / "clip.gif", images[:5], fps=10)
     assert (tmp_path / "clip.gif").stat().st_size > 500
     env.close()
+
+
+def test_evaluation_seeds_are_none_of_one_another():
+    first, second = set(evaluation_seeds(50)), set(evaluation_seeds(50, seed=1))
+    assert len(first) == 50 and not first & second

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 import sim.configs
 from pbrl import log, run
 from pbrl.engine import has_compiler, pick_device, wants_compile
+from pbrl.feedback.store import Store
 from pbrl.plan import Query, Schedule
 from pbrl.types import UserError
 
@@ -257,3 +258,18 @@ def test_bad_schedules_and_queries():
         Query(kind="pair", count=3, rounds=1, length=8, strategy="uniform", candidates=1, held_out=1.0, seed=0)
     with pytest.raises(UserError, match="at least 1"):
         Schedule(steps=0, log_every=1, eval_every=1, checkpoint_every=1, eval_episodes=1, final_episodes=1)
+
+
+def test_asking_alone_and_training_later_is_the_same_run(tmp_path):
+    train(tmp_path / "a", *RUNS["cpl"])
+    assert train(tmp_path / "b", *RUNS["cpl"], "only=answers") == {}
+    store = Store(f"sqlite:///{tmp_path / 'b/run/answers.sqlite'}")
+    assert store.counts()["answered"] == 60 and not (tmp_path / "b/run/policy.pt").exists()
+    train(tmp_path / "b", *RUNS["cpl"])
+    assert store.counts()["answered"] == 60
+    assert_same(outcome(tmp_path / "a")["policy"], outcome(tmp_path / "b")["policy"])
+
+
+def test_asking_alone_needs_something_to_ask(tmp_path):
+    with pytest.raises(UserError, match="only=answers"):
+        train(tmp_path, *RUNS["iql"], "only=answers")
