@@ -7,6 +7,7 @@ the critic of a SAC oracle instead (arXiv:2310.13639, D.2), which costs hours of
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pbrl.table import Table
 from pbrl.types import UserError
 
 SHARE = 8  # states per task of a process
+KEEP_EVERY = 30.0  # seconds between saves, so that a killed run loses no more
 
 
 class Reference:
@@ -59,12 +61,20 @@ class Reference:
         episode = table.episode.cpu().numpy()
         starts = [[(int(table.seed[episode[row]]), table.state[row]) for row in share] for share in shares]
         if missing:
+            kept = time.monotonic()
             with tqdm(total=len(missing), desc="playing on from segments", unit="state") as bar:
                 for i, values in self.players.map(play_on, starts, self.policy, self.steps, self.discount):
                     self.known.update(zip(shares[i], values, strict=True))
                     bar.update(len(values))
-            checkpoint.save(self.path, {"row": list(self.known), "value": list(self.known.values())})
+                    if time.monotonic() - kept > KEEP_EVERY:
+                        self.keep()
+                        kept = time.monotonic()
+            self.keep()
         return np.array([self.known[row] for row in rows.ravel().tolist()]).reshape(rows.shape)
+
+    def keep(self) -> None:
+        """Writes all values known so far."""
+        checkpoint.save(self.path, {"row": list(self.known), "value": list(self.known.values())})
 
 
 def play_on(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from pbrl import reference
 from pbrl.evaluate import evaluate, evaluation_seeds, summarize
 from pbrl.likelihoods import GaussianPolicy, save_policy
 from pbrl.reference import Reference
@@ -44,16 +45,34 @@ def test_evaluation_is_seeded_and_the_same_in_any_number_of_processes():
 def test_the_reference_value_is_the_experts(tmp_path):
     table, players = Table(toy.episodes(6)), Players({**POINT, "horizon": 1000}, 0)
     settings = {"dataset": "x", "folder": tmp_path, "discount": 0.9, "policy": None, "steps": 60}
-    reference = Reference(table, players, **settings)
+    first = Reference(table, players, **settings)
     rows = np.array([[0, 5], [31, 40]])
-    found = reference.values(rows)
+    found = first.values(rows)
     position, expected = table.obs[torch.from_numpy(rows)].double().numpy(), 0.0
     for t in range(500):  # by axes: a tenth a step, and half of what is left once that is less
         position = position - 0.1 * np.clip(5 * position, -1, 1)
         expected = expected + 0.9**t * (2 - np.linalg.norm(position, axis=-1))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert reference.values(rows[0]).tolist() == found[0].tolist()
-    assert Reference(table, players, **settings).known == reference.known  # kept for the next run
+    assert first.values(rows[0]).tolist() == found[0].tolist()
+    assert Reference(table, players, **settings).known == first.known  # kept for the next run
+
+
+def test_a_stop_while_playing_on_loses_little(tmp_path, monkeypatch):
+    table, players = Table(toy.episodes(6)), Players(POINT, 0)
+    settings = {"dataset": "x", "folder": tmp_path, "discount": 0.9, "policy": None, "steps": 20}
+    monkeypatch.setattr(reference, "KEEP_EVERY", 0.0)
+    whole = players.map
+
+    def stopped(*args):
+        for i, found in whole(*args):
+            if i == 2:
+                raise KeyboardInterrupt
+            yield i, found
+
+    monkeypatch.setattr(players, "map", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        Reference(table, players, **settings).values(np.arange(40))
+    assert sorted(Reference(table, players, **settings).known) == list(range(16))
 
 
 def test_a_learnt_policy_may_be_the_reference(tmp_path):
@@ -62,9 +81,9 @@ def test_a_learnt_policy_may_be_the_reference(tmp_path):
     for p in policy.parameters():
         p.data.zero_()  # stands still
     save_policy(policy, tmp_path / "policy.pt")
-    reference = Reference(table, players, dataset="x", folder=tmp_path, discount=0.9, policy=str(tmp_path), steps=50)
+    learnt = Reference(table, players, dataset="x", folder=tmp_path, discount=0.9, policy=str(tmp_path), steps=50)
     distance = table.obs[7].norm().item()
-    assert reference.values(np.array([7]))[0] == pytest.approx(10 * (2 - distance), rel=1e-4)
+    assert learnt.values(np.array([7]))[0] == pytest.approx(10 * (2 - distance), rel=1e-4)
 
 
 def test_no_states_no_reference(tmp_path):
