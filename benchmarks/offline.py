@@ -1,7 +1,7 @@
 """The tables of the README: data, BC, 10 % BC, P-IQL and CPL from the same answers, three seeds each.
 
-    python -m benchmarks.offline metaworld      # six tasks, calibrated offset data, 800 segments rated by regret
-    python -m benchmarks.offline locomotion     # SAC replay, 800 segments rated by return
+    python -m benchmarks.offline metaworld      # six tasks, calibrated offset data, 1,600 segments rated by regret
+    python -m benchmarks.offline locomotion     # SAC replay, 1,600 segments rated by return
 
 Runs are ordinary `train.py` runs, `--jobs` at a time on one thread each; what is finished is not run again. Writes
 `benchmarks/results/<suite>.jsonl` (a line a run), prints a table in Markdown and draws a picture.
@@ -22,29 +22,33 @@ LAST = ("success", "success_at_end", "return_mean", "return_iqm", "episodes")  #
 METHODS = {
     "BC": ["algo=bc"],
     "10 % BC": ["algo=bc", "algo.fraction=0.1"],
-    "P-IQL": ["algo=iql", "reward=ensemble"],
+    "P-IQL": ["algo=iql", "reward=ensemble", "reward.steps=3000"],
     "CPL": ["algo=cpl"],
 }
+SIZE = ["query.count=1600", "steps=12000", "eval_every=3000", "checkpoint_every=3000"]
 SUITES = {
     "metaworld": {
         "envs": [f"metaworld/{task}" for task in
                  ("bin-picking", "button-press", "door-open", "drawer-open", "plate-slide", "sweep-into")],
-        "flags": ["data=offset", "feedback=regret"],
+        "flags": ["data=offset", "feedback=regret", *SIZE],
         "measure": "success",
     },
     "locomotion": {
         "envs": ["dm_control/walker-walk", "gym/hopper"],
-        "flags": ["data=medium_replay", "feedback=perfect"],
+        "flags": ["data=medium_replay", "feedback=perfect", *SIZE],
         "measure": "return_mean",
     },
 }  # fmt: skip
 
 
+def runs(suite: str, env: str) -> Path:
+    """Where the runs of an environment live."""
+    return Path("runs/benchmark") / suite / env.split("/")[1]
+
+
 def run(suite: str, env: str, method: str, seed: int, flags: list[str]) -> dict[str, Any]:
     """Trains once, or reads what a run before left; returns a line of the results."""
-    folder = (
-        Path("runs/benchmark") / suite / env.split("/")[1] / f"{method.replace(' ', '').replace('%', 'percent')}-{seed}"
-    )
+    folder = runs(suite, env) / f"{method.replace(' ', '').replace('%', 'percent')}-{seed}"
     if not (folder / "result.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         fixed = [
@@ -75,8 +79,10 @@ def run(suite: str, env: str, method: str, seed: int, flags: list[str]) -> dict[
 
 
 def prepare(suite: str, env: str, flags: list[str]) -> None:
-    """Makes the data set before the runs that share it, on all cores."""
-    command = [sys.executable, "train.py", "only=data", "algo=bc", f"env={env}", *SUITES[suite]["flags"], *flags]
+    """Makes the data set and the reference values before the runs that share them, on all cores."""
+    folder = runs(suite, env) / "answers"
+    command = [sys.executable, "train.py", "only=answers", "algo=cpl", f"run={folder}", f"env={env}"]
+    command += [*SUITES[suite]["flags"], *flags]
     if subprocess.run(command).returncode:
         raise SystemExit(f"{' '.join(command)} failed")
 
@@ -149,9 +155,7 @@ def main() -> None:
     envs = [env for env in suite["envs"] if not args.tasks or env.split("/")[1] in args.tasks]
     for env in envs:
         prepare(args.suite, env, args.flags)
-    # CPL's first seed goes first: it makes the reference value that the others share
-    methods = ("CPL", "P-IQL", "10 % BC", "BC")
-    order = [(env, method, seed) for seed in range(args.seeds) for method in methods for env in envs]
+    order = [(env, method, seed) for seed in range(args.seeds) for env in envs for method in METHODS]
     with ThreadPoolExecutor(args.jobs) as pool:
         lines = list(pool.map(lambda job: run(args.suite, job[0], job[1], job[2], args.flags), order))
     RESULTS.mkdir(exist_ok=True)

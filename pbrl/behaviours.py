@@ -70,7 +70,7 @@ class Offset(Behaviour):
 
     The vector is `level` (metres) times a standard normal one plus `bias`, which all draws share. Without a bias the
     errors cancel out over the data, and plain cloning of it is nearly perfect. With `hold` null an episode keeps its
-    error, and is good or bad as a whole.
+    error, is good or bad as a whole, and cloning the best ones is nearly perfect.
     """
 
     name = "offset"

@@ -39,15 +39,22 @@ class Reference:
         discount: float,
         policy: str | None,
         steps: int,
+        samples: int = 1,
+        noise: float = 0.0,
     ):
         if table.state is None:
             raise UserError(
                 "feedback=regret plays on from simulator states, and this data has none: choose feedback=perfect"
             )
         self.table, self.players = table, players
-        self.policy, self.steps, self.discount = policy, steps, discount
-        made_of = {"dataset": dataset, "env": players.env, "policy": policy, "steps": steps, "discount": discount}
+        if samples < 1 or (samples > 1) != (noise > 0):
+            raise UserError(
+                f"reference.samples={samples} and reference.noise={noise}: several samples differ by noise, one has none"
+            )
+        self.settings = {"policy": policy, "steps": steps, "discount": discount, "samples": samples, "noise": noise}
+        made_of = {"dataset": dataset, "env": players.env, **self.settings}
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:10]
+        Path(folder).mkdir(parents=True, exist_ok=True)  # with data=file nothing else made it
         self.path = Path(folder) / f"reference-{digest}.pt"
         kept = checkpoint.load(self.path, torch.device("cpu"))
         self.known: dict[int, float] = {} if kept is None else dict(zip(kept["row"], kept["value"], strict=True))
@@ -63,7 +70,7 @@ class Reference:
         if missing:
             kept = time.monotonic()
             with tqdm(total=len(missing), desc="playing on from segments", unit="state") as bar:
-                for i, values in self.players.map(play_on, starts, self.policy, self.steps, self.discount):
+                for i, values in self.players.map(play_on, starts, self.settings):
                     self.known.update(zip(shares[i], values, strict=True))
                     bar.update(len(values))
                     if time.monotonic() - kept > KEEP_EVERY:
@@ -78,26 +85,32 @@ class Reference:
 
 
 def play_on(
-    envs: Sequence[Any], starts: Sequence[tuple[int, np.ndarray]], policy: str | None, steps: int, discount: float
+    envs: Sequence[Any], starts: Sequence[tuple[int, np.ndarray]], settings: dict[str, Any]
 ) -> list[float]:
-    """The discounted return of a policy from each (episode seed, state); what it earns last goes on for ever."""
-    env = envs[0]
+    """The mean discounted return of a policy from each (episode seed, state); what it earns last goes on for ever."""
+    env, policy = envs[0], settings["policy"]
     if policy is None and not hasattr(env, "expert"):
         raise UserError(
             "feedback=regret needs a scripted expert or reference.policy=<run folder>; else choose feedback=perfect"
         )
     learnt = load_policy(policy) if policy else None
-    values = []
-    for seed, state in starts:
+
+    def once(seed: int, state: np.ndarray, random: np.random.Generator) -> float:
         obs, rewards, terminated = env.restore(seed, state), [], False
         expert: Any = env.expert() if learnt is None else None
-        for _ in range(min(steps, env.horizon)):
+        for _ in range(min(settings["steps"], env.horizon)):
             action = expert.act(env.full_obs) if learnt is None else learnt.act(torch.from_numpy(obs[None]))[0].numpy()
-            obs, reward, terminated, _, _ = env.step(action)
+            noise = settings["noise"] * random.standard_normal(len(action))
+            obs, reward, terminated, _, _ = env.step(np.clip(np.clip(action, -1, 1) + noise, -1, 1))
             rewards.append(reward)
             if terminated:
                 break
-        weights = discount ** np.arange(len(rewards) + 1)
-        rest = 0.0 if terminated else rewards[-1] / (1 - discount)
-        values.append(float(weights[:-1] @ np.array(rewards) + weights[-1] * rest))
+        weights = settings["discount"] ** np.arange(len(rewards) + 1)
+        rest = 0.0 if terminated else rewards[-1] / (1 - settings["discount"])
+        return float(weights[:-1] @ np.array(rewards) + weights[-1] * rest)
+
+    values = []
+    for seed, state in starts:
+        random = np.random.default_rng([seed, *state.view(np.uint32)])  # its own, whoever asks and in whatever order
+        values.append(float(np.mean([once(seed, state, random) for _ in range(settings["samples"])])))
     return values

@@ -86,6 +86,20 @@ def test_a_learnt_policy_may_be_the_reference(tmp_path):
     assert learnt.values(np.array([7]))[0] == pytest.approx(10 * (2 - distance), rel=1e-4)
 
 
+def test_the_mean_of_noisy_play_ons(tmp_path):
+    table, players = Table(toy.episodes(6)), Players(POINT, 0)
+    settings = {"dataset": "x", "discount": 0.9, "policy": None, "steps": 20, "noise": 0.5}
+    rows = np.arange(0, 120, 4)
+    few = Reference(table, players, folder=tmp_path, samples=8, **settings).values(rows)
+    again = Reference(table, players, folder=tmp_path / "b", samples=8, **settings).values(rows[::-1])[::-1]
+    many = Reference(table, players, folder=tmp_path, samples=32, **settings).values(rows)
+    exact = Reference(table, players, folder=tmp_path, **{**settings, "noise": 0.0}).values(rows)
+    assert (few == again).all() and (few != many).all() and (many < exact).all()
+    assert np.abs(few - many).mean() < 0.25 * (exact - many).mean()
+    with pytest.raises(UserError, match="several samples differ by noise"):
+        Reference(table, players, folder=tmp_path, samples=4, **{**settings, "noise": 0.0})
+
+
 def test_no_states_no_reference(tmp_path):
     table = Table([e._replace(state=None) for e in toy.episodes(3)])
     with pytest.raises(UserError, match="feedback=perfect"):
