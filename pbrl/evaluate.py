@@ -13,7 +13,6 @@ from pbrl.rollout import Players, PolicyActor
 from pbrl.types import Episode
 
 
-
 @dataclass(frozen=True)
 class Evaluation:
     """Of a number of episodes: mean, interquartile mean and 95 % interval of the return, and of success where known."""

@@ -49,7 +49,7 @@ class Reference:
         self.table, self.players = table, players
         if samples < 1 or (samples > 1) != (noise > 0):
             raise UserError(
-                f"reference.samples={samples} and reference.noise={noise}: several samples differ by noise, one has none"
+                f"reference.samples={samples}, noise={noise}: several samples differ by noise, one has none"
             )
         self.settings = {"policy": policy, "steps": steps, "discount": discount, "samples": samples, "noise": noise}
         made_of = {"dataset": dataset, "env": players.env, **self.settings}
@@ -84,9 +84,7 @@ class Reference:
         checkpoint.save(self.path, {"row": list(self.known), "value": list(self.known.values())})
 
 
-def play_on(
-    envs: Sequence[Any], starts: Sequence[tuple[int, np.ndarray]], settings: dict[str, Any]
-) -> list[float]:
+def play_on(envs: Sequence[Any], starts: Sequence[tuple[int, np.ndarray]], settings: dict[str, Any]) -> list[float]:
     """The mean discounted return of a policy from each (episode seed, state); what it earns last goes on for ever."""
     env, policy = envs[0], settings["policy"]
     if policy is None and not hasattr(env, "expert"):
