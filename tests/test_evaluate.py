@@ -96,7 +96,7 @@ def test_the_mean_of_noisy_play_ons(tmp_path):
     exact = Reference(table, players, folder=tmp_path, **{**settings, "noise": 0.0}).values(rows)
     assert (few == again).all() and (few != many).all() and (many < exact).all()
     assert np.abs(few - many).mean() < 0.25 * (exact - many).mean()
-    with pytest.raises(UserError, match="several samples differ by noise"):
+    with pytest.raises(UserError, match="several differ by noise"):
         Reference(table, players, folder=tmp_path, samples=4, **{**settings, "noise": 0.0})
 
 
