@@ -49,7 +49,7 @@ class Reference:
         self.table, self.players = table, players
         if samples < 1 or (samples > 1) != (noise > 0):
             raise UserError(
-                f"reference.samples={samples}, noise={noise}: several samples differ by noise, one has none"
+                f"reference.samples={samples}, noise={noise}: several differ by noise, one has none"
             )
         self.settings = {"policy": policy, "steps": steps, "discount": discount, "samples": samples, "noise": noise}
         made_of = {"dataset": dataset, "env": players.env, **self.settings}
