@@ -48,9 +48,7 @@ class Reference:
             )
         self.table, self.players = table, players
         if samples < 1 or (samples > 1) != (noise > 0):
-            raise UserError(
-                f"reference.samples={samples}, noise={noise}: several differ by noise, one has none"
-            )
+            raise UserError(f"reference.samples={samples}, noise={noise}: several differ by noise, one has none")
         self.settings = {"policy": policy, "steps": steps, "discount": discount, "samples": samples, "noise": noise}
         made_of = {"dataset": dataset, "env": players.env, **self.settings}
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:10]
