@@ -1,20 +1,114 @@
-"""Preference losses as pure functions of the scores of two segments.
+"""Preference losses as pure functions of the scores of two segments: the choices of `objective=`.
 
-`a`, `b` are the scores [B] of the first and the second segment, `label` [B] is P(second preferred). All return [B].
+`scores` [..., 2] are those of the first and the second segment of a pair, `label` [...] is P(second preferred), where
+anything between 0 and 1 says how strong the preference is and 0.5 is a tie. All return [...]. For CPL a score is
+`alpha * sum_t log pi`, less the reference's with `algo.reference=true`, which makes it DPO's; for a reward model it is
+the summed reward. Swapping the segments and the label changes no loss.
 """
 
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
+
+from pbrl.types import UserError
 
 
-def bradley_terry(a: Tensor, b: Tensor, label: Tensor) -> Tensor:
+def bradley_terry(scores: Tensor, label: Tensor) -> Tensor:
     """Cross-entropy of P(second preferred) = sigmoid(b - a). Bradley & Terry 1952; Christiano et al. 2017."""
-    return conservative(a, b, label, bias=1.0)
+    return logistic(scores, label, bias=1.0)
 
 
-def conservative(a: Tensor, b: Tensor, label: Tensor, *, bias: float) -> Tensor:
-    """CPL's loss: the loser's score counts `bias` times, which prefers likely segments when bias < 1.
+def logistic(scores: Tensor, label: Tensor, *, bias: float) -> Tensor:
+    """Bradley-Terry's loss, which is that of CPL, and of DPO (Rafailov et al. 2023, arXiv:2305.18290).
 
-    Hejna et al. 2023, arXiv:2310.13639, eq. 7. With bias = 1 it is Bradley-Terry.
+    With `bias` < 1 the loser's score counts less, so likely segments are preferred: CPL's conservative loss, Hejna et
+    al. 2023, arXiv:2310.13639, eq. 7.
     """
+    a, b = scores.unbind(-1)
     return label * softplus(bias * a - b) + (1 - label) * softplus(bias * b - a)
+
+
+def smoothed(scores: Tensor, label: Tensor, *, mistake: float) -> Tensor:
+    """Logistic on labels of which a share `mistake` is taken to be flipped: conservative DPO (Mitchell 2023)."""
+    return bradley_terry(scores, label + _below_half(mistake) * (1 - 2 * label))
+
+
+def robust(scores: Tensor, label: Tensor, *, mistake: float) -> Tensor:
+    """Logistic whose mean over labels flipped with probability `mistake` is the loss on the clean ones.
+
+    Robust DPO, Chowdhury et al. 2024, arXiv:2403.00409.
+    """
+    right, wrong = bradley_terry(scores, label), bradley_terry(scores, 1 - label)
+    return ((1 - mistake) * right - mistake * wrong) / (1 - 2 * _below_half(mistake))
+
+
+def hinge(scores: Tensor, label: Tensor, *, margin: float) -> Tensor:
+    """Nothing to gain once the winner leads by `margin`: SLiC, Zhao et al. 2023, arXiv:2305.10425."""
+    gap = scores[..., 1] - scores[..., 0]
+    return label * relu(margin - gap) + (1 - label) * relu(margin + gap)
+
+
+def ipo(scores: Tensor, label: Tensor, *, margin: float) -> Tensor:
+    """The winner shall lead by `margin`, no more: IPO, Azar et al. 2023, arXiv:2310.12036, eq. 17.
+
+    A preference of strength `label` asks for a lead of `(2 label - 1) margin`; the paper's margin is 1 / (2 tau).
+    """
+    gap = scores[..., 1] - scores[..., 0]
+    return (gap - (2 * label - 1) * margin).square()
+
+
+def sppo(scores: Tensor, label: Tensor, *, scale: float) -> Tensor:
+    """Each score goes to `scale` times how far its segment wins more than half: SPPO, arXiv:2405.00675.
+
+    The squared-loss form of multiplicative weights, whose iteration approaches a Nash equilibrium.
+    """
+    a, b = scores.unbind(-1)
+    return (a - scale * (0.5 - label)).square() + (b - scale * (label - 0.5)).square()
+
+
+def f_divergence(scores: Tensor, label: Tensor, *, divergence: str, alpha: float) -> Tensor:
+    """Logistic with log u replaced by f'(u), u = exp(score): f-DPO, Wang et al. 2023, arXiv:2309.16240.
+
+    `divergence`: "reverse_kl" (DPO itself), "forward_kl", "jensen_shannon", or "alpha" with its `alpha` in (0, 1).
+    """
+    links = {
+        "reverse_kl": lambda s: s,
+        "forward_kl": lambda s: -(-s).exp(),
+        "jensen_shannon": lambda s: -softplus(-s),  # log(2u / (1 + u)), less log 2
+        "alpha": lambda s: (1 - (-alpha * s).exp()) / alpha,
+    }
+    if divergence not in links:
+        raise UserError(f"objective.divergence={divergence}: it is one of {', '.join(links)}")
+    return bradley_terry(links[divergence](scores), label)
+
+
+def sft_regularised(scores: Tensor, label: Tensor, *, weight: float) -> Tensor:
+    """Logistic, and the winner's score shall also rise by itself: RPO, Liu et al. 2024, arXiv:2405.16436."""
+    a, b = scores.unbind(-1)
+    return bradley_terry(scores, label) - weight * (label * b + (1 - label) * a)
+
+
+def kto(scores: Tensor, label: Tensor) -> Tensor:
+    """Segments are judged one by one, against the batch's mean: KTO, Ethayarajh et al. 2024, arXiv:2402.01306.
+
+    The winner counts as desirable, the loser as undesirable; gains and losses saturate, as people's do.
+    """
+    gain = scores - relu(scores.mean()).detach()  # the reference point is a divergence: never negative
+    a, b = gain.sigmoid().unbind(-1)
+    return label * ((1 - b) + a) + (1 - label) * ((1 - a) + b)
+
+
+def dro(scores: Tensor, label: Tensor) -> Tensor:
+    """Squared error of a score as its segment's reward (won 1, lost 0) less a value: DRO, arXiv:2405.19107.
+
+    Segments share no prompt, so the value is one for the batch: the one that fits best.
+    """
+    a, b = scores.unbind(-1)
+    first, second = (1 - label) - a, label - b
+    value = 0.5 * (first + second).mean().detach()
+    return 0.5 * ((first - value).square() + (second - value).square())
+
+
+def _below_half(mistake: float) -> float:
+    if not 0 <= mistake < 0.5:
+        raise UserError(f"objective.mistake={mistake}: it lies in [0, 0.5); at a half, answers say nothing")
+    return mistake

@@ -8,12 +8,13 @@ import hashlib
 import inspect
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class, get_object, instantiate
 
 from pbrl import collect, evaluate, report
 from pbrl.engine import pick_device, wants_compile
@@ -30,8 +31,8 @@ from pbrl.table import NORMALIZE, Table
 from pbrl.types import PreferenceBatch, Spec, UserError
 
 Config = dict[str, Any]
-PARTS = ("env", "feedback", "reward", "algo", "policy", "baseline")
-GIVEN = {"self", "spec", "policy"}  # what the parts are handed besides their config
+PARTS = ("env", "feedback", "reward", "algo", "objective", "policy", "baseline")
+GIVEN = {"self", "spec", "policy", "objective", "scores", "label"}  # what the parts are handed besides their config
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def train(config: Config) -> dict[str, Any]:
                     table, players, dataset=dataset, folder=Path(config["data_dir"]),
                     discount=config["feedback"]["discount"], **config["reference"],
                 ).values  # fmt: skip
-        algo = learner(config["algo"], config["policy"], spec, config["seed"], device)
+        algo = learner(config["algo"], config, spec, device)
         if reward is not None:
             reward.to(device)
         training = Training(
@@ -125,6 +126,9 @@ def check(config: Config) -> tuple[Query | None, Schedule]:
             f"{name if eats_answers else 'a reward model'} learns from answers, and feedback=none gives none: "
             "choose feedback=perfect or another teacher"
         )
+    build(config["objective"])(torch.zeros(1, 2), torch.zeros(1))  # it finds what is wrong with its numbers
+    if "objective" not in signature(config["algo"]) and not config["objective"]["_target_"].endswith(".logistic"):
+        raise UserError(f"{name} has no objective to choose: drop objective=…, or choose algo=cpl")
     if needs_reward(config["query"]["strategy"]) and not has_reward:
         raise UserError(
             f"query.strategy={config['query']['strategy']} asks a reward ensemble: choose reward=ensemble, "
@@ -140,10 +144,8 @@ def check_keys(part: str, config: Config) -> None:
     """Raises UserError when a part's config and its signature differ."""
     if not config["_target_"]:
         return
-    parameters = {
-        k: p for k, p in inspect.signature(get_class(config["_target_"])).parameters.items() if k not in GIVEN
-    }
-    unknown = set(config) - set(parameters) - {"_target_"}
+    parameters = {k: p for k, p in signature(config).items() if k not in GIVEN}
+    unknown = set(config) - set(parameters) - {"_target_", "_partial_"}
     missing = {k for k, p in parameters.items() if p.default is p.empty} - set(config)
     if unknown or missing:
         words = [f"has no {', '.join(sorted(unknown))}"] if unknown else []
@@ -151,15 +153,21 @@ def check_keys(part: str, config: Config) -> None:
         raise UserError(f"{part}: {config['_target_']} {' and '.join(words)}; it takes {', '.join(sorted(parameters))}")
 
 
-def build(config: Config, *given: Any) -> Any:
+def build(config: Config, *given: Any, **named: Any) -> Any:
     """The part that a config names, or None where it names none."""
-    return instantiate(config, *given, _convert_="all") if config["_target_"] else None
+    return instantiate(config, *given, **named, _convert_="all") if config["_target_"] else None
 
 
-def learner(algo: Config, policy: Config, spec: Spec, seed: int, device: torch.device) -> Any:
-    """An algorithm with its policy, initialised by the seed alone."""
-    torch.manual_seed(seed)
-    return build(algo, spec, build(policy, spec)).to(device)
+def signature(config: Config) -> Mapping[str, inspect.Parameter]:
+    """The parameters of what a config names."""
+    return inspect.signature(get_object(config["_target_"])).parameters
+
+
+def learner(algo: Config, config: Config, spec: Spec, device: torch.device) -> Any:
+    """An algorithm with the config's policy, and its objective if it takes one; initialised by the seed alone."""
+    torch.manual_seed(config["seed"])
+    given = {"objective": build(config["objective"])} if "objective" in signature(algo) else {}
+    return build(algo, spec, build(config["policy"], spec), **given).to(device)
 
 
 def compare(
@@ -167,7 +175,7 @@ def compare(
 ) -> dict[str, Any]:
     """Clones the data with the same policy class and number of updates; returns that run's summary."""
     folder.mkdir(exist_ok=True)
-    algo = learner(config["baseline"], config["policy"], spec, config["seed"], shared["table"].device)
+    algo = learner(config["baseline"], config, spec, shared["table"].device)
     log = Log(folder)
     try:
         return Training(

@@ -1,53 +1,148 @@
-"""Closed forms of the preference losses."""
+"""Closed forms of the preference losses, and what each is there for."""
 
-import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
-from pbrl.objectives import bradley_terry, conservative
+from pbrl import objectives
+from pbrl.types import UserError
 
-A, B = torch.tensor([0.3, -1.2, 2.0]), torch.tensor([1.1, -1.0, -3.0])
+SCORES = torch.tensor([[0.3, 1.1], [-1.2, -1.0], [2.0, -3.0]])
+A, B = SCORES.double().numpy().T
+NAMES = [path.stem for path in sorted(Path("configs/objective").glob("*.yaml"))]
 
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
+def by_name(name, **changes):
+    return instantiate({**OmegaConf.load(f"configs/objective/{name}.yaml"), **changes})  # type: ignore[dict-item]
+
+
+def is_close(found, expected):
+    np.testing.assert_allclose(found.double().numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("label", [0.0, 0.25, 0.5, 1.0])
 def test_bradley_terry_is_the_cross_entropy(label):
-    p = sigmoid((B - A).double().numpy())
-    expected = -(label * np.log(p) + (1 - label) * np.log(1 - p))
-    np.testing.assert_allclose(bradley_terry(A, B, torch.full((3,), label)), expected, rtol=1e-5)
+    p = sigmoid(B - A)
+    is_close(objectives.bradley_terry(SCORES, torch.tensor(label)), -(label * np.log(p) + (1 - label) * np.log(1 - p)))
 
 
-def test_conservative_with_bias_one_is_bradley_terry():
-    label = torch.tensor([0.0, 0.5, 1.0])
-    torch.testing.assert_close(conservative(A, B, label, bias=1.0), bradley_terry(A, B, label))
-
-
-def test_conservative_is_equation_seven():
-    a, b, bias = A.double().numpy(), B.double().numpy(), 0.5  # the second is preferred
-    expected = -np.log(np.exp(b) / (np.exp(b) + np.exp(bias * a)))
-    np.testing.assert_allclose(conservative(A, B, torch.ones(3), bias=bias), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("bias", [0.5, 1.0])
-def test_swapping_segments_and_label_changes_nothing(bias):
-    label = torch.tensor([0.0, 0.3, 1.0])
-    torch.testing.assert_close(conservative(A, B, label, bias=bias), conservative(B, A, 1 - label, bias=bias))
-
-
-def test_a_tie_pulls_both_scores_together():
-    a = A.clone().requires_grad_()
-    bradley_terry(a, B, torch.full((3,), 0.5)).sum().backward()
-    assert torch.equal(torch.sign(a.grad), torch.sign(A - B))
-    assert bradley_terry(A, A, torch.full((3,), 0.5)).tolist() == pytest.approx([math.log(2)] * 3)
+def test_logistic_with_bias_is_equation_seven_of_cpl():
+    expected = -np.log(np.exp(B) / (np.exp(B) + np.exp(0.5 * A)))
+    is_close(objectives.logistic(SCORES, torch.ones(3), bias=0.5), expected)
 
 
 def test_a_low_bias_prefers_likely_segments():
     """Shifting both scores leaves Bradley-Terry as it is; with bias < 1 higher likelihood costs less."""
     label = torch.ones(3)
-    torch.testing.assert_close(bradley_terry(A + 1, B + 1, label), bradley_terry(A, B, label))
-    assert (conservative(A + 1, B + 1, label, bias=0.5) < conservative(A, B, label, bias=0.5)).all()
+    torch.testing.assert_close(objectives.bradley_terry(SCORES + 1, label), objectives.bradley_terry(SCORES, label))
+    low = [objectives.logistic(s, label, bias=0.5) for s in (SCORES + 1, SCORES)]
+    assert (low[0] < low[1]).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_swapping_segments_and_label_changes_nothing(name):
+    label = torch.tensor([0.0, 0.3, 1.0])
+    torch.testing.assert_close(by_name(name)(SCORES, label), by_name(name)(SCORES.flip(1), 1 - label))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_winner_rises_and_the_loser_falls(name):
+    for label in (0.0, 1.0):
+        scores = torch.zeros(4, 2, requires_grad=True)
+        by_name(name)(scores, torch.full((4,), label)).sum().backward()
+        assert scores.grad is not None
+        towards_second = scores.grad[:, 0] - scores.grad[:, 1]
+        assert (towards_second * (2 * label - 1) > 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tie_asks_for_no_lead(name):
+    scores = torch.full((4, 2), 0.2, requires_grad=True)
+    by_name(name)(scores, torch.full((4,), 0.5)).sum().backward()
+    assert scores.grad is not None
+    torch.testing.assert_close(scores.grad[:, 0], scores.grad[:, 1])
+
+
+def test_robust_is_unbiased_and_smoothed_is_not():
+    """The mean over flipped and unflipped labels is the clean loss (Chowdhury et al., lemma on unbiasedness)."""
+    label, mistake = torch.tensor([1.0, 0.0, 1.0]), 0.2
+    clean = objectives.bradley_terry(SCORES, label)
+    for loss, unbiased in ((objectives.robust, True), (objectives.smoothed, False)):
+        mean = (1 - mistake) * loss(SCORES, label, mistake=mistake) + mistake * loss(SCORES, 1 - label, mistake=mistake)
+        assert torch.allclose(mean, clean, atol=1e-5) == unbiased
+    is_close(objectives.smoothed(SCORES, label, mistake=mistake),
+             (0.8 * clean + 0.2 * objectives.bradley_terry(SCORES, 1 - label)).double().numpy())  # fmt: skip
+
+
+def test_smoothed_has_a_best_lead():
+    """It is least where sigmoid(b - a) is the share of right answers; the plain loss falls for ever."""
+    leads = torch.linspace(-1, 6, 701)
+    scores = torch.stack([torch.zeros(701), leads], 1)
+    found = leads[objectives.smoothed(scores, torch.ones(701), mistake=0.1).argmin()].item()
+    assert found == pytest.approx(np.log(0.9 / 0.1), abs=0.02)
+
+
+def test_hinge_stops_at_its_margin():
+    is_close(objectives.hinge(SCORES, torch.ones(3), margin=0.5), np.maximum(0, 0.5 - (B - A)))
+    assert objectives.hinge(torch.tensor([[0.0, 0.6]]), torch.ones(1), margin=0.5).item() == 0
+
+
+def test_ipo_is_least_at_its_margin():
+    is_close(objectives.ipo(SCORES, torch.zeros(3), margin=0.5), (A - B - 0.5) ** 2)
+    assert objectives.ipo(torch.tensor([[0.0, 0.25]]), torch.tensor([0.75]), margin=0.5).item() == 0
+
+
+def test_sppo_is_least_where_scores_are_wins():
+    label = torch.tensor([1.0, 0.3, 0.0])
+    best = 2.0 * torch.stack([0.5 - label, label - 0.5], 1)
+    assert objectives.sppo(best, label, scale=2.0).abs().max() < 1e-12
+    is_close(objectives.sppo(SCORES, torch.ones(3), scale=2.0), (A + 1) ** 2 + (B - 1) ** 2)
+
+
+@pytest.mark.parametrize("divergence, derivative", [
+    ("reverse_kl", lambda u: np.log(u) + 1),
+    ("forward_kl", lambda u: -1 / u),
+    ("jensen_shannon", lambda u: np.log(2 * u / (1 + u))),
+    ("alpha", lambda u: (1 - u**-0.4) / 0.4),
+])  # fmt: skip
+def test_an_f_divergence_scores_by_its_derivative(divergence, derivative):
+    gap = derivative(np.exp(B)) - derivative(np.exp(A))
+    found = objectives.f_divergence(SCORES, torch.ones(3), divergence=divergence, alpha=0.4)
+    is_close(found, -np.log(sigmoid(gap)))
+
+
+def test_sft_regularised_adds_the_winners_score():
+    label = torch.tensor([1.0, 0.0, 1.0])
+    added = objectives.bradley_terry(SCORES, label) - objectives.sft_regularised(SCORES, label, weight=0.3)
+    is_close(added, 0.3 * np.array([B[0], A[1], B[2]]))
+
+
+def test_kto_weighs_against_the_mean_and_never_below_zero():
+    for scores in (SCORES, SCORES + 3):
+        a, b = scores.double().numpy().T
+        reference = max(0.0, scores.mean().item())
+        expected = (1 - sigmoid(b - reference)) + (1 - sigmoid(reference - a))
+        is_close(objectives.kto(scores, torch.ones(3)), expected)
+
+
+def test_dro_is_least_where_scores_are_rewards_up_to_a_value():
+    label = torch.tensor([1.0, 0.0, 1.0])
+    rewards = torch.stack([1 - label, label], 1)
+    assert objectives.dro(rewards - 0.7, label).abs().max() < 1e-12
+    value = 0.5 * np.mean((0 - A) + (1 - B))
+    is_close(objectives.dro(SCORES, torch.ones(3)), 0.5 * ((0 - A - value) ** 2 + (1 - B - value) ** 2))
+
+
+def test_bad_numbers_get_a_sentence():
+    with pytest.raises(UserError, match="a half"):
+        objectives.robust(SCORES, torch.ones(3), mistake=0.5)
+    with pytest.raises(UserError, match="jensen_shannon"):
+        objectives.f_divergence(SCORES, torch.ones(3), divergence="total", alpha=0.5)

@@ -1,16 +1,16 @@
 """Contrastive Preference Learning: a policy straight from preferences, with no reward model and no RL.
 
 Hejna et al. 2023, arXiv:2310.13639. Under the regret model a segment scores sum_t alpha * log pi(a_t | s_t), so
-"b over a" is a contrastive loss on the policy itself. `bias` < 1 is the paper's conservative variant (its eq. 7),
-`bc_weight` > 0 its CPL-BC, `reference` its CPL-KL: scores are then relative to the cloned policy.
+"b over a" is a contrastive loss on the policy itself. `bc_weight` > 0 is the paper's CPL-BC, `reference` its CPL-KL:
+scores are then relative to the cloned policy, as in DPO. The loss on the scores is any of `objective=`.
 """
 
 import copy
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
 from pbrl.likelihoods import Likelihood
-from pbrl.objectives import conservative
 from pbrl.optim import Adam
 from pbrl.types import Metrics, PreferenceBatch, Spec
 
@@ -23,8 +23,8 @@ class CPL(nn.Module):
         spec: Spec,
         policy: Likelihood,
         *,
+        objective: Callable[[Tensor, Tensor], Tensor],
         alpha: float,
-        bias: float,
         bc_weight: float,
         reference: bool,
         lr: float,
@@ -38,7 +38,8 @@ class CPL(nn.Module):
         self.policy = policy
         self.reference = copy.deepcopy(policy).requires_grad_(False).eval() if reference else None
         self.optim = Adam(policy.parameters(), lr, warmup=warmup, cosine=cosine_steps)
-        self.alpha, self.bias, self.bc_weight, self.lr_after = alpha, bias, bc_weight, lr_after
+        self.objective = objective
+        self.alpha, self.bc_weight, self.lr_after = alpha, bc_weight, lr_after
         self.pretrain_steps, self.batch_size = pretrain_steps, batch_size
 
     def pretrain(self, batch: PreferenceBatch) -> Metrics:
@@ -55,10 +56,11 @@ class CPL(nn.Module):
 
     def update(self, batch: PreferenceBatch) -> Metrics:
         logp = self.policy.log_prob(batch.obs, batch.action)  # [B, 2, L]
-        a, b = self.scores(logp, batch).unbind(1)  # [B], the two segments' scores
-        cpl = conservative(a, b, batch.label, bias=self.bias).mean()
+        scores = self.scores(logp, batch)  # [B, 2]
+        cpl = self.objective(scores, batch.label).mean()
         bc = -logp.mean()
         self.optim.step(cpl + self.bc_weight * bc)
+        a, b = scores.unbind(1)
         agree = ((b > a) == (batch.label > 0.5)).float()
         return {"cpl": cpl.detach(), "bc": bc.detach(), "train_accuracy": agree.mean()}
 

@@ -47,8 +47,9 @@ class Ensemble(nn.Module):
         return torch.tanh(out) if self.bounded else out
 
     def update(self, batch: PreferenceBatch) -> Metrics:
-        a, b = self.reward(batch.obs, batch.action).sum(-1).unbind(-1)  # [E, B], summed over the segment
-        loss = bradley_terry(a, b, batch.label).mean(1)  # [E]
+        scores = self.reward(batch.obs, batch.action).sum(-1)  # [E, B, 2], summed over the segment
+        loss = bradley_terry(scores, batch.label).mean(1)  # [E]
         self.optim.step(loss.sum())
-        agree = ((b.mean(0) > a.mean(0)) == (batch.label > 0.5)).float()
+        a, b = scores.mean(0).unbind(-1)
+        agree = ((b > a) == (batch.label > 0.5)).float()
         return {"loss": loss.detach().mean(), "train_accuracy": agree.mean()}
