@@ -57,6 +57,13 @@ class GaussianPolicy(Likelihood):
         log_std = self.log_std.clamp(-5.0, 2.0)
         return -(0.5 * error * torch.exp(-2 * log_std) + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
+    def sample(self, obs: Tensor) -> Tensor:
+        """obs [..., O] → an action drawn from it, in [-1, 1]: [..., A]. Deterministic if no deviation is learnt."""
+        mean = self.mean(obs)
+        if self.log_std is None:
+            return mean
+        return (mean + self.log_std.clamp(-5.0, 2.0).exp() * torch.randn_like(mean)).clamp(-1, 1)
+
     @torch.no_grad()
     def act(self, obs: Tensor) -> Tensor:
         was_training = self.training

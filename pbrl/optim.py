@@ -52,18 +52,18 @@ class Adam(nn.Module):
             rate = rate * 0.5 * (1 + torch.cos(torch.pi * (self.count / self.cosine).clamp(max=1.0)))
         return rate
 
-    def step(self, loss: Tensor) -> None:
-        """One step down `loss`, a scalar."""
+    def step(self, loss: Tensor, when: Tensor | float = 1.0) -> None:
+        """One step down `loss`, a scalar. Where `when`, 0 or 1, is 0, nothing moves; the first step must be a 1."""
         grads = torch.autograd.grad(loss, self.params)
         with torch.no_grad():
             grad = torch.cat([g.reshape(-1) for g in grads])
             if self.clip:
                 grad = grad * (self.clip / (grad.norm() + 1e-6)).clamp(max=1.0)
             b1, b2 = self.betas
-            self.count.add_(1)
-            self.first.lerp_(grad, 1 - b1)
-            self.second.lerp_(grad * grad, 1 - b2)
-            rate = self.rate()
+            self.count.add_(when)
+            self.first.lerp_(grad, when * (1 - b1))
+            self.second.lerp_(grad * grad, when * (1 - b2))
+            rate = when * self.rate()
             mean = self.first / (1 - b1**self.count)
             scale = (self.second / (1 - b2**self.count)).sqrt() + self.eps
             move = rate * mean / scale
@@ -79,7 +79,7 @@ class Adam(nn.Module):
             buffer.zero_()
 
 
-def polyak(target: nn.Module, source: nn.Module, tau: float) -> None:
+def polyak(target: nn.Module, source: nn.Module, tau: Tensor | float) -> None:
     """target ← (1 - tau) target + tau source, in place."""
     with torch.no_grad():
         for t, s in zip(target.parameters(), source.parameters(), strict=True):

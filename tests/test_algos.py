@@ -1,6 +1,7 @@
 """Every learner and reward model that a yaml names: keys, eager = compiled, saved and gone on with, what it learns."""
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from omegaconf import OmegaConf
 
 from pbrl import run
 from pbrl.engine import Engine
-from pbrl.objectives import bradley_terry
+from pbrl.objectives import bradley_terry, logistic
 from pbrl.preferences import Preferences
 from pbrl.types import PreferenceBatch, Spec, Transitions, UserError
 from tests import toy
@@ -23,6 +24,7 @@ OBJECTIVES = [path.stem for path in sorted(Path("configs/objective").glob("*.yam
 VARIANTS = {
     "cpl": [{}, {"reference": True}, {"bc_weight": 1.0}, *({"objective": name} for name in OBJECTIVES)],
     "bc": [{}, {"fraction": 0.1}],
+    "td3bc": [{"target_noise": 0.0}],
 }
 CASES = [
     pytest.param((path, changes), marks=pytest.mark.slow) if "objective" in changes else (path, changes)
@@ -180,6 +182,70 @@ def test_iql_is_its_formulas():
         torch.testing.assert_close(target, old + 0.005 * (online - old))
 
 
+def test_td3bc_is_its_formulas():
+    td3bc = build(Path("configs/algo/td3bc.yaml"), target_noise=0.0, alpha=2.0)
+    batch = batches(Transitions, 1)[0]
+    with torch.no_grad():
+        next_pair = torch.cat([batch.next_obs, td3bc.policy.mean(batch.next_obs)], -1)
+        target = batch.reward + 0.99 * (1 - batch.done) * td3bc.q_target(next_pair).amin(0)[:, 0]
+        q_loss = ((td3bc.q(torch.cat([batch.obs, batch.action], -1))[..., 0] - target) ** 2).mean()
+        action = td3bc.policy.mean(batch.obs)
+    metrics = td3bc.update(batch)
+    torch.testing.assert_close(metrics["q_loss"], q_loss)
+    with torch.no_grad():
+        q = td3bc.q(torch.cat([batch.obs, action], -1))[0, :, 0]  # the critic has moved before the policy does
+        expected = ((action - batch.action) ** 2).mean() - 2.0 * q.mean() / q.abs().mean()
+    torch.testing.assert_close(metrics["actor_loss"], expected)
+
+
+def test_td3bc_moves_its_policy_at_every_second_update():
+    td3bc, moved = build(Path("configs/algo/td3bc.yaml")), []
+    for batch in batches(Transitions, 4):
+        parts = (td3bc.policy, td3bc.policy_target, td3bc.q_target, td3bc.q)
+        before = [torch.cat([p.flatten() for p in part.parameters()]).clone() for part in parts]
+        td3bc.update(batch)
+        after = [torch.cat([p.flatten() for p in part.parameters()]) for part in parts]
+        moved.append([not torch.equal(a, b) for a, b in zip(before, after, strict=True)])
+    assert moved == [[True] * 4, [False, False, False, True]] * 2
+    assert td3bc.actor_optim.count == 2
+
+
+def test_td3bc_clips_the_noise_on_its_targets():
+    """With a critic that is the action itself, targets lie within the clip of the target policy's action."""
+    td3bc = build(Path("configs/algo/td3bc.yaml"), target_noise=9.0, target_clip=0.1)
+    batch = batches(Transitions, 1)[0]
+    seen = []
+    td3bc.q_target.forward = lambda pair: (seen.append(pair[:, 5:]), torch.zeros(2, len(pair), 1))[1]  # type: ignore
+    with torch.no_grad():
+        mean = td3bc.policy_target.mean(batch.next_obs)
+    td3bc.update(batch)
+    assert 0.09 < (seen[0] - mean).abs().max() <= 0.1 + 1e-6
+
+
+def test_awac_is_its_formulas():
+    awac = build(Path("configs/algo/awac.yaml"), temperature=0.5)
+    batch = batches(Transitions, 1)[0]
+    with torch.no_grad():
+        next_pair = torch.cat([batch.next_obs, awac.policy.mean(batch.next_obs)], -1)
+        target = batch.reward + 0.99 * (1 - batch.done) * awac.q_target(next_pair).amin(0)[:, 0]
+        q = awac.q(torch.cat([batch.obs, batch.action], -1))[..., 0]
+        value = awac.q(torch.cat([batch.obs, awac.policy.mean(batch.obs)], -1)).amin(0)[:, 0]
+        weight = ((q.amin(0) - value) / 0.5).exp().clamp(max=100)
+        actor = (weight * (awac.policy.mean(batch.obs) - batch.action).square().sum(-1)).mean()
+    metrics = awac.update(batch)
+    torch.testing.assert_close(metrics["q_loss"], ((q - target) ** 2).mean())
+    torch.testing.assert_close(metrics["actor_loss"], actor)
+
+
+def test_a_policy_with_a_deviation_is_sampled():
+    policy = instantiate({**OmegaConf.load("configs/policy/mlp.yaml"), "hidden": [4], "std": 0.2}, SPEC)
+    torch.manual_seed(0)
+    obs = torch.zeros(4000, 5)
+    drawn, mean = policy.sample(obs), policy.mean(obs)
+    assert (drawn - mean).std().item() == pytest.approx(0.2, rel=0.05)
+    torch.testing.assert_close((drawn - mean).mean().item(), 0.0, atol=0.01, rtol=0)
+
+
 def test_reward_members_learn_apart():
     """One update of the ensemble is the update of each member alone."""
     together = build(Path("configs/reward/ensemble.yaml"))
@@ -242,7 +308,7 @@ def test_cpl_walks_home(world):
         lr_after=1e-2,
         warmup=0,
         cosine_steps=0,
-        objective=bradley_terry,
+        objective=partial(logistic, bias=0.75),
         alpha=1.0,
     )
     train(cpl, lambda: preferences.sample(16, g), 400)
@@ -260,6 +326,15 @@ def test_piql_walks_home(world):
     iql = build(Path("configs/algo/iql.yaml"), table.spec(), lr=3e-3, actor_cosine_steps=0, discount=0.9, tau=0.05)
     train(iql, lambda: table.transitions(table.rows[torch.randint(len(table.rows), (64,), generator=g)]), 800)
     assert toy.distance_after(iql.policy) < 0.25
+
+
+@pytest.mark.parametrize("name", ["td3bc", "awac"])
+def test_actor_critics_walk_home(name):
+    table = toy.table(80)
+    g = torch.Generator().manual_seed(0)
+    algo = build(Path(f"configs/algo/{name}.yaml"), table.spec(), lr=3e-3, discount=0.9, tau=0.05)
+    train(algo, lambda: table.transitions(table.rows[torch.randint(len(table.rows), (64,), generator=g)]), 2500)
+    assert toy.distance_after(algo.policy) < 0.25
 
 
 @pytest.mark.cuda

@@ -1,0 +1,71 @@
+"""TD3+BC: deterministic policy gradients that stay near the data's actions.
+
+Fujimoto & Gu 2021, arXiv:2106.06860. With `reward=ensemble` it is the Pb-TD3BC that two-stage methods compare with.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from pbrl.likelihoods import GaussianPolicy
+from pbrl.nets import MLP, Normalize
+from pbrl.optim import Adam, polyak
+from pbrl.types import Metrics, Spec, Transitions
+
+
+class TD3BC(nn.Module):
+    batch = Transitions
+    turn: Tensor
+
+    def __init__(
+        self,
+        spec: Spec,
+        policy: GaussianPolicy,
+        *,
+        hidden: list[int],
+        alpha: float,
+        target_noise: float,
+        target_clip: float,
+        delay: int,
+        discount: float,
+        tau: float,
+        lr: float,
+        batch_size: int,
+    ):
+        super().__init__()
+        self.policy = policy
+        self.policy_target = copy.deepcopy(policy).requires_grad_(False).eval()
+        self.normalize = Normalize(spec.obs_mean, spec.obs_std)
+        self.q = MLP(spec.obs_dim + spec.action_dim, 1, hidden, ensemble=2)
+        self.q_target = copy.deepcopy(self.q).requires_grad_(False)
+        self.critic_optim = Adam(self.q.parameters(), lr)
+        self.actor_optim = Adam(policy.parameters(), lr)
+        self.alpha, self.target_noise, self.target_clip, self.delay = alpha, target_noise, target_clip, delay
+        self.discount, self.tau, self.batch_size = discount, tau, batch_size
+        self.register_buffer("turn", torch.zeros((), dtype=torch.long))
+
+    def update(self, batch: Transitions) -> Metrics:
+        obs, next_obs = self.normalize(batch.obs), self.normalize(batch.next_obs)
+
+        with torch.no_grad():
+            noise = (self.target_noise * torch.randn_like(batch.action)).clamp(-self.target_clip, self.target_clip)
+            next_action = (self.policy_target.mean(batch.next_obs) + noise).clamp(-1, 1)
+            q_next = self.q_target(torch.cat([next_obs, next_action], -1)).float().amin(0).squeeze(-1)
+            target = batch.reward + self.discount * (1 - batch.done) * q_next
+        q = self.q(torch.cat([obs, batch.action], -1)).float().squeeze(-1)  # [2, B]
+        q_loss = (q - target).square().mean()
+        self.critic_optim.step(q_loss)
+
+        action = self.policy.mean(batch.obs)
+        q_policy = self.q(torch.cat([obs, action], -1)).float()[0, :, 0]
+        scale = self.alpha / q_policy.detach().abs().mean().clamp(min=1e-6)  # eq. 5
+        bc = (action - batch.action).square().mean()
+        actor_loss = bc - scale * q_policy.mean()
+
+        now = (self.turn % self.delay == 0).float()  # the policy and the targets move at every `delay`-th update
+        self.actor_optim.step(actor_loss, when=now)
+        polyak(self.q_target, self.q, self.tau * now)
+        polyak(self.policy_target, self.policy, self.tau * now)
+        self.turn.add_(1)
+        return {"q_loss": q_loss.detach(), "actor_loss": actor_loss.detach(), "bc": bc.detach(), "q": q.detach().mean()}
