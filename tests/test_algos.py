@@ -333,7 +333,7 @@ def test_actor_critics_walk_home(name):
     table = toy.table(80)
     g = torch.Generator().manual_seed(0)
     algo = build(Path(f"configs/algo/{name}.yaml"), table.spec(), lr=3e-3, discount=0.9, tau=0.05)
-    train(algo, lambda: table.transitions(table.rows[torch.randint(len(table.rows), (64,), generator=g)]), 2500)
+    train(algo, lambda: table.transitions(table.rows[torch.randint(len(table.rows), (64,), generator=g)]), 3500)
     assert toy.distance_after(algo.policy) < 0.25
 
 
