@@ -22,10 +22,10 @@ LAST = ("success", "success_at_end", "return_mean", "return_iqm", "episodes")  #
 METHODS = {
     "BC": ["algo=bc"],
     "10 % BC": ["algo=bc", "algo.fraction=0.1"],
-    "P-IQL": ["algo=iql", "reward=ensemble", "reward.steps=3000"],
+    "P-IQL": ["algo=iql", "reward=ensemble", "reward.steps=2000"],
     "CPL": ["algo=cpl"],
 }
-SIZE = ["query.count=1600", "steps=12000", "eval_every=3000", "checkpoint_every=3000"]
+SIZE = ["query.count=1600", "steps=8000", "eval_every=2000", "checkpoint_every=2000"]
 SUITES = {
     "metaworld": {
         "envs": [f"metaworld/{task}" for task in

@@ -18,7 +18,7 @@ from pbrl import episodes as files
 from pbrl.rollout import Players, episode_seeds
 from pbrl.types import Episode, UserError
 
-CALIBRATION_EPISODES, CALIBRATION_STEPS = 40, 7
+CALIBRATION_EPISODES, CALIBRATION_STEPS = 80, 7
 
 
 def dataset(

@@ -83,7 +83,10 @@ class Reference:
 
 
 def play_on(envs: Sequence[Any], starts: Sequence[tuple[int, np.ndarray]], settings: dict[str, Any]) -> list[float]:
-    """The mean discounted return of a policy from each (episode seed, state); what it earns last goes on for ever."""
+    """The mean discounted return of a policy from each (episode seed, state).
+
+    It is played on for `steps` steps, or to its success; what it earns last goes on for ever.
+    """
     env, policy = envs[0], settings["policy"]
     if policy is None and not hasattr(env, "expert"):
         raise UserError(
@@ -97,9 +100,9 @@ def play_on(envs: Sequence[Any], starts: Sequence[tuple[int, np.ndarray]], setti
         for _ in range(min(settings["steps"], env.horizon)):
             action = expert.act(env.full_obs) if learnt is None else learnt.act(torch.from_numpy(obs[None]))[0].numpy()
             noise = settings["noise"] * random.standard_normal(len(action))
-            obs, reward, terminated, _, _ = env.step(np.clip(np.clip(action, -1, 1) + noise, -1, 1))
+            obs, reward, terminated, _, info = env.step(np.clip(np.clip(action, -1, 1) + noise, -1, 1))
             rewards.append(reward)
-            if terminated:
+            if terminated or info.get("success"):  # some experts leave a success again: that shall not count
                 break
         weights = settings["discount"] ** np.arange(len(rewards) + 1)
         rest = 0.0 if terminated else rewards[-1] / (1 - settings["discount"])
