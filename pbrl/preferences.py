@@ -62,8 +62,9 @@ class Preferences:
     def judge(self, model) -> dict[str, float]:
         """How well a reward model (its members' mean) does on answers it was not trained on.
 
-        `held_out_accuracy` is over held-out answers that are no ties; `rank_correlation` is Spearman's, between learnt
-        and true return of the held-out segments.
+        `held_out_accuracy` is over held-out answers that are no ties; `calibration_error` is how far the probability it
+        gives lies from the share of such answers, in ten equal bins, weighted (Guo et al. 2017, arXiv:1706.04599);
+        `rank_correlation` is Spearman's, between learnt and true return of the held-out segments.
         """
         if len(self.test_label) < 2:
             return {}
@@ -76,8 +77,12 @@ class Preferences:
         true = self.table.reward[self.table.segments(starts, self.length)].sum(-1)
         clear = label != 0.5
         correct = ((returns[:, 1] > returns[:, 0]) == (label > 0.5))[clear]
+        probability = torch.sigmoid(returns[:, 1] - returns[:, 0])
+        bins = (probability * 10).long().clamp(max=9)
+        gap = torch.zeros(10, device=label.device).index_add_(0, bins, probability - label)
         rank = float(spearmanr(returns.flatten().cpu(), true.flatten().cpu())[0])  # type: ignore[arg-type]
         return {
             "held_out_accuracy": correct.float().mean().item() if len(correct) else float("nan"),
+            "calibration_error": (gap.abs().sum() / len(label)).item(),
             "rank_correlation": float(rank),
         }

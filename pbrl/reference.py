@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from pbrl import checkpoint
-from pbrl.likelihoods import load_policy
+from pbrl.likelihoods import Likelihood, load_policy
 from pbrl.rollout import Players
 from pbrl.table import Table
 from pbrl.types import UserError
@@ -93,23 +93,33 @@ def play_on(envs: Sequence[Any], starts: Sequence[tuple[int, np.ndarray]], setti
             "feedback=regret needs a scripted expert or reference.policy=<run folder>; else choose feedback=perfect"
         )
     learnt = load_policy(policy) if policy else None
-
-    def once(seed: int, state: np.ndarray, random: np.random.Generator) -> float:
-        obs, rewards, terminated = env.restore(seed, state), [], False
-        expert: Any = env.expert() if learnt is None else None
-        for _ in range(min(settings["steps"], env.horizon)):
-            action = expert.act(env.full_obs) if learnt is None else learnt.act(torch.from_numpy(obs[None]))[0].numpy()
-            noise = settings["noise"] * random.standard_normal(len(action))
-            obs, reward, terminated, _, info = env.step(np.clip(np.clip(action, -1, 1) + noise, -1, 1))
-            rewards.append(reward)
-            if terminated or info.get("success"):  # some experts leave a success again: that shall not count
-                break
-        weights = settings["discount"] ** np.arange(len(rewards) + 1)
-        rest = 0.0 if terminated else rewards[-1] / (1 - settings["discount"])
-        return float(weights[:-1] @ np.array(rewards) + weights[-1] * rest)
-
     values = []
     for seed, state in starts:
         random = np.random.default_rng([seed, *state.view(np.uint32)])  # its own, whoever asks and in whatever order
-        values.append(float(np.mean([once(seed, state, random) for _ in range(settings["samples"])])))
+        samples = [earn(env, seed, state, learnt, settings, random)[0] for _ in range(settings["samples"])]
+        values.append(float(np.mean(samples)))
     return values
+
+
+def earn(
+    env: Any,
+    seed: int,
+    state: np.ndarray,
+    policy: Likelihood | None,
+    settings: dict[str, Any],
+    random: np.random.Generator,
+) -> tuple[float, bool]:
+    """The discounted return of one play-on by a policy (None: the expert), and whether it came to a success."""
+    obs, rewards, terminated, success = env.restore(seed, state), [], False, False
+    expert: Any = env.expert() if policy is None else None
+    for _ in range(min(settings["steps"], env.horizon)):
+        action = expert.act(env.full_obs) if policy is None else policy.act(torch.from_numpy(obs[None]))[0].numpy()
+        noise = settings["noise"] * random.standard_normal(len(action))
+        obs, reward, terminated, _, info = env.step(np.clip(np.clip(action, -1, 1) + noise, -1, 1))
+        rewards.append(reward)
+        success = bool(info.get("success"))
+        if terminated or success:  # some experts leave a success again: that shall not count
+            break
+    weights = settings["discount"] ** np.arange(len(rewards) + 1)
+    rest = 0.0 if terminated else rewards[-1] / (1 - settings["discount"])
+    return float(weights[:-1] @ np.array(rewards) + weights[-1] * rest), success

@@ -26,6 +26,7 @@ def store(tmp_path) -> Store:
 
 def test_answers_come_back_in_order(store):
     answered = store.answers(store.record(**ROUND))
+    assert (store.answers().starts == answered.starts).all()
     assert answered.starts.tolist() == STARTS.tolist()
     np.testing.assert_array_equal(answered.label, ROUND["label"])
     assert answered.outcome.tolist() == ["answer", "tie", "skip"]

@@ -111,8 +111,8 @@ class Store:
         self._insert({Clip: clips, Question: questions, Answer: answers})
         return [question["id"] for question in questions]
 
-    def answers(self, questions: Sequence[str]) -> Answered:
-        """All answers to these questions, in the questions' order."""
+    def answers(self, questions: Sequence[str] | None = None) -> Answered:
+        """All answers to these questions (None: to all), in the order of rounds and positions."""
         first, second = Clip.__table__.alias("first"), Clip.__table__.alias("second")
         query = (
             select(Question.position, first.c.row, second.c.row, Answer.label, Answer.outcome)
@@ -121,11 +121,13 @@ class Store:
             .outerjoin(second, Question.second == second.c.id)
             .order_by(Question.round, Question.position, Answer.answered, Answer.id)
         )
-        rows: list[Any] = []
+        queries = [query]
+        if questions is not None:
+            batches = [questions[i : i + BATCH] for i in range(0, len(questions), BATCH)]
+            queries = [query.where(Question.id.in_(batch)) for batch in batches]
         try:
             with self.engine.connect() as connection:
-                for i in range(0, len(questions), BATCH):
-                    rows += connection.execute(query.where(Question.id.in_(questions[i : i + BATCH]))).all()
+                rows = [row for query in queries for row in connection.execute(query).all()]
         except SQLAlchemyError as error:
             raise _trouble(self.url, error) from error
         starts = np.array([[a] if b is None else [a, b] for _, a, b, _, _ in rows], np.int64)

@@ -1,0 +1,33 @@
+"""How a reward model is judged."""
+
+import numpy as np
+import pytest
+import torch
+
+from pbrl.preferences import Preferences
+from tests import toy
+
+
+class Sure:
+    """A reward model by whose scores a pair's truly better segment leads by `lead`."""
+
+    def __init__(self, lead: float):
+        self.lead = lead
+
+    def reward(self, obs, action):
+        right = (obs[..., 0, 0] == obs[..., 0, 0].amax(1, keepdim=True)).float()  # [B, 2]: starts farther right
+        return (self.lead * right / obs.shape[2])[..., None].expand(*obs.shape[:3])[None]
+
+
+def test_calibration_is_the_gap_between_confidence_and_being_right():
+    table = toy.table(40)
+    preferences = Preferences(table, kind="pair", length=4, held_out=0.5, seed=0)
+    places = table.segment_starts(4)
+    starts = places[torch.randint(len(places), (4000, 2), generator=torch.Generator().manual_seed(0))]
+    better = (table.obs[starts[:, 1], 0] > table.obs[starts[:, 0], 0]).double().numpy()
+    wrong = np.random.default_rng(0).random(4000) < 0.2
+    preferences.add(starts.numpy(), np.where(wrong, 1 - better, better))
+    judged = preferences.judge(Sure(np.log(0.95 / 0.05)))
+    assert judged["held_out_accuracy"] == pytest.approx(0.8, abs=0.03)
+    assert judged["calibration_error"] == pytest.approx(0.15, abs=0.03)  # says 95 %, is right in 80 %
+    assert preferences.judge(Sure(np.log(4)))["calibration_error"] < 0.03
