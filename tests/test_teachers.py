@@ -87,7 +87,7 @@ def test_regret_is_zero_for_the_reference_policy_itself(tmp_path):
 
     def regret(behaviour):
         table = Table(rollout([toy.Point()], behaviour, range(5)))
-        players = Players({"_target_": "tests.toy.Point", "horizon": 1000}, 0)
+        players = Players({"_target_": "tests.toy.Point", "horizon": 1000, "near": 0.0}, 0)  # no success ends it
         reference = Reference(table, players, dataset="", folder=tmp_path, discount=0.99, policy=None, steps=300)
         judge = teacher(judge="regret")
         judge.value = reference.values
@@ -95,6 +95,23 @@ def test_regret_is_zero_for_the_reference_policy_itself(tmp_path):
 
     assert np.abs(regret(Behaviour())).max() < 1e-3
     assert regret(Random()).max() < -0.05
+
+
+def test_a_rating_may_be_skipped(table, starts):
+    rated = starts[:, :1]
+    score = teacher().scores(table, rated, LENGTH)[:, 0]
+    label, outcome = teacher(skip=0.9).answer(table, rated, LENGTH, 0)
+    low = score < 0.9 * teacher().scale(table, LENGTH)
+    assert 0 < low.mean() < 1 and ((outcome == "skip") == low).all()
+    assert np.isnan(label[low]).all() and (label[~low] == score[~low]).all()
+
+
+def test_a_regret_teacher_skips_where_nothing_can_be_lost(table, starts):
+    judge = teacher(judge="regret", skip=0.5)
+    judge.value = lambda rows: np.where(rows % 7 < 3, 0.0, 10.0)  # hopeless rows
+    _, outcome = judge.answer(table, starts, LENGTH, 0)
+    hopeless = (starts.numpy() % 7 < 3).all(1)
+    assert 0 < hopeless.mean() < 1 and ((outcome == "skip") == hopeless).all()
 
 
 def test_answers_are_seeded(table, starts):

@@ -14,15 +14,15 @@ from pbrl.types import Episode
 
 
 class Point(gym.Env):
-    """Position [2] in [-2, 2]; an action moves it by a tenth. Reward: 2 - distance. Success: within 0.3."""
+    """Position [2] in [-2, 2]; an action moves it by a tenth. Reward: 2 - distance. Success: within `near`."""
 
     has_success = True
     control_hz = 10.0
     observation_space = Box(-2, 2, (2,), np.float32)
     action_space = Box(-1, 1, (2,), np.float32)
 
-    def __init__(self, *, horizon: int = 30, terminates: bool = False):
-        self.horizon, self.terminates = horizon, terminates
+    def __init__(self, *, horizon: int = 30, terminates: bool = False, near: float = 0.3):
+        self.horizon, self.terminates, self.near = horizon, terminates, near
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -41,7 +41,7 @@ class Point(gym.Env):
             2.0 - distance,
             terminated,
             self.t >= self.horizon and not terminated,
-            {"success": distance < 0.3},
+            {"success": distance < self.near},
         )
 
     def save_state(self):

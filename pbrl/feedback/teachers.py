@@ -56,8 +56,10 @@ class Teacher:
         random = np.random.default_rng([self.seed, round_])
         score = self.scores(table, starts, length)  # [Q, k]
         outcome = np.full(len(score), "answer", object)
+        skipped = self.skips(table, starts, length, score)
         if score.shape[1] == 1:
-            return score[:, 0], outcome
+            outcome[skipped] = SKIP
+            return np.where(skipped, np.nan, score[:, 0]), outcome
         gap = score[:, 1] - score[:, 0]
         probability = (
             np.where(gap == 0, 0.5, gap > 0)
@@ -66,12 +68,23 @@ class Teacher:
         )
         label = (random.random(len(gap)) < probability).astype(np.float64)
         label = np.where(random.random(len(gap)) < self.mistake, 1 - label, label)
-        scale = self.scale(table, length)
-        tie = (np.abs(gap) < self.equal * scale) | (gap == 0)
+        tie = (np.abs(gap) < self.equal * self.scale(table, length)) | (gap == 0)
         label[tie], outcome[tie] = 0.5, TIE
-        skipped = score.max(1) < self.skip * scale if self.skip > 0 else np.zeros(len(gap), bool)
         label[skipped], outcome[skipped] = np.nan, SKIP
         return label, outcome
+
+    def skips(self, table: Table, starts: torch.Tensor, length: int, score: np.ndarray) -> np.ndarray:
+        """Which questions [Q] are not worth an answer: all their segments earn less than a share `skip` of the mean.
+
+        A regret teacher asks what the reference earns from their starts instead: where nothing can be won nothing can be
+        lost, so hopeless segments have no regret.
+        """
+        if self.skip <= 0:
+            return np.zeros(len(score), bool)
+        if self.judge == "return":
+            return score.max(1) < self.skip * self.scale(table, length)
+        value = self.value(starts.cpu().numpy())
+        return value.max(1) < self.skip * value.mean()
 
     def scores(self, table: Table, starts: torch.Tensor, length: int) -> np.ndarray:
         """What the teacher thinks each segment is worth [Q, k] float64."""
