@@ -1,6 +1,7 @@
 """The tables of the README: data, BC, 10 % BC, P-IQL and CPL from the same answers, three seeds each.
 
     python -m benchmarks.offline metaworld      # six tasks, calibrated offset data, 1,600 segments rated by regret
+    python -m benchmarks.offline hopeless       # two of them, with a teacher that skips what is hopeless anyway
     python -m benchmarks.offline locomotion     # SAC replay, 1,600 segments rated by return
 
 Runs are ordinary `train.py` runs, `--jobs` at a time on one thread each; what is finished is not run again. Writes
@@ -31,6 +32,11 @@ SUITES = {
         "envs": [f"metaworld/{task}" for task in
                  ("bin-picking", "button-press", "door-open", "drawer-open", "plate-slide", "sweep-into")],
         "flags": ["data=offset", "feedback=regret", *SIZE],
+        "measure": "success",
+    },
+    "hopeless": {
+        "envs": ["metaworld/bin-picking", "metaworld/sweep-into"],
+        "flags": ["data=offset", "feedback=regret", "feedback.skip=0.3", *SIZE],
         "measure": "success",
     },
     "locomotion": {
@@ -96,7 +102,7 @@ def table(lines: list[dict[str, Any]], column: str) -> str:
     rows = [["", *(env.split("/")[1] for env in envs), "mean"]]
     values = [next(line[data] for line in lines if line["env"] == env) * scale for env in envs]
     rows.append(["data", *(f"{v:.0f}" for v in values), f"{np.mean(values):.0f}"])
-    for method in METHODS:
+    for method in dict.fromkeys(line["method"] for line in lines):
         cells, means = [], []
         for env in envs:
             found = (
@@ -121,8 +127,9 @@ def plot(suite: str, lines: list[dict[str, Any]]) -> None:
     envs = list(dict.fromkeys(line["env"] for line in lines))
     figure, axes = plt.subplots(1, len(envs), figsize=(1.9 * len(envs), 2.6), layout="constrained", squeeze=False)
     percent = lines[0]["measure"] == "success"
+    methods = list(dict.fromkeys(line["method"] for line in lines))
     for axis, env in zip(axes[0], envs, strict=True):
-        for i, method in enumerate(METHODS):
+        for i, method in enumerate(methods):
             found = [
                 line["last_success" if percent else "last_return_mean"]
                 for line in lines
@@ -136,7 +143,7 @@ def plot(suite: str, lines: list[dict[str, Any]]) -> None:
             linestyle=":",
         )
         axis.set_title(env.split("/")[1], fontsize=9)
-        axis.set_xticks(range(len(METHODS)), list(METHODS), rotation=60, fontsize=8)
+        axis.set_xticks(range(len(methods)), methods, rotation=60, fontsize=8)
         if percent:
             axis.set_ylim(0, 1.02)
     axes[0][0].set_ylabel("success" if percent else "return")
@@ -148,6 +155,7 @@ def main() -> None:
     parser.add_argument("suite", choices=SUITES, nargs="?", default="metaworld")
     parser.add_argument("flags", nargs="*", help="passed on to train.py, as in steps=20000 experiment=cpl_paper")
     parser.add_argument("--tasks", nargs="*", help="only these of the suite's tasks")
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
@@ -155,7 +163,7 @@ def main() -> None:
     envs = [env for env in suite["envs"] if not args.tasks or env.split("/")[1] in args.tasks]
     for env in envs:
         prepare(args.suite, env, args.flags)
-    order = [(env, method, seed) for seed in range(args.seeds) for env in envs for method in METHODS]
+    order = [(env, method, seed) for seed in range(args.seeds) for env in envs for method in args.methods]
     with ThreadPoolExecutor(args.jobs) as pool:
         lines = list(pool.map(lambda job: run(args.suite, job[0], job[1], job[2], args.flags), order))
     RESULTS.mkdir(exist_ok=True)

@@ -76,8 +76,8 @@ class Teacher:
     def skips(self, table: Table, starts: torch.Tensor, length: int, score: np.ndarray) -> np.ndarray:
         """Which questions [Q] are not worth an answer: all their segments earn less than a share `skip` of the mean.
 
-        A regret teacher asks what the reference earns from their starts instead: where nothing can be won nothing can be
-        lost, so hopeless segments have no regret.
+        A regret teacher asks what the reference earns from their starts instead: where nothing can be won nothing can
+        be lost, so hopeless segments have no regret.
         """
         if self.skip <= 0:
             return np.zeros(len(score), bool)
