@@ -30,9 +30,12 @@ def main() -> None:
     args = parser.parse_args()
     columns = []
     for run, title in zip(args.runs, args.titles or [run.name for run in args.runs], strict=True):
-        env = instantiate(yaml.safe_load((run / "config.yaml").read_text())["env"])
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        env = instantiate(config["env"])
         strip = []
-        for episode in rollout([env], PolicyActor(load_policy(run)), evaluation_seeds(args.episodes)):
+        for episode in rollout(
+            [env], PolicyActor(load_policy(run)), evaluation_seeds(args.episodes, config["eval_seed"])
+        ):
             assert episode.state is not None
             shown = episode._replace(state=episode.state[: args.steps])
             for image in frames(env, shown, width=SIZE, height=SIZE, every=EVERY):

@@ -9,6 +9,7 @@ Runs are ordinary `train.py` runs, `--jobs` at a time on one thread each; what i
 """
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -47,14 +48,16 @@ SUITES = {
 }  # fmt: skip
 
 
-def runs(suite: str, env: str) -> Path:
-    """Where the runs of an environment live."""
-    return Path("runs/benchmark") / suite / env.split("/")[1]
+def run_folder(suite: str, env: str, name: str, flags: list[str]) -> Path:
+    """Where a run lives; other flags make another run."""
+    digest = hashlib.sha256(json.dumps(flags).encode()).hexdigest()[:6]
+    return Path("runs/benchmark") / suite / env.split("/")[1] / f"{name}-{digest}"
 
 
 def run(suite: str, env: str, method: str, seed: int, flags: list[str]) -> dict[str, Any]:
     """Trains once, or reads what a run before left; returns a line of the results."""
-    folder = runs(suite, env) / f"{method.replace(' ', '').replace('%', 'percent')}-{seed}"
+    flags = [*SUITES[suite]["flags"], *METHODS[method], *flags]
+    folder = run_folder(suite, env, f"{method.replace(' ', '').replace('%', 'percent')}-{seed}", flags)
     if not (folder / "result.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         fixed = [
@@ -66,11 +69,11 @@ def run(suite: str, env: str, method: str, seed: int, flags: list[str]) -> dict[
             f"run={folder}",
             f"env={env}",
         ]
-        command = [sys.executable, "train.py", *fixed, *SUITES[suite]["flags"], *METHODS[method], *flags]
+        command = [sys.executable, "train.py", *fixed, *flags]
         with open(folder / "output.txt", "w") as output:
             done = subprocess.run(command, stdout=output, stderr=output)
         if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed; see {folder / 'output.txt'}")
+            raise RuntimeError(f"{' '.join(command)} failed; see {folder / 'output.txt'}")
     result = json.loads((folder / "result.json").read_text())
     policy = result["policy"]
     versions = json.loads((folder / "versions.json").read_text())
@@ -86,11 +89,23 @@ def run(suite: str, env: str, method: str, seed: int, flags: list[str]) -> dict[
 
 def prepare(suite: str, env: str, flags: list[str]) -> None:
     """Makes the data set and the reference values before the runs that share them, on all cores."""
-    folder = runs(suite, env) / "answers"
-    command = [sys.executable, "train.py", "only=answers", "algo=cpl", f"run={folder}", f"env={env}"]
-    command += [*SUITES[suite]["flags"], *flags]
+    flags = [*SUITES[suite]["flags"], *flags]
+    folder = run_folder(suite, env, "answers", flags)
+    command = [sys.executable, "train.py", "only=answers", "algo=cpl", f"run={folder}", f"env={env}", *flags]
     if subprocess.run(command).returncode:
         raise SystemExit(f"{' '.join(command)} failed")
+
+
+def merge(suite: str, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Writes the results, new ones in place of those of the same environment, method and seed; returns them all."""
+    file = RESULTS / f"{suite}.jsonl"
+    old = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    known = {(line["env"], line["method"], line["seed"]): line for line in [*old, *new]}
+    envs, methods = SUITES[suite]["envs"], list(METHODS)
+    lines = sorted(known.values(), key=lambda k: (envs.index(k["env"]), methods.index(k["method"]), k["seed"]))
+    RESULTS.mkdir(exist_ok=True)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return lines
 
 
 def table(lines: list[dict[str, Any]], column: str) -> str:
@@ -165,13 +180,14 @@ def main() -> None:
         prepare(args.suite, env, args.flags)
     order = [(env, method, seed) for seed in range(args.seeds) for env in envs for method in args.methods]
     with ThreadPoolExecutor(args.jobs) as pool:
-        lines = list(pool.map(lambda job: run(args.suite, job[0], job[1], job[2], args.flags), order))
-    RESULTS.mkdir(exist_ok=True)
-    lines.sort(key=lambda line: (envs.index(line["env"]), list(METHODS).index(line["method"]), line["seed"]))
-    (RESULTS / f"{args.suite}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        jobs = [pool.submit(run, args.suite, *job, args.flags) for job in order]
+    failed = [job.exception() for job in jobs if job.exception()]
+    lines = merge(args.suite, [job.result() for job in jobs if not job.exception()])
     last = "last_success" if suite["measure"] == "success" else "last_return_mean"
     print(f"\nlast policy\n\n{table(lines, last)}\n\nmaximum of the running mean\n\n{table(lines, 'running_max')}")
     plot(args.suite, lines)
+    if failed:
+        raise SystemExit("\n".join(map(str, failed)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import yaml
 
-from benchmarks.offline import RESULTS, SUITES, runs
+from benchmarks.offline import RESULTS, SUITES, run_folder
 from pbrl import collect
 from pbrl.feedback.store import Store
 from pbrl.reference import earn
@@ -38,7 +38,7 @@ def measure(envs: Sequence[Any], starts: Sequence[tuple[int, np.ndarray]], setti
 
 def task(env: str) -> dict[str, Any]:
     """A line of the results."""
-    folder = runs("metaworld", env) / "answers"
+    folder = run_folder("metaworld", env, "answers", SUITES["metaworld"]["flags"])
     config = yaml.safe_load((folder / "config.yaml").read_text())
     episodes, _ = collect.dataset(
         config["env"], config["data"], folder=Path(config["data_dir"]), seed=config["data_seed"], workers=0

@@ -11,7 +11,7 @@ from pbrl.types import UserError
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Replaces the checkpoint in one move: whoever is killed meanwhile leaves the old one. Raises UserError."""
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")  # runs may share a file
     try:
         with open(partial, "wb") as file:
             torch.save(state, file)

@@ -35,6 +35,8 @@ def dataset(
     if not data.get("episodes", 1) > 0:
         raise UserError("data.episodes must be at least 1")
     recipe = {"env": env, "data": data, "seed": seed}
+    if data.get("success") is not None:
+        recipe["calibration"] = [CALIBRATION_EPISODES, CALIBRATION_STEPS]
     path = dataset_path(recipe, folder)
     if path.exists():
         episodes = files.read(path)

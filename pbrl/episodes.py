@@ -123,7 +123,10 @@ def read(path: Path) -> list[Episode]:
     except UserError:
         raise
     except Exception as error:  # HDF5, JSON and Minari each have their own ways to fail
-        raise UserError(f"the data set {path} is damaged ({error!r}); delete it, and it is made again") from error
+        advice = (
+            "delete it, and it is made again" if (path / "provenance.json").exists() else "restore it from its source"
+        )
+        raise UserError(f"the data set {path} is damaged ({error!r}); {advice}") from error
     provenance = read_provenance(path)
     if provenance and provenance["content_hash"] != content_hash(episodes):
         raise UserError(

@@ -25,10 +25,6 @@ class Evaluation:
     success_interval: tuple[float, float] | None
     success_at_end: float | None
 
-    def score(self) -> float:
-        """What decides which policy is the better: success where known, else return."""
-        return self.return_mean if self.success is None else self.success
-
     def __str__(self) -> str:
         if self.success is None or self.success_interval is None:
             low, high = self.return_interval

@@ -62,15 +62,17 @@ class Training:
         store: Store | None = None,
         ask: Query | None = None,
         name: str = "",
+        settings: dict[str, Any] | None = None,
     ):
         self.folder, self.table, self.dataset, self.seed = folder, table, dataset, seed
         self.algo, self.reward, self.teacher, self.store, self.ask = algo, reward, teacher, store, ask
         self.schedule, self.log, self.players, self.name = schedule, log, players, name or type(algo).__name__
         self.device = table.device
-        self.compile, self.bf16 = compile, bf16
+        self.compile, self.bf16, self.settings = compile, bf16, settings or {}
         self.preferences = None
         if ask is not None:
-            self.preferences = Preferences(table, kind=ask.kind, length=ask.length, held_out=ask.held_out, seed=seed)
+            held_out = 0.0 if reward is None else ask.held_out  # nothing else is judged by them
+            self.preferences = Preferences(table, kind=ask.kind, length=ask.length, held_out=held_out, seed=ask.seed)
         self.sampling = torch.Generator(self.device).manual_seed(seed)  # which batches
         self.asking = torch.Generator().manual_seed(ask.seed if ask else 0)  # on the CPU: the same questions everywhere
         self.rows = algo.rows(table) if hasattr(algo, "rows") else table.rows
@@ -150,7 +152,7 @@ class Training:
             dataset=self.dataset, length=ask.length, kind=ask.kind, strategy=strategy, round_=r,
             starts=starts.cpu().numpy(), author=teacher.author, label=label, outcome=outcome,
         )  # fmt: skip
-        answered = store.answers(questions)
+        answered = store.answers(questions, author=teacher.author)
         given = answered.outcome != "skip"
         preferences.add(answered.starts[given], answered.label[given])
         self.round += 1
@@ -255,7 +257,7 @@ class Training:
             for e in self.evaluations
             if e["phase"] == "policy"
         ]
-        if phase == "policy" and scores[-1] == max(scores):
+        if phase == "policy" and scores[-1] > max(scores[:-1], default=-math.inf):
             save_policy(self.algo.policy, self.folder / "best.pt")
 
     def summary(self) -> dict[str, Any]:
@@ -290,7 +292,7 @@ class Training:
         checkpoint.save(
             self._path,
             {
-                "dataset": self.dataset,
+                "dataset": self.dataset, "settings": self.settings,
                 "stage": self.stage, "step": self.step, "policy_step": self.policy_step, "round": self.round,
                 "algo": self.algo.state_dict(),
                 "reward": None if self.reward is None else self.reward.state_dict(),
@@ -311,6 +313,13 @@ class Training:
         if state["dataset"] != self.dataset:
             raise UserError(
                 f"{self._path} was made on another data set; choose another run folder with run=…, or delete it"
+            )
+        if state["settings"] != self.settings:
+            old, new = flat(state["settings"]), flat(self.settings)
+            changed = [f"{k} {old.get(k)} → {new.get(k)}" for k in {**old, **new} if old.get(k) != new.get(k)]
+            raise UserError(
+                f"{self._path} was made with other settings ({', '.join(changed)}); choose another run folder with "
+                "run=…, or delete it"
             )
         try:
             self.algo.load_state_dict(state["algo"])
@@ -334,3 +343,11 @@ class Training:
         checkpoint.set_random_state(state["random"], self.device)
         self.log.rewind(state["log"])
         self.evaluations, self.counts, self.seconds = state["evaluations"], state["counts"], state["seconds"]
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found

@@ -11,6 +11,8 @@ from torch.nn.functional import relu, softplus
 
 from pbrl.types import UserError
 
+MAX_EXPONENT = 30.0  # keeps exponentials of scores finite, also squared
+
 
 def bradley_terry(scores: Tensor, label: Tensor) -> Tensor:
     """Cross-entropy of P(second preferred) = sigmoid(b - a). Bradley & Terry 1952; Christiano et al. 2017."""
@@ -50,7 +52,8 @@ def hinge(scores: Tensor, label: Tensor, *, margin: float) -> Tensor:
 def ipo(scores: Tensor, label: Tensor, *, margin: float) -> Tensor:
     """The winner shall lead by `margin`, no more: IPO, Azar et al. 2023, arXiv:2310.12036, eq. 17.
 
-    A preference of strength `label` asks for a lead of `(2 label - 1) margin`; the paper's margin is 1 / (2 tau).
+    A preference of strength `label` asks for a lead of `(2 label - 1) margin`. The paper's margin is 1 / (2 tau) for
+    log-ratios; scores carry `alpha`, so here it is alpha / (2 tau).
     """
     gap = scores[..., 1] - scores[..., 0]
     return (gap - (2 * label - 1) * margin).square()
@@ -72,12 +75,14 @@ def f_divergence(scores: Tensor, label: Tensor, *, divergence: str, alpha: float
     """
     links = {
         "reverse_kl": lambda s: s,
-        "forward_kl": lambda s: -(-s).exp(),
+        "forward_kl": lambda s: -(-s).clamp(max=MAX_EXPONENT).exp(),
         "jensen_shannon": lambda s: -softplus(-s),  # log(2u / (1 + u)), less log 2
-        "alpha": lambda s: (1 - (-alpha * s).exp()) / alpha,
+        "alpha": lambda s: (1 - (-alpha * s).clamp(max=MAX_EXPONENT).exp()) / alpha,
     }
     if divergence not in links:
         raise UserError(f"objective.divergence={divergence}: it is one of {', '.join(links)}")
+    if not 0 < alpha < 1:
+        raise UserError(f"objective.alpha={alpha}: it lies between 0 and 1")
     return bradley_terry(links[divergence](scores), label)
 
 
@@ -92,7 +97,7 @@ def kto(scores: Tensor, label: Tensor) -> Tensor:
 
     The winner counts as desirable, the loser as undesirable; gains and losses saturate, as people's do.
     """
-    gain = scores - relu(scores.mean()).detach()  # the reference point is a divergence: never negative
+    gain = scores - relu(scores.mean()).detach()  # for the paper's estimate of KL(policy || reference)
     a, b = gain.sigmoid().unbind(-1)
     return label * ((1 - b) + a) + (1 - label) * ((1 - a) + b)
 
@@ -112,3 +117,6 @@ def _below_half(mistake: float) -> float:
     if not 0 <= mistake < 0.5:
         raise UserError(f"objective.mistake={mistake}: it lies in [0, 0.5); at a half, answers say nothing")
     return mistake
+
+
+RELATIVE = (f_divergence, sppo, kto, dro)  # their scores are log-ratios to a reference policy, around zero

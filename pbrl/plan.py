@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pbrl.query import STRATEGIES
+from pbrl.query import STRATEGIES, needs_reward
 from pbrl.types import UserError
 
 
@@ -25,12 +25,19 @@ class Query:
     def __post_init__(self) -> None:
         if self.kind not in ("pair", "rating"):
             raise UserError(f"query.kind={self.kind}: it is pair or rating")
-        if not 1 <= self.rounds <= max(1, self.count):
+        if self.count < 1:
+            raise UserError(f"query.count={self.count} must be at least 1")
+        if not 1 <= self.rounds <= self.count:
             raise UserError(f"query.rounds={self.rounds} lies between 1 and query.count={self.count}")
         if self.length < 1 or self.candidates < 1 or not 0 <= self.held_out < 1:
             raise UserError("query.length and query.candidates must be at least 1, and query.held_out in [0, 1)")
         if self.strategy not in STRATEGIES:
             raise UserError(f"query.strategy={self.strategy}: it is one of {', '.join(STRATEGIES)}")
+        if needs_reward(self.strategy) and self.rounds == 1:
+            raise UserError(
+                f"query.strategy={self.strategy} chooses by what the reward model has learnt from earlier rounds: "
+                "query.rounds=2 or more"
+            )
         if self.kind == "rating" and self.strategy != "uniform":
             raise UserError("query.strategy chooses pairs: with query.kind=rating it must be uniform")
 

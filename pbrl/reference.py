@@ -22,6 +22,7 @@ from pbrl.rollout import Players
 from pbrl.table import Table
 from pbrl.types import UserError
 
+VERSION = 2  # of what a value means; kept values of another one are not read
 SHARE = 8  # states per task of a process
 KEEP_EVERY = 30.0  # seconds between saves, so that a killed run loses no more
 
@@ -47,10 +48,12 @@ class Reference:
                 "feedback=regret plays on from simulator states, and this data has none: choose feedback=perfect"
             )
         self.table, self.players = table, players
-        if samples < 1 or (samples > 1) != (noise > 0):
-            raise UserError(f"reference.samples={samples}, noise={noise}: several differ by noise, one has none")
+        check_settings({"steps": steps, "samples": samples, "noise": noise})
         self.settings = {"policy": policy, "steps": steps, "discount": discount, "samples": samples, "noise": noise}
-        made_of = {"dataset": dataset, "env": players.env, **self.settings}
+        made_of = {"version": VERSION, "dataset": dataset, "env": players.env, **self.settings}
+        if policy:
+            file = Path(policy) / "policy.pt" if Path(policy).is_dir() else Path(policy)
+            made_of["policy"] = hashlib.sha256(file.read_bytes() if file.exists() else b"").hexdigest()
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:10]
         Path(folder).mkdir(parents=True, exist_ok=True)  # with data=file nothing else made it
         self.path = Path(folder) / f"reference-{digest}.pt"
@@ -78,8 +81,21 @@ class Reference:
         return np.array([self.known[row] for row in rows.ravel().tolist()]).reshape(rows.shape)
 
     def keep(self) -> None:
-        """Writes all values known so far."""
+        """Writes all values known so far, here and by other runs on this data."""
+        kept = checkpoint.load(self.path, torch.device("cpu"))
+        if kept is not None:
+            self.known = {**dict(zip(kept["row"], kept["value"], strict=True)), **self.known}
         checkpoint.save(self.path, {"row": list(self.known), "value": list(self.known.values())})
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raises UserError if play-ons with these settings make no sense."""
+    steps, samples, noise = settings["steps"], settings["samples"], settings["noise"]
+    if steps < 1 or samples < 1 or (samples > 1) != (noise > 0):
+        raise UserError(
+            f"reference.steps={steps}, samples={samples}, noise={noise}: steps and samples are at least 1, and several "
+            "differ by noise, one has none"
+        )
 
 
 def play_on(envs: Sequence[Any], starts: Sequence[tuple[int, np.ndarray]], settings: dict[str, Any]) -> list[float]:

@@ -82,14 +82,16 @@ def plot(folder: Path, data: Evaluation, clone: dict[str, Any] | None) -> None:
     plt.close(figure)
 
 
-def video(folder: Path, env: dict[str, Any], players: Players, policy: Likelihood, episodes: int = 3) -> None:
+def video(
+    folder: Path, env: dict[str, Any], players: Players, policy: Likelihood, seed: int, episodes: int = 3
+) -> None:
     """Records the policy's first evaluation episodes into `policy.mp4`; without a renderer it says what to install."""
     from pbrl.video import frames, write_mp4
 
     simulation = instantiate(env)
     images = []
     try:
-        for episode in evaluate.play(players, policy, episodes):
+        for episode in evaluate.play(players, policy, episodes, seed):
             images += list(
                 frames(simulation, episode, width=320, height=240, every=max(1, round(simulation.control_hz / 25)))
             )

@@ -7,6 +7,7 @@ The folder holds `config.yaml`, `versions.json`, `metrics.jsonl`, `answers.sqlit
 import hashlib
 import inspect
 import json
+import math
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,15 +24,20 @@ from pbrl.feedback.store import Store
 from pbrl.likelihoods import save_policy
 from pbrl.log import Log
 from pbrl.loop import Training
+from pbrl.objectives import RELATIVE
 from pbrl.plan import Query, Schedule
 from pbrl.query import needs_reward
-from pbrl.reference import Reference
+from pbrl.reference import Reference, check_settings
 from pbrl.rollout import Players, auto_workers
 from pbrl.table import NORMALIZE, Table
 from pbrl.types import PreferenceBatch, Spec, UserError
 
 Config = dict[str, Any]
 PARTS = ("env", "feedback", "reward", "algo", "objective", "policy", "baseline")
+FREE = {
+    "device", "threads", "workers", "compile", "only", "compare", "baseline", "video", "logger", "run", "store",
+    "data_dir", "checkpoint_every",
+}  # fmt: skip  # what may change when a run goes on; the rest makes it another run
 GIVEN = {"self", "spec", "policy", "objective", "scores", "label"}  # what the parts are handed besides their config
 
 
@@ -59,6 +65,7 @@ def train(config: Config) -> dict[str, Any]:
         "seed": config["seed"],
         "compile": config["compile"],
         "bf16": config["bf16"],
+        "settings": {k: v for k, v in config.items() if k not in FREE},
     }
     provenance(folder, config, dataset)
     print(f"run     {folder}\ndata    {len(table.steps)} episodes, {len(table)} steps, {data}")
@@ -70,9 +77,11 @@ def train(config: Config) -> dict[str, Any]:
         clone = None
         if config["compare"] and config["only"] is None:
             clone = compare(config, spec, folder / "bc", schedule, players, shared)
+        torch.manual_seed(config["seed"])
         teacher, reward, store = None, build(config["reward"], spec), None
         if ask is not None:
             teacher = build(config["feedback"])
+            teacher.author = f"scripted-{digest(config['feedback'], config['reference'])}"
             store = Store(config["store"] or f"sqlite:///{folder / 'answers.sqlite'}")
             if teacher.needs_value:
                 teacher.value = Reference(
@@ -93,7 +102,7 @@ def train(config: Config) -> dict[str, Any]:
         save_policy(algo.policy, folder / "policy.pt")
         result = report.write(folder, config, data, clone, summary, training.counts)
         if config["video"]:
-            report.video(folder, config["env"], players, algo.policy)
+            report.video(folder, config["env"], players, algo.policy, schedule.eval_seed)
         return result
     finally:
         players.close()
@@ -126,18 +135,49 @@ def check(config: Config) -> tuple[Query | None, Schedule]:
             f"{name if eats_answers else 'a reward model'} learns from answers, and feedback=none gives none: "
             "choose feedback=perfect or another teacher"
         )
-    build(config["objective"])(torch.zeros(1, 2), torch.zeros(1))  # it finds what is wrong with its numbers
+    build(config["objective"])(torch.zeros(1, 2), torch.zeros(1))
     if "objective" not in signature(config["algo"]) and not config["objective"]["_target_"].endswith(".logistic"):
         raise UserError(f"{name} has no objective to choose: drop objective=…, or choose algo=cpl")
+    relative = get_object(config["objective"]["_target_"]) in RELATIVE
+    if relative and "objective" in signature(config["algo"]) and not config["algo"].get("reference"):
+        raise UserError(f"{config['objective']['_target_']} reads scores relative to a clone: add algo.reference=true")
     if needs_reward(config["query"]["strategy"]) and not has_reward:
         raise UserError(
             f"query.strategy={config['query']['strategy']} asks a reward ensemble: choose reward=ensemble, "
             "or query.strategy=uniform"
         )
     pick_device(config["device"])
+    unknown = set(config["query"]) - set(inspect.signature(Query).parameters)
+    if unknown:
+        raise UserError(f"query has no {', '.join(sorted(unknown))}")
     ask = Query(**config["query"])
-    instantiate(config["env"]).close()
+    env = instantiate(config["env"])
+    env.close()
+    tiny = Spec(1, 1, (0.0,), (1.0,))  # the parts find what is wrong with their numbers
+    learner(config["algo"], config, tiny, torch.device("cpu"))
+    build(config["reward"], tiny)
+    if eats_answers or has_reward:
+        check_teacher(config, ask, env)
     return (ask if eats_answers or has_reward else None), schedule
+
+
+def check_teacher(config: Config, ask: Query, env: Any) -> None:
+    """Raises UserError where the teacher cannot answer what is asked, or would not do so as its settings say."""
+    teacher = build(config["feedback"])
+    if ask.kind == "rating" and not (teacher.beta == math.inf and teacher.mistake == teacher.equal == 0):
+        raise UserError(
+            "feedback.beta, feedback.mistake and feedback.equal are about comparisons: choose query.kind=pair, or a "
+            "teacher that is always right"
+        )
+    if teacher.needs_value:
+        check_settings(config["reference"])
+        if not hasattr(env, "expert") and not config["reference"]["policy"]:
+            raise UserError(
+                "feedback=regret needs a scripted expert, which this environment has not: choose feedback=perfect, or "
+                "reference.policy=<run folder>"
+            )
+    if ask.strategy.endswith("disagreement") and config["reward"].get("members", 2) < 2:
+        raise UserError(f"query.strategy={ask.strategy} needs an ensemble: reward.members=2 or more")
 
 
 def check_keys(part: str, config: Config) -> None:
@@ -190,11 +230,10 @@ def run_folder(config: Config) -> Path:
     if config["run"]:
         folder = Path(config["run"])
     else:
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:8]
         target = config["env"]["_target_"].split(".")[1]
         algo = config["algo"]["_target_"].split(".")[-2]
         model = config["reward"]["_target_"]
-        name = "-".join(filter(None, [algo, model and model.split(".")[-2], f"seed{config['seed']}", digest]))
+        name = "-".join(filter(None, [algo, model and model.split(".")[-2], f"seed{config['seed']}", digest(config)]))
         folder = Path("runs") / f"{target}-{config['env'].get('task', '')}" / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -203,13 +242,24 @@ def run_folder(config: Config) -> Path:
     return folder
 
 
+def digest(*parts: Config) -> str:
+    """A short name for settings."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
 def provenance(folder: Path, config: Config, dataset: str) -> None:
-    """Writes what the run is made of."""
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    """Writes what the run is made of, once: going on with it changes nothing of that, and is noted beside it."""
     try:
         git = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
         ).stdout.strip()
     except OSError:
         git = ""
-    (folder / "versions.json").write_text(json.dumps({"git": git, "data": dataset, **versions()}, indent=2))
+    made_with = {"git": git, "data": dataset, **versions()}
+    first = folder / "versions.json"
+    if not first.exists() or not (folder / "checkpoint.pt").exists():
+        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        first.write_text(json.dumps(made_with, indent=2))
+    elif (known := json.loads(first.read_text())) | made_with != known:
+        known["continued_with"] = [*known.get("continued_with", []), made_with]
+        first.write_text(json.dumps(known, indent=2))

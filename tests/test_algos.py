@@ -190,12 +190,19 @@ def test_td3bc_is_its_formulas():
         target = batch.reward + 0.99 * (1 - batch.done) * td3bc.q_target(next_pair).amin(0)[:, 0]
         q_loss = ((td3bc.q(torch.cat([batch.obs, batch.action], -1))[..., 0] - target) ** 2).mean()
         action = td3bc.policy.mean(batch.obs)
+        size = td3bc.q(torch.cat([batch.obs, batch.action], -1))[0].abs().mean()
     metrics = td3bc.update(batch)
     torch.testing.assert_close(metrics["q_loss"], q_loss)
     with torch.no_grad():
         q = td3bc.q(torch.cat([batch.obs, action], -1))[0, :, 0]  # the critic has moved before the policy does
-        expected = ((action - batch.action) ** 2).mean() - 2.0 * q.mean() / q.abs().mean()
+        expected = ((action - batch.action) ** 2).mean() - 2.0 * q.mean() / size
     torch.testing.assert_close(metrics["actor_loss"], expected)
+
+
+def test_td3bc_wants_a_deterministic_policy():
+    policy = instantiate({**OmegaConf.load("configs/policy/mlp.yaml"), "hidden": [4], "std": 0.2}, SPEC)
+    with pytest.raises(UserError, match="policy.std=0"):
+        instantiate(OmegaConf.load("configs/algo/td3bc.yaml"), SPEC, policy)
 
 
 def test_td3bc_moves_its_policy_at_every_second_update():

@@ -38,8 +38,11 @@ RUNS = {
     "cpl-kl-in-rounds": ["algo=cpl", "algo.reference=true", "algo.pretrain_steps=40", "query.rounds=3",
                          "query.kind=pair", "feedback=boltzmann"],
     "piql-in-rounds": ["algo=iql", "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2",
-                       "query.kind=pair", "query.strategy=disagreement", "feedback=perfect", "algo.hidden=[16]"],
+                       "query.kind=pair", "query.strategy=disagreement", "feedback=perfect", "algo.hidden=[16]",
+                       "compare=false"],
     "iql": ["algo=iql", "feedback=none", "algo.hidden=[16]"],
+    "td3bc": ["algo=td3bc", "feedback=none", "algo.hidden=[16]"],
+    "awac": ["algo=awac", "feedback=none", "algo.hidden=[16]", "policy.std=0.3"],
 }  # fmt: skip
 
 
@@ -168,6 +171,17 @@ def test_every_question_skipped(tmp_path):
         (["+algo.wings=2"], "has no wings"),
         (["algo=iql", "feedback=none", "objective=ipo"], "no objective to choose"),
         (["objective=robust", "objective.mistake=0.5"], "a half"),
+        (["objective=kto"], "algo.reference=true"),
+        (["algo.reference=true", "algo.pretrain_steps=0"], "relative to a clone"),
+        (["feedback=mistake"], "query.kind=pair"),
+        (["feedback=regret", "feedback.gamma=0.9"], "gamma=1"),
+        (["feedback=mistake", "query.kind=pair", "feedback.mistake=1.5"], "0, 1"),
+        (["reference.samples=4"], "differ by noise"),
+        (["query.count=0"], "at least 1"),
+        (["+query.foo=3"], "query has no foo"),
+        (["reward=ensemble", "algo=iql", "query.kind=pair", "query.strategy=entropy"], "earlier rounds"),
+        (["env=gym/hopper"], "needs a scripted expert"),
+        (["algo=td3bc", "feedback=none", "policy.std=0.2"], "policy.std=0"),
         (["only=dinner"], "null, data or answers"),
         (["eval_seed=-1"], "at least 0"),
         (["data.behaviour.level=0.1", "data=offset", "data.behaviour.hold=0"], "at least one step"),
@@ -273,6 +287,23 @@ def test_asking_alone_and_training_later_is_the_same_run(tmp_path):
     train(tmp_path / "b", *RUNS["cpl"])
     assert store.counts()["answered"] == 60
     assert_same(outcome(tmp_path / "a")["policy"], outcome(tmp_path / "b")["policy"])
+
+
+def test_other_settings_are_another_run(tmp_path):
+    extra = [*RUNS["iql"], "compare=false"]
+    train(tmp_path, *extra)
+    made_with = (tmp_path / "run/config.yaml").read_text()
+    with pytest.raises(UserError, match=r"algo.expectile 0.7 → 0.9"):
+        train(tmp_path, *extra, "algo.expectile=0.9")
+    assert (tmp_path / "run/config.yaml").read_text() == made_with
+    train(tmp_path, *extra, "device=cpu", "logger=tensorboard")  # where and how it runs may change
+
+
+def test_only_a_reward_model_needs_answers_held_out(tmp_path):
+    train(tmp_path / "a", *RUNS["cpl"], "compare=false")
+    train(tmp_path / "b", *RUNS["piql-in-rounds"])
+    kept = [torch.load(tmp_path / x / "run/checkpoint.pt", weights_only=True)["preferences"] for x in "ab"]
+    assert [len(k["train_label"]) for k in kept] == [60, 54] and len(kept[1]["test_label"]) == 6
 
 
 def test_asking_alone_needs_something_to_ask(tmp_path):

@@ -27,6 +27,10 @@ def store(tmp_path) -> Store:
 def test_answers_come_back_in_order(store):
     answered = store.answers(store.record(**ROUND))
     assert (store.answers().starts == answered.starts).all()
+    store.record(**{**ROUND, "author": "another", "label": 1 - ROUND["label"]})
+    mine, others = store.answers(author=ROUND["author"]), store.answers(author="another")
+    np.testing.assert_array_equal(mine.label, answered.label)
+    np.testing.assert_array_equal(others.label, 1 - answered.label)
     assert answered.starts.tolist() == STARTS.tolist()
     np.testing.assert_array_equal(answered.label, ROUND["label"])
     assert answered.outcome.tolist() == ["answer", "tie", "skip"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pbrl.likelihoods import Likelihood
 from pbrl.optim import Adam
-from pbrl.types import Metrics, PreferenceBatch, Spec
+from pbrl.types import Metrics, PreferenceBatch, Spec, UserError
 
 
 class CPL(nn.Module):
@@ -35,6 +35,8 @@ class CPL(nn.Module):
         batch_size: int,
     ):
         super().__init__()
+        if reference and not pretrain_steps:
+            raise UserError("algo.reference=true is relative to a clone: algo.pretrain_steps=1 or more makes it")
         self.policy = policy
         self.reference = copy.deepcopy(policy).requires_grad_(False).eval() if reference else None
         self.optim = Adam(policy.parameters(), lr, warmup=warmup, cosine=cosine_steps)

@@ -7,7 +7,7 @@ Kostrikov et al. 2021, arXiv:2110.06169. With the true reward it is the ceiling 
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pbrl.likelihoods import Likelihood
 from pbrl.nets import MLP, Normalize
@@ -43,10 +43,6 @@ class IQL(nn.Module):
         self.actor_optim = Adam(policy.parameters(), lr, cosine=actor_cosine_steps)
         self.expectile, self.beta, self.max_weight = expectile, beta, max_weight
         self.discount, self.tau, self.batch_size = discount, tau, batch_size
-
-    def value(self, obs: Tensor) -> Tensor:
-        """obs [..., O] → V [...]."""
-        return self.v(self.normalize(obs)).squeeze(-1).float()
 
     def update(self, batch: Transitions) -> Metrics:
         obs, next_obs = self.normalize(batch.obs), self.normalize(batch.next_obs)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pbrl.likelihoods import GaussianPolicy
 from pbrl.nets import MLP, Normalize
 from pbrl.optim import Adam, polyak
-from pbrl.types import Metrics, Spec, Transitions
+from pbrl.types import Metrics, Spec, Transitions, UserError
 
 
 class TD3BC(nn.Module):
@@ -34,6 +34,8 @@ class TD3BC(nn.Module):
         batch_size: int,
     ):
         super().__init__()
+        if policy.log_std is not None:
+            raise UserError("algo=td3bc learns a deterministic policy: policy.std=0")
         self.policy = policy
         self.policy_target = copy.deepcopy(policy).requires_grad_(False).eval()
         self.normalize = Normalize(spec.obs_mean, spec.obs_std)
@@ -59,7 +61,7 @@ class TD3BC(nn.Module):
 
         action = self.policy.mean(batch.obs)
         q_policy = self.q(torch.cat([obs, action], -1)).float()[0, :, 0]
-        scale = self.alpha / q_policy.detach().abs().mean().clamp(min=1e-6)  # eq. 5
+        scale = self.alpha / q[0].detach().abs().mean().clamp(min=1e-6)  # over the data's actions, as in the paper
         bc = (action - batch.action).square().mean()
         actor_loss = bc - scale * q_policy.mean()
 

@@ -111,8 +111,8 @@ class Store:
         self._insert({Clip: clips, Question: questions, Answer: answers})
         return [question["id"] for question in questions]
 
-    def answers(self, questions: Sequence[str] | None = None) -> Answered:
-        """All answers to these questions (None: to all), in the order of rounds and positions."""
+    def answers(self, questions: Sequence[str] | None = None, author: str | None = None) -> Answered:
+        """Answers to these questions (None: to all) by `author` (None: by anyone), by rounds and positions."""
         first, second = Clip.__table__.alias("first"), Clip.__table__.alias("second")
         query = (
             select(Question.position, first.c.row, second.c.row, Answer.label, Answer.outcome)
@@ -121,6 +121,8 @@ class Store:
             .outerjoin(second, Question.second == second.c.id)
             .order_by(Question.round, Question.position, Answer.answered, Answer.id)
         )
+        if author is not None:
+            query = query.where(Answer.author == author)
         queries = [query]
         if questions is not None:
             batches = [questions[i : i + BATCH] for i in range(0, len(questions), BATCH)]
@@ -251,7 +253,7 @@ def _trouble(url: str, error: Exception) -> UserError:
     reason = str(getattr(error, "orig", None) or error).splitlines()[0]
     hints: Iterable[tuple[str, str]] = (
         ("locked", "another program holds it: close that, then start again with the same command"),
-        ("readonly", "make the file and its folder writable, or name another store with feedback.store=sqlite:///…"),
+        ("readonly", "make the file and its folder writable, or name another store with store=sqlite:///…"),
         ("full", "free some space, then start again with the same command"),
         ("unable to open", "its folder must exist and be writable"),
         ("not a database", "the file is damaged or something else; move it away"),

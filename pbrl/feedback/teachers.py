@@ -44,6 +44,8 @@ class Teacher:
         for name, value in (("mistake", mistake), ("gamma", gamma)):
             if not 0 <= value <= 1:
                 raise UserError(f"feedback.{name} lies in [0, 1], not at {value}")
+        if judge == "regret" and not (0 <= discount < 1 and gamma == 1):
+            raise UserError("feedback.judge=regret takes feedback.discount in [0, 1) and feedback.gamma=1")
         self.judge, self.discount, self.beta, self.gamma = judge, discount, beta, gamma
         self.mistake, self.skip, self.equal, self.seed = mistake, skip, equal, seed
         self.needs_value = judge == "regret"
@@ -81,10 +83,13 @@ class Teacher:
         """
         if self.skip <= 0:
             return np.zeros(len(score), bool)
-        if self.judge == "return":
-            return score.max(1) < self.skip * self.scale(table, length)
-        value = self.value(starts.cpu().numpy())
-        return value.max(1) < self.skip * value.mean()
+        worth, mean = score, length * float(table.returns.sum() / table.steps.sum())
+        if self.judge == "regret":
+            worth = self.value(starts.cpu().numpy())
+            mean = float(worth.mean())
+        if mean <= 0:
+            raise UserError(f"feedback.skip is a share of the mean return, and that is not positive here ({mean:.3g})")
+        return worth.max(1) < self.skip * mean
 
     def scores(self, table: Table, starts: torch.Tensor, length: int) -> np.ndarray:
         """What the teacher thinks each segment is worth [Q, k] float64."""
