@@ -23,7 +23,7 @@ from pbrl.reference import earn
 from pbrl.rollout import Players, auto_workers
 from pbrl.table import Table
 
-SEGMENTS, SAMPLES, NOISE = 120, 4, 0.3  # rated segments looked at, play-ons from each start, their action noise
+SEGMENTS, SAMPLES, NOISE = 60, 4, 0.3  # rated segments looked at, play-ons from each start, their action noise
 
 
 def measure(envs: Sequence[Any], starts: Sequence[tuple[int, np.ndarray]], settings: dict[str, Any]) -> list[Any]:
