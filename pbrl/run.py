@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import yaml
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, get_object, instantiate
 
 from pbrl import collect, evaluate, report
@@ -195,7 +196,14 @@ def check_keys(part: str, config: Config) -> None:
 
 def build(config: Config, *given: Any, **named: Any) -> Any:
     """The part that a config names, or None where it names none."""
-    return instantiate(config, *given, **named, _convert_="all") if config["_target_"] else None
+    if not config["_target_"]:
+        return None
+    try:
+        return instantiate(config, *given, **named, _convert_="all")
+    except InstantiationException as error:  # a part's own sentence, without Hydra's around it
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
 
 
 def signature(config: Config) -> Mapping[str, inspect.Parameter]:

@@ -202,7 +202,7 @@ def test_td3bc_is_its_formulas():
 def test_td3bc_wants_a_deterministic_policy():
     policy = instantiate({**OmegaConf.load("configs/policy/mlp.yaml"), "hidden": [4], "std": 0.2}, SPEC)
     with pytest.raises(UserError, match="policy.std=0"):
-        instantiate(OmegaConf.load("configs/algo/td3bc.yaml"), SPEC, policy)
+        run.build(dict(OmegaConf.load("configs/algo/td3bc.yaml")), SPEC, policy)
 
 
 def test_td3bc_moves_its_policy_at_every_second_update():

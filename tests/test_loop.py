@@ -209,7 +209,12 @@ def test_what_cannot_work_is_said_before_anything_is_made(tmp_path, extra, says)
 
 
 @pytest.mark.parametrize(
-    "extra,says", [(["algo=cpl", "feedback=none"], "learns from answers"), (["algo.wings=2"], "wings")]
+    "extra,says",
+    [
+        (["algo=cpl", "feedback=none"], "learns from answers"),
+        (["algo.wings=2"], "wings"),
+        (["algo=td3bc", "feedback=none", "policy.std=0.2"], "policy.std=0"),
+    ],
 )
 def test_the_command_says_it_in_a_sentence(tmp_path, extra, says):
     done = subprocess.run(command(tmp_path, *extra), capture_output=True, text=True)
