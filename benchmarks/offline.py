@@ -113,7 +113,7 @@ def table(lines: list[dict[str, Any]], column: str) -> str:
     envs = list(dict.fromkeys(line["env"] for line in lines))
     percent = lines[0]["measure"] == "success"
     scale, unit = (100, "%") if percent else (1, "")
-    data = "data_success" if percent else "data_return"
+    data = ("data_success_at_end" if column.endswith("at_end") else "data_success") if percent else "data_return"
     rows = [["", *(env.split("/")[1] for env in envs), "mean"]]
     values = [next(line[data] for line in lines if line["env"] == env) * scale for env in envs]
     rows.append(["data", *(f"{v:.0f}" for v in values), f"{np.mean(values):.0f}"])
@@ -185,6 +185,8 @@ def main() -> None:
     lines = merge(args.suite, [job.result() for job in jobs if not job.exception()])
     last = "last_success" if suite["measure"] == "success" else "last_return_mean"
     print(f"\nlast policy\n\n{table(lines, last)}\n\nmaximum of the running mean\n\n{table(lines, 'running_max')}")
+    if suite["measure"] == "success":
+        print(f"\nlast policy, in the last step\n\n{table(lines, 'last_success_at_end')}")
     plot(args.suite, lines)
     if failed:
         raise SystemExit("\n".join(map(str, failed)))

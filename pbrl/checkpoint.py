@@ -11,7 +11,7 @@ from pbrl.types import UserError
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Replaces the checkpoint in one move: whoever is killed meanwhile leaves the old one. Raises UserError."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")  # runs may share a file
+    partial = path.with_suffix(".partial")
     try:
         with open(partial, "wb") as file:
             torch.save(state, file)
@@ -34,6 +34,18 @@ def load(path: Path, device: torch.device) -> dict[str, Any] | None:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         raise UserError(f"the checkpoint {path} is damaged ({error}); delete it to start this run anew") from error
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two nested settings, as "name old → new"."""
+    found = []
+    for key in {**old, **new}:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key} {a} → {b}")
+    return found
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

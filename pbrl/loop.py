@@ -314,9 +314,8 @@ class Training:
             raise UserError(
                 f"{self._path} was made on another data set; choose another run folder with run=…, or delete it"
             )
-        if state["settings"] != self.settings:
-            old, new = flat(state["settings"]), flat(self.settings)
-            changed = [f"{k} {old.get(k)} → {new.get(k)}" for k in {**old, **new} if old.get(k) != new.get(k)]
+        changed = checkpoint.differences(state["settings"], self.settings)
+        if changed:
             raise UserError(
                 f"{self._path} was made with other settings ({', '.join(changed)}); choose another run folder with "
                 "run=…, or delete it"
@@ -343,11 +342,3 @@ class Training:
         checkpoint.set_random_state(state["random"], self.device)
         self.log.rewind(state["log"])
         self.evaluations, self.counts, self.seconds = state["evaluations"], state["counts"], state["seconds"]
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found

@@ -5,6 +5,7 @@ it earns is counted: nothing is fitted, so nothing is wrong but what comes after
 the critic of a SAC oracle instead (arXiv:2310.13639, D.2), which costs hours of training for each task.
 """
 
+import fcntl
 import hashlib
 import json
 import time
@@ -57,8 +58,7 @@ class Reference:
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:10]
         Path(folder).mkdir(parents=True, exist_ok=True)  # with data=file nothing else made it
         self.path = Path(folder) / f"reference-{digest}.pt"
-        kept = checkpoint.load(self.path, torch.device("cpu"))
-        self.known: dict[int, float] = {} if kept is None else dict(zip(kept["row"], kept["value"], strict=True))
+        self.known = self.kept()
 
     def values(self, rows: np.ndarray) -> np.ndarray:
         """rows [...] → the policy's discounted return from there on [...] float64. Raises UserError."""
@@ -81,11 +81,16 @@ class Reference:
         return np.array([self.known[row] for row in rows.ravel().tolist()]).reshape(rows.shape)
 
     def keep(self) -> None:
-        """Writes all values known so far, here and by other runs on this data."""
-        kept = checkpoint.load(self.path, torch.device("cpu"))
-        if kept is not None:
-            self.known = {**dict(zip(kept["row"], kept["value"], strict=True)), **self.known}
-        checkpoint.save(self.path, {"row": list(self.known), "value": list(self.known.values())})
+        """Writes all values known so far, here and by other runs on this data, which take turns."""
+        with open(self.path.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file closes, or its process is killed
+            self.known = {**self.kept(), **self.known}
+            checkpoint.save(self.path, {"row": list(self.known), "value": list(self.known.values())})
+
+    def kept(self) -> dict[int, float]:
+        """The values on disk."""
+        state = checkpoint.load(self.path, torch.device("cpu"))
+        return {} if state is None else dict(zip(state["row"], state["value"], strict=True))
 
 
 def check_settings(settings: dict[str, Any]) -> None:

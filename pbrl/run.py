@@ -35,6 +35,7 @@ from pbrl.types import PreferenceBatch, Spec, UserError
 
 Config = dict[str, Any]
 PARTS = ("env", "feedback", "reward", "algo", "objective", "policy", "baseline")
+OWN = {"data", "query", "reference", "seed", "data_seed", "bf16", "reward_scale"}  # settings that are no part's
 FREE = {
     "device", "threads", "workers", "compile", "only", "compare", "baseline", "video", "logger", "run", "store",
     "data_dir", "checkpoint_every",
@@ -112,6 +113,9 @@ def train(config: Config) -> dict[str, Any]:
 
 def check(config: Config) -> tuple[Query | None, Schedule]:
     """Finds what cannot work before anything is made; returns what is asked (None: nothing) and the schedule."""
+    check_names("the command line", config, {*PARTS, *FREE, *OWN, *inspect.signature(Schedule).parameters})
+    check_names("query", config["query"], set(inspect.signature(Query).parameters))
+    check_names("reference", config["reference"], set(inspect.signature(Reference).parameters))
     for part in PARTS:
         check_keys(part, config[part])
     schedule = Schedule(**{k: config[k] for k in inspect.signature(Schedule).parameters})
@@ -148,9 +152,6 @@ def check(config: Config) -> tuple[Query | None, Schedule]:
             "or query.strategy=uniform"
         )
     pick_device(config["device"])
-    unknown = set(config["query"]) - set(inspect.signature(Query).parameters)
-    if unknown:
-        raise UserError(f"query has no {', '.join(sorted(unknown))}")
     ask = Query(**config["query"])
     env = instantiate(config["env"])
     env.close()
@@ -179,6 +180,13 @@ def check_teacher(config: Config, ask: Query, env: Any) -> None:
             )
     if ask.strategy.endswith("disagreement") and config["reward"].get("members", 2) < 2:
         raise UserError(f"query.strategy={ask.strategy} needs an ensemble: reward.members=2 or more")
+
+
+def check_names(what: str, given: Config, known: set[str]) -> None:
+    """Raises UserError where a name means nothing."""
+    unknown = set(given) - known
+    if unknown:
+        raise UserError(f"{what} has no {', '.join(sorted(unknown))}; it takes {', '.join(sorted(known))}")
 
 
 def check_keys(part: str, config: Config) -> None:

@@ -63,6 +63,15 @@ def test_the_reference_value_is_the_experts(tmp_path):
     assert Reference(table, players, **settings).known == first.known  # kept for the next run
 
 
+def test_runs_that_share_a_reference_keep_each_others_values(tmp_path):
+    table, players = Table(toy.episodes(6)), Players(POINT, 0)
+    settings = {"dataset": "x", "folder": tmp_path, "discount": 0.9, "policy": None, "steps": 20}
+    one, two = Reference(table, players, **settings), Reference(table, players, **settings)
+    one.values(np.arange(10))
+    two.values(np.arange(10, 20))
+    assert sorted(Reference(table, players, **settings).known) == list(range(20))
+
+
 def test_a_stop_while_playing_on_loses_little(tmp_path, monkeypatch):
     table, players = Table(toy.episodes(6)), Players(POINT, 0)
     settings = {"dataset": "x", "folder": tmp_path, "discount": 0.9, "policy": None, "steps": 20}

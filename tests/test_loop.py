@@ -179,6 +179,8 @@ def test_every_question_skipped(tmp_path):
         (["reference.samples=4"], "differ by noise"),
         (["query.count=0"], "at least 1"),
         (["+query.foo=3"], "query has no foo"),
+        (["+reference.foo=3"], "reference has no foo"),
+        (["+eval_evry=3"], "has no eval_evry"),
         (["reward=ensemble", "algo=iql", "query.kind=pair", "query.strategy=entropy"], "earlier rounds"),
         (["env=gym/hopper"], "needs a scripted expert"),
         (["algo=td3bc", "feedback=none", "policy.std=0.2"], "policy.std=0"),

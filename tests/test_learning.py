@@ -1,0 +1,81 @@
+"""What learners learn: the point world, where a clone stays put and whoever hears preferences walks home."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from pbrl.objectives import logistic
+from pbrl.preferences import Preferences
+from tests import toy
+from tests.test_algos import build
+
+
+@pytest.fixture(scope="module")
+def world():
+    table = toy.table(80)
+    preferences = Preferences(table, kind="pair", length=8, held_out=0.2, seed=0)
+    places = table.segment_starts(8)
+    starts = places[torch.randint(len(places), (600, 2), generator=torch.Generator().manual_seed(0))]
+    progress = -(table.obs[starts + 8].norm(dim=-1) - table.obs[starts].norm(dim=-1))  # how much nearer it ended
+    preferences.add(starts.numpy(), (progress[:, 1] > progress[:, 0]).double().numpy())
+    return table, preferences
+
+
+def train(learner, draw, steps):
+    for _ in range(steps):
+        learner.update(draw())
+    return learner
+
+
+def test_bc_clones_all_and_percent_bc_the_best(world):
+    table, _ = world
+    g = torch.Generator().manual_seed(0)
+
+    def learnt(fraction):
+        bc = build(Path("configs/algo/bc.yaml"), table.spec(), fraction=fraction, lr=1e-2, cosine_steps=0)
+        rows = bc.rows(table)
+        return train(bc, lambda: table.transitions(rows[torch.randint(len(rows), (64,), generator=g)]), 400)
+
+    assert toy.distance_after(learnt(0.25).policy) < 0.25
+    assert toy.distance_after(learnt(1.0).policy) > 0.5
+
+
+def test_cpl_walks_home(world):
+    table, preferences = world
+    g = torch.Generator().manual_seed(0)
+    cpl = build(
+        Path("configs/algo/cpl.yaml"),
+        table.spec(),
+        lr=1e-2,
+        lr_after=1e-2,
+        warmup=0,
+        cosine_steps=0,
+        objective=partial(logistic, bias=0.75),
+        alpha=1.0,
+    )
+    train(cpl, lambda: preferences.sample(16, g), 400)
+    assert toy.distance_after(cpl.policy) < 0.25
+
+
+def test_piql_walks_home(world):
+    table, preferences = world
+    g = torch.Generator().manual_seed(0)
+    reward = build(Path("configs/reward/ensemble.yaml"), table.spec(), lr=1e-2)
+    train(reward, lambda: preferences.sample(32, g), 300)
+    judged = preferences.judge(reward)
+    assert judged["held_out_accuracy"] > 0.8 and judged["rank_correlation"] > 0.3
+    table.relabel(reward, "zscore")
+    iql = build(Path("configs/algo/iql.yaml"), table.spec(), lr=3e-3, actor_cosine_steps=0, discount=0.9, tau=0.05)
+    train(iql, lambda: table.transitions(table.rows[torch.randint(len(table.rows), (64,), generator=g)]), 800)
+    assert toy.distance_after(iql.policy) < 0.25
+
+
+@pytest.mark.parametrize("name", ["td3bc", "awac"])
+def test_actor_critics_walk_home(name):
+    table = toy.table(80)
+    g = torch.Generator().manual_seed(0)
+    algo = build(Path(f"configs/algo/{name}.yaml"), table.spec(), lr=3e-3, discount=0.9, tau=0.05)
+    train(algo, lambda: table.transitions(table.rows[torch.randint(len(table.rows), (64,), generator=g)]), 3500)
+    assert toy.distance_after(algo.policy) < 0.25
