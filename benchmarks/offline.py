@@ -2,6 +2,7 @@
 
     python -m benchmarks.offline metaworld      # six tasks, calibrated offset data, 1,600 segments rated by regret
     python -m benchmarks.offline hopeless       # two of them, with a teacher that skips what is hopeless anyway
+    python -m benchmarks.offline averaged       # bin-picking, with play-ons averaged over four
     python -m benchmarks.offline locomotion     # SAC replay, 1,600 segments rated by return
 
 Runs are ordinary `train.py` runs, `--jobs` at a time on one thread each; what is finished is not run again. Writes
@@ -26,23 +27,35 @@ METHODS = {
     "10 % BC": ["algo=bc", "algo.fraction=0.1"],
     "P-IQL": ["algo=iql", "reward=ensemble", "reward.steps=2000"],
     "CPL": ["algo=cpl"],
+    "CPL-BC": ["algo=cpl", "algo.bc_weight=1"],
 }
+FOUR = ["BC", "10 % BC", "P-IQL", "CPL"]
 SIZE = ["query.count=1600", "steps=8000", "eval_every=2000", "checkpoint_every=2000"]
 SUITES = {
     "metaworld": {
         "envs": [f"metaworld/{task}" for task in
                  ("bin-picking", "button-press", "door-open", "drawer-open", "plate-slide", "sweep-into")],
         "flags": ["data=offset", "feedback=regret", *SIZE],
+        "methods": FOUR,
         "measure": "success",
     },
     "hopeless": {
         "envs": ["metaworld/bin-picking", "metaworld/sweep-into"],
         "flags": ["data=offset", "feedback=regret", "feedback.skip=0.3", *SIZE],
+        "methods": FOUR,
+        "measure": "success",
+    },
+    "averaged": {
+        "envs": ["metaworld/bin-picking"],
+        "flags": ["data=offset", "feedback=regret", "reference.samples=4", "reference.noise=0.3", *SIZE],
+        "methods": FOUR,
         "measure": "success",
     },
     "locomotion": {
         "envs": ["dm_control/walker-walk", "gym/hopper"],
-        "flags": ["data=medium_replay", "feedback=perfect", *SIZE],
+        "flags": ["data=medium_replay", "feedback=perfect", "query.count=1600",
+                  "steps=5000", "eval_every=2500", "checkpoint_every=2500"],
+        "methods": [*FOUR, "CPL-BC"],
         "measure": "return_mean",
     },
 }  # fmt: skip
@@ -170,7 +183,7 @@ def main() -> None:
     parser.add_argument("suite", choices=SUITES, nargs="?", default="metaworld")
     parser.add_argument("flags", nargs="*", help="passed on to train.py, as in steps=20000 experiment=cpl_paper")
     parser.add_argument("--tasks", nargs="*", help="only these of the suite's tasks")
-    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--methods", nargs="*", choices=METHODS, help="only these methods")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
@@ -178,7 +191,7 @@ def main() -> None:
     envs = [env for env in suite["envs"] if not args.tasks or env.split("/")[1] in args.tasks]
     for env in envs:
         prepare(args.suite, env, args.flags)
-    order = [(env, method, seed) for seed in range(args.seeds) for env in envs for method in args.methods]
+    order = [(env, method, seed) for seed in range(args.seeds) for env in envs for method in args.methods or suite["methods"]]
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [pool.submit(run, args.suite, *job, args.flags) for job in order]
     failed = [job.exception() for job in jobs if job.exception()]
