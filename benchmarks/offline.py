@@ -191,7 +191,9 @@ def main() -> None:
     envs = [env for env in suite["envs"] if not args.tasks or env.split("/")[1] in args.tasks]
     for env in envs:
         prepare(args.suite, env, args.flags)
-    order = [(env, method, seed) for seed in range(args.seeds) for env in envs for method in args.methods or suite["methods"]]
+    order = [
+        (env, method, seed) for seed in range(args.seeds) for env in envs for method in args.methods or suite["methods"]
+    ]
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [pool.submit(run, args.suite, *job, args.flags) for job in order]
     failed = [job.exception() for job in jobs if job.exception()]
