@@ -4,7 +4,6 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,10 @@ class Engine:
         """The update, ready to be called many times. Every call returns tensors that stay as they are."""
 
         def precise(batch: Any) -> Metrics:
-            with torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext():
+            if not self.bf16:
+                return update(batch)
+            # uncached: networks move within an update, and what comes after must see their new weights
+            with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
                 return update(batch)
 
         if not self.compile:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_class
 from torch import Tensor, nn
 
 from pbrl.nets import MLP, Normalize
@@ -73,20 +74,23 @@ class GaussianPolicy(Likelihood):
         return action
 
 
-def save_policy(policy: Likelihood, path: Path) -> None:
+def save_policy(policy: Any, path: Path) -> None:
     """Writes all that is needed to run the policy."""
-    saved = {"class": type(policy).__name__, "spec": asdict(policy.spec), "settings": policy.settings}
+    kind = f"{type(policy).__module__}.{type(policy).__name__}"
+    saved = {"class": kind, "spec": asdict(policy.spec), "settings": policy.settings}
     torch.save({**saved, "state": policy.state_dict()}, path)
 
 
-def load_policy(path: str | Path, device: str = "cpu") -> Likelihood:
+def load_policy(path: str | Path, device: str = "cpu") -> Any:
     """Reads a policy back, ready to act. Raises UserError."""
     path = Path(path)
     if path.is_dir():
         path = path / "policy.pt"
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
-        policy = {"GaussianPolicy": GaussianPolicy}[saved["class"]](Spec(**saved["spec"]), **saved["settings"])
+        if not saved["class"].startswith("pbrl."):  # a file must not choose what code is run
+            raise ValueError(f"{saved['class']} is none of pbrl's policies")
+        policy = get_class(saved["class"])(Spec(**saved["spec"]), **saved["settings"])
         policy.load_state_dict(saved["state"])
     except FileNotFoundError:
         raise UserError(f"there is no policy at {path}; a finished run writes policy.pt into its folder") from None

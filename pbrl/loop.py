@@ -26,7 +26,7 @@ from pbrl.plan import Query, Schedule
 from pbrl.preferences import Preferences
 from pbrl.rollout import Players
 from pbrl.table import Table
-from pbrl.types import PreferenceBatch, Transitions, UserError
+from pbrl.types import PreferenceBatch, Transitions, UserError, Windows
 
 KEPT = ("train_starts", "train_label", "test_starts", "test_label")  # of the preferences, in a checkpoint
 
@@ -107,10 +107,14 @@ class Training:
 
     def _drawer(self, learner: Any) -> Callable[[], Any]:
         size = learner.batch_size
+
+        def rows() -> torch.Tensor:
+            return self.rows[torch.randint(len(self.rows), (size,), generator=self.sampling, device=self.device)]
+
         if learner.batch is Transitions:
-            return lambda: self.table.transitions(
-                self.rows[torch.randint(len(self.rows), (size,), generator=self.sampling, device=self.device)]
-            )
+            return lambda: self.table.transitions(rows())
+        if learner.batch is Windows:
+            return lambda: self.table.windows(rows(), learner.context)
         if learner.batch is PreferenceBatch:
             preferences = self.preferences
             if preferences is None:
@@ -129,11 +133,12 @@ class Training:
             self.algo.begin()
 
     def _relabel(self) -> None:
-        if self.reward is None:
-            return
-        assert self.preferences is not None
-        self.table.relabel(self.reward, self.reward.normalize)
-        self.log.write("judge", self.policy_step, {"round": self.round, **self.preferences.judge(self.reward)})
+        if self.reward is not None:
+            assert self.preferences is not None
+            self.table.relabel(self.reward, self.reward.normalize)
+            self.log.write("judge", self.policy_step, {"round": self.round, **self.preferences.judge(self.reward)})
+        if hasattr(self.algo, "measure"):
+            self.algo.measure(self.table)
 
     def _ask_round(self) -> None:
         """Chooses questions, lets the teacher answer, keeps both, and learns from what the store then holds."""

@@ -135,7 +135,7 @@ def check(config: Config) -> tuple[Query | None, Schedule]:
         raise UserError(
             f"{name} learns straight from answers and has no use for a reward model: drop reward=…, or choose algo=iql"
         )
-    if (eats_answers or has_reward) and not has_teacher:
+    if (eats_answers or has_reward) and not has_teacher and config["only"] != "data":
         raise UserError(
             f"{name if eats_answers else 'a reward model'} learns from answers, and feedback=none gives none: "
             "choose feedback=perfect or another teacher"
@@ -155,10 +155,10 @@ def check(config: Config) -> tuple[Query | None, Schedule]:
     ask = Query(**config["query"])
     env = instantiate(config["env"])
     env.close()
-    tiny = Spec(1, 1, (0.0,), (1.0,))  # the parts find what is wrong with their numbers
+    tiny = Spec(1, 1, (0.0,), (1.0,), 1)  # the parts find what is wrong with their numbers
     learner(config["algo"], config, tiny, torch.device("cpu"))
     build(config["reward"], tiny)
-    if eats_answers or has_reward:
+    if (eats_answers or has_reward) and config["only"] != "data":
         check_teacher(config, ask, env)
     return (ask if eats_answers or has_reward else None), schedule
 
@@ -220,10 +220,13 @@ def signature(config: Config) -> Mapping[str, inspect.Parameter]:
 
 
 def learner(algo: Config, config: Config, spec: Spec, device: torch.device) -> Any:
-    """An algorithm with the config's policy, and its objective if it takes one; initialised by the seed alone."""
+    """An algorithm with the config's policy and objective where it takes them; initialised by the seed alone."""
     torch.manual_seed(config["seed"])
-    given = {"objective": build(config["objective"])} if "objective" in signature(algo) else {}
-    return build(algo, spec, build(config["policy"], spec), **given).to(device)
+    takes = signature(algo)
+    given = {"policy": build(config["policy"], spec)} if "policy" in takes else {}
+    if "objective" in takes:
+        given["objective"] = build(config["objective"])
+    return build(algo, spec, **given).to(device)
 
 
 def compare(

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pbrl.types import Episode, Spec, Transitions, UserError
+from pbrl.types import Episode, Spec, Transitions, UserError, Windows
 
 NORMALIZE = ("none", "std", "zscore", "minmax")
 
 
 class Table:
-    """R rows: `obs` [R, O], `action` [R, A], `reward`, `learned` and `done` [R].
+    """R rows: `obs` [R, O], `action` [R, A], `reward`, `learned`, `returns_to_go` (of `learned`) and `done` [R].
 
     Beside them per episode, on the host: `first` and `steps` [N] int64, `seed`, `success` (reached at any time) and
     `returns` (true), and per row the simulator's `state` [R, S], where the data set has one.
@@ -42,15 +42,29 @@ class Table:
         self.action = self._tensor(closed)
         self.reward = self._tensor([pad(e.reward, 1) for e in episodes])
         self.done = self._tensor(done)
-        self.learned = self.reward.clone()  # what learners see; `relabel` replaces it
 
         holds_step = np.ones(len(self.obs), bool)
         holds_step[self.first + self.steps] = False
         self.rows = torch.from_numpy(np.flatnonzero(holds_step)).to(self.device)  # [M], rows that hold a step
         self.episode = torch.from_numpy(np.repeat(np.arange(len(episodes)), self.steps + 1)).to(self.device)  # [R]
+        self.opening = torch.from_numpy(self.first).to(self.device)  # [N], each episode's first row
+        self.closing = torch.from_numpy(self.first + self.steps).to(self.device)  # [N], each episode's last row
+        self.learned = self.reward.clone()
 
     def _tensor(self, parts: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.concatenate(parts).astype(np.float32, copy=False)).to(self.device)
+
+    @property
+    def learned(self) -> Tensor:
+        """The reward that learners see [R], zero in rows that hold no step; `relabel` replaces it."""
+        return self._learned
+
+    @learned.setter
+    def learned(self, values: Tensor) -> None:
+        self._learned = values.clone()
+        self._learned[self.closing] = 0.0
+        earned = self._learned.double().cumsum(0)
+        self.returns_to_go = (earned[self.closing[self.episode]] - earned + self._learned).float()
 
     def __len__(self) -> int:
         """The number of steps (not of rows)."""
@@ -60,11 +74,25 @@ class Table:
         """Sizes and observation statistics over all rows; a component that hardly moves is left unscaled."""
         mean, std = self.obs.mean(0), self.obs.std(0)
         std = torch.where(std < 1e-3, torch.ones_like(std), std)
-        return Spec(self.obs.shape[1], self.action.shape[1], tuple(mean.tolist()), tuple(std.tolist()))
+        sizes = self.obs.shape[1], self.action.shape[1]
+        return Spec(*sizes, tuple(mean.tolist()), tuple(std.tolist()), int(self.steps.max()))
 
     def transitions(self, rows: Tensor) -> Transitions:
         """rows [B] → the steps there, with the reward that learners see."""
         return Transitions(self.obs[rows], self.action[rows], self.learned[rows], self.obs[rows + 1], self.done[rows])
+
+    def windows(self, starts: Tensor, length: int) -> Windows:
+        """starts [B], rows that hold a step → up to `length` rows from there to the episode's end."""
+        episode = self.episode[starts]
+        closing = self.closing[episode]
+        rows = starts[:, None] + torch.arange(length, device=self.device)  # [B, K]
+        holds = (rows < closing[:, None]).float()
+        rows = torch.minimum(rows, closing[:, None])
+        return Windows(
+            self.obs[rows], self.action[rows], self.learned[rows], self.returns_to_go[rows],
+            step=rows - self.opening[episode][:, None], last=rows[:, -1] - starts, holds=holds,
+            done=self.done[rows[:, -1] - 1],
+        )  # fmt: skip
 
     def segments(self, starts: Tensor, length: int) -> Tensor:
         """starts [...] → the rows of each segment [..., L], to index `obs`, `action`, `reward` with."""

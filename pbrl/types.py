@@ -1,12 +1,14 @@
 """The vocabulary: what flows between the parts, and what each part must offer.
 
-Shape letters: B batch · E ensemble · L segment steps · O observation · A action · T episode steps · R rows · S state.
+Shape letters: B batch · E ensemble · L segment steps · K window rows · O observation · A action · T episode steps ·
+R rows · S state.
 """
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 Metrics = dict[str, Tensor]
@@ -39,6 +41,23 @@ class Transitions(NamedTuple):
     done: Tensor  # [B] float, 0 or 1
 
 
+class Windows(NamedTuple):
+    """K rows of one episode, from any step on. Rows after `last` lie beyond its end and repeat its last one."""
+
+    obs: Tensor  # [B, K, O]
+    action: Tensor  # [B, K, A]
+    reward: Tensor  # [B, K]
+    returns_to_go: Tensor  # [B, K], undiscounted
+    step: Tensor  # [B, K] long, since the episode's start
+    last: Tensor  # [B] long, at least 1: place in the window of its last row
+    holds: Tensor  # [B, K] float: whether the row holds a step; the row where an episode ended does not
+    done: Tensor  # [B] float: whether the last row is a true terminal
+
+    def before_last(self) -> Tensor:
+        """Which rows are followed by another one in the window: [B, K] float."""
+        return (torch.arange(self.step.shape[1], device=self.last.device) < self.last[:, None]).float()
+
+
 class PreferenceBatch(NamedTuple):
     """Pairs of segments. `label` is P(the second is preferred); 0.5 is a tie."""
 
@@ -49,12 +68,14 @@ class PreferenceBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Spec:
-    """What a network must know of its data: sizes, and the observation's mean and standard deviation, [O] each."""
+    """What a network must know of its data: sizes, the observation's mean and standard deviation, [O] each, and the
+    number of steps in the longest episode."""
 
     obs_dim: int
     action_dim: int
     obs_mean: tuple[float, ...]
     obs_std: tuple[float, ...]
+    steps: int
 
 
 class Policy(Protocol):
@@ -91,6 +112,7 @@ class RewardModel(Learner, Protocol):
 
 
 class Algorithm(Learner, Protocol):
-    """Learns a policy. May offer `pretrain_steps`, `pretrain(batch)` and `begin()`, run once before the updates."""
+    """Learns a policy. May offer `pretrain_steps`, `pretrain(batch)` and `begin()`, run once before the updates, and
+    `measure(table)`, run whenever the table's rewards have changed."""
 
     policy: Any

@@ -1,21 +1,10 @@
 """Configs: every environment composes by its name, every preset is a run that could start."""
 
-from pathlib import Path
-
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
-import sim.configs
 from pbrl import run
-
-sim.configs.register()
-
-
-def config(*overrides: str) -> dict:
-    with initialize_config_dir(str(Path("configs").absolute()), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", list(overrides)), resolve=True, throw_on_missing=True)  # type: ignore
+from tests.parts import config, names
 
 
 @pytest.mark.parametrize(
@@ -26,12 +15,12 @@ def test_an_environment_by_its_name(env):
     assert made.task == env.split("/")[1] and made.reset(seed=0)[0].shape == made.observation_space.shape
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted(Path("configs/experiment").glob("*.yaml"))])
+@pytest.mark.parametrize("name", names("experiment"))
 def test_a_preset_could_start(name):
     run.check(config(f"experiment={name}", "env=metaworld/drawer-open"))
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted(Path("configs/data").glob("*.yaml"))])
+@pytest.mark.parametrize("name", names("data"))
 def test_a_data_recipe_composes(name):
     found = config(f"data={name}", *(["data.path=x.hdf5"] if name == "file" else []))["data"]
     assert found["name"] == name

@@ -19,6 +19,7 @@ from pbrl.likelihoods import Likelihood
 from pbrl.rollout import Players, PolicyActor, rollout
 from pbrl.types import UserError
 from tests import toy
+from tests.parts import config
 
 POINT = {"_target_": "tests.toy.Point"}
 OFFSET = {
@@ -195,10 +196,8 @@ def test_lockstep_is_one_by_one():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["offset", "noise", "holds", "mixed", "random"])
 def test_recipes_on_meta_world_are_determined_by_their_seeds(tmp_path, name):
-    from omegaconf import OmegaConf
-
     env = {"_target_": "sim.metaworld.MetaWorld", "task": "drawer-open", "horizon": 60, "goal_visible": True}
-    data = OmegaConf.to_container(OmegaConf.load(f"configs/data/{name}.yaml"))
+    data = config(f"data={name}")["data"]
     data["episodes"], data["success"] = 20, None
     if "level" in data["behaviour"]:
         data["behaviour"]["level"] = 0.3

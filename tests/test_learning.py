@@ -1,7 +1,6 @@
 """What learners learn: the point world, where a clone stays put and whoever hears preferences walks home."""
 
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ import torch
 from pbrl.objectives import logistic
 from pbrl.preferences import Preferences
 from tests import toy
-from tests.test_algos import build
+from tests.parts import build
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def test_bc_clones_all_and_percent_bc_the_best(world):
     g = torch.Generator().manual_seed(0)
 
     def learnt(fraction):
-        bc = build(Path("configs/algo/bc.yaml"), table.spec(), fraction=fraction, lr=1e-2, cosine_steps=0)
+        bc = build("algo/bc", table.spec(), fraction=fraction, lr=1e-2, cosine_steps=0)
         rows = bc.rows(table)
         return train(bc, lambda: table.transitions(rows[torch.randint(len(rows), (64,), generator=g)]), 400)
 
@@ -46,7 +45,7 @@ def test_cpl_walks_home(world):
     table, preferences = world
     g = torch.Generator().manual_seed(0)
     cpl = build(
-        Path("configs/algo/cpl.yaml"),
+        "algo/cpl",
         table.spec(),
         lr=1e-2,
         lr_after=1e-2,
@@ -62,12 +61,12 @@ def test_cpl_walks_home(world):
 def test_piql_walks_home(world):
     table, preferences = world
     g = torch.Generator().manual_seed(0)
-    reward = build(Path("configs/reward/ensemble.yaml"), table.spec(), lr=1e-2)
+    reward = build("reward/ensemble", table.spec(), lr=1e-2)
     train(reward, lambda: preferences.sample(32, g), 300)
     judged = preferences.judge(reward)
     assert judged["held_out_accuracy"] > 0.8 and judged["rank_correlation"] > 0.3
     table.relabel(reward, "zscore")
-    iql = build(Path("configs/algo/iql.yaml"), table.spec(), lr=3e-3, actor_cosine_steps=0, discount=0.9, tau=0.05)
+    iql = build("algo/iql", table.spec(), lr=3e-3, actor_cosine_steps=0, discount=0.9, tau=0.05)
     train(iql, lambda: table.transitions(table.rows[torch.randint(len(table.rows), (64,), generator=g)]), 800)
     assert toy.distance_after(iql.policy) < 0.25
 
@@ -76,6 +75,6 @@ def test_piql_walks_home(world):
 def test_actor_critics_walk_home(name):
     table = toy.table(80)
     g = torch.Generator().manual_seed(0)
-    algo = build(Path(f"configs/algo/{name}.yaml"), table.spec(), lr=3e-3, discount=0.9, tau=0.05)
+    algo = build(f"algo/{name}", table.spec(), lr=3e-3, discount=0.9, tau=0.05)
     train(algo, lambda: table.transitions(table.rows[torch.randint(len(table.rows), (64,), generator=g)]), 3500)
     assert toy.distance_after(algo.policy) < 0.25

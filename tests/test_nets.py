@@ -10,7 +10,7 @@ from pbrl.nets import MLP
 from pbrl.optim import Adam, polyak
 from pbrl.types import Spec, UserError
 
-SPEC = Spec(3, 2, (1.0, 0.0, -1.0), (2.0, 1.0, 0.5))
+SPEC = Spec(3, 2, (1.0, 0.0, -1.0), (2.0, 1.0, 0.5), 30)
 
 
 def test_an_ensemble_is_its_members():

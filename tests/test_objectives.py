@@ -1,19 +1,17 @@
 """Closed forms of the preference losses, and what each is there for."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from pbrl import objectives
 from pbrl.types import UserError
+from tests.parts import config, names
 
 SCORES = torch.tensor([[0.3, 1.1], [-1.2, -1.0], [2.0, -3.0]])
 A, B = SCORES.double().numpy().T
-NAMES = [path.stem for path in sorted(Path("configs/objective").glob("*.yaml"))]
+NAMES = names("objective")
 
 
 def sigmoid(x):
@@ -21,7 +19,7 @@ def sigmoid(x):
 
 
 def by_name(name, **changes):
-    return instantiate({**OmegaConf.load(f"configs/objective/{name}.yaml"), **changes})  # type: ignore[dict-item]
+    return instantiate(config(f"objective={name}")["objective"] | changes)
 
 
 def is_close(found, expected):

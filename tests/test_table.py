@@ -53,6 +53,25 @@ def test_segments_stay_in_their_episode(length):
     assert torch.isin(rows, table.rows).all()  # every row holds a step
 
 
+def test_windows_stay_in_their_episode_and_say_where_it_ends():
+    table = Table(EPISODES)  # 5, 3 (a true terminal) and 8 steps
+    w = table.windows(torch.tensor([0, 3, 6, 8, 10, 17]), 4)
+    assert w.last.tolist() == [3, 2, 3, 1, 3, 1]
+    assert w.done.tolist() == [0, 0, 1, 1, 0, 0]
+    assert w.obs[1, :, 0].tolist() == w.step[1].tolist() == [3, 4, 5, 5]
+    assert w.holds.tolist()[1] == [1, 1, 0, 0] and w.holds[4].all() and w.holds.sum() == 4 + 2 + 3 + 1 + 4 + 1
+    assert (w.obs[..., 1] == w.obs[:, :1, 1]).all()
+    assert torch.equal(w.reward * w.holds, w.obs[..., 0] * w.holds)
+
+
+def test_returns_to_go_are_what_is_earned_from_there_on():
+    table = Table(EPISODES)
+    assert table.returns_to_go[:6].tolist() == [10, 10, 9, 7, 4, 0]
+    assert table.returns_to_go[table.opening].tolist() == table.returns.tolist()
+    table.learned = torch.ones(len(table.obs))  # a row that holds no step earns nothing
+    assert table.returns_to_go[6:10].tolist() == [3, 2, 1, 0]
+
+
 def test_a_segment_longer_than_all_episodes_is_refused():
     with pytest.raises(UserError, match="query.length"):
         Table(EPISODES).segment_starts(9)
@@ -70,8 +89,8 @@ def test_best_rows_are_those_of_the_best_episodes():
 def test_the_table_costs_what_its_arrays_cost():
     table = toy.table(40)
     used = sum(t.element_size() * t.nelement() for t in vars(table).values() if isinstance(t, torch.Tensor))
-    numbers = len(table.obs) * (2 + 2 + 3)  # observations, actions, and three numbers a row
-    assert used <= 4 * numbers + 16 * len(table.obs)  # beside them two index rows of int64
+    numbers = len(table.obs) * (2 + 2 + 4)  # observations, actions, and four numbers a row
+    assert used <= 4 * numbers + 16 * len(table.obs) + 16 * 40  # beside them int64: two a row, two an episode
 
 
 def test_standardize():

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from pbrl.feedback.teachers import Teacher
 from pbrl.table import Table
 from pbrl.types import UserError
 from tests import toy
+from tests.parts import config
 
 PLAIN = dict(judge="return", discount=0.99, beta=float("inf"), gamma=1.0, mistake=0.0, skip=0.0, equal=0.0, seed=0)
 LENGTH = 10
@@ -124,8 +124,7 @@ def test_answers_are_seeded(table, starts):
 
 @pytest.mark.parametrize("name", ["perfect", "boltzmann", "myopic", "mistake", "skip", "equal"])
 def test_the_six_of_bpref(name, table, starts):
-    config = OmegaConf.to_container(OmegaConf.load(f"configs/feedback/{name}.yaml"), resolve=False)
-    label, outcome = instantiate({**config, "seed": 0}).answer(table, starts, LENGTH, 0)
+    label, outcome = instantiate(config(f"feedback={name}")["feedback"]).answer(table, starts, LENGTH, 0)
     assert len(label) == len(starts) and np.isin(label[outcome == "answer"], [0, 1]).all()
 
 

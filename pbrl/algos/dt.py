@@ -1,0 +1,48 @@
+"""Decision Transformer: imitates the data given the return it led to, and asks for a high one when it acts.
+
+Chen et al. 2021, arXiv:2106.01345. With `reward=ensemble` returns are the learnt ones: the Pb-DT of DTR's comparison.
+"""
+
+from torch import nn
+
+from pbrl.optim import Adam
+from pbrl.sequence import DecisionTransformer
+from pbrl.table import Table
+from pbrl.types import Metrics, Spec, Windows
+
+
+class DT(nn.Module):
+    batch = Windows
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        context: int,
+        layers: int,
+        heads: int,
+        width: int,
+        dropout: float,
+        targets: list[float],
+        state_weight: float,
+        lr: float,
+        cosine_steps: int,
+        weight_decay: float,
+        clip: float,
+        batch_size: int,
+    ):
+        super().__init__()
+        self.policy = DecisionTransformer(
+            spec, context=context, layers=layers, heads=heads, width=width, dropout=dropout, targets=targets
+        )
+        self.optim = Adam(self.policy.net.parameters(), lr, cosine=cosine_steps, weight_decay=weight_decay, clip=clip)
+        self.state_weight = state_weight
+        self.context, self.batch_size = context, batch_size
+
+    def measure(self, table: Table) -> None:
+        self.policy.measure(table)
+
+    def update(self, batch: Windows) -> Metrics:
+        loss, _ = self.policy.imitation(batch, self.state_weight)
+        self.optim.step(loss)
+        return {"imitation": loss.detach()}
