@@ -66,7 +66,7 @@ class Engine:
             with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
                 return update(batch)
 
-        if not self.compile:
+        if not self.compile or getattr(getattr(update, "__self__", None), "eager", False):
             return precise
         from torch import _dynamo  # takes a second, which short runs need not spend
 

@@ -135,7 +135,7 @@ class Training:
     def _relabel(self) -> None:
         if self.reward is not None:
             assert self.preferences is not None
-            self.table.relabel(self.reward, self.reward.normalize)
+            self.table.relabel(self.reward)
             self.log.write("judge", self.policy_step, {"round": self.round, **self.preferences.judge(self.reward)})
         if hasattr(self.algo, "measure"):
             self.algo.measure(self.table)

@@ -19,6 +19,11 @@ def bradley_terry(scores: Tensor, label: Tensor) -> Tensor:
     return logistic(scores, label, bias=1.0)
 
 
+def agreement(scores: Tensor, label: Tensor) -> Tensor:
+    """How often the preferred segment scores higher: scores [B, 2], label [B] → a share."""
+    return ((scores[:, 1] > scores[:, 0]) == (label > 0.5)).float().mean()
+
+
 def logistic(scores: Tensor, label: Tensor, *, bias: float) -> Tensor:
     """Bradley-Terry's loss, which is that of CPL, and of DPO (Rafailov et al. 2023, arXiv:2305.18290).
 

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from pbrl.table import Table
-from pbrl.types import PreferenceBatch, UserError
+from pbrl.types import PreferenceBatch, RewardModel, UserError
 
 
 class Preferences:
@@ -59,12 +59,12 @@ class Preferences:
         return PreferenceBatch(self.table.obs[rows], self.table.action[rows], label)
 
     @torch.no_grad()
-    def judge(self, model) -> dict[str, float]:
+    def judge(self, model: RewardModel) -> dict[str, float]:
         """How well a reward model (its members' mean) does on answers it was not trained on.
 
         `held_out_accuracy` is over held-out answers that are no ties; `calibration_error` is how far the probability it
         gives lies from the share of such answers, in ten equal bins, weighted (Guo et al. 2017, arXiv:1706.04599);
-        `rank_correlation` is Spearman's, between learnt and true return of the held-out segments.
+        `rank_correlation` is Spearman's, between score and true return of the held-out segments.
         """
         if len(self.test_label) < 2:
             return {}
@@ -72,15 +72,14 @@ class Preferences:
         starts, label = self.test_starts, self.test_label
         if self.kind == "rating":
             starts, label = self._pairs(starts, label, 1000, generator)
-        members = model.reward(*self._batch(starts, label)[:2])
-        returns = members.mean(0).sum(-1)  # [B, 2]
+        scores = model.score(*self._batch(starts, label)[:2]).mean(0)  # [B, 2]
         true = self.table.reward[self.table.segments(starts, self.length)].sum(-1)
         clear = label != 0.5
-        correct = ((returns[:, 1] > returns[:, 0]) == (label > 0.5))[clear]
-        probability = torch.sigmoid(returns[:, 1] - returns[:, 0])
+        correct = ((scores[:, 1] > scores[:, 0]) == (label > 0.5))[clear]
+        probability = torch.sigmoid(scores[:, 1] - scores[:, 0])
         bins = (probability * 10).long().clamp(max=9)
         gap = torch.zeros(10, device=label.device).index_add_(0, bins, probability - label)
-        rank = float(spearmanr(returns.flatten().cpu(), true.flatten().cpu())[0])  # type: ignore[arg-type]
+        rank = float(spearmanr(scores.flatten().cpu(), true.flatten().cpu())[0])  # type: ignore[arg-type]
         return {
             "held_out_accuracy": correct.float().mean().item() if len(correct) else float("nan"),
             "calibration_error": (gap.abs().sum() / len(label)).item(),

@@ -81,7 +81,7 @@ def choose(
     if strategy not in STRATEGIES:
         raise UserError(f"query.strategy={strategy}: it is one of {', '.join(STRATEGIES)}")
     starts = table.segment_starts(length)
-    if width == 1:  # ratings: no segment twice while there are enough
+    if width == 1:  # ratings: no segment twice in one round while there are enough
         order = torch.randperm(len(starts), generator=generator)
         pick = order.repeat(-(-n // len(starts)))[:n].to(table.device)
         return starts[pick][:, None]
@@ -99,6 +99,6 @@ def choose(
                 f"query.strategy={strategy} asks a reward ensemble: choose reward=ensemble, or another strategy"
             )
         with torch.no_grad():
-            returns = torch.cat([model.reward(table.obs[r], table.action[r]).sum(-1) for r in rows.split(1024)], 1)
-        logits = returns[..., 1] - returns[..., 0]  # [E, C]
+            scores = torch.cat([model.score(table.obs[r], table.action[r]) for r in rows.split(1024)], 1)
+        logits = scores[..., 1] - scores[..., 0]  # [E, C]
     return drawn[STRATEGIES[strategy](logits, features, n)]

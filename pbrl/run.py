@@ -178,8 +178,10 @@ def check_teacher(config: Config, ask: Query, env: Any) -> None:
                 "feedback=regret needs a scripted expert, which this environment has not: choose feedback=perfect, or "
                 "reference.policy=<run folder>"
             )
-    if ask.strategy.endswith("disagreement") and config["reward"].get("members", 2) < 2:
-        raise UserError(f"query.strategy={ask.strategy} needs an ensemble: reward.members=2 or more")
+    if ask.strategy.endswith("disagreement") and config["reward"].get("members", 1) < 2:
+        raise UserError(
+            f"query.strategy={ask.strategy} needs an ensemble: reward=ensemble, with reward.members=2 or more"
+        )
 
 
 def check_names(what: str, given: Config, known: set[str]) -> None:

@@ -4,13 +4,13 @@ An episode of T steps fills T + 1 rows; the last holds where it ended and no ste
 row r + 1, and nothing that starts at one of `segment_starts` crosses an episode's end.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pbrl.types import Episode, Spec, Transitions, UserError, Windows
+from pbrl.types import Episode, RewardModel, Spec, Transitions, UserError, Windows
 
 NORMALIZE = ("none", "std", "zscore", "minmax")
 
@@ -116,21 +116,28 @@ class Table:
         return torch.from_numpy(np.concatenate(spans)).to(self.device)
 
     @torch.no_grad()
-    def map(self, function: Callable[[Tensor, Tensor], Tensor], chunk: int = 65536) -> Tensor:
-        """`function(obs, action)` → [..., n], over all rows in chunks: [..., R]."""
-        parts = zip(self.obs.split(chunk), self.action.split(chunk), strict=True)
-        return torch.cat([function(o, a) for o, a in parts], -1)
+    def map(self, model: RewardModel, chunk: int = 65536) -> Tensor:
+        """Each member's reward of every row, seen after the `model.context - 1` rows before it: [E, R]."""
+        parts = []
+        for rows in torch.arange(len(self.obs), device=self.device).split(max(1, chunk // model.context)):
+            start = torch.maximum(rows - model.context + 1, self.opening[self.episode[rows]])
+            seen = start[:, None] + torch.arange(model.context, device=self.device)  # what comes after `rows` is unseen
+            seen = torch.minimum(seen, rows[:, None])
+            reward = model.reward(self.obs[seen], self.action[seen])  # [E, n, context]
+            parts.append(reward[:, torch.arange(len(rows), device=self.device), rows - start])
+        return torch.cat(parts, 1)
 
-    def relabel(self, model, normalize: str) -> None:
-        """Replaces `learned` by the ensemble's mean reward, each member first normalised over all steps.
+    def relabel(self, model: RewardModel) -> None:
+        """Replaces `learned` by the members' mean reward, each first normalised over all steps by `model.normalize`.
 
         none: as it is · std: divided by its standard deviation · zscore: centred too · minmax: to [0, 1].
         Preferences between segments of one length leave the reward's offset open, and it matters where episodes can
         terminate: centring can make dying early pay. `auto` is minmax where they do, else none.
         """
+        normalize = model.normalize
         if normalize == "auto":
             normalize = "minmax" if self.done.any() else "none"
-        members = self.map(model.reward)  # [E, R]
+        members = self.map(model)
         self.learned = standardize(members, members[:, self.rows], normalize).mean(0)
 
     def relabel_true(self, normalize: str) -> None:

@@ -90,7 +90,8 @@ class Policy(Protocol):
 class Learner(Protocol):
     """Anything the loop can train: an `nn.Module`, so that its `state_dict` is all there is to save.
 
-    `batch` is the batch type it eats. `update` is compiled into one graph: no `.item()`, no data-dependent shapes.
+    `batch` is the batch type it eats. `update` is compiled into one graph: no `.item()`, no data-dependent shapes. A
+    learner that cannot be compiled says `eager = True`.
     """
 
     batch: type
@@ -102,12 +103,18 @@ class Learner(Protocol):
 
 
 class RewardModel(Learner, Protocol):
-    """Learns a reward from preferences."""
+    """Learns a reward from preferences. `context` is how many rows, up to its own, a step's reward depends on."""
 
     steps: int  # updates after each round of answers
+    normalize: str  # how `Table.relabel` makes one reward of the members'
+    context: int
 
     def reward(self, obs: Tensor, action: Tensor) -> Tensor:
-        """obs [..., O], action [..., A] → reward of each member [E, ...]."""
+        """obs [..., L, O], action [..., L, A] → reward of each step from each member [E, ..., L]."""
+        ...
+
+    def score(self, obs: Tensor, action: Tensor) -> Tensor:
+        """obs [..., L, O], action [..., L, A] → what preferences between segments compare [E, ...]."""
         ...
 
 

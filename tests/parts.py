@@ -41,7 +41,8 @@ def build(name: str, spec: Spec = SPEC, **changes: Any) -> Any:
     part, choice = name.split("/")
     objective = changes.pop("objective", "logistic")
     found = config(f"{part}={choice}", "steps=100")[part]
-    found = {k: SMALL.get(k, v) for k, v in found.items()} | changes
+    small = SMALL if part == "algo" else SMALL | {"context": 8}  # the length of the segments below
+    found = {k: small.get(k, v) for k, v in found.items()} | changes
     if part != "algo":
         return run.build(found, spec)
     takes, given = run.signature(found), {}

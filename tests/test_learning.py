@@ -58,14 +58,17 @@ def test_cpl_walks_home(world):
     assert toy.distance_after(cpl.policy) < 0.25
 
 
-def test_piql_walks_home(world):
+@pytest.mark.parametrize(
+    "model,changes", [("ensemble", {}), ("linear", {}), ("transformer", {"context": 8}), ("lstm", {"context": 8})]
+)
+def test_piql_walks_home(world, model, changes):
     table, preferences = world
     g = torch.Generator().manual_seed(0)
-    reward = build("reward/ensemble", table.spec(), lr=1e-2)
+    reward = build(f"reward/{model}", table.spec(), lr=1e-2, normalize="zscore", **changes)
     train(reward, lambda: preferences.sample(32, g), 300)
     judged = preferences.judge(reward)
-    assert judged["held_out_accuracy"] > 0.8 and judged["rank_correlation"] > 0.3
-    table.relabel(reward, "zscore")
+    assert judged["held_out_accuracy"] > 0.8 and judged["rank_correlation"] > 0.2
+    table.relabel(reward)
     iql = build("algo/iql", table.spec(), lr=3e-3, actor_cosine_steps=0, discount=0.9, tau=0.05)
     train(iql, lambda: table.transitions(table.rows[torch.randint(len(table.rows), (64,), generator=g)]), 800)
     assert toy.distance_after(iql.policy) < 0.25

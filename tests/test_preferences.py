@@ -14,9 +14,9 @@ class Sure:
     def __init__(self, lead: float):
         self.lead = lead
 
-    def reward(self, obs, action):
+    def score(self, obs, action):
         right = (obs[..., 0, 0] == obs[..., 0, 0].amax(1, keepdim=True)).float()  # [B, 2]: starts farther right
-        return (self.lead * right / obs.shape[2])[..., None].expand(*obs.shape[:3])[None]
+        return (self.lead * right)[None]
 
 
 def test_calibration_is_the_gap_between_confidence_and_being_right():

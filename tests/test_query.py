@@ -38,8 +38,8 @@ def test_uniform_takes_what_was_drawn():
 
 
 class Opinion:
-    def reward(self, obs, action):
-        return torch.stack([obs[..., 0], -obs[..., 0]])
+    def score(self, obs, action):
+        return torch.stack([obs[..., 0].sum(-1), -obs[..., 0].sum(-1)])
 
 
 @pytest.mark.parametrize("strategy", query.STRATEGIES)

@@ -1,8 +1,9 @@
 """Reward models, against their papers' formulas."""
 
+import pytest
 import torch
 
-from pbrl.types import PreferenceBatch
+from pbrl.types import PreferenceBatch, UserError
 from tests.parts import batches, build
 
 
@@ -22,3 +23,58 @@ def test_reward_members_learn_apart():
     for e, one in enumerate(singles):
         for key, value in one.net.state_dict().items():
             torch.testing.assert_close(together.net.state_dict()[key][e : e + 1], value, rtol=1e-4, atol=1e-6)
+
+
+def test_linear_bradley_terry_is_a_ratio():
+    """P(second) = sum of (1 + r) over the second, out of that over both (LiRE, eq. 4)."""
+    model = build("reward/linear", members=1)
+    batch = batches(PreferenceBatch, 1)[0]
+    earned = (1 + model.reward(batch.obs, batch.action)[0]).sum(-1).detach().double()  # [B, 2]
+    p = earned[:, 1] / earned.sum(1)
+    expected = -(batch.label * p.log() + (1 - batch.label) * (1 - p).log()).mean()
+    assert model.update(batch)["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    with pytest.raises(UserError, match="bounded"):
+        build("reward/linear", bounded=False)
+
+
+@pytest.mark.parametrize("name", ["reward/transformer", "reward/lstm"])
+def test_a_reward_that_remembers_sees_nothing_that_comes_later(name):
+    model = build(name, context=8)
+    batch = batches(PreferenceBatch, 1)[0]
+    before = model.reward(batch.obs, batch.action)
+    assert before.shape == (1, 4, 2, 8)
+    later = batch.obs.clone()
+    later[..., 5:, :] += 1
+    after = model.reward(later, batch.action)
+    torch.testing.assert_close(after[..., :5], before[..., :5])
+    assert not torch.allclose(after[..., 5], before[..., 5])
+    torch.testing.assert_close(model.reward(batch.obs[..., :3, :], batch.action[..., :3, :]), before[..., :3])
+    earlier = batch.obs.clone()
+    earlier[..., 0, :] += 1
+    assert not torch.allclose(model.reward(earlier, batch.action)[..., 7], before[..., 7])
+
+
+def test_preference_attention_is_the_papers():
+    """Weights are the mean over queries of softmaxes over the whole segment; the score is what they weigh."""
+    model = build("reward/transformer", context=8, dropout=0.0)
+    batch = batches(PreferenceBatch, 1)[0]
+    obs, action = batch.obs[0, 0], batch.action[0, 0]
+    net, made = model.net, []
+    net.out.register_forward_hook(lambda module, given, found: made.append(given[0].detach()))
+    with torch.no_grad():
+        reward, weight = net(obs, action)
+        x = made[0][0]  # [L, W]
+        q, k = (x @ net.query_key.weight.T).chunk(2, -1)
+        expected = torch.stack([torch.softmax(k @ q[i] / 16**0.5, 0) for i in range(8)]).mean(0)
+    torch.testing.assert_close(weight, expected)
+    assert weight.sum().item() == pytest.approx(1.0, rel=1e-5)
+    torch.testing.assert_close(model.score(obs, action)[0], (weight * reward).sum())
+    torch.testing.assert_close(model.reward(obs, action)[0], reward)
+
+
+def test_dropout_rests_while_a_reward_is_read():
+    model = build("reward/transformer", context=8, dropout=0.5)
+    batch = batches(PreferenceBatch, 1)[0]
+    torch.testing.assert_close(model.score(*batch[:2]), model.score(*batch[:2]))
+    torch.testing.assert_close(model.reward(*batch[:2]), model.reward(*batch[:2]))
+    assert model.training

@@ -108,13 +108,18 @@ def test_standardize():
 class Twice:
     """A reward model of two members: the true reward, and a hundred times it."""
 
+    context = 1
+
+    def __init__(self, normalize):
+        self.normalize = normalize
+
     def reward(self, obs, action):
         return torch.stack([obs[..., 0], 100 * obs[..., 0]])
 
 
 def test_relabelling_weighs_members_alike_and_changes_what_learners_see():
     table = Table(EPISODES)
-    table.relabel(Twice(), "zscore")
+    table.relabel(Twice("zscore"))
     seen = table.transitions(table.rows).reward
     torch.testing.assert_close(
         seen, (table.obs[table.rows, 0] - table.obs[table.rows, 0].mean()) / table.obs[table.rows, 0].std()
@@ -122,12 +127,32 @@ def test_relabelling_weighs_members_alike_and_changes_what_learners_see():
     assert not torch.equal(seen, table.reward[table.rows])
 
 
+class Recent:
+    """What was observed in this step and the two before it."""
+
+    context, normalize = 3, "none"
+
+    def reward(self, obs, action):
+        assert obs.shape[1:] == (3, 2) and action.shape[1:] == (3, 1)
+        seen = obs[..., 0].cumsum(-1)
+        return seen[None]  # of three steps at most, so the sum up to a step is that of the last three
+
+
+def test_a_reward_that_remembers_remembers_its_own_episode():
+    table = Table(EPISODES)
+    table.relabel(Recent())
+    expected = [sum(range(max(0, t - 2), t + 1)) for t in range(8)]
+    for first, steps in zip(table.first, table.steps, strict=True):
+        assert table.learned[first : first + steps].tolist() == expected[:steps]
+    torch.testing.assert_close(table.map(Recent(), chunk=7), table.map(Recent()))
+
+
 def test_where_episodes_terminate_the_learnt_reward_never_pays_for_dying():
     table = Table(EPISODES)
-    table.relabel(Twice(), "auto")
+    table.relabel(Twice("auto"))
     assert table.learned[table.rows].min() == 0
     table = Table([e._replace(terminated=False) for e in EPISODES])
-    table.relabel(Twice(), "auto")
+    table.relabel(Twice("auto"))
     torch.testing.assert_close(table.learned[table.rows], 50.5 * table.obs[table.rows, 0])
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from pbrl.likelihoods import Likelihood
+from pbrl.objectives import agreement
 from pbrl.optim import Adam
 from pbrl.types import Metrics, PreferenceBatch, Spec, UserError
 
@@ -62,9 +63,7 @@ class CPL(nn.Module):
         cpl = self.objective(scores, batch.label).mean()
         bc = -logp.mean()
         self.optim.step(cpl + self.bc_weight * bc)
-        a, b = scores.unbind(1)
-        agree = ((b > a) == (batch.label > 0.5)).float()
-        return {"cpl": cpl.detach(), "bc": bc.detach(), "train_accuracy": agree.mean()}
+        return {"cpl": cpl.detach(), "bc": bc.detach(), "train_accuracy": agreement(scores, batch.label)}
 
     def scores(self, logp: Tensor, batch: PreferenceBatch) -> Tensor:
         """alpha * sum_t log pi, less the reference's for CPL-KL: [B, 2]."""

@@ -1,25 +1,27 @@
 """A reward from preferences: an ensemble of networks under the Bradley-Terry model.
 
 Christiano et al. 2017, arXiv:1706.03741; the ensemble with bounded outputs follows PEBBLE, Lee et al. 2021,
-arXiv:2106.05091.
+arXiv:2106.05091; the linear model is LiRE's, Choi et al. 2024, arXiv:2408.04190.
 """
 
 import torch
 from torch import Tensor, nn
 
 from pbrl.nets import MLP, Normalize
-from pbrl.objectives import bradley_terry
+from pbrl.objectives import agreement, bradley_terry
 from pbrl.optim import Adam
-from pbrl.types import Metrics, PreferenceBatch, Spec
+from pbrl.types import Metrics, PreferenceBatch, Spec, UserError
 
 
 class Ensemble(nn.Module):
     """`members` networks trained on the same batches from different starts; each scores a segment by its summed reward.
 
-    `normalize` says how `Table.relabel` turns members into one reward: see there.
+    With `linear` the odds of a preference are the ratio of what both earn above the least they could, not of its
+    exponentials: the scores are logarithms of that. `normalize` says how `Table.relabel` makes one reward of many.
     """
 
     batch = PreferenceBatch
+    context = 1
 
     def __init__(
         self,
@@ -29,6 +31,7 @@ class Ensemble(nn.Module):
         hidden: list[int],
         activation: str,
         bounded: bool,
+        linear: bool,
         normalize: str,
         lr: float,
         weight_decay: float,
@@ -36,6 +39,9 @@ class Ensemble(nn.Module):
         batch_size: int,
     ):
         super().__init__()
+        if linear and not bounded:
+            raise UserError("reward.linear=true counts from the least reward there can be: reward.bounded=true")
+        self.linear = linear
         self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)
         self.net = MLP(spec.obs_dim + spec.action_dim, 1, hidden, ensemble=members, activation=activation)
         self.optim = Adam(self.net.parameters(), lr, weight_decay=weight_decay)
@@ -46,10 +52,12 @@ class Ensemble(nn.Module):
         out = self.net(torch.cat([self.obs_normalize(obs), action], -1)).squeeze(-1).float()
         return torch.tanh(out) if self.bounded else out
 
+    def score(self, obs: Tensor, action: Tensor) -> Tensor:
+        reward = self.reward(obs, action)
+        return (1 + reward).sum(-1).clamp(min=1e-6).log() if self.linear else reward.sum(-1)
+
     def update(self, batch: PreferenceBatch) -> Metrics:
-        scores = self.reward(batch.obs, batch.action).sum(-1)  # [E, B, 2], summed over the segment
+        scores = self.score(batch.obs, batch.action)  # [E, B, 2]
         loss = bradley_terry(scores, batch.label).mean(1)  # [E]
         self.optim.step(loss.sum())
-        a, b = scores.mean(0).unbind(-1)
-        agree = ((b > a) == (batch.label > 0.5)).float()
-        return {"loss": loss.detach().mean(), "train_accuracy": agree.mean()}
+        return {"loss": loss.detach().mean(), "train_accuracy": agreement(scores.mean(0), batch.label)}

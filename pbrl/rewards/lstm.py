@@ -1,0 +1,58 @@
+"""A reward that remembers: an LSTM over observations and actions, under the Bradley-Terry model.
+
+Early et al. 2022, arXiv:2205.15367: what people judge may depend on what happened before.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pbrl.nets import Normalize
+from pbrl.objectives import agreement, bradley_terry
+from pbrl.optim import Adam
+from pbrl.types import Metrics, PreferenceBatch, Spec
+
+
+class LSTM(nn.Module):
+    """One member. A step's reward depends on the `context` steps up to it; a segment's score is its summed reward."""
+
+    batch = PreferenceBatch
+    eager = True  # PyTorch cannot compile the training of its LSTM on a CPU
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        context: int,
+        width: int,
+        bounded: bool,
+        normalize: str,
+        lr: float,
+        weight_decay: float,
+        steps: int,
+        batch_size: int,
+    ):
+        super().__init__()
+        self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)
+        self.memory = nn.LSTM(spec.obs_dim + spec.action_dim, width, batch_first=True)
+        self.out = nn.Linear(width, 1)
+        parameters = [*self.memory.parameters(), *self.out.parameters()]
+        self.optim = Adam(parameters, lr, weight_decay=weight_decay, clip=1.0)
+        self.bounded, self.context, self.normalize = bounded, context, normalize
+        self.steps, self.batch_size = steps, batch_size
+
+    def reward(self, obs: Tensor, action: Tensor) -> Tensor:
+        """obs [..., L, O], action [..., L, A] → reward of each step [1, ..., L]."""
+        pair = torch.cat([self.obs_normalize(obs), action], -1)
+        made, _ = self.memory(pair.flatten(0, -3))
+        out = self.out(made).float().reshape(1, *obs.shape[:-1])
+        return torch.tanh(out) if self.bounded else out
+
+    def score(self, obs: Tensor, action: Tensor) -> Tensor:
+        """obs [..., L, O], action [..., L, A] → summed reward [1, ...]."""
+        return self.reward(obs, action).sum(-1)
+
+    def update(self, batch: PreferenceBatch) -> Metrics:
+        scores = self.score(batch.obs, batch.action)[0]  # [B, 2]
+        loss = bradley_terry(scores, batch.label).mean()
+        self.optim.step(loss)
+        return {"loss": loss.detach(), "train_accuracy": agreement(scores, batch.label)}

@@ -1,0 +1,91 @@
+"""Preference Transformer: a reward that remembers, and a segment's score that weighs its steps.
+
+Kim et al. 2023, arXiv:2303.00957. A causal transformer reads observations and actions; from what it makes of each step
+a preference-attention layer, which sees the whole segment, draws the step's reward and its weight.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pbrl.nets import Normalize, Transformer
+from pbrl.objectives import agreement, bradley_terry
+from pbrl.optim import Adam
+from pbrl.types import Metrics, PreferenceBatch, Spec
+
+
+class PreferenceTransformer(nn.Module):
+    """One member. A step's reward is that at the end of the `context` steps up to it."""
+
+    batch = PreferenceBatch
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        context: int,
+        layers: int,
+        heads: int,
+        width: int,
+        dropout: float,
+        normalize: str,
+        lr: float,
+        warmup: int,
+        weight_decay: float,
+        steps: int,
+        batch_size: int,
+    ):
+        super().__init__()
+        self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)
+        self.net = Reader(spec, context=context, layers=layers, heads=heads, width=width, dropout=dropout)
+        self.optim = Adam(self.net.parameters(), lr, warmup=warmup, cosine=steps, weight_decay=weight_decay)
+        self.context, self.normalize, self.steps, self.batch_size = context, normalize, steps, batch_size
+
+    def reward(self, obs: Tensor, action: Tensor) -> Tensor:
+        """obs [..., L, O], action [..., L, A] → reward of each step [1, ..., L]; L is at most `context`."""
+        was_training = self.training
+        self.eval()
+        reward, _ = self.net(self.obs_normalize(obs), action)
+        self.train(was_training)
+        return reward[None]
+
+    def score(self, obs: Tensor, action: Tensor) -> Tensor:
+        """obs [..., L, O], action [..., L, A] → the rewards' weighted mean [1, ...]."""
+        was_training = self.training
+        self.eval()
+        score = self._score(obs, action)
+        self.train(was_training)
+        return score[None]
+
+    def _score(self, obs: Tensor, action: Tensor) -> Tensor:
+        reward, weight = self.net(self.obs_normalize(obs), action)
+        return (weight * reward).sum(-1)
+
+    def update(self, batch: PreferenceBatch) -> Metrics:
+        scores = self._score(batch.obs, batch.action)  # [B, 2]
+        loss = bradley_terry(scores, batch.label).mean()
+        self.optim.step(loss)
+        return {"loss": loss.detach(), "train_accuracy": agreement(scores, batch.label)}
+
+
+class Reader(nn.Module):
+    """Normalised obs [..., L, O], action [..., L, A] → reward and weight of each step [..., L]; weights sum to one."""
+
+    def __init__(self, spec: Spec, *, context: int, layers: int, heads: int, width: int, dropout: float):
+        super().__init__()
+        self.embed_obs, self.embed_action = nn.Linear(spec.obs_dim, width), nn.Linear(spec.action_dim, width)
+        self.embed_step = nn.Embedding(context, width)
+        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+        self.transformer = Transformer(width=width, layers=layers, heads=heads, dropout=dropout)
+        self.query_key, self.out = nn.Linear(width, 2 * width, bias=False), nn.Linear(width, 1)
+
+    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        shape = obs.shape[:-1]  # [..., L]
+        obs, action = obs.reshape(-1, *obs.shape[-2:]), action.reshape(-1, *action.shape[-2:])
+        when = self.embed_step(torch.arange(shape[-1], device=obs.device))
+        tokens = torch.stack([self.embed_obs(obs) + when, self.embed_action(action) + when], 2).flatten(1, 2)
+        made = self.transformer(self.dropout(self.norm(tokens)))[:, 1::2]  # [N, L, W], of each step's action
+        query, key = self.query_key(made).float().chunk(2, -1)
+        weight = (query @ key.transpose(1, 2) / math.sqrt(query.shape[-1])).softmax(-1).mean(1)  # [N, L]
+        return self.out(made).float().reshape(shape), weight.reshape(shape)
