@@ -1,10 +1,10 @@
 """The tables of the README: data, BC, 10 % BC, P-IQL and CPL from the same answers, three seeds each.
-IQL, where it is listed, learns from the true reward.
+In `hopeless` also IQL on the true reward, and P-IQL on answers by return instead of regret.
 
     python -m benchmarks.offline metaworld      # six tasks, calibrated offset data, 1,600 segments rated by regret
     python -m benchmarks.offline hopeless       # two of them, with a teacher that skips what is hopeless anyway
-    python -m benchmarks.offline averaged       # bin-picking, with play-ons averaged over four
     python -m benchmarks.offline locomotion     # SAC replay, 1,600 segments rated by return
+    python -m benchmarks.offline gym            # two-stage methods on SAC replay, 500 pairs compared by return
 
 Runs are ordinary `train.py` runs, `--jobs` at a time on one thread each; what is finished is not run again. Writes
 `benchmarks/results/<suite>.jsonl` (a line a run), prints a table in Markdown and draws a picture.
@@ -16,21 +16,34 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import yaml
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks import report
+from benchmarks.report import RESULTS
+from pbrl import evaluate
+from pbrl.behaviours import Random
+from pbrl.rollout import Players
+
 LAST = ("success", "success_at_end", "return_mean", "return_iqm", "episodes")  # of the last evaluation
 METHODS = {
     "BC": ["algo=bc"],
     "10 % BC": ["algo=bc", "algo.fraction=0.1"],
     "IQL": ["algo=iql"],
     "P-IQL": ["algo=iql", "reward=ensemble", "reward.steps=2000"],
+    "P-IQL on returns": ["algo=iql", "reward=ensemble", "reward.steps=2000",
+                         "feedback.judge=return", "feedback.skip=0"],
     "CPL": ["algo=cpl"],
     "CPL-BC": ["algo=cpl", "algo.bc_weight=1"],
-}
+    "P-IQL 10k": ["algo=iql", "reward=ensemble", "reward.steps=2000",
+                  "steps=10000", "eval_every=10000", "checkpoint_every=10000"],
+    "Pb-DT": ["algo=dt", "reward=ensemble", "reward.steps=2000"],
+    "Pb-QT": ["algo=qt", "reward=ensemble", "reward.steps=2000"],
+    "DTR": ["algo=dtr", "reward=ensemble", "reward.steps=2000"],
+}  # fmt: skip
 FOUR = ["BC", "10 % BC", "P-IQL", "CPL"]
 SIZE = ["query.count=1600", "steps=8000", "eval_every=2000", "checkpoint_every=2000"]
 SUITES = {
@@ -44,13 +57,7 @@ SUITES = {
     "hopeless": {
         "envs": ["metaworld/bin-picking", "metaworld/sweep-into"],
         "flags": ["data=offset", "feedback=regret", "feedback.skip=0.3", *SIZE],
-        "methods": ["IQL", *FOUR],
-        "measure": "success",
-    },
-    "averaged": {
-        "envs": ["metaworld/bin-picking"],
-        "flags": ["data=offset", "feedback=regret", "reference.samples=4", "reference.noise=0.3", *SIZE],
-        "methods": FOUR,
+        "methods": ["IQL", "P-IQL on returns", *FOUR],
         "measure": "success",
     },
     "locomotion": {
@@ -58,6 +65,13 @@ SUITES = {
         "flags": ["data=medium_replay", "feedback=perfect", "query.count=1600",
                   "steps=5000", "eval_every=2500", "checkpoint_every=2500"],
         "methods": [*FOUR, "CPL-BC"],
+        "measure": "return_mean",
+    },
+    "gym": {
+        "envs": ["gym/halfcheetah", "gym/hopper", "gym/walker2d"],
+        "flags": ["data=medium_replay", "data.sac.steps=60000", "feedback=perfect", "query.kind=pair",
+                  "query.count=500", "steps=3000", "eval_every=3000", "checkpoint_every=3000", "final_episodes=20"],
+        "methods": ["BC", "10 % BC", "P-IQL 10k", "Pb-DT", "Pb-QT", "DTR"],
         "measure": "return_mean",
     },
 }  # fmt: skip
@@ -91,15 +105,24 @@ def run(suite: str, env: str, method: str, seed: int, flags: list[str]) -> dict[
             raise RuntimeError(f"{' '.join(command)} failed; see {folder / 'output.txt'}")
     result = json.loads((folder / "result.json").read_text())
     policy = result["policy"]
+    config = yaml.safe_load((folder / "config.yaml").read_text())
     versions = json.loads((folder / "versions.json").read_text())
     return {
         "suite": suite, "env": env, "method": method, "seed": seed, "flags": flags, "git": versions["git"],
         "data_hash": versions["data"], "data_success": result["data"]["success"],
-        "data_return": result["data"]["return_mean"], "data_success_at_end": result["data"]["success_at_end"],
+        "data_return": result["data"]["return_mean"], "data_return_max": result["data"].get("return_max"),
+        "data_success_at_end": result["data"]["success_at_end"], "random_return": random_return(json.dumps(config["env"])),
         **{f"last_{k}": policy["last"][k] for k in LAST},
         "best": policy["best"][policy["measure"]], "running_max": policy["running_max"], "measure": policy["measure"],
         "answers": result["answers"], "reward_model": result["reward_model"], "seconds": policy["seconds"],
     }  # fmt: skip
+
+
+@cache
+def random_return(env: str) -> float:
+    """Mean return of twenty episodes of random actions in an environment, given as JSON: what scores count from."""
+    players = Players(json.loads(env), 0)
+    return evaluate.summarize(players.play_all(Random(), evaluate.evaluation_seeds(20))).return_mean
 
 
 def prepare(suite: str, env: str, flags: list[str]) -> None:
@@ -123,63 +146,6 @@ def merge(suite: str, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
-def table(lines: list[dict[str, Any]], column: str) -> str:
-    """Mean ± standard deviation over seeds of a column, methods by environments, in Markdown."""
-    envs = list(dict.fromkeys(line["env"] for line in lines))
-    percent = lines[0]["measure"] == "success"
-    scale, unit = (100, "%") if percent else (1, "")
-    data = ("data_success_at_end" if column.endswith("at_end") else "data_success") if percent else "data_return"
-    rows = [["", *(env.split("/")[1] for env in envs), "mean"]]
-    values = [next(line[data] for line in lines if line["env"] == env) * scale for env in envs]
-    rows.append(["data", *(f"{v:.0f}" for v in values), f"{np.mean(values):.0f}"])
-    for method in dict.fromkeys(line["method"] for line in lines):
-        cells, means = [], []
-        for env in envs:
-            found = (
-                np.array([line[column] for line in lines if line["env"] == env and line["method"] == method]) * scale
-            )
-            means.append(found.mean())
-            cells.append(f"{found.mean():.0f} ± {found.std(ddof=1) if len(found) > 1 else 0:.0f}")
-        rows.append([method, *cells, f"{np.mean(means):.0f}"])
-    head = "| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0])
-    return (
-        head + "\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows[1:]) + (f"\n\n({unit})" if unit else "")
-    )
-
-
-def plot(suite: str, lines: list[dict[str, Any]]) -> None:
-    """Bars of the last policy's measure with each seed as a dot, and the data's own level as a line."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    envs = list(dict.fromkeys(line["env"] for line in lines))
-    figure, axes = plt.subplots(1, len(envs), figsize=(1.9 * len(envs), 2.6), layout="constrained", squeeze=False)
-    percent = lines[0]["measure"] == "success"
-    methods = list(dict.fromkeys(line["method"] for line in lines))
-    for axis, env in zip(axes[0], envs, strict=True):
-        for i, method in enumerate(methods):
-            found = [
-                line["last_success" if percent else "last_return_mean"]
-                for line in lines
-                if line["env"] == env and line["method"] == method
-            ]
-            axis.bar(i, np.mean(found), color=f"C{i}", alpha=0.6)
-            axis.plot([i] * len(found), found, ".", color=f"C{i}")
-        axis.axhline(
-            next(line["data_success" if percent else "data_return"] for line in lines if line["env"] == env),
-            color="0.4",
-            linestyle=":",
-        )
-        axis.set_title(env.split("/")[1], fontsize=9)
-        axis.set_xticks(range(len(methods)), methods, rotation=60, fontsize=8)
-        if percent:
-            axis.set_ylim(0, 1.02)
-    axes[0][0].set_ylabel("success" if percent else "return")
-    figure.savefig(RESULTS / f"{suite}.png", dpi=110)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=SUITES, nargs="?", default="metaworld")
@@ -200,11 +166,7 @@ def main() -> None:
         jobs = [pool.submit(run, args.suite, *job, args.flags) for job in order]
     failed = [job.exception() for job in jobs if job.exception()]
     lines = merge(args.suite, [job.result() for job in jobs if not job.exception()])
-    last = "last_success" if suite["measure"] == "success" else "last_return_mean"
-    print(f"\nlast policy\n\n{table(lines, last)}\n\nmaximum of the running mean\n\n{table(lines, 'running_max')}")
-    if suite["measure"] == "success":
-        print(f"\nlast policy, in the last step\n\n{table(lines, 'last_success_at_end')}")
-    plot(args.suite, lines)
+    report.show(args.suite, lines)
     if failed:
         raise SystemExit("\n".join(map(str, failed)))
 

@@ -15,11 +15,12 @@ from pbrl.types import Episode
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Of a number of episodes: mean, interquartile mean and 95 % interval of the return, and of success where known."""
+    """Of some episodes: mean, interquartile mean, 95 % interval and largest of the return; success where known."""
 
     episodes: int
     return_mean: float
     return_iqm: float
+    return_max: float
     return_interval: tuple[float, float]
     success: float | None  # reached at any step
     success_interval: tuple[float, float] | None
@@ -68,5 +69,5 @@ def summarize(episodes: Sequence[Episode]) -> Evaluation:
         }
     return Evaluation(
         episodes=len(returns), return_mean=float(returns.mean()), return_iqm=float(trim_mean(returns, 0.25)),
-        return_interval=interval, **measures,
+        return_max=float(returns.max()), return_interval=interval, **measures,
     )  # fmt: skip

@@ -1,0 +1,106 @@
+"""What a suite's runs say: tables in Markdown, bars with every seed, one number with its interval over all tasks."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.aggregate import interval, iqm, profile
+
+RESULTS = Path(__file__).parent / "results"
+Lines = list[dict[str, Any]]
+
+
+def show(suite: str, lines: Lines) -> None:
+    """Prints all tables and draws the picture."""
+    columns = {"last policy": measured(lines, "last"), "maximum of the running mean": "running_max"}
+    if lines[0]["measure"] == "success":
+        columns["last policy, in the last step"] = "last_success_at_end"
+    for title, column in columns.items():
+        print(f"\n{title}\n\n{table(lines, column)}")
+    plot(suite, lines)
+
+
+def measured(lines: Lines, of: str) -> str:
+    """The column that holds what a suite measures, of the `last` policy or of the `data`."""
+    if of == "data":
+        return "data_success" if lines[0]["measure"] == "success" else "data_return"
+    return f"{of}_{lines[0]['measure']}"
+
+
+def scores(lines: Lines, column: str) -> np.ndarray:
+    """A method's [tasks, seeds], in per cent: success, or return where 0 is a random policy and 100 the data's best."""
+    found = []
+    for env in dict.fromkeys(line["env"] for line in lines):
+        own = [line for line in lines if line["env"] == env]
+        if lines[0]["measure"] == "success":
+            found.append([100 * line[column] for line in own])
+        else:
+            low, high = own[0]["random_return"], own[0]["data_return_max"]
+            found.append([100 * (line[column] - low) / (high - low) for line in own])
+    return np.array(found)
+
+
+def table(lines: Lines, column: str) -> str:
+    """Mean ± standard deviation over seeds, methods by environments; last the interquartile mean of all scores."""
+    envs = list(dict.fromkeys(line["env"] for line in lines))
+    percent = lines[0]["measure"] == "success"
+    scale = 100 if percent else 1
+    data = "data_success_at_end" if column.endswith("at_end") else measured(lines, "data")
+    with_scores = percent or lines[0].get("data_return_max") is not None
+    rows = [["", *(env.split("/")[1] for env in envs), "mean", "interquartile mean"]]
+    own = [next(line for line in lines if line["env"] == env) for env in envs]
+    mean = f"{scores(own, data).mean():.0f}" if with_scores else ""
+    rows.append(["data", *(f"{line[data] * scale:.0f}" for line in own), mean, ""])
+    for method in dict.fromkeys(line["method"] for line in lines):
+        of_method = [line for line in lines if line["method"] == method]
+        cells = []
+        for env in envs:
+            found = np.array([line[column] for line in of_method if line["env"] == env]) * scale
+            cells.append(f"{found.mean():.0f} ± {found.std(ddof=1) if len(found) > 1 else 0:.0f}")
+        if with_scores:
+            all_scores = scores(of_method, column)
+            low, high = interval(all_scores)
+            cells += [f"{all_scores.mean():.0f}", f"{iqm(all_scores):.0f} [{low:.0f}, {high:.0f}]"]
+        rows.append([method, *cells])
+    if not with_scores:
+        rows[0], rows[1] = rows[0][:-2], rows[1][:-2]
+    head = "| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0])
+    return head + "\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows[1:])
+
+
+def plot(suite: str, lines: Lines) -> None:
+    """Bars of the last policy's measure, each seed a dot and the data's level a line; performance profiles."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    envs = list(dict.fromkeys(line["env"] for line in lines))
+    methods = list(dict.fromkeys(line["method"] for line in lines))
+    percent = lines[0]["measure"] == "success"
+    with_scores = percent or lines[0].get("data_return_max") is not None
+    panels = len(envs) + with_scores
+    figure, axes = plt.subplots(1, panels, figsize=(1.9 * panels, 2.6), layout="constrained", squeeze=False)
+    for axis, env in zip(axes[0], envs, strict=False):
+        for i, method in enumerate(methods):
+            own = [line for line in lines if line["env"] == env and line["method"] == method]
+            found = [line[measured(lines, "last")] for line in own]
+            axis.bar(i, np.mean(found), color=f"C{i}", alpha=0.6)
+            axis.plot([i] * len(found), found, ".", color=f"C{i}")
+        level = next(line[measured(lines, "data")] for line in lines if line["env"] == env)
+        axis.axhline(level, color="0.4", linestyle=":")
+        axis.set_title(env.split("/")[1], fontsize=9)
+        axis.set_xticks(range(len(methods)), methods, rotation=60, fontsize=8)
+        if percent:
+            axis.set_ylim(0, 1.02)
+    axes[0][0].set_ylabel("success" if percent else "return")
+    if with_scores:
+        levels = np.linspace(0, 100, 101)
+        for i, method in enumerate(methods):
+            own = scores([line for line in lines if line["method"] == method], measured(lines, "last"))
+            axes[0][-1].plot(levels, profile(own, levels), color=f"C{i}")
+        axes[0][-1].set_title("share of runs above a score", fontsize=9)
+        axes[0][-1].set_ylim(0, 1.02)
+    figure.savefig(RESULTS / f"{suite}.png", dpi=110)
+    plt.close(figure)
