@@ -57,7 +57,8 @@ def table(lines: Lines, column: str) -> str:
         cells = []
         for env in envs:
             found = np.array([line[column] for line in of_method if line["env"] == env]) * scale
-            cells.append(f"{found.mean():.0f} ± {found.std(ddof=1) if len(found) > 1 else 0:.0f}")
+            spread = f" ± {found.std(ddof=1):.0f}" if len(found) > 1 else ""
+            cells.append(f"{found.mean():.0f}{spread}" if len(found) else "–")
         if with_scores:
             all_scores = scores(of_method, column)
             low, high = interval(all_scores)

@@ -26,7 +26,7 @@ from pbrl.plan import Query, Schedule
 from pbrl.preferences import Preferences
 from pbrl.rollout import Players
 from pbrl.table import Table
-from pbrl.types import PreferenceBatch, Transitions, UserError, Windows
+from pbrl.types import PairsAndSteps, PreferenceBatch, Transitions, UserError, Windows
 
 KEPT = ("train_starts", "train_label", "test_starts", "test_label")  # of the preferences, in a checkpoint
 
@@ -108,18 +108,24 @@ class Training:
     def _drawer(self, learner: Any) -> Callable[[], Any]:
         size = learner.batch_size
 
-        def rows() -> torch.Tensor:
-            return self.rows[torch.randint(len(self.rows), (size,), generator=self.sampling, device=self.device)]
+        def rows(count: int = size) -> torch.Tensor:
+            return self.rows[torch.randint(len(self.rows), (count,), generator=self.sampling, device=self.device)]
 
         if learner.batch is Transitions:
             return lambda: self.table.transitions(rows())
         if learner.batch is Windows:
             return lambda: self.table.windows(rows(), learner.context)
+        preferences = self.preferences
+        if preferences is None:
+            raise UserError(f"{type(learner).__name__} learns from answers: choose a teacher with feedback=…")
         if learner.batch is PreferenceBatch:
-            preferences = self.preferences
-            if preferences is None:
-                raise UserError(f"{type(learner).__name__} learns from answers: choose a teacher with feedback=…")
-            return lambda: preferences.sample(size, self.sampling)
+            judged = self.reward is not None and learner is not self.reward
+            sample = preferences.sample_judged if judged else preferences.sample
+            return lambda: sample(size, self.sampling)
+        if learner.batch is PairsAndSteps:
+            return lambda: PairsAndSteps(
+                preferences.sample(size, self.sampling), self.table.transitions(rows(learner.step_batch_size))
+            )
         raise UserError(f"{type(learner).__name__} eats {learner.batch}, which this loop does not serve")
 
     # What happens on entering a stage

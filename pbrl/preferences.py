@@ -20,6 +20,7 @@ class Preferences:
         self.table, self.kind, self.length, self.held_out = table, kind, length, held_out
         self.width = {"pair": 2, "rating": 1}[kind]
         self.random = np.random.default_rng([seed, 7])
+        self.places: Tensor | None = None  # where a segment may start
         none = torch.zeros(0, self.width, dtype=torch.long, device=table.device)
         self.train_starts, self.train_label = none, torch.zeros(0, device=table.device)
         self.test_starts, self.test_label = none, torch.zeros(0, device=table.device)
@@ -43,6 +44,18 @@ class Preferences:
                 "there are no usable answers to learn from: every question was skipped, or query.count is 0"
             )
         return self._batch(*self._pairs(self.train_starts, self.train_label, size, generator))
+
+    def sample_judged(self, size: int, generator: torch.Generator) -> PreferenceBatch:
+        """Pairs of any segments in the data, the one with more of the table's learnt reward being preferred.
+
+        That is how DPPO makes answers for all data of a few, An et al. 2023, arXiv:2301.12842.
+        """
+        if self.places is None:
+            self.places = self.table.segment_starts(self.length)
+        pick = torch.randint(len(self.places), (size, 2), generator=generator, device=self.table.device)
+        starts = self.places[pick]
+        earned = self.table.learned[self.table.segments(starts, self.length)].sum(-1)
+        return self._batch(starts, 0.5 * (1 + torch.sign(earned[:, 1] - earned[:, 0])))
 
     def _pairs(self, starts: Tensor, label: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         n, device = len(label), self.table.device

@@ -31,7 +31,7 @@ from pbrl.query import needs_reward
 from pbrl.reference import Reference, check_settings
 from pbrl.rollout import Players, auto_workers
 from pbrl.table import NORMALIZE, Table
-from pbrl.types import PreferenceBatch, Spec, UserError
+from pbrl.types import PairsAndSteps, PreferenceBatch, Spec, UserError
 
 Config = dict[str, Any]
 PARTS = ("env", "feedback", "reward", "algo", "objective", "policy", "baseline")
@@ -119,7 +119,8 @@ def check(config: Config) -> tuple[Query | None, Schedule]:
     for part in PARTS:
         check_keys(part, config[part])
     schedule = Schedule(**{k: config[k] for k in inspect.signature(Schedule).parameters})
-    eats_answers = get_class(config["algo"]["_target_"]).batch is PreferenceBatch
+    eats = get_class(config["algo"]["_target_"]).batch
+    eats_answers = eats in (PreferenceBatch, PairsAndSteps)
     has_reward, has_teacher = bool(config["reward"]["_target_"]), bool(config["feedback"]["_target_"])
     name = config["algo"]["_target_"].rsplit(".", 1)[1]
     if config["reward_scale"] not in NORMALIZE:
@@ -131,10 +132,8 @@ def check(config: Config) -> tuple[Query | None, Schedule]:
         raise UserError(f"only={config['only']}: it is null, data or answers")
     if config["only"] == "answers" and not (eats_answers or has_reward):
         raise UserError(f"only=answers: {name} on the true reward asks nothing; choose algo=cpl, or reward=ensemble")
-    if eats_answers and has_reward:
-        raise UserError(
-            f"{name} learns straight from answers and has no use for a reward model: drop reward=…, or choose algo=iql"
-        )
+    if eats is PairsAndSteps and has_reward:
+        raise UserError(f"{name} is its own reward model: drop reward=…, or choose algo=iql")
     if (eats_answers or has_reward) and not has_teacher and config["only"] != "data":
         raise UserError(
             f"{name if eats_answers else 'a reward model'} learns from answers, and feedback=none gives none: "

@@ -66,6 +66,13 @@ class PreferenceBatch(NamedTuple):
     label: Tensor  # [B]
 
 
+class PairsAndSteps(NamedTuple):
+    """Answers, and beside them steps from anywhere in the data."""
+
+    pairs: PreferenceBatch
+    steps: Transitions
+
+
 @dataclass(frozen=True)
 class Spec:
     """What a network must know of its data: sizes, the observation's mean and standard deviation, [O] each, and the

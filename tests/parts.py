@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 import sim.configs
 from pbrl import run
-from pbrl.types import PreferenceBatch, Spec, Transitions, Windows
+from pbrl.types import PairsAndSteps, PreferenceBatch, Spec, Transitions, Windows
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SPEC = Spec(5, 2, (0.0,) * 5, (1.0,) * 5, 30)
@@ -76,5 +76,8 @@ def batches(kind: type, count: int, spec: Spec = SPEC, length: int = 4) -> list[
     def transitions() -> Transitions:
         return Transitions(rand(16, o), rand(16, a), rand(16), rand(16, o), (rand(16) > 0.8).float())
 
-    make = {PreferenceBatch: pairs, Transitions: transitions, Windows: windows}[kind]
+    def both() -> PairsAndSteps:
+        return PairsAndSteps(pairs(), transitions())
+
+    make = {PreferenceBatch: pairs, Transitions: transitions, Windows: windows, PairsAndSteps: both}[kind]
     return [make() for _ in range(count)]

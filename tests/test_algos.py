@@ -5,7 +5,7 @@ import torch
 
 from pbrl import run
 from pbrl.objectives import bradley_terry
-from pbrl.types import PreferenceBatch, Transitions, UserError
+from pbrl.types import PairsAndSteps, PreferenceBatch, Transitions, UserError
 from tests.parts import SPEC, batches, build, config
 
 
@@ -114,6 +114,33 @@ def test_awac_is_its_formulas():
     metrics = awac.update(batch)
     torch.testing.assert_close(metrics["q_loss"], ((q - target) ** 2).mean())
     torch.testing.assert_close(metrics["actor_loss"], actor)
+
+
+def test_ipl_is_its_formulas():
+    ipl = build("algo/ipl", penalty=0.3, discount=0.9, expectile=0.8, beta=2.0)
+    batch = batches(PairsAndSteps, 1)[0]
+    pairs, steps = batch
+    with torch.no_grad():
+
+        def reward(obs, action, next_obs, done):
+            v = ipl.v(next_obs)[..., 0]
+            return ipl.q(torch.cat([obs, action], -1))[..., 0] - 0.9 * (1 - done) * v
+
+        asked = reward(pairs.obs[:, :, :-1], pairs.action[:, :, :-1], pairs.obs[:, :, 1:], 0.0)  # [2, B, 2, L - 1]
+        other = reward(steps.obs, steps.action, steps.next_obs, steps.done)  # [2, B]
+        gap = asked.sum(-1)[..., 1] - asked.sum(-1)[..., 0]
+        p = torch.sigmoid(gap)
+        preference = -(pairs.label * p.log() + (1 - pairs.label) * (1 - p).log()).mean(1).sum()
+        size = torch.cat([asked.flatten(1), other], 1).square().mean(1).sum()
+        obs = torch.cat([pairs.obs[:, :, :-1].flatten(0, 2), steps.obs])
+        action = torch.cat([pairs.action[:, :, :-1].flatten(0, 2), steps.action])
+        error = ipl.q_target(torch.cat([obs, action], -1)).amin(0)[:, 0] - ipl.v(obs)[:, 0]
+        weight = torch.exp(2.0 * error).clamp(max=100)
+        actor = (weight * (ipl.policy.mean(obs) - action).square().sum(-1)).mean()
+        v_loss = (torch.where(error > 0, 0.8, 0.2) * error**2).mean()
+    metrics = ipl.update(batch)
+    for key, expected in (("preference", preference), ("reward_size", size), ("actor_loss", actor), ("v_loss", v_loss)):
+        torch.testing.assert_close(metrics[key], expected)
 
 
 def test_a_policy_with_a_deviation_is_sampled():

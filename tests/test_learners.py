@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch._inductor import config as inductor
+from torch.utils._pytree import tree_map
 
 from pbrl import run
 from pbrl.engine import Engine
@@ -119,7 +120,7 @@ def test_a_cuda_graph_is_eager(case):
     plain = Engine(device, compile=False, bf16=False).prepare(eager.update)
     fast = Engine(device, compile=True, bf16=False).prepare(captured.update)
     for batch in batches(eager.batch, 10):
-        batch = type(batch)(*(t.to(device) for t in batch))
+        batch = tree_map(lambda t: t.to(device), batch)
         a, b = plain(batch), fast(batch)
         for key in a:
             torch.testing.assert_close(a[key], b[key], rtol=1e-2, atol=1e-4)

@@ -7,6 +7,7 @@ import torch
 
 from pbrl.objectives import logistic
 from pbrl.preferences import Preferences
+from pbrl.types import PairsAndSteps
 from tests import toy
 from tests.parts import build
 
@@ -81,3 +82,29 @@ def test_actor_critics_walk_home(name):
     algo = build(f"algo/{name}", table.spec(), lr=3e-3, discount=0.9, tau=0.05)
     train(algo, lambda: table.transitions(table.rows[torch.randint(len(table.rows), (64,), generator=g)]), 3500)
     assert toy.distance_after(algo.policy) < 0.25
+
+
+def test_ipl_walks_home(world):
+    table, preferences = world
+    g = torch.Generator().manual_seed(0)
+    ipl = build("algo/ipl", table.spec(), lr=3e-3, actor_cosine_steps=0, discount=0.9, tau=0.05)
+
+    def draw():
+        steps = table.transitions(table.rows[torch.randint(len(table.rows), (64,), generator=g)])
+        return PairsAndSteps(preferences.sample(16, g), steps)
+
+    train(ipl, draw, 1500)
+    assert toy.distance_after(ipl.policy) < 0.25
+
+
+@pytest.mark.parametrize("name,steps", [("dtr", 1200), ("qt", 1200), ("dt", 400)])
+def test_transformers_walk_home(world, name, steps):
+    table, _ = world
+    g = torch.Generator().manual_seed(0)
+    table.learned = table.reward
+    changes = {"cosine_steps": 0, "lr": 3e-3} | ({} if name == "dt" else {"discount": 0.9, "tau": 0.05})
+    algo = build(f"algo/{name}", table.spec(), **changes)
+    algo.measure(table)
+    train(algo, lambda: table.windows(table.rows[torch.randint(len(table.rows), (64,), generator=g)], 4), steps)
+    algo.policy.reset()
+    assert toy.distance_after(algo.policy) < 0.3

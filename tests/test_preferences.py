@@ -1,4 +1,4 @@
-"""How a reward model is judged."""
+"""Which pairs learners see, and how a reward model is judged."""
 
 import numpy as np
 import pytest
@@ -31,3 +31,13 @@ def test_calibration_is_the_gap_between_confidence_and_being_right():
     assert judged["held_out_accuracy"] == pytest.approx(0.8, abs=0.03)
     assert judged["calibration_error"] == pytest.approx(0.15, abs=0.03)  # says 95 %, is right in 80 %
     assert preferences.judge(Sure(np.log(4)))["calibration_error"] < 0.03
+
+
+def test_a_learnt_reward_answers_for_segments_nobody_was_asked_about():
+    table = toy.table(40)
+    table.learned = -table.obs[:, 0]  # farther left is better
+    preferences = Preferences(table, kind="pair", length=4, held_out=0.0, seed=0)
+    batch = preferences.sample_judged(2000, torch.Generator().manual_seed(0))
+    left = -batch.obs[..., 0].sum(-1)
+    assert torch.equal(batch.label, (left[:, 1] > left[:, 0]).float())
+    assert len(batch.obs[:, 0, 0].unique(dim=0)) > 500 and len(preferences) == 0

@@ -2,7 +2,9 @@
 
 Hejna et al. 2023, arXiv:2310.13639. Under the regret model a segment scores sum_t alpha * log pi(a_t | s_t), so
 "b over a" is a contrastive loss on the policy itself. `bc_weight` > 0 is the paper's CPL-BC, `reference` its CPL-KL:
-scores are then relative to the cloned policy, as in DPO. The loss on the scores is any of `objective=`.
+scores are then relative to the cloned policy, as in DPO. The loss on the scores is any of `objective=`. With a reward
+model beside it (`algo=cpl reward=transformer`) pairs come from all data and that model answers: DPPO, An et al. 2023,
+arXiv:2301.12842.
 """
 
 import copy
