@@ -92,7 +92,7 @@ def plot(suite: str, lines: Lines) -> None:
         level = next(line[measured(lines, "data")] for line in lines if line["env"] == env)
         axis.axhline(level, color="0.4", linestyle=":")
         axis.set_title(env.split("/")[1], fontsize=9)
-        axis.set_xticks(range(len(methods)), methods, rotation=60, fontsize=8)
+        axis.set_xticks(range(len(methods)), methods, rotation=60, fontsize=8, ha="right", rotation_mode="anchor")
         if percent:
             axis.set_ylim(0, 1.02)
     axes[0][0].set_ylabel("success" if percent else "return")
@@ -101,7 +101,7 @@ def plot(suite: str, lines: Lines) -> None:
         for i, method in enumerate(methods):
             own = scores([line for line in lines if line["method"] == method], measured(lines, "last"))
             axes[0][-1].plot(levels, profile(own, levels), color=f"C{i}")
-        axes[0][-1].set_title("share of runs above a score", fontsize=9)
+        axes[0][-1].set_title("runs above a score", fontsize=9)
         axes[0][-1].set_ylim(0, 1.02)
     figure.savefig(RESULTS / f"{suite}.png", dpi=110)
     plt.close(figure)
