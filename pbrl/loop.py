@@ -12,14 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from pbrl import checkpoint, query
+from pbrl import checkpoint
 from pbrl.engine import Engine, Mean, wants_compile
 from pbrl.evaluate import evaluate
-from pbrl.feedback.store import Answered, Store
+from pbrl.feedback.store import Store
+from pbrl.interview import Interview
 from pbrl.likelihoods import save_policy
 from pbrl.log import Log
 from pbrl.plan import Query, Schedule
@@ -27,8 +27,6 @@ from pbrl.preferences import Preferences
 from pbrl.rollout import Players
 from pbrl.table import Table
 from pbrl.types import PairsAndSteps, PreferenceBatch, Transitions, UserError, Windows
-
-KEPT = ("train_starts", "train_label", "test_starts", "test_label")  # of the preferences, in a checkpoint
 
 
 class Stage(NamedTuple):
@@ -65,21 +63,23 @@ class Training:
         settings: dict[str, Any] | None = None,
     ):
         self.folder, self.table, self.dataset, self.seed = folder, table, dataset, seed
-        self.algo, self.reward, self.teacher, self.store, self.ask = algo, reward, teacher, store, ask
+        self.algo, self.reward, self.ask = algo, reward, ask
         self.schedule, self.log, self.players, self.name = schedule, log, players, name or type(algo).__name__
         self.device = table.device
         self.compile, self.bf16, self.settings = compile, bf16, settings or {}
-        self.preferences = None
+        self.preferences = self.interview = None
         if ask is not None:
             held_out = 0.0 if reward is None else ask.held_out  # nothing else is judged by them
             self.preferences = Preferences(table, kind=ask.kind, length=ask.length, held_out=held_out, seed=ask.seed)
+            assert store is not None
+            self.interview = Interview(
+                table=table, dataset=dataset, ask=ask, teacher=teacher, store=store, preferences=self.preferences
+            )
         self.sampling = torch.Generator(self.device).manual_seed(seed)  # which batches
-        self.asking = torch.Generator().manual_seed(ask.seed if ask else 0)  # on the CPU: the same questions everywhere
         self.rows = algo.rows(table) if hasattr(algo, "rows") else table.rows
         self.stages = list(self._plan())
         self.stage, self.step, self.policy_step, self.round = 0, 0, 0, 0
         self.evaluations: list[dict[str, Any]] = []
-        self.counts = {"asked": 0, "answered": 0, "ties": 0, "skipped": 0}  # skipped questions are not answered ones
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self.mean = Mean()
 
@@ -147,46 +147,10 @@ class Training:
             self.algo.measure(self.table)
 
     def _ask_round(self) -> None:
-        """Chooses questions, lets the teacher answer, keeps both, and learns from what the store then holds."""
-        ask, teacher, store, preferences = self.ask, self.teacher, self.store, self.preferences
-        assert ask is not None and store is not None and preferences is not None
-        r = self.round
-        n = ask.count * (r + 1) // ask.rounds - ask.count * r // ask.rounds
-        opinion = self.reward if r > 0 else None  # an untrained ensemble has none
-        strategy = ask.strategy if r > 0 or not query.needs_reward(ask.strategy) else "uniform"
-        starts = query.choose(
-            self.table, n=n, width=preferences.width, length=ask.length, strategy=strategy,
-            candidates=ask.candidates, generator=self.asking, model=opinion,
-        )  # fmt: skip
-        label, outcome = teacher.answer(self.table, starts, ask.length, r)
-        questions = store.record(
-            dataset=self.dataset, length=ask.length, kind=ask.kind, strategy=strategy, round_=r,
-            starts=starts.cpu().numpy(), author=teacher.author, label=label, outcome=outcome,
-        )  # fmt: skip
-        answered = store.answers(questions, author=teacher.author)
-        given = answered.outcome != "skip"
-        preferences.add(answered.starts[given], answered.label[given])
+        assert self.interview is not None
+        found = self.interview.round(self.round, self.reward)
+        self.log.write("answers", self.policy_step, {"round": self.round, **found})
         self.round += 1
-        self.counts["asked"] += len(questions)
-        self.counts["answered"] += int(given.sum())
-        self.counts["ties"] += int((answered.outcome == "tie").sum())
-        self.counts["skipped"] += int((~given).sum())
-        self.log.write(
-            "answers", self.policy_step, {"round": r, **self.counts, **self._label_accuracy(answered, given)}
-        )
-
-    def _label_accuracy(self, answered: Answered, given: np.ndarray) -> dict[str, float]:
-        """How often answers that are no ties agree with the true return; ratings are compared with their neighbours."""
-        assert self.ask is not None
-        starts, label = answered.starts[given], answered.label[given]
-        if self.ask.kind == "rating":
-            starts = np.concatenate([starts[:-1], starts[1:]], 1)
-            label = 0.5 * (1 + np.sign(label[1:] - label[:-1]))
-        rows = self.table.segments(torch.from_numpy(starts).to(self.device), self.ask.length)
-        gap = self.table.reward[rows].sum(-1).diff(dim=1)[:, 0].cpu().numpy()
-        clear = (label != 0.5) & (gap != 0)
-        agree = (label > 0.5) == (gap > 0)
-        return {"label_accuracy": float(agree[clear].mean()) if clear.any() else math.nan}
 
     # The run
 
@@ -203,6 +167,11 @@ class Training:
             self.stage, self.step = self.stage + 1, 0
         self._save()
         return self.summary()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many questions were asked, answered, tied and skipped."""
+        return {} if self.interview is None else self.interview.counts
 
     def ask_first(self) -> None:
         """Asks the first round and stops; a run in the same folder later starts with the same questions."""
@@ -296,10 +265,6 @@ class Training:
         return self.folder / "checkpoint.pt"
 
     def _save(self) -> None:
-        preferences: dict[str, Any] = {}
-        if self.preferences is not None:
-            preferences = {name: getattr(self.preferences, name) for name in KEPT}
-            preferences["random"] = self.preferences.random.bit_generator.state
         checkpoint.save(
             self._path,
             {
@@ -308,10 +273,11 @@ class Training:
                 "algo": self.algo.state_dict(),
                 "reward": None if self.reward is None else self.reward.state_dict(),
                 "learned": self.table.learned if self.reward is not None else None,
-                "preferences": preferences,
-                "sampling": self.sampling.get_state(), "asking": self.asking.get_state(),
+                "preferences": None if self.preferences is None else self.preferences.state_dict(),
+                "sampling": self.sampling.get_state(),
+                "interview": None if self.interview is None else self.interview.state_dict(),
                 "random": checkpoint.random_state(self.device),
-                "log": self.log.position(), "evaluations": self.evaluations, "counts": self.counts,
+                "log": self.log.position(), "evaluations": self.evaluations,
                 "seconds": self.seconds,
             },
         )  # fmt: skip
@@ -342,14 +308,13 @@ class Training:
         if state["learned"] is not None:
             self.table.learned = state["learned"].to(self.device)
         if self.preferences is not None:
-            for name in KEPT:
-                setattr(self.preferences, name, state["preferences"][name].to(self.device))
-            self.preferences.random.bit_generator.state = state["preferences"]["random"]
+            self.preferences.load_state_dict(state["preferences"])
         self.stage, self.step, self.policy_step, self.round = (
             state[k] for k in ("stage", "step", "policy_step", "round")
         )
         self.sampling.set_state(state["sampling"].cpu())
-        self.asking.set_state(state["asking"].cpu())
+        if self.interview is not None:
+            self.interview.load_state_dict(state["interview"])
         checkpoint.set_random_state(state["random"], self.device)
         self.log.rewind(state["log"])
-        self.evaluations, self.counts, self.seconds = state["evaluations"], state["counts"], state["seconds"]
+        self.evaluations, self.seconds = state["evaluations"], state["seconds"]

@@ -8,8 +8,9 @@ from pbrl.types import UserError
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked: `count` questions in `rounds`, about segments of `length` steps; `kind` is pair or rating.
+    """What is asked: `count` questions in `rounds`, about segments of `length` steps.
 
+    `kind` is pair, rating, or ranking: pairs that sort segments into lists, with `per_list` of them spent on each.
     `seed` decides which are asked: runs with different seeds of their own learn from the same answers.
     """
 
@@ -19,12 +20,15 @@ class Query:
     length: int
     strategy: str
     candidates: int
+    per_list: int
     held_out: float
     seed: int
 
     def __post_init__(self) -> None:
-        if self.kind not in ("pair", "rating"):
-            raise UserError(f"query.kind={self.kind}: it is pair or rating")
+        if self.kind not in ("pair", "rating", "ranking"):
+            raise UserError(f"query.kind={self.kind}: it is pair, rating or ranking")
+        if self.per_list < 1:
+            raise UserError("query.per_list must be at least 1")
         if self.count < 1:
             raise UserError(f"query.count={self.count} must be at least 1")
         if not 1 <= self.rounds <= self.count:
@@ -38,8 +42,8 @@ class Query:
                 f"query.strategy={self.strategy} chooses by what the reward model has learnt from earlier rounds: "
                 "query.rounds=2 or more"
             )
-        if self.kind == "rating" and self.strategy != "uniform":
-            raise UserError("query.strategy chooses pairs: with query.kind=rating it must be uniform")
+        if self.kind != "pair" and self.strategy != "uniform":
+            raise UserError(f"query.strategy chooses pairs: with query.kind={self.kind} it must be uniform")
 
 
 @dataclass(frozen=True)

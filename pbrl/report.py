@@ -45,7 +45,7 @@ def write(
             f"  {'reward model':20s} "
             + ", ".join(f"{k} {v:.2f}" for k, v in result["reward_model"].items() if k != "round")
         )
-    if counts["asked"]:
+    if counts:
         print(f"  {'answers':20s} " + ", ".join(f"{v} {k}" for k, v in counts.items()))
     plot(folder, data, clone)
     print(f"  {'more in':20s} {folder}")

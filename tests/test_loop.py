@@ -42,6 +42,8 @@ RUNS = {
                        "compare=false"],
     "dppo": ["algo=cpl", "algo.pretrain_steps=40", "reward=transformer", "reward.width=16", "reward.steps=60",
              "query.kind=pair", "feedback=perfect", "compare=false"],
+    "piql-of-lists": ["algo=iql", "reward=linear", "reward.steps=60", "reward.hidden=[16]", "algo.hidden=[16]",
+                      "query.kind=ranking", "query.per_list=25", "query.rounds=2", "feedback=perfect", "compare=false"],
     "ipl": ["algo=ipl", "algo.hidden=[16]", "compare=false"],
     "dtr": ["algo=dtr", "algo.width=16", "algo.layers=1", "algo.context=4", "algo.hidden=[16]", "algo.batch_size=16",
             "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2", "compare=false"],
@@ -171,7 +173,7 @@ def test_every_question_skipped(tmp_path):
         (["algo=ipl", "reward=ensemble"], "its own reward model"),
         (["algo=iql", "query.strategy=entropy"], "reward=ensemble"),
         (["algo=cpl", "query.kind=rating", "query.strategy=k_center"], "must be uniform"),
-        (["algo=cpl", "query.kind=ranking"], "pair or rating"),
+        (["algo=cpl", "query.kind=scores"], "pair, rating or ranking"),
         (["algo.wings=2"], "wings"),
         (["+algo.wings=2"], "has no wings"),
         (["algo=iql", "feedback=none", "objective=ipo"], "no objective to choose"),
@@ -315,7 +317,7 @@ def test_only_a_reward_model_needs_answers_held_out(tmp_path):
     train(tmp_path / "a", *RUNS["cpl"], "compare=false")
     train(tmp_path / "b", *RUNS["piql-in-rounds"])
     kept = [torch.load(tmp_path / x / "run/checkpoint.pt", weights_only=True)["preferences"] for x in "ab"]
-    assert [len(k["train_label"]) for k in kept] == [60, 54] and len(kept[1]["test_label"]) == 6
+    assert [len(k["train"][1]) for k in kept] == [60, 54] and len(kept[1]["test"][1]) == 6
 
 
 def test_asking_alone_needs_something_to_ask(tmp_path):

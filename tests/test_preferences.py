@@ -42,3 +42,18 @@ def test_a_learnt_reward_answers_for_segments_nobody_was_asked_about():
     clear = lead.abs() > 1e-5  # beyond rounding
     assert clear.float().mean() > 0.95 and torch.equal(batch.label[clear], (lead[clear] > 0).float())
     assert len(batch.obs[:, 0, 0].unique(dim=0)) > 500 and len(preferences) == 0
+
+
+def test_rankings_compare_within_their_list():
+    table = toy.table(40)
+    preferences = Preferences(table, kind="ranking", length=4, held_out=0.0, seed=0)
+    preferences.add(np.array([[0], [1], [2]]), np.array([0.0, 1.0, 1.0]))
+    preferences.add(np.array([[40], [41]]), np.array([5.0, 4.0]))
+    starts, label = preferences._pairs(preferences.train, 3000, torch.Generator().manual_seed(0))
+    found = {(a, b, y) for (a, b), y in zip(starts.tolist(), label.tolist(), strict=True)}
+    expected = {(0, 1, 1.0), (0, 2, 1.0), (1, 2, 0.5), (40, 41, 0.0)}
+    assert found == expected | {(b, a, 1 - y) for a, b, y in expected}
+    again = Preferences(table, kind="ranking", length=4, held_out=0.0, seed=0)
+    again.load_state_dict(preferences.state_dict())
+    again.add(np.array([[50], [51]]), np.array([0.0, 1.0]))
+    assert again.train.group.tolist() == [0, 0, 0, 1, 1, 2, 2]

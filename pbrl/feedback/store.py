@@ -89,9 +89,12 @@ class Store:
 
     def record(
         self, *, dataset: str, length: int, kind: str, strategy: str, round_: int, starts: np.ndarray, author: str,
-        label: np.ndarray, outcome: np.ndarray, confidence: float = 1.0,
+        label: np.ndarray, outcome: np.ndarray, confidence: float = 1.0, first: int = 0,
     ) -> list[str]:  # fmt: skip
-        """Stores a round of questions, starts [Q, k], with its answers, all or nothing; returns the questions' ids."""
+        """Stores questions of a round, starts [Q, k], with their answers, all or nothing; returns the questions' ids.
+
+        `first` is the place in the round of the first one.
+        """
         now = datetime.now(UTC)
         clip_ids = [[_id("clip", dataset, int(row), length) for row in question] for question in starts]
         places = {
@@ -99,14 +102,15 @@ class Store:
         }
         clips = [{"id": i, "dataset": dataset, "row": row, "length": length} for i, row in places.items()]
         questions, answers = [], []
-        for position, ids in enumerate(clip_ids):
+        for i, ids in enumerate(clip_ids):
+            position = first + i
             question = _id("question", kind, *ids, round_, position)
             second = ids[1] if len(ids) > 1 else None
             questions.append({"id": question, "kind": kind, "first": ids[0], "second": second, "strategy": strategy,
                               "round": round_, "position": position, "asked": now})  # fmt: skip
-            value = None if np.isnan(label[position]) else float(label[position])
+            value = None if np.isnan(label[i]) else float(label[i])
             answers.append({"id": _id("answer", question, author), "question": question, "author": author,
-                            "outcome": str(outcome[position]), "label": value, "confidence": confidence,
+                            "outcome": str(outcome[i]), "label": value, "confidence": confidence,
                             "seconds": None, "answered": now})  # fmt: skip
         self._insert({Clip: clips, Question: questions, Answer: answers})
         return [question["id"] for question in questions]

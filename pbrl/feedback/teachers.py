@@ -50,12 +50,13 @@ class Teacher:
         self.mistake, self.skip, self.equal, self.seed = mistake, skip, equal, seed
         self.needs_value = judge == "regret"
 
-    def answer(self, table: Table, starts: torch.Tensor, length: int, round_: int) -> tuple[np.ndarray, np.ndarray]:
+    def answer(self, table: Table, starts: torch.Tensor, length: int, *part: int) -> tuple[np.ndarray, np.ndarray]:
         """starts [Q, 2] or [Q, 1] → label [Q] (NaN where skipped) and outcome [Q] of "answer", "tie", "skip".
 
-        Seeded by the teacher's seed and the round, so that asking the same again gives the same answers.
+        Seeded by the teacher's seed and by `part`, the round and perhaps a part of it, so that asking the same again
+        gives the same answers.
         """
-        random = np.random.default_rng([self.seed, round_])
+        random = np.random.default_rng([self.seed, *part])
         score = self.scores(table, starts, length)  # [Q, k]
         outcome = np.full(len(score), "answer", object)
         skipped = self.skips(table, starts, length, score)

@@ -1,0 +1,134 @@
+"""Asking: chooses questions, has them answered, keeps both in the store, and hands on what the store then holds.
+
+A ranking is asked for by comparisons: each new segment is inserted by bisection into a list that is in order so far, so
+that few answers order many pairs (LiRE, Choi et al. 2024, arXiv:2408.04190).
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from pbrl import query
+from pbrl.feedback.store import Answered, Store
+from pbrl.plan import Query
+from pbrl.preferences import Preferences
+from pbrl.table import Table
+
+
+class Interview:
+    """A run's questions to one teacher. `counts` says how many were asked, answered, tied and skipped."""
+
+    def __init__(self, *, table: Table, dataset: str, ask: Query, teacher: Any, store: Store, preferences: Preferences):
+        self.table, self.dataset, self.ask, self.teacher = table, dataset, ask, teacher
+        self.store, self.preferences = store, preferences
+        self.random = torch.Generator().manual_seed(ask.seed)  # on the CPU: the same questions everywhere
+        self.counts = {"asked": 0, "answered": 0, "ties": 0, "skipped": 0}  # skipped questions are not answered ones
+
+    def round(self, r: int, model: Any) -> dict[str, float]:
+        """Asks round r, whose strategy may heed the reward `model`; returns the counts and how accurate answers are."""
+        ask = self.ask
+        n = ask.count * (r + 1) // ask.rounds - ask.count * r // ask.rounds
+        if ask.kind == "ranking":
+            return self._rank(n, r)
+        strategy = ask.strategy if r > 0 or not query.needs_reward(ask.strategy) else "uniform"
+        starts = query.choose(
+            self.table, n=n, width=self.preferences.width, length=ask.length, strategy=strategy,
+            candidates=ask.candidates, generator=self.random, model=model if r > 0 else None,
+        )  # fmt: skip
+        answered = self._put(starts, strategy, r)
+        given = answered.outcome != "skip"
+        self.preferences.add(answered.starts[given], answered.label[given])
+        return self.counts | self._accuracy(answered)
+
+    def _put(self, starts: torch.Tensor, strategy: str, r: int, step: int = 0) -> Answered:
+        """Has questions answered, starts [Q, k], and both kept; `step` tells apart the parts of one round."""
+        ask, author = self.ask, self.teacher.author
+        label, outcome = self.teacher.answer(self.table, starts, ask.length, *((r, step) if step else (r,)))
+        kind = "pair" if ask.kind == "ranking" else ask.kind
+        questions = self.store.record(
+            dataset=self.dataset, length=ask.length, kind=kind, strategy=strategy, round_=r,
+            starts=starts.cpu().numpy(), author=author, label=label, outcome=outcome, first=step * len(starts),
+        )  # fmt: skip
+        answered = self.store.answers(questions, author=author)
+        skipped = int((answered.outcome == "skip").sum())
+        self.counts["asked"] += len(questions)
+        self.counts["answered"] += len(questions) - skipped
+        self.counts["ties"] += int((answered.outcome == "tie").sum())
+        self.counts["skipped"] += skipped
+        return answered
+
+    def _rank(self, n: int, r: int) -> dict[str, float]:
+        """Spends n answers on ranked lists, `ask.per_list` on each; all lists grow side by side."""
+        lists = math.ceil(n / self.ask.per_list)
+        places = self.table.segment_starts(self.ask.length).cpu()
+        rankings = [Ranking(self._segments(places)) for _ in range(lists)]
+        parts, left = [], n
+        while left:
+            asking = rankings[: min(left, lists)]
+            starts = torch.tensor([ranking.question() for ranking in asking], device=self.table.device)
+            parts.append(self._put(starts, "ranking", r, 1 + len(parts)))
+            for ranking, label in zip(asking, parts[-1].label, strict=True):
+                ranking.hear(label)
+            left -= len(asking)
+        for ranking in rankings:
+            items = [(start, rank) for rank, group in enumerate(ranking.groups) for start in group]
+            self.preferences.add(np.array([[s] for s, _ in items]), np.array([rank for _, rank in items], np.float64))
+        answered = Answered(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        return self.counts | self._accuracy(answered) | {"ranked": sum(len(g) for k in rankings for g in k.groups)}
+
+    def _segments(self, places: torch.Tensor) -> Iterator[int]:
+        while True:
+            yield int(places[torch.randint(len(places), (), generator=self.random)])
+
+    def _accuracy(self, answered: Answered) -> dict[str, float]:
+        """How often answers that are no ties agree with the true return; ratings are compared with their neighbours."""
+        given = answered.outcome != "skip"
+        starts, label = answered.starts[given], answered.label[given]
+        if starts.shape[1] == 1:
+            starts = np.concatenate([starts[:-1], starts[1:]], 1)
+            label = 0.5 * (1 + np.sign(label[1:] - label[:-1]))
+        rows = self.table.segments(torch.from_numpy(starts).to(self.table.device), self.ask.length)
+        gap = self.table.reward[rows].sum(-1).diff(dim=1)[:, 0].cpu().numpy()
+        clear = (label != 0.5) & (gap != 0)
+        agree = (label > 0.5) == (gap > 0)
+        return {"label_accuracy": float(agree[clear].mean()) if clear.any() else math.nan}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"random": self.random.get_state(), "counts": dict(self.counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.random.set_state(state["random"].cpu())
+        self.counts = dict(state["counts"])
+
+
+class Ranking:
+    """A list in the making. `groups` holds segments from worst to best; those that tied share a group."""
+
+    def __init__(self, segments: Iterator[int]):
+        self.segments = segments
+        self.groups = [[next(segments)]]
+        self._take()
+
+    def _take(self) -> None:
+        self.new, self.low, self.high = next(self.segments), 0, len(self.groups)
+
+    def question(self) -> tuple[int, int]:
+        """A segment in the middle of where the new one may belong, and the new one."""
+        return self.groups[(self.low + self.high) // 2][0], self.new
+
+    def hear(self, label: float) -> None:
+        """P(the new one is preferred). What cannot be compared (NaN) is left out."""
+        middle = (self.low + self.high) // 2
+        if label == 0.5:
+            self.groups[middle].append(self.new)
+        elif label > 0.5:
+            self.low = middle + 1
+        elif label < 0.5:
+            self.high = middle
+        if self.low == self.high:
+            self.groups.insert(self.low, [self.new])
+        if self.low == self.high or label == 0.5 or math.isnan(label):
+            self._take()
