@@ -17,7 +17,7 @@ from pbrl.types import Spec, UserError, Windows
 class DecisionTransformer(nn.Module):
     """Acts on the last `context` steps and on a wished return: shares `targets` of the best return in the data.
 
-    The wish falls by the same amount every step, as if the best episode were earned evenly: nobody rates the robot
+    The wish falls by the same amount every step, to nothing at the end of the longest episode: nobody rates the robot
     while it acts. With `hidden` it owns twin critics Q(s, a), which choose among the wishes; without, there is one.
     """
 
@@ -91,9 +91,8 @@ class DecisionTransformer(nn.Module):
         self.seen = [*self.seen, obs][-self.context :]
         steps = torch.arange(self.time + 1 - len(self.seen), self.time + 1, device=obs.device)  # [K]
         done = torch.stack([*self.done, obs.new_zeros(n, self.spec.action_dim)], 1)  # the last is not known yet
-        left = self.return_max * (
-            torch.tensor(self.targets, device=obs.device)[:, None] - steps / max(self.spec.steps, 1)
-        )  # [G, K]
+        wished = self.return_max * torch.tensor(self.targets, device=obs.device)  # [G]
+        left = wished[:, None] * (1 - steps / self.spec.steps)  # [G, K]
         action, _ = self.net(
             self.normalize(torch.stack(self.seen, 1)).repeat(g, 1, 1),
             done.repeat(g, 1, 1),

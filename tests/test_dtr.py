@@ -40,7 +40,7 @@ def test_it_acts_as_it_predicts():
     acts = torch.stack([policy.act(o) for o in obs])[:, 1]
     for t in range(9):
         seen = torch.arange(max(0, t - 3), t + 1)
-        wished = best * (0.8 - seen / 30)
+        wished = best * 0.8 * (1 - seen / 30)
         window = Windows(table.obs[seen][None], acts[seen][None], wished[None], wished[None], seen[None],
                          torch.tensor([len(seen) - 1]), torch.ones(1, len(seen)), torch.zeros(1))  # fmt: skip
         torch.testing.assert_close(policy.predict(window)[0][0, -1], acts[t])
