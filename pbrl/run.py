@@ -58,6 +58,10 @@ def train(config: Config) -> dict[str, Any]:
         print(f"data    {len(episodes)} episodes, {data}")
         return {}
     folder = run_folder(config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the run folder {folder} ({error}): choose another with run=…") from error
     table = Table(episodes, device)
     del episodes
     spec = table.spec()
@@ -248,18 +252,12 @@ def compare(
 def run_folder(config: Config) -> Path:
     """Where the run lives: named by the user, or after its settings."""
     if config["run"]:
-        folder = Path(config["run"])
-    else:
-        target = config["env"]["_target_"].split(".")[1]
-        algo = config["algo"]["_target_"].split(".")[-2]
-        model = config["reward"]["_target_"]
-        name = "-".join(filter(None, [algo, model and model.split(".")[-2], f"seed{config['seed']}", digest(config)]))
-        folder = Path("runs") / f"{target}-{config['env'].get('task', '')}" / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the run folder {folder} ({error}): choose another with run=…") from error
-    return folder
+        return Path(config["run"])
+    target = config["env"]["_target_"].split(".")[1]
+    algo = config["algo"]["_target_"].split(".")[-2]
+    model = config["reward"]["_target_"]
+    name = "-".join(filter(None, [algo, model and model.split(".")[-2], f"seed{config['seed']}", digest(config)]))
+    return Path("runs") / f"{target}-{config['env'].get('task', '')}" / name
 
 
 def digest(*parts: Config) -> str:

@@ -1,4 +1,4 @@
-"""Tests run from the project's root, on one thread, and leave the user's caches and data alone."""
+"""Tests run from the project's root, on one thread."""
 
 import os
 
