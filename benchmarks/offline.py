@@ -127,12 +127,14 @@ def random_return(env: str) -> float:
 
 
 def prepare(suite: str, env: str, flags: list[str]) -> None:
-    """Makes the data set and the reference values before the runs that share them, on all cores."""
+    """Makes what runs share before they start: the data set and the reference values, on all cores; a random return."""
     flags = [*SUITES[suite]["flags"], *flags]
     folder = run_folder(suite, env, "answers", flags)
     command = [sys.executable, "train.py", "only=answers", "algo=cpl", f"run={folder}", f"env={env}", *flags]
     if subprocess.run(command).returncode:
         raise SystemExit(f"{' '.join(command)} failed")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    random_return(json.dumps(config["env"]))  # known from here on: the threads that read results share no simulator
 
 
 def merge(suite: str, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
