@@ -60,12 +60,12 @@ def test_cpl_walks_home(world):
 
 
 @pytest.mark.parametrize(
-    "model,changes", [("ensemble", {}), ("linear", {}), ("transformer", {"context": 8}), ("lstm", {"context": 8})]
+    "model,changes", [("ensemble", {}), ("linear", {}), ("transformer", {"lr": 3e-3, "dropout": 0.0}), ("lstm", {})]
 )
 def test_piql_walks_home(world, model, changes):
     table, preferences = world
     g = torch.Generator().manual_seed(0)
-    reward = build(f"reward/{model}", table.spec(), lr=1e-2, normalize="zscore", **changes)
+    reward = build(f"reward/{model}", table.spec(), **{"lr": 1e-2, "normalize": "zscore"} | changes)
     train(reward, lambda: preferences.sample(32, g), 300)
     judged = preferences.judge(reward)
     assert judged["held_out_accuracy"] > 0.8 and judged["rank_correlation"] > 0.2
