@@ -24,7 +24,7 @@ import yaml
 
 from benchmarks import report
 from benchmarks.report import RESULTS
-from pbrl import evaluate
+from pbrl import evaluate, sac
 from pbrl.behaviours import Random
 from pbrl.rollout import Players
 
@@ -105,14 +105,14 @@ def run(suite: str, env: str, method: str, seed: int, flags: list[str]) -> dict[
             raise RuntimeError(f"{' '.join(command)} failed; see {folder / 'output.txt'}")
     result = json.loads((folder / "result.json").read_text())
     policy = result["policy"]
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    low, high = scale_of(folder)
     versions = json.loads((folder / "versions.json").read_text())
     return {
         "suite": suite, "env": env, "method": method, "seed": seed, "flags": flags, "git": versions["git"],
         "data_hash": versions["data"], "data_success": result["data"]["success"],
-        "data_return": result["data"]["return_mean"], "data_return_max": result["data"].get("return_max"),
+        "data_return": result["data"]["return_mean"],
         "data_success_at_end": result["data"]["success_at_end"],
-        "random_return": random_return(json.dumps(config["env"])),
+        "random_return": low, "expert_return": high,
         **{f"last_{k}": policy["last"][k] for k in LAST},
         "best": policy["best"][policy["measure"]], "running_max": policy["running_max"], "measure": policy["measure"],
         "answers": result["answers"], "reward_model": result["reward_model"], "seconds": policy["seconds"],
@@ -120,10 +120,23 @@ def run(suite: str, env: str, method: str, seed: int, flags: list[str]) -> dict[
 
 
 @cache
-def random_return(env: str) -> float:
-    """Mean return of twenty episodes of random actions in an environment, given as JSON: what scores count from."""
-    players = Players(json.loads(env), 0)
-    return evaluate.summarize(players.play_all(Random(), evaluate.evaluation_seeds(20))).return_mean
+def scale(data: str) -> tuple[float, float | None]:
+    """The returns that score 0 and 100 on a data set, whose part of a config is given as JSON.
+
+    0: the mean of twenty episodes of random actions. 100: the best policy of the SAC run that the data are of, if any.
+    """
+    made = json.loads(data)
+    random = evaluate.summarize(Players(made["env"], 0).play_all(Random(), evaluate.evaluation_seeds(20))).return_mean
+    if "sac" not in made["data"]:
+        return random, None
+    kept = {"folder": Path(made["data_dir"]), "seed": made["data_seed"], "workers": 0}
+    return random, max(sac.measured(made["env"], made["data"]["sac"], **kept).values())
+
+
+def scale_of(folder: Path) -> tuple[float, float | None]:
+    """The same for the data of a run."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    return scale(json.dumps({k: config[k] for k in ("env", "data", "data_dir", "data_seed")}))
 
 
 def prepare(suite: str, env: str, flags: list[str]) -> None:
@@ -133,8 +146,8 @@ def prepare(suite: str, env: str, flags: list[str]) -> None:
     command = [sys.executable, "train.py", "only=answers", "algo=cpl", f"run={folder}", f"env={env}", *flags]
     if subprocess.run(command).returncode:
         raise SystemExit(f"{' '.join(command)} failed")
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    random_return(json.dumps(config["env"]))  # known from here on: the threads that read results share no simulator
+    low, high = scale_of(folder)  # known from here on: the threads that read results share no simulator
+    print(f"{env}: random actions return {low:.0f}" + (f", the best policy of the SAC run {high:.0f}" if high else ""))
 
 
 def merge(suite: str, new: list[dict[str, Any]]) -> list[dict[str, Any]]:

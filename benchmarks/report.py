@@ -29,14 +29,14 @@ def measured(lines: Lines, of: str) -> str:
 
 
 def scores(lines: Lines, column: str) -> np.ndarray:
-    """A method's [tasks, seeds], in per cent: success, or return where 0 is a random policy and 100 the data's best."""
+    """A method's [tasks, seeds], in per cent: success, or return from a random policy's (0) to the SAC run's best's (100)."""
     found = []
     for env in dict.fromkeys(line["env"] for line in lines):
         own = [line for line in lines if line["env"] == env]
         if lines[0]["measure"] == "success":
             found.append([100 * line[column] for line in own])
         else:
-            low, high = own[0]["random_return"], own[0]["data_return_max"]
+            low, high = own[0]["random_return"], own[0]["expert_return"]
             found.append([100 * (line[column] - low) / (high - low) for line in own])
     return np.array(found)
 
@@ -47,7 +47,7 @@ def table(lines: Lines, column: str) -> str:
     percent = lines[0]["measure"] == "success"
     scale = 100 if percent else 1
     data = "data_success_at_end" if column.endswith("at_end") else measured(lines, "data")
-    with_scores = percent or lines[0].get("data_return_max") is not None
+    with_scores = percent or lines[0].get("expert_return") is not None
     rows = [["", *(env.split("/")[1] for env in envs), "mean", "interquartile mean"]]
     own = [next(line for line in lines if line["env"] == env) for env in envs]
     mean = f"{scores(own, data).mean():.0f}" if with_scores else ""
@@ -80,7 +80,7 @@ def plot(suite: str, lines: Lines) -> None:
     envs = list(dict.fromkeys(line["env"] for line in lines))
     methods = list(dict.fromkeys(line["method"] for line in lines))
     percent = lines[0]["measure"] == "success"
-    with_scores = percent or lines[0].get("data_return_max") is not None
+    with_scores = percent or lines[0].get("expert_return") is not None
     panels = len(envs) + with_scores
     figure, axes = plt.subplots(1, panels, figsize=(1.9 * panels, 2.6), layout="constrained", squeeze=False)
     for axis, env in zip(axes[0], envs, strict=False):

@@ -10,10 +10,10 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import minari
@@ -179,8 +179,28 @@ def _options(meta: dict) -> dict:
     return json.loads(options) if isinstance(options, (str, bytes)) else options
 
 
-def read_d4rl(path: Path) -> list[Episode]:
-    """A D4RL file: flat arrays observations, actions, rewards, terminals, mostly timeouts and next_observations."""
+class Flat(NamedTuple):
+    """What a D4RL file holds, N steps of one episode after the other."""
+
+    obs: np.ndarray  # [N, O]
+    action: np.ndarray  # [N, A]
+    reward: np.ndarray  # [N]
+    terminal: np.ndarray  # [N] bool
+    timeout: np.ndarray  # [N] bool
+    after: np.ndarray | None  # [N, O], next observations, where the file has them
+
+    def episodes(self) -> Iterator[slice]:
+        """The steps of each episode. Without `after` nobody knows where a timeout's step led, and it is left out."""
+        start = 0
+        for end in [*np.flatnonzero(self.terminal | self.timeout), len(self.reward) - 1]:
+            known = self.terminal[end] or self.after is not None  # a true terminal's end is never used
+            steps = slice(start, int(end) + int(known))
+            start = int(end) + 1
+            if steps.stop > steps.start:
+                yield steps
+
+
+def _read_flat(path: Path) -> Flat:
     with h5py.File(path) as file:
         try:
             obs, action, reward, terminal = (
@@ -190,31 +210,43 @@ def read_d4rl(path: Path) -> list[Episode]:
             raise UserError(f"{path} is no D4RL file: {error}") from error
         timeout = np.asarray(file["timeouts"]) if "timeouts" in file else np.zeros(len(reward))
         after = np.asarray(file["next_observations"]) if "next_observations" in file else None
-    terminal, timeout = terminal.astype(bool).ravel(), timeout.astype(bool).ravel()
-    ends = np.flatnonzero(terminal | timeout)
-    episodes, start = [], 0
-    for end in [*ends, len(reward) - 1]:
-        steps = slice(start, end + 1)
-        if end < start:
-            continue
-        if after is not None:
-            closing = after[end]
-        elif end + 1 < len(obs) and not (terminal[end] or timeout[end]):
-            closing = obs[end + 1]
-        else:  # the file does not say where the last step led; a true terminal never uses it, a timeout loses a step
-            if not terminal[end]:
-                steps = slice(start, end)
-            closing = obs[end]
-        if steps.stop > steps.start:
-            episodes.append(
-                Episode(
-                    seed=0,
-                    obs=np.concatenate([obs[steps], closing[None]]).astype(np.float32),
-                    action=np.clip(action[steps], -1, 1).astype(np.float32),
-                    reward=reward[steps].ravel().astype(np.float32),
-                    terminated=bool(terminal[end]),
-                    source="d4rl",
-                )
-            )
-        start = end + 1
-    return episodes
+    return Flat(obs, action, reward.ravel(), terminal.astype(bool).ravel(), timeout.astype(bool).ravel(), after)
+
+
+def read_d4rl(path: Path) -> list[Episode]:
+    """A D4RL file: flat arrays observations, actions, rewards, terminals, mostly timeouts and next_observations."""
+    flat = _read_flat(path)
+    return [
+        Episode(
+            seed=0,
+            obs=np.concatenate([flat.obs[steps], _closing(flat, steps.stop - 1)[None]]).astype(np.float32),
+            action=np.clip(flat.action[steps], -1, 1).astype(np.float32),
+            reward=flat.reward[steps].astype(np.float32),
+            terminated=bool(flat.terminal[steps.stop - 1]),
+            source="d4rl",
+        )
+        for steps in flat.episodes()
+    ]
+
+
+def _closing(flat: Flat, last: int) -> np.ndarray:
+    """The observation after the last step of an episode; of a true terminal, where it is not known, that before."""
+    if flat.after is not None:
+        return flat.after[last]
+    return flat.obs[last if flat.terminal[last] else last + 1]
+
+
+def d4rl_rows(path: Path) -> np.ndarray:
+    """The row in a `Table` of this file of each transition that D4RL's `qlearning_dataset` lists: [M] int64.
+
+    That list leaves out the file's last step, timeouts and, where next observations are missing, true terminals; the
+    answers that others have published count in it. Where the table holds no such step the row is -1.
+    """
+    flat = _read_flat(path)
+    rows, first = np.full(len(flat.reward), -1), 0
+    for steps in flat.episodes():
+        count = steps.stop - steps.start
+        rows[steps] = first + np.arange(count)
+        first += count + 1
+    listed = ~flat.timeout & ~(flat.terminal if flat.after is None else False)
+    return rows[:-1][listed[:-1]]

@@ -30,6 +30,8 @@ class Interview:
     def round(self, r: int, model: Any) -> dict[str, float]:
         """Asks round r, whose strategy may heed the reward `model`; returns the counts and how accurate answers are."""
         ask = self.ask
+        if hasattr(self.teacher, "recall"):  # answers that are there already
+            return self._add(self._counted(self.teacher.recall(self.store, self.dataset, ask)))
         n = ask.count * (r + 1) // ask.rounds - ask.count * r // ask.rounds
         if ask.kind == "ranking":
             return self._rank(n, r)
@@ -38,7 +40,10 @@ class Interview:
             self.table, n=n, width=self.preferences.width, length=ask.length, strategy=strategy,
             candidates=ask.candidates, generator=self.random, model=model if r > 0 else None,
         )  # fmt: skip
-        answered = self._put(starts, strategy, r)
+        return self._add(self._put(starts, strategy, r))
+
+    def _add(self, answered: Answered) -> dict[str, float]:
+        """Hands on what was answered; returns the counts and how accurate answers are."""
         given = answered.outcome != "skip"
         self.preferences.add(answered.starts[given], answered.label[given])
         return self.counts | self._accuracy(answered)
@@ -52,10 +57,12 @@ class Interview:
             dataset=self.dataset, length=ask.length, kind=kind, strategy=strategy, round_=r,
             starts=starts.cpu().numpy(), author=author, label=label, outcome=outcome, first=step * len(starts),
         )  # fmt: skip
-        answered = self.store.answers(questions, author=author)
+        return self._counted(self.store.answers(questions, author=author))
+
+    def _counted(self, answered: Answered) -> Answered:
         skipped = int((answered.outcome == "skip").sum())
-        self.counts["asked"] += len(questions)
-        self.counts["answered"] += len(questions) - skipped
+        self.counts["asked"] += len(answered.label)
+        self.counts["answered"] += len(answered.label) - skipped
         self.counts["ties"] += int((answered.outcome == "tie").sum())
         self.counts["skipped"] += skipped
         return answered

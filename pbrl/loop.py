@@ -26,7 +26,7 @@ from pbrl.plan import Query, Schedule
 from pbrl.preferences import Preferences
 from pbrl.rollout import Players
 from pbrl.table import Table
-from pbrl.types import PairsAndSteps, PreferenceBatch, Transitions, UserError, Windows
+from pbrl.types import PairsAndSteps, PairsAndUnasked, PreferenceBatch, Transitions, UserError, Windows
 
 
 class Stage(NamedTuple):
@@ -121,7 +121,12 @@ class Training:
         if learner.batch is PreferenceBatch:
             judged = self.reward is not None and learner is not self.reward
             sample = preferences.sample_judged if judged else preferences.sample
-            return lambda: sample(size, self.sampling)
+            return lambda: sample(size, self.sampling, getattr(learner, "segments", 2))
+        if learner.batch is PairsAndUnasked:
+            return lambda: PairsAndUnasked(
+                preferences.sample(size, self.sampling),
+                preferences.sample_unasked(learner.unasked_batch_size, self.sampling),
+            )
         if learner.batch is PairsAndSteps:
             return lambda: PairsAndSteps(
                 preferences.sample(size, self.sampling), self.table.transitions(rows(learner.step_batch_size))

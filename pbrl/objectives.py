@@ -1,16 +1,22 @@
-"""Preference losses as pure functions of the scores of two segments: the choices of `objective=`.
+"""Preference losses as pure functions of segments' scores: choices of `objective=` and `objective@reward_objective=`.
 
 `scores` [..., 2] are those of the first and the second segment of a pair, `label` [...] is P(second preferred), where
-anything between 0 and 1 says how strong the preference is and 0.5 is a tie. All return [...]. For CPL a score is
+anything between 0 and 1 says how strong the preference is and 0.5 is a tie. Losses of lists take `scores` [..., K] and
+`worth` [..., K], of which only the order counts: larger is better. All return [...]. For CPL a score is
 `alpha * sum_t log pi`, less the reference's with `algo.reference=true`, which makes it DPO's; for a reward model it is
-the summed reward. Swapping the segments and the label changes no loss.
+the summed reward. Changing the order of the segments changes no loss.
 """
 
+from collections.abc import Callable
+from functools import partial
+
+import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
 from pbrl.types import UserError
 
+Objective = Callable[[Tensor, Tensor], Tensor]
 MAX_EXPONENT = 30.0  # keeps exponentials of scores finite, also squared
 
 
@@ -20,8 +26,11 @@ def bradley_terry(scores: Tensor, label: Tensor) -> Tensor:
 
 
 def agreement(scores: Tensor, label: Tensor) -> Tensor:
-    """How often the preferred segment scores higher: scores [B, 2], label [B] → a share."""
-    return ((scores[:, 1] > scores[:, 0]) == (label > 0.5)).float().mean()
+    """How often the preferred segment of a pair scores higher: scores [B, 2], label [B], or [B, K] each → a share."""
+    if label.ndim == 1:
+        return ((scores[:, 1] > scores[:, 0]) == (label > 0.5)).float().mean()
+    better = label[:, :, None] > label[:, None]
+    return ((scores[:, :, None] > scores[:, None]) & better).sum() / better.sum().clamp(min=1)
 
 
 def logistic(scores: Tensor, label: Tensor, *, bias: float) -> Tensor:
@@ -116,6 +125,37 @@ def dro(scores: Tensor, label: Tensor) -> Tensor:
     first, second = (1 - label) - a, label - b
     value = 0.5 * (first + second).mean().detach()
     return 0.5 * ((first - value).square() + (second - value).square())
+
+
+def plackett_luce(scores: Tensor, worth: Tensor, *, segments: int) -> Tensor:
+    """A list of `segments` is the best of all, then the best of those left, and so on: Luce 1959, Plackett 1975.
+
+    The loss is the mean over the choices made, so that of two segments is Bradley-Terry's. Segments that tie are each
+    chosen from among themselves and all that is worse (Breslow 1974).
+    """
+    no_better = worth[..., None, :] <= worth[..., None]  # [..., K, K]: what a segment was chosen from
+    among = torch.where(no_better, scores[..., None, :], -torch.inf).logsumexp(-1)
+    return (among - scores).sum(-1) / (segments - 1)
+
+
+def lipo_lambda(scores: Tensor, worth: Tensor, *, segments: int) -> Tensor:
+    """Bradley-Terry on every pair of a list, weighed by what swapping the two would cost: LiPO-λ, arXiv:2402.01878.
+
+    The cost is LambdaRank's (Burges et al. 2006): the difference in gain, 2^relevance - 1, times that in discount,
+    1 / log(1 + place by score). Relevance is the share of the others that a segment beats. Mean over pairs.
+    """
+    beats = (worth[..., None] > worth[..., None, :]).float()  # [..., K, K]
+    gain = 2 ** (beats.sum(-1) / (segments - 1)) - 1
+    place = 1 + (scores[..., None, :] > scores[..., None]).float().sum(-1).detach()
+    discount = 1 / (1 + place).log()
+    swap = (gain[..., None] - gain[..., None, :]).abs() * (discount[..., None] - discount[..., None, :]).abs()
+    lead = scores[..., None] - scores[..., None, :]
+    return (beats * swap * softplus(-lead)).sum((-2, -1)) / (segments * (segments - 1) / 2)
+
+
+def compared(objective: Objective) -> int:
+    """How many segments an objective compares at once."""
+    return objective.keywords.get("segments", 2) if isinstance(objective, partial) else 2
 
 
 def _below_half(mistake: float) -> float:

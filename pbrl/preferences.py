@@ -1,7 +1,8 @@
 """Answers as tensors: what learners draw their batches from, and what is held out to judge a reward model by.
 
 Three kinds of answer become pairs. A comparison is one pair. A rating gives its segment a score, and pairs are drawn
-anew from all scored segments in each batch ("dense" in CPL, arXiv:2310.13639). A ranking does so within each list.
+anew from all scored segments in each batch ("dense" in CPL, arXiv:2310.13639). A ranking does so within each list. From
+ratings and rankings, lists of more than two segments are drawn in the same way.
 """
 
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ class Preferences:
         self.width = {"pair": 2, "rating": 1, "ranking": 1}[kind]
         self.random = np.random.default_rng([seed, 7])
         self.places: Tensor | None = None  # where a segment may start
-        self.lists = 0
+        self.lists = self.shortest = 0
         none, index = torch.zeros(0, device=table.device), torch.zeros(0, dtype=torch.long, device=table.device)
         self.train = Answers(index.reshape(0, self.width), none, index)
         self.test = self.train
@@ -48,6 +49,11 @@ class Preferences:
         new = [torch.from_numpy(x).to(self.table.device) for x in (starts, label.astype(np.float32), group)]
         self.train = self.train.plus([x[torch.from_numpy(~test)] for x in new])
         self.test = self.test.plus([x[torch.from_numpy(test)] for x in new])
+        self._measure()
+
+    def _measure(self) -> None:
+        """How many segments the shortest list holds that is trained on."""
+        self.shortest = int(torch.unique(self.train.group, return_counts=True)[1].min()) if len(self) else 0
 
     def state_dict(self) -> dict[str, Any]:
         kept = {"train": tuple(self.train), "test": tuple(self.test), "lists": self.lists}
@@ -57,29 +63,46 @@ class Preferences:
         for name in ("train", "test"):
             setattr(self, name, Answers(*(x.to(self.table.device) for x in state[name])))
         self.lists, self.random.bit_generator.state = state["lists"], state["random"]
+        self._measure()
 
     def __len__(self) -> int:
         return len(self.train.label)
 
-    def sample(self, size: int, generator: torch.Generator) -> PreferenceBatch:
-        """A batch of pairs, drawn on the device. Raises UserError when there is nothing to draw from."""
+    def sample(self, size: int, generator: torch.Generator, segments: int = 2) -> PreferenceBatch:
+        """A batch of pairs, or of lists of more `segments`, drawn on the device. Raises UserError if it cannot be."""
         if len(self) < 3 - self.width:
             raise UserError("there are no usable answers to learn from: every question was skipped")
-        return self._batch(*self._pairs(self.train, size, generator))
+        if segments > 2 and self.shortest < segments:
+            raise UserError(
+                f"objective.segments={segments}, but a list holds {self.shortest} segments to learn from: lower it, or "
+                "ask more (query.count, query.per_list)"
+            )
+        return self._batch(*self._drawn(self.train, size, generator, segments))
 
-    def sample_judged(self, size: int, generator: torch.Generator) -> PreferenceBatch:
-        """Pairs of any segments in the data, the one with more of the table's learnt reward being preferred.
+    def sample_judged(self, size: int, generator: torch.Generator, segments: int = 2) -> PreferenceBatch:
+        """The same of any segments in the data, the one with more of the table's learnt reward being preferred.
 
         That is how DPPO makes answers for all data of a few, An et al. 2023, arXiv:2301.12842.
         """
+        starts = self._anywhere(size, generator, segments)
+        return self._batch(starts, preferred(self.table.learned[self.table.segments(starts, self.length)].sum(-1)))
+
+    def sample_unasked(self, size: int, generator: torch.Generator) -> PreferenceBatch:
+        """Pairs of any segments in the data, which nobody has judged: their label is a tie."""
+        starts = self._anywhere(size, generator, 2)
+        return self._batch(starts, torch.full((size,), 0.5, device=self.table.device))
+
+    def _anywhere(self, size: int, generator: torch.Generator, segments: int) -> Tensor:
+        """Starts [size, segments] of segments from all over the data."""
         if self.places is None:
             self.places = self.table.segment_starts(self.length)
-        pick = torch.randint(len(self.places), (size, 2), generator=generator, device=self.table.device)
-        starts = self.places[pick]
-        earned = self.table.learned[self.table.segments(starts, self.length)].sum(-1)
-        return self._batch(starts, 0.5 * (1 + torch.sign(earned[:, 1] - earned[:, 0])))
+        pick = torch.randint(len(self.places), (size, segments), generator=generator, device=self.table.device)
+        return self.places[pick]
 
-    def _pairs(self, answers: "Answers", size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _drawn(
+        self, answers: "Answers", size: int, generator: torch.Generator, segments: int = 2
+    ) -> tuple[Tensor, Tensor]:
+        """Starts [size, segments] of distinct segments of one list each, or of one pair, and their label."""
         starts, label, group = answers
         n, device = len(label), self.table.device
         first = torch.randint(n, (size,), generator=generator, device=device)
@@ -87,12 +110,18 @@ class Preferences:
             return starts[first], label[first]
         ends = torch.searchsorted(group, group[first], right=True)  # lists lie one after the other
         begins = torch.searchsorted(group, group[first])
-        others = ends - begins - 1
-        ahead = (torch.rand(size, generator=generator, device=device) * others).long()
-        ahead = 1 + torch.minimum(ahead, others - 1)  # a product may round up
-        second = begins + (first - begins + ahead) % (others + 1)  # another one of the same list
-        pair = torch.stack([first, second], 1)
-        return starts[pair, 0], 0.5 * (1 + torch.sign(label[second] - label[first]))
+        length = ends - begins
+        steps: list[Tensor] = [torch.zeros_like(first)]  # ahead of the first, around the list
+        for taken in range(1, segments):
+            left = length - taken
+            step = (torch.rand(size, generator=generator, device=device) * left).long()
+            step = torch.minimum(step, left - 1)  # a product may round up
+            for other in torch.stack(steps).sort(0).values:  # counts those not taken yet
+                step = step + (step >= other)
+            steps.append(step)
+        drawn = begins + (first - begins + torch.stack(steps)) % length
+        drawn = drawn.T  # [B, K]
+        return starts[drawn, 0], preferred(label[drawn])
 
     def _batch(self, starts: Tensor, label: Tensor) -> PreferenceBatch:
         rows = self.table.segments(starts, self.length)  # [B, 2, L]
@@ -111,7 +140,7 @@ class Preferences:
         generator = torch.Generator(self.table.device).manual_seed(0)
         starts, label, _ = self.test
         if self.kind != "pair":
-            starts, label = self._pairs(self.test, 1000, generator)
+            starts, label = self._drawn(self.test, 1000, generator)
         scores = model.score(*self._batch(starts, label)[:2]).mean(0)  # [B, 2]
         true = self.table.reward[self.table.segments(starts, self.length)].sum(-1)
         clear = label != 0.5
@@ -125,3 +154,8 @@ class Preferences:
             "calibration_error": (gap.abs().sum() / len(label)).item(),
             "rank_correlation": float(rank),
         }
+
+
+def preferred(worth: Tensor) -> Tensor:
+    """worth [B, 2] → P(second preferred) [B]; of longer lists, itself."""
+    return 0.5 * (1 + torch.sign(worth[:, 1] - worth[:, 0])) if worth.shape[1] == 2 else worth

@@ -34,13 +34,13 @@ from pbrl.table import NORMALIZE, Table
 from pbrl.types import PairsAndSteps, PreferenceBatch, Spec, UserError
 
 Config = dict[str, Any]
-PARTS = ("env", "feedback", "reward", "algo", "objective", "policy", "baseline")
+PARTS = ("env", "feedback", "reward", "algo", "objective", "reward_objective", "policy", "baseline")
 OWN = {"data", "query", "reference", "seed", "data_seed", "bf16", "reward_scale"}  # settings that are no part's
 FREE = {
     "device", "threads", "workers", "compile", "only", "compare", "baseline", "video", "logger", "run", "store",
     "data_dir", "checkpoint_every",
 }  # fmt: skip  # what may change when a run goes on; the rest makes it another run
-GIVEN = {"self", "spec", "policy", "objective", "scores", "label"}  # what the parts are handed besides their config
+GIVEN = {"self", "spec", "policy", "objective", "scores", "label", "worth"}  # what parts are handed besides a config
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -84,10 +84,11 @@ def train(config: Config) -> dict[str, Any]:
         if config["compare"] and config["only"] is None:
             clone = compare(config, spec, folder / "bc", schedule, players, shared)
         torch.manual_seed(config["seed"])
-        teacher, reward, store = None, build(config["reward"], spec), None
+        teacher, reward, store = None, reward_model(config, spec), None
         if ask is not None:
             teacher = build(config["feedback"])
-            teacher.author = f"scripted-{digest(config['feedback'], config['reference'])}"
+            if not hasattr(teacher, "recall"):  # a scripted one: other settings make another teacher
+                teacher.author = f"scripted-{digest(config['feedback'], config['reference'])}"
             store = Store(config["store"] or f"sqlite:///{folder / 'answers.sqlite'}")
             if teacher.needs_value:
                 teacher.value = Reference(
@@ -143,12 +144,6 @@ def check(config: Config) -> tuple[Query | None, Schedule]:
             f"{name if eats_answers else 'a reward model'} learns from answers, and feedback=none gives none: "
             "choose feedback=perfect or another teacher"
         )
-    build(config["objective"])(torch.zeros(1, 2), torch.zeros(1))
-    if "objective" not in signature(config["algo"]) and not config["objective"]["_target_"].endswith(".logistic"):
-        raise UserError(f"{name} has no objective to choose: drop objective=…, or choose algo=cpl")
-    relative = get_object(config["objective"]["_target_"]) in RELATIVE
-    if relative and "objective" in signature(config["algo"]) and not config["algo"].get("reference"):
-        raise UserError(f"{config['objective']['_target_']} reads scores relative to a clone: add algo.reference=true")
     if needs_reward(config["query"]["strategy"]) and not has_reward:
         raise UserError(
             f"query.strategy={config['query']['strategy']} asks a reward ensemble: choose reward=ensemble, "
@@ -159,8 +154,9 @@ def check(config: Config) -> tuple[Query | None, Schedule]:
     env = instantiate(config["env"])
     env.close()
     tiny = Spec(1, 1, (0.0,), (1.0,), 1)  # the parts find what is wrong with their numbers
-    learner(config["algo"], config, tiny, torch.device("cpu"))
-    build(config["reward"], tiny)
+    check_objectives(
+        config, ask, learner(config["algo"], config, tiny, torch.device("cpu")), reward_model(config, tiny)
+    )
     if (eats_answers or has_reward) and config["only"] != "data":
         check_teacher(config, ask, env)
     return (ask if eats_answers or has_reward else None), schedule
@@ -169,7 +165,10 @@ def check(config: Config) -> tuple[Query | None, Schedule]:
 def check_teacher(config: Config, ask: Query, env: Any) -> None:
     """Raises UserError where the teacher cannot answer what is asked, or would not do so as its settings say."""
     teacher = build(config["feedback"])
-    if ask.kind == "rating" and not (teacher.beta == math.inf and teacher.mistake == teacher.equal == 0):
+    if hasattr(teacher, "recall"):
+        if not config["store"]:
+            raise UserError("feedback=kept takes answers from a store: name it with store=sqlite:///answers.sqlite")
+    elif ask.kind == "rating" and not (teacher.beta == math.inf and teacher.mistake == teacher.equal == 0):
         raise UserError(
             "feedback.beta, feedback.mistake and feedback.equal are about comparisons: choose query.kind=pair, or a "
             "teacher that is always right"
@@ -185,6 +184,28 @@ def check_teacher(config: Config, ask: Query, env: Any) -> None:
         raise UserError(
             f"query.strategy={ask.strategy} needs an ensemble: reward=ensemble, with reward.members=2 or more"
         )
+
+
+def check_objectives(config: Config, ask: Query, algo: Any, reward: Any) -> None:
+    """Raises UserError where an objective has nobody to train, or nothing of its kind to learn from."""
+    nobody = {
+        "objective": f"{type(algo).__name__} has no objective to choose: drop objective=…, or choose algo=cpl; a "
+        "reward model's is objective@reward_objective=…",
+        "reward_objective": "there is no reward model: drop objective@reward_objective=…, or add reward=ensemble",
+    }
+    for part, owner, default in (("objective", algo, "logistic"), ("reward_objective", reward, "bradley_terry")):
+        name = config[part]["_target_"].rsplit(".", 1)[1]
+        if not hasattr(owner, "objective"):
+            if name != default:
+                raise UserError(nobody[part])
+            continue
+        k = owner.segments
+        owner.objective(torch.zeros(1, k), torch.zeros(1, k) if k > 2 else torch.zeros(1))
+        if k > 2 and ask.kind == "pair" and (owner is reward or reward is None):
+            raise UserError(f"{name} learns from lists: query.kind=ranking or rating")
+    relative = get_object(config["objective"]["_target_"]) in RELATIVE
+    if relative and hasattr(algo, "objective") and not config["algo"].get("reference"):
+        raise UserError(f"{config['objective']['_target_']} reads scores relative to a clone: add algo.reference=true")
 
 
 def check_names(what: str, given: Config, known: set[str]) -> None:
@@ -220,8 +241,11 @@ def build(config: Config, *given: Any, **named: Any) -> Any:
 
 
 def signature(config: Config) -> Mapping[str, inspect.Parameter]:
-    """The parameters of what a config names."""
-    return inspect.signature(get_object(config["_target_"])).parameters
+    """The parameters of what a config names; a class that hands on keywords takes its parent's too."""
+    target = get_object(config["_target_"])
+    own = dict(inspect.signature(target).parameters)
+    handed_on = [own.pop(name) for name, p in list(own.items()) if p.kind is p.VAR_KEYWORD]
+    return {**inspect.signature(target.__base__).parameters, **own} if handed_on else own
 
 
 def learner(algo: Config, config: Config, spec: Spec, device: torch.device) -> Any:
@@ -232,6 +256,11 @@ def learner(algo: Config, config: Config, spec: Spec, device: torch.device) -> A
     if "objective" in takes:
         given["objective"] = build(config["objective"])
     return build(algo, spec, **given).to(device)
+
+
+def reward_model(config: Config, spec: Spec) -> Any:
+    """The config's reward model with its objective, or None."""
+    return build(config["reward"], spec, build(config["reward_objective"]))
 
 
 def compare(

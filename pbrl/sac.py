@@ -1,7 +1,8 @@
 """Data from a learner of the true reward: Stable-Baselines3's SAC, every episode recorded with simulator states.
 
 `take: replay` gives all that the run has seen up to its last step ("medium-replay" in D4RL's words, arXiv:2004.07219);
-`take: rollouts` gives episodes of the first checkpoint that reaches a wished share of the run's best return ("medium").
+`take: rollouts` gives episodes of the first checkpoint that reaches a wished share of the run's best return ("medium"),
+or as many each of several ("medium-expert").
 The run is made once and kept beside the data sets; one that is killed starts over.
 """
 
@@ -85,25 +86,41 @@ def episodes_of_run(
     """Episodes as `data` takes them from the run of `data["sac"]`, and what was found out on the way."""
     if data["take"] not in ("replay", "rollouts"):
         raise UserError(f"data.take={data['take']}: it is replay or rollouts")
-    run = trained(env, data["sac"], folder=folder, seed=seed)
-    replay = files.read(run / "replay")
     if data["take"] == "replay":
-        return replay, {}
-    checkpoints = sorted((run / "policies").glob("*.zip"))
+        return files.read(trained(env, data["sac"], folder=folder, seed=seed) / "replay"), {}
+    skills = data["skill"] if isinstance(data["skill"], list) else [data["skill"]]
+    if not skills or not all(0 < skill <= 1 for skill in skills):
+        raise UserError(f"data.skill={data['skill']}: shares of the run's best return, in (0, 1]")
+    returns = measured(env, data["sac"], folder=folder, seed=seed, workers=workers)
+    chosen = [next(p for p, value in returns.items() if value >= skill * max(returns.values())) for skill in skills]
+    episodes: list[Episode] = []
     players = Players(env, workers)
     try:
-        curve = []
-        for path in tqdm(checkpoints, desc="measuring SAC policies", unit="policy"):
-            played = players.play_all(SacActor(path, seed), episode_seeds(seed + 2, 10))
-            curve.append(float(np.mean([e.reward.sum() for e in played])))
-        wished = data["skill"] * max(curve)
-        chosen = next(path for path, value in zip(checkpoints, curve, strict=True) if value >= wished)
-        seeds = episode_seeds(seed, data["episodes"])
-        with tqdm(total=len(seeds), desc="collecting medium", unit="episode") as bar:
-            episodes = players.play_all(SacActor(chosen, seed), seeds, lambda n: bar.update(n))
+        with tqdm(total=data["episodes"], desc=f"collecting {data['name']}", unit="episode") as bar:
+            for path, seeds in zip(
+                chosen, np.array_split(episode_seeds(seed, data["episodes"]), len(chosen)), strict=True
+            ):
+                episodes += players.play_all(SacActor(path, seed), seeds.tolist(), lambda n: bar.update(n))
     finally:
         players.close()
-    return episodes, {"checkpoint": int(chosen.stem), "returns": curve}
+    return episodes, {"checkpoints": [int(path.stem) for path in chosen], "returns": list(returns.values())}
+
+
+def measured(env: dict[str, Any], sac: dict[str, Any], *, folder: Path, seed: int, workers: int) -> dict[Path, float]:
+    """The kept policies of a run in order, and the mean return of each in ten episodes."""
+    run = trained(env, sac, folder=folder, seed=seed)
+    paths, file = sorted((run / "policies").glob("*.zip")), run / "returns.json"
+    if not file.exists():
+        players = Players(env, workers)
+        try:
+            bar = tqdm(paths, desc="measuring SAC policies", unit="policy")
+            played = [players.play_all(SacActor(path, seed), episode_seeds(seed + 2, 10)) for path in bar]
+        finally:
+            players.close()
+        partial = file.with_suffix(f".partial-{os.getpid()}")
+        partial.write_text(json.dumps([float(np.mean([e.reward.sum() for e in episodes])) for episodes in played]))
+        os.replace(partial, file)
+    return dict(zip(paths, json.loads(file.read_text()), strict=True))
 
 
 def trained(env: dict[str, Any], sac: dict[str, Any], *, folder: Path, seed: int) -> Path:

@@ -59,11 +59,11 @@ class Windows(NamedTuple):
 
 
 class PreferenceBatch(NamedTuple):
-    """Pairs of segments. `label` is P(the second is preferred); 0.5 is a tie."""
+    """Pairs of segments, with P(the second is preferred), 0.5 being a tie; or lists of K, with what each is worth."""
 
-    obs: Tensor  # [B, 2, L, O]
-    action: Tensor  # [B, 2, L, A]
-    label: Tensor  # [B]
+    obs: Tensor  # [B, 2 or K, L, O]
+    action: Tensor  # [B, 2 or K, L, A]
+    label: Tensor  # [B], of lists [B, K]
 
 
 class PairsAndSteps(NamedTuple):
@@ -71,6 +71,13 @@ class PairsAndSteps(NamedTuple):
 
     pairs: PreferenceBatch
     steps: Transitions
+
+
+class PairsAndUnasked(NamedTuple):
+    """Answers, and beside them pairs from anywhere in the data that nobody has judged."""
+
+    pairs: PreferenceBatch
+    unasked: PreferenceBatch
 
 
 @dataclass(frozen=True)
@@ -97,8 +104,9 @@ class Policy(Protocol):
 class Learner(Protocol):
     """Anything the loop can train: an `nn.Module`, so that its `state_dict` is all there is to save.
 
-    `batch` is the batch type it eats. `update` is compiled into one graph: no `.item()`, no data-dependent shapes. A
-    learner that cannot be compiled says `eager = True`.
+    `batch` is the batch type it eats; one that learns from lists says how many `segments` they hold. `update` is
+    compiled into one graph: no `.item()`, no data-dependent shapes. A learner that cannot be compiled says
+    `eager = True`.
     """
 
     batch: type

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 import sim.configs
 from pbrl import run
-from pbrl.types import PairsAndSteps, PreferenceBatch, Spec, Transitions, Windows
+from pbrl.types import PairsAndSteps, PairsAndUnasked, PreferenceBatch, Spec, Transitions, Windows
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SPEC = Spec(5, 2, (0.0,) * 5, (1.0,) * 5, 30)
@@ -39,12 +39,10 @@ def build(name: str, spec: Spec = SPEC, **changes: Any) -> Any:
     """`algo/cpl`, `reward/ensemble` … on a small network; `objective` may be a name or a function."""
     torch.manual_seed(0)
     part, choice = name.split("/")
-    objective = changes.pop("objective", "logistic")
+    objective = changes.pop("objective", "logistic" if part == "algo" else "bradley_terry")
     found = config(f"{part}={choice}", "steps=100")[part]
     small = SMALL if part == "algo" else SMALL | {"context": 8}  # the length of the segments below
     found = {k: small.get(k, v) for k, v in found.items()} | changes
-    if part != "algo":
-        return run.build(found, spec)
     takes, given = run.signature(found), {}
     if "policy" in takes:
         given["policy"] = build("policy/mlp", spec, hidden=[16, 16])
@@ -54,8 +52,8 @@ def build(name: str, spec: Spec = SPEC, **changes: Any) -> Any:
     return run.build(found, spec, **given)
 
 
-def batches(kind: type, count: int, spec: Spec = SPEC, length: int = 4) -> list[Any]:
-    """Random batches; windows are of `length` rows."""
+def batches(kind: type, count: int, spec: Spec = SPEC, length: int = 4, segments: int = 2) -> list[Any]:
+    """Random batches; windows are of `length` rows, and more than two `segments` make lists."""
     g = torch.Generator().manual_seed(1)
     o, a = spec.obs_dim, spec.action_dim
 
@@ -70,8 +68,9 @@ def batches(kind: type, count: int, spec: Spec = SPEC, length: int = 4) -> list[
         return Windows(rand(16, length, o), rand(16, length, a), rand(16, length), 5 * rand(16, length),
                        step, last, holds.float(), done)  # fmt: skip
 
-    def pairs() -> PreferenceBatch:
-        return PreferenceBatch(rand(4, 2, 8, o), rand(4, 2, 8, a), torch.tensor([0.0, 1.0, 0.5, 1.0]))
+    def pairs(k: int = 2) -> PreferenceBatch:
+        label = torch.tensor([0.0, 1.0, 0.5, 1.0]) if k == 2 else torch.randint(k, (4, k), generator=g).float()
+        return PreferenceBatch(rand(4, k, 8, o), rand(4, k, 8, a), label)
 
     def transitions() -> Transitions:
         return Transitions(rand(16, o), rand(16, a), rand(16), rand(16, o), (rand(16) > 0.8).float())
@@ -79,5 +78,13 @@ def batches(kind: type, count: int, spec: Spec = SPEC, length: int = 4) -> list[
     def both() -> PairsAndSteps:
         return PairsAndSteps(pairs(), transitions())
 
-    make = {PreferenceBatch: pairs, Transitions: transitions, Windows: windows, PairsAndSteps: both}[kind]
+    make = {
+        PreferenceBatch: lambda: pairs(segments), Transitions: transitions, Windows: windows, PairsAndSteps: both,
+        PairsAndUnasked: lambda: PairsAndUnasked(pairs(), pairs()),
+    }[kind]  # fmt: skip
     return [make() for _ in range(count)]
+
+
+def fed(learner: Any, count: int) -> list[Any]:
+    """Random batches of what a learner eats."""
+    return batches(learner.batch, count, segments=getattr(learner, "segments", 2))

@@ -17,6 +17,7 @@ import torch
 from pbrl import collect, episodes
 from pbrl.likelihoods import Likelihood
 from pbrl.rollout import Players, PolicyActor, rollout
+from pbrl.table import Table
 from pbrl.types import UserError
 from tests import toy
 from tests.parts import config
@@ -66,21 +67,34 @@ def test_somebody_elses_minari_data_set(tmp_path):
     assert same(made, again) and again[0].state is None
 
 
-@pytest.mark.parametrize("with_next", [True, False])
-def test_d4rl_files(tmp_path, with_next):
+def d4rl_file(path, with_next):
+    """Ten steps of three episodes: a true terminal at 3, a timeout at 7, and one that the file breaks off."""
     obs = np.arange(10, dtype=np.float32)[:, None].repeat(2, 1)
     arrays = {"observations": obs, "actions": np.zeros((10, 1), np.float32), "rewards": np.arange(10, dtype=np.float32),
               "terminals": np.arange(10) == 3, "timeouts": np.arange(10) == 7}  # fmt: skip
     if with_next:
         arrays["next_observations"] = obs + 0.5
-    with h5py.File(tmp_path / "hopper.hdf5", "w") as file:
+    with h5py.File(path, "w") as file:
         for key, value in arrays.items():
             file[key] = value
-    read = episodes.read(tmp_path / "hopper.hdf5")
+    return path
+
+
+@pytest.mark.parametrize("with_next", [True, False])
+def test_d4rl_files(tmp_path, with_next):
+    read = episodes.read(d4rl_file(tmp_path / "hopper.hdf5", with_next))
     steps = [len(e.action) for e in read]
     assert steps == ([4, 4, 2] if with_next else [4, 3, 1])  # where the last step led is unknown: it is left out
     assert [e.terminated for e in read] == [True, False, False]
     assert read[1].obs[0, 0] == 4 and read[1].obs[-1, 0] == (7.5 if with_next else 7)
+
+
+@pytest.mark.parametrize("with_next", [True, False])
+def test_rows_of_the_transitions_that_d4rl_lists(tmp_path, with_next):
+    path = d4rl_file(tmp_path / "hopper.hdf5", with_next)
+    table, rows = Table(episodes.read(path)), episodes.d4rl_rows(path)
+    listed = [0, 1, 2, 3, 4, 5, 6, 8] if with_next else [0, 1, 2, 4, 5, 6, 8]  # as qlearning_dataset goes through them
+    assert table.obs[rows, 0].tolist() == listed
 
 
 def test_damaged_files(tmp_path):

@@ -10,12 +10,15 @@ from torch.utils._pytree import tree_map
 from pbrl import run
 from pbrl.engine import Engine
 from pbrl.types import UserError
-from tests.parts import batches, build, config, names
+from tests.parts import batches, build, config, fed, names
 
 LEARNERS = [f"{part}/{name}" for part in ("algo", "reward") for name in names(part) if name != "none"]
 VARIANTS = {
     "algo/cpl": [{}, {"reference": True}, {"bc_weight": 1.0}, *({"objective": name} for name in names("objective"))],
     "algo/bc": [{}, {"fraction": 0.1}],
+    "reward/ensemble": [{}, *({"objective": name} for name in names("objective"))],
+    "reward/transformer": [{}, {"objective": "plackett_luce"}],
+    "reward/lstm": [{}, {"objective": "plackett_luce"}],
 }
 CASES = [
     pytest.param((name, changes), marks=pytest.mark.slow) if "objective" in changes else (name, changes)
@@ -38,7 +41,7 @@ def test_compiled_is_eager(case):
     compiled = copy.deepcopy(eager)
     plain = Engine(CPU, compile=False, bf16=False).prepare(eager.update)
     fast = Engine(CPU, compile=True, bf16=False).prepare(compiled.update)
-    for i, batch in enumerate(batches(eager.batch, 5)):
+    for i, batch in enumerate(fed(eager, 5)):
         torch.manual_seed(i)
         a = plain(batch)
         torch.manual_seed(i)
@@ -53,7 +56,7 @@ def test_compiled_is_eager(case):
 def test_saved_and_gone_on_with(case, tmp_path):
     name, changes = case
     learner = build(name, **changes)
-    data = batches(learner.batch, 6)
+    data = fed(learner, 6)
     for batch in data[:3]:
         learner.update(batch)
     torch.save(learner.state_dict(), tmp_path / "state.pt")
@@ -72,7 +75,7 @@ def test_saved_and_gone_on_with(case, tmp_path):
 @pytest.mark.parametrize("case", CASES, ids=title)
 def test_metrics_stay_on_the_device(case):
     learner = build(case[0], **case[1])
-    for value in learner.update(batches(learner.batch, 1)[0]).values():
+    for value in learner.update(fed(learner, 1)[0]).values():
         assert isinstance(value, torch.Tensor) and value.ndim == 0 and not value.requires_grad
 
 

@@ -44,6 +44,9 @@ RUNS = {
              "query.kind=pair", "feedback=perfect", "compare=false"],
     "piql-of-lists": ["algo=iql", "reward=linear", "reward.steps=60", "reward.hidden=[16]", "algo.hidden=[16]",
                       "query.kind=ranking", "query.per_list=25", "query.rounds=2", "feedback=perfect", "compare=false"],
+    "surf-of-lists": ["algo=iql", "reward=surf", "reward.steps=60", "reward.hidden=[16]", "algo.hidden=[16]",
+                      "query.kind=ranking", "query.per_list=25", "feedback=perfect", "compare=false"],
+    "cpl-on-lists": ["algo=cpl", "algo.pretrain_steps=60", "objective=plackett_luce", "compare=false"],
     "ipl": ["algo=ipl", "algo.hidden=[16]", "compare=false"],
     "dtr": ["algo=dtr", "algo.width=16", "algo.layers=1", "algo.context=4", "algo.hidden=[16]", "algo.batch_size=16",
             "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2", "compare=false"],
@@ -160,6 +163,30 @@ def test_the_label_accuracy_of_a_teacher_that_errs(tmp_path):
     assert log.read(tmp_path / "run", "answers")[-1]["label_accuracy"] == pytest.approx(0.7, abs=0.05)
 
 
+def test_answers_that_were_kept_teach_as_when_they_were_given(tmp_path):
+    """Nobody is asked again, and the policy is the same to the bit."""
+    given = ["algo=cpl", "algo.pretrain_steps=20", "steps=40", "eval_every=40", "compare=false"]
+    train(tmp_path, *given)
+    (tmp_path / "run").rename(tmp_path / "first")
+    store = f"store=sqlite:///{tmp_path / 'first' / 'answers.sqlite'}"
+    train(tmp_path, *given, "feedback=kept", store)
+    first, again = (torch.load(tmp_path / run / "policy.pt", weights_only=True) for run in ("first", "run"))
+    assert_same(first, again)
+    assert log.read(tmp_path / "run", "answers")[-1]["answered"] == 60
+    with pytest.raises(UserError, match="holds 60 × rating of 8 steps"):
+        train(tmp_path, *given, "feedback=kept", store, "query.kind=pair", f"run={tmp_path / 'other'}")
+
+
+@pytest.mark.parametrize("objective", ["robust", "plackett_luce"])
+def test_a_reward_model_has_an_objective_of_its_own(tmp_path, objective):
+    def weights(name, *extra):
+        train(tmp_path, "algo=iql", "reward=ensemble", "reward.steps=30", "steps=20", "eval_every=20", "compare=false",
+              *extra, f"run={tmp_path / name}")  # fmt: skip
+        return torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["reward"]["net.layers.0.weight"]
+
+    assert not torch.equal(weights("other", f"objective@reward_objective={objective}"), weights("plain"))
+
+
 def test_every_question_skipped(tmp_path):
     with pytest.raises(UserError, match="no usable answers"):
         train(tmp_path, "query.kind=pair", "feedback=skip", "feedback.skip=100", "compare=false")
@@ -178,6 +205,13 @@ def test_every_question_skipped(tmp_path):
         (["+algo.wings=2"], "has no wings"),
         (["algo=iql", "feedback=none", "objective=ipo"], "no objective to choose"),
         (["objective=robust", "objective.mistake=0.5"], "a half"),
+        (["objective=plackett_luce", "query.kind=pair", "feedback=perfect"], "learns from lists"),
+        (["objective@reward_objective=robust"], "no reward model"),
+        (["reward=ensemble", "algo=iql", "objective@reward_objective=lipo_lambda", "query.kind=pair"], "from lists"),
+        (["reward=surf", "algo=iql", "objective@reward_objective=plackett_luce"], "answers pairs"),
+        (["reward=surf", "algo=iql", "reward.confidence=0.2"], "a half and 1"),
+        (["feedback=kept"], "store="),
+        (["feedback=kept", "feedback.count=0"], "null: all"),
         (["objective=kto"], "algo.reference=true"),
         (["algo.reference=true", "algo.pretrain_steps=0"], "relative to a clone"),
         (["feedback=mistake"], "query.kind=pair"),

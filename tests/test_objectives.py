@@ -11,7 +11,8 @@ from tests.parts import config, names
 
 SCORES = torch.tensor([[0.3, 1.1], [-1.2, -1.0], [2.0, -3.0]])
 A, B = SCORES.double().numpy().T
-NAMES = names("objective")
+LISTS = ("plackett_luce", "lipo_lambda")
+NAMES = [name for name in names("objective") if name not in LISTS]
 
 
 def sigmoid(x):
@@ -137,6 +138,63 @@ def test_dro_is_least_where_scores_are_rewards_up_to_a_value():
     assert objectives.dro(rewards - 0.7, label).abs().max() < 1e-12
     value = 0.5 * np.mean((0 - A) + (1 - B))
     is_close(objectives.dro(SCORES, torch.ones(3)), 0.5 * ((0 - A - value) ** 2 + (1 - B - value) ** 2))
+
+
+FOUR = torch.tensor([[0.3, -1.1, 0.9, 0.2], [2.0, 0.0, -0.5, 1.0]])
+WORTH = torch.tensor([[3.0, 10.0, -1.0, 4.0], [0.0, 2.0, 1.0, 3.0]])
+
+
+def test_plackett_luce_is_choosing_the_best_of_what_is_left():
+    expected = []
+    for scores, worth in zip(FOUR.double().numpy(), WORTH.numpy(), strict=True):
+        left = scores[np.argsort(-worth)]  # best first
+        expected.append(-np.mean([np.log(np.exp(left[i]) / np.exp(left[i:]).sum()) for i in range(3)]))
+    is_close(objectives.plackett_luce(FOUR, WORTH, segments=4), expected)
+
+
+def test_tied_segments_are_chosen_from_among_themselves_and_all_that_is_worse():
+    a, b, c, _ = np.exp(FOUR[0].double().numpy())
+    expected = -(np.log(a / (a + b + c)) + np.log(b / (a + b + c))) / 2
+    is_close(objectives.plackett_luce(FOUR[:1, :3], torch.tensor([[1.0, 1.0, 0.0]]), segments=3), [expected])
+
+
+def test_lipo_lambda_is_lambdarank_pair_by_pair():
+    expected = []
+    for scores, worth in zip(FOUR.double().numpy(), WORTH.numpy(), strict=True):
+        place = np.argsort(np.argsort(-scores)) + 1
+        gain = 2 ** (np.argsort(np.argsort(worth)) / 3) - 1
+        total = 0.0
+        for i in range(4):
+            for j in range(4):
+                if worth[i] > worth[j]:
+                    cost = abs(gain[i] - gain[j]) * abs(1 / np.log(1 + place[i]) - 1 / np.log(1 + place[j]))
+                    total -= cost * np.log(sigmoid(scores[i] - scores[j]))
+        expected.append(total / 6)
+    is_close(objectives.lipo_lambda(FOUR, WORTH, segments=4), expected)
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_the_order_of_a_list_changes_nothing_and_two_are_a_pair(name):
+    loss = by_name(name, segments=4)
+    for shuffle in ([3, 1, 0, 2], [1, 0, 3, 2]):
+        torch.testing.assert_close(loss(FOUR[:, shuffle], WORTH[:, shuffle]), loss(FOUR, WORTH))
+    two = by_name(name, segments=2)(SCORES, torch.tensor([[0.0, 1.0], [4.0, 2.0], [1.0, 3.0]]))
+    pair = objectives.bradley_terry(SCORES, torch.tensor([1.0, 0.0, 1.0]))
+    torch.testing.assert_close(two / two[0], pair / pair[0])
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_in_order_is_what_they_want(name):
+    scores = torch.linspace(-0.1, 0.1, 4)[None].clone().requires_grad_()
+    by_name(name, segments=4)(scores, torch.arange(4.0)[None]).sum().backward()
+    assert scores.grad is not None and scores.grad[0, 3] < 0 < scores.grad[0, 0]
+
+
+def test_agreement_counts_the_pairs_of_a_list():
+    found = objectives.agreement(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[0.0, 2.0, 1.0]]))
+    assert found.item() == pytest.approx(2 / 3)
+    tied = objectives.agreement(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[0.0, 1.0, 1.0]]))
+    assert tied.item() == 1.0
 
 
 def test_bad_numbers_get_a_sentence():

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pbrl.preferences import Preferences
+from pbrl.types import UserError
 from tests import toy
 
 
@@ -49,7 +50,7 @@ def test_rankings_compare_within_their_list():
     preferences = Preferences(table, kind="ranking", length=4, held_out=0.0, seed=0)
     preferences.add(np.array([[0], [1], [2]]), np.array([0.0, 1.0, 1.0]))
     preferences.add(np.array([[40], [41]]), np.array([5.0, 4.0]))
-    starts, label = preferences._pairs(preferences.train, 3000, torch.Generator().manual_seed(0))
+    starts, label = preferences._drawn(preferences.train, 3000, torch.Generator().manual_seed(0))
     found = {(a, b, y) for (a, b), y in zip(starts.tolist(), label.tolist(), strict=True)}
     expected = {(0, 1, 1.0), (0, 2, 1.0), (1, 2, 0.5), (40, 41, 0.0)}
     assert found == expected | {(b, a, 1 - y) for a, b, y in expected}
@@ -57,3 +58,27 @@ def test_rankings_compare_within_their_list():
     again.load_state_dict(preferences.state_dict())
     again.add(np.array([[50], [51]]), np.array([0.0, 1.0]))
     assert again.train.group.tolist() == [0, 0, 0, 1, 1, 2, 2]
+
+
+def test_lists_hold_distinct_segments_of_one_ranking():
+    table = toy.table(40)
+    preferences = Preferences(table, kind="ranking", length=4, held_out=0.0, seed=0)
+    preferences.add(np.array([[0], [1], [2]]), np.array([5.0, 6.0, 7.0]))
+    preferences.add(np.array([[40], [41], [42], [43]]), np.arange(4.0))
+    starts, worth = preferences._drawn(preferences.train, 6000, torch.Generator().manual_seed(0), 3)
+    assert {tuple(sorted(row)) for row in starts.tolist()} == {
+        (0, 1, 2), (40, 41, 42), (40, 41, 43), (40, 42, 43), (41, 42, 43),
+    }  # fmt: skip
+    own = torch.where(starts < 40, starts + 5, starts - 40)
+    assert torch.equal(worth, own.float())
+    for order in set(map(tuple, starts.tolist())):  # 3 of 7 first draws fall on the short list's 6 orders, and so on
+        share = (starts == torch.tensor(order)).all(1).float().mean().item()
+        assert share == pytest.approx(3 / 7 / 6 if order[0] < 40 else 4 / 7 / 24, abs=0.012)
+    with pytest.raises(UserError, match="objective.segments=4, but a list holds 3"):
+        preferences.sample(8, torch.Generator(), 4)
+
+
+def test_pairs_nobody_was_asked_about_have_no_answer():
+    preferences = Preferences(toy.table(40), kind="pair", length=4, held_out=0.0, seed=0)
+    batch = preferences.sample_unasked(50, torch.Generator().manual_seed(0))
+    assert batch.obs.shape[:3] == (50, 2, 4) and (batch.label == 0.5).all()

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pbrl.types import PreferenceBatch, UserError
+from pbrl.objectives import bradley_terry
+from pbrl.types import PairsAndUnasked, PreferenceBatch, UserError
 from tests.parts import batches, build
 
 
@@ -78,3 +79,33 @@ def test_dropout_rests_while_a_reward_is_read():
     torch.testing.assert_close(model.score(*batch[:2]), model.score(*batch[:2]))
     torch.testing.assert_close(model.reward(*batch[:2]), model.reward(*batch[:2]))
     assert model.training
+
+
+def test_surf_answers_only_where_a_member_is_sure():
+    """Its loss is that on the answers, and `weight` times the sum over the sure pairs divided by the number of all."""
+    batch = batches(PairsAndUnasked, 1)[0]
+    model = build("reward/surf", crop=0, confidence=0.6, weight=0.7)
+    ensemble = {k: v for k, v in model.net.state_dict().items()}
+    by_hand = build("reward/ensemble")
+    by_hand.net.load_state_dict(ensemble)
+    scores, more = by_hand.score(*batch.pairs[:2]), by_hand.score(*batch.unasked[:2])
+    p = torch.sigmoid(more[..., 1] - more[..., 0]).detach()
+    sure = (p - 0.5).abs() >= 0.1
+    assert 0 < sure.float().mean() < 1
+    guess = torch.where(sure, bradley_terry(more, (p > 0.5).float()), torch.zeros(()))
+    by_hand.optim.step((bradley_terry(scores, batch.pairs.label).mean(1) + 0.7 * guess.mean(1)).sum())
+    assert model.update(batch)["sure"].item() == pytest.approx(sure.float().mean().item())
+    for key, value in by_hand.net.state_dict().items():
+        torch.testing.assert_close(model.net.state_dict()[key], value)
+
+
+def test_surf_compares_equally_long_parts():
+    model = build("reward/surf", crop=3)
+    torch.manual_seed(0)
+    cut = model.cut(torch.zeros(4000, 2, 8, 1))
+    long = cut.sum(-1)
+    assert torch.equal(long[:, 0], long[:, 1]) and set(long.unique().tolist()) == {5.0, 6.0, 7.0, 8.0}
+    begins, short = cut.argmax(-1), long[:, 0] == 5
+    assert set(begins[short].unique().tolist()) == {0, 1, 2, 3} and (begins[short, 0] != begins[short, 1]).any()
+    assert (cut.diff(dim=-1).abs().sum(-1) + cut[..., 0] + cut[..., -1] == 2).all()  # each in one piece
+    assert build("reward/surf", crop=20).cut(torch.zeros(500, 2, 8, 1)).sum(-1).min() == 1

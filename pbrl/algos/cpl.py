@@ -8,12 +8,11 @@ arXiv:2301.12842.
 """
 
 import copy
-from collections.abc import Callable
 
 from torch import Tensor, nn
 
 from pbrl.likelihoods import Likelihood
-from pbrl.objectives import agreement
+from pbrl.objectives import Objective, agreement, compared
 from pbrl.optim import Adam
 from pbrl.types import Metrics, PreferenceBatch, Spec, UserError
 
@@ -26,7 +25,7 @@ class CPL(nn.Module):
         spec: Spec,
         policy: Likelihood,
         *,
-        objective: Callable[[Tensor, Tensor], Tensor],
+        objective: Objective,
         alpha: float,
         bc_weight: float,
         reference: bool,
@@ -43,7 +42,7 @@ class CPL(nn.Module):
         self.policy = policy
         self.reference = copy.deepcopy(policy).requires_grad_(False).eval() if reference else None
         self.optim = Adam(policy.parameters(), lr, warmup=warmup, cosine=cosine_steps)
-        self.objective = objective
+        self.objective, self.segments = objective, compared(objective)
         self.alpha, self.bc_weight, self.lr_after = alpha, bc_weight, lr_after
         self.pretrain_steps, self.batch_size = pretrain_steps, batch_size
 
@@ -60,15 +59,15 @@ class CPL(nn.Module):
         self.optim.restart(self.lr_after)
 
     def update(self, batch: PreferenceBatch) -> Metrics:
-        logp = self.policy.log_prob(batch.obs, batch.action)  # [B, 2, L]
-        scores = self.scores(logp, batch)  # [B, 2]
+        logp = self.policy.log_prob(batch.obs, batch.action)  # [B, K, L], where K is 2 for pairs
+        scores = self.scores(logp, batch)  # [B, K]
         cpl = self.objective(scores, batch.label).mean()
         bc = -logp.mean()
         self.optim.step(cpl + self.bc_weight * bc)
         return {"cpl": cpl.detach(), "bc": bc.detach(), "train_accuracy": agreement(scores, batch.label)}
 
     def scores(self, logp: Tensor, batch: PreferenceBatch) -> Tensor:
-        """alpha * sum_t log pi, less the reference's for CPL-KL: [B, 2]."""
+        """alpha * sum_t log pi, less the reference's for CPL-KL: [B, K]."""
         if self.reference is not None:
             logp = logp - self.reference.log_prob(batch.obs, batch.action)
         return self.alpha * logp.sum(-1)

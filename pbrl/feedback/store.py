@@ -115,8 +115,11 @@ class Store:
         self._insert({Clip: clips, Question: questions, Answer: answers})
         return [question["id"] for question in questions]
 
-    def answers(self, questions: Sequence[str] | None = None, author: str | None = None) -> Answered:
-        """Answers to these questions (None: to all) by `author` (None: by anyone), by rounds and positions."""
+    def answers(self, questions: Sequence[str] | None = None, author: str | None = None, **about: Any) -> Answered:
+        """Answers to these questions (None: to all) by `author` (None: by anyone), by rounds and positions.
+
+        `about` narrows down what they are about: `dataset`, `length`, `kind`.
+        """
         first, second = Clip.__table__.alias("first"), Clip.__table__.alias("second")
         query = (
             select(Question.position, first.c.row, second.c.row, Answer.label, Answer.outcome)
@@ -127,6 +130,8 @@ class Store:
         )
         if author is not None:
             query = query.where(Answer.author == author)
+        for name, value in about.items():
+            query = query.where((Question.kind if name == "kind" else first.c[name]) == value)
         queries = [query]
         if questions is not None:
             batches = [questions[i : i + BATCH] for i in range(0, len(questions), BATCH)]
@@ -139,6 +144,23 @@ class Store:
         starts = np.array([[a] if b is None else [a, b] for _, a, b, _, _ in rows], np.int64)
         label = np.array([np.nan if r[3] is None else r[3] for r in rows], np.float64)
         return Answered(starts, label, np.array([r[4] for r in rows], object))
+
+    def held(self) -> list[tuple[str, str, int, int]]:
+        """What there are answers about: data set, kind of question, length of segments, and how many."""
+        clip = Clip.__table__
+        columns = clip.c.dataset, Question.kind, clip.c.length
+        query = (
+            select(*columns, func.count())
+            .select_from(Answer)
+            .join(Question, Answer.question == Question.id)
+            .join(clip, Question.first == clip.c.id)
+            .group_by(*columns)
+        )
+        try:
+            with self.engine.connect() as connection:
+                return [tuple(row) for row in connection.execute(query)]  # type: ignore[misc]
+        except SQLAlchemyError as error:
+            raise _trouble(self.url, error) from error
 
     def counts(self) -> dict[str, int]:
         """How many questions were asked, and how many of them answered, called a tie, and skipped."""

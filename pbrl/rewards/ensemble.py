@@ -1,4 +1,4 @@
-"""A reward from preferences: an ensemble of networks under the Bradley-Terry model.
+"""A reward from preferences: an ensemble of networks, by default under the Bradley-Terry model.
 
 Christiano et al. 2017, arXiv:1706.03741; the ensemble with bounded outputs follows PEBBLE, Lee et al. 2021,
 arXiv:2106.05091; the linear model is LiRE's, Choi et al. 2024, arXiv:2408.04190.
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pbrl.nets import MLP, Normalize
-from pbrl.objectives import agreement, bradley_terry
+from pbrl.objectives import Objective, agreement, compared
 from pbrl.optim import Adam
 from pbrl.types import Metrics, PreferenceBatch, Spec, UserError
 
@@ -26,6 +26,7 @@ class Ensemble(nn.Module):
     def __init__(
         self,
         spec: Spec,
+        objective: Objective,
         *,
         members: int,
         hidden: list[int],
@@ -42,6 +43,7 @@ class Ensemble(nn.Module):
         if linear and not bounded:
             raise UserError("reward.linear=true counts from the least reward there can be: reward.bounded=true")
         self.linear = linear
+        self.objective, self.segments = objective, compared(objective)
         self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)
         self.net = MLP(spec.obs_dim + spec.action_dim, 1, hidden, ensemble=members, activation=activation)
         self.optim = Adam(self.net.parameters(), lr, weight_decay=weight_decay)
@@ -53,11 +55,16 @@ class Ensemble(nn.Module):
         return torch.tanh(out) if self.bounded else out
 
     def score(self, obs: Tensor, action: Tensor) -> Tensor:
-        reward = self.reward(obs, action)
-        return (1 + reward).sum(-1).clamp(min=1e-6).log() if self.linear else reward.sum(-1)
+        return self.total(self.reward(obs, action))
+
+    def total(self, reward: Tensor, where: Tensor | float = 1.0) -> Tensor:
+        """What steps with a reward [..., L] add up to [...], those that count being 1 in `where`."""
+        if self.linear:
+            return ((1 + reward) * where).sum(-1).clamp(min=1e-6).log()
+        return (reward * where).sum(-1)
 
     def update(self, batch: PreferenceBatch) -> Metrics:
-        scores = self.score(batch.obs, batch.action)  # [E, B, 2]
-        loss = bradley_terry(scores, batch.label).mean(1)  # [E]
+        scores = self.score(batch.obs, batch.action)  # [E, B, K], where K is 2 for pairs
+        loss = self.objective(scores, batch.label).mean(1)  # [E]
         self.optim.step(loss.sum())
         return {"loss": loss.detach().mean(), "train_accuracy": agreement(scores.mean(0), batch.label)}

@@ -1,4 +1,4 @@
-"""A reward that remembers: an LSTM over observations and actions, under the Bradley-Terry model.
+"""A reward that remembers: an LSTM over observations and actions, by default under the Bradley-Terry model.
 
 Early et al. 2022, arXiv:2205.15367: what people judge may depend on what happened before.
 """
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pbrl.nets import Normalize
-from pbrl.objectives import agreement, bradley_terry
+from pbrl.objectives import Objective, agreement, compared
 from pbrl.optim import Adam
 from pbrl.types import Metrics, PreferenceBatch, Spec
 
@@ -21,6 +21,7 @@ class LSTM(nn.Module):
     def __init__(
         self,
         spec: Spec,
+        objective: Objective,
         *,
         context: int,
         width: int,
@@ -32,6 +33,7 @@ class LSTM(nn.Module):
         batch_size: int,
     ):
         super().__init__()
+        self.objective, self.segments = objective, compared(objective)
         self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)
         self.memory = nn.LSTM(spec.obs_dim + spec.action_dim, width, batch_first=True)
         self.out = nn.Linear(width, 1)
@@ -52,7 +54,7 @@ class LSTM(nn.Module):
         return self.reward(obs, action).sum(-1)
 
     def update(self, batch: PreferenceBatch) -> Metrics:
-        scores = self.score(batch.obs, batch.action)[0]  # [B, 2]
-        loss = bradley_terry(scores, batch.label).mean()
+        scores = self.score(batch.obs, batch.action)[0]  # [B, K], where K is 2 for pairs
+        loss = self.objective(scores, batch.label).mean()
         self.optim.step(loss)
         return {"loss": loss.detach(), "train_accuracy": agreement(scores, batch.label)}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pbrl.nets import Normalize, Transformer
-from pbrl.objectives import agreement, bradley_terry
+from pbrl.objectives import Objective, agreement, compared
 from pbrl.optim import Adam
 from pbrl.types import Metrics, PreferenceBatch, Spec
 
@@ -23,6 +23,7 @@ class PreferenceTransformer(nn.Module):
     def __init__(
         self,
         spec: Spec,
+        objective: Objective,
         *,
         context: int,
         layers: int,
@@ -37,6 +38,7 @@ class PreferenceTransformer(nn.Module):
         batch_size: int,
     ):
         super().__init__()
+        self.objective, self.segments = objective, compared(objective)
         self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)
         self.net = Reader(spec, context=context, layers=layers, heads=heads, width=width, dropout=dropout)
         self.optim = Adam(self.net.parameters(), lr, warmup=warmup, cosine=steps, weight_decay=weight_decay)
@@ -63,8 +65,8 @@ class PreferenceTransformer(nn.Module):
         return (weight * reward).sum(-1)
 
     def update(self, batch: PreferenceBatch) -> Metrics:
-        scores = self._score(batch.obs, batch.action)  # [B, 2]
-        loss = bradley_terry(scores, batch.label).mean()
+        scores = self._score(batch.obs, batch.action)  # [B, K], where K is 2 for pairs
+        loss = self.objective(scores, batch.label).mean()
         self.optim.step(loss)
         return {"loss": loss.detach(), "train_accuracy": agreement(scores, batch.label)}
 
