@@ -29,7 +29,7 @@ def measured(lines: Lines, of: str) -> str:
 
 
 def scores(lines: Lines, column: str) -> np.ndarray:
-    """A method's [tasks, seeds], in per cent: success, or return from a random policy's (0) to the SAC run's best's (100)."""
+    """A method's [tasks, seeds], in per cent: success, or return from random actions to the SAC run's best policy."""
     found = []
     for env in dict.fromkeys(line["env"] for line in lines):
         own = [line for line in lines if line["env"] == env]

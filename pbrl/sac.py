@@ -1,8 +1,8 @@
 """Data from a learner of the true reward: Stable-Baselines3's SAC, every episode recorded with simulator states.
 
 `take: replay` gives all that the run has seen up to its last step ("medium-replay" in D4RL's words, arXiv:2004.07219);
-`take: rollouts` gives episodes of the first checkpoint that reaches a wished share of the run's best return ("medium"),
-or as many each of several ("medium-expert").
+`take: rollouts` gives episodes of the first checkpoint that is a wished share of the way from the worst to the best
+of the run ("medium"), or as many each of several ("medium-expert").
 The run is made once and kept beside the data sets; one that is killed starts over.
 """
 
@@ -89,10 +89,13 @@ def episodes_of_run(
     if data["take"] == "replay":
         return files.read(trained(env, data["sac"], folder=folder, seed=seed) / "replay"), {}
     skills = data["skill"] if isinstance(data["skill"], list) else [data["skill"]]
-    if not skills or not all(0 < skill <= 1 for skill in skills):
-        raise UserError(f"data.skill={data['skill']}: shares of the run's best return, in (0, 1]")
+    if not skills or not all(0 <= skill <= 1 for skill in skills):
+        raise UserError(
+            f"data.skill={data['skill']}: shares of the way from the run's worst policy to its best, in [0, 1]"
+        )
     returns = measured(env, data["sac"], folder=folder, seed=seed, workers=workers)
-    chosen = [next(p for p, value in returns.items() if value >= skill * max(returns.values())) for skill in skills]
+    low, high = min(returns.values()), max(returns.values())
+    chosen = [next(p for p, value in returns.items() if value >= low + skill * (high - low)) for skill in skills]
     episodes: list[Episode] = []
     players = Players(env, workers)
     try:

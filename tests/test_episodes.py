@@ -238,3 +238,19 @@ def test_data_from_sac(tmp_path, take):
     for e in made[:3]:  # the recorded states are those of the recorded observations
         point = toy.Point()
         assert np.array_equal(point.restore(e.seed, e.state[7]), e.obs[7])
+
+
+@pytest.mark.slow
+def test_medium_expert_is_half_of_each(tmp_path):
+    sac = {"steps": 600, "keep_every": 200, "hidden": [16], "learning_starts": 100, "batch_size": 32}
+    data = {"name": "me", "take": "rollouts", "skill": [0.01, 1.0], "episodes": 10, "sac": sac}
+    made, _ = collect.dataset(POINT, data, folder=tmp_path, seed=0, workers=0)
+    recipe = json.loads(next(tmp_path.glob("*-me-*/provenance.json")).read_text())["recipe"]
+    first, best = recipe["checkpoints"]
+    returns = dict(zip((200, 400, 600), recipe["returns"], strict=True))
+    assert returns[best] == max(returns.values())
+    assert [e.source for e in made] == [f"sac at step {first}"] * 5 + [f"sac at step {best}"] * 5
+    kept = next(tmp_path.glob("sac-*/returns.json"))
+    assert json.loads(kept.read_text()) == recipe["returns"]
+    with pytest.raises(UserError, match="data.skill"):
+        collect.dataset(POINT, {**data, "skill": [0.5, 1.5]}, folder=tmp_path, seed=0, workers=0)
