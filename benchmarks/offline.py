@@ -29,21 +29,37 @@ from pbrl.behaviours import Random
 from pbrl.rollout import Players
 
 LAST = ("success", "success_at_end", "return_mean", "return_iqm", "episodes")  # of the last evaluation
+LEARNT = ["reward=ensemble", "reward.steps=2000"]
+PIQL = ["algo=iql", *LEARNT]
+LONGER = ["steps=10000", "eval_every=10000", "checkpoint_every=10000"]  # two to three million rows, as transformers see
+WRONG = ["feedback=mistake", "feedback.mistake=0.3"]
+ROBUST = ["objective@reward_objective=robust", "reward_objective.mistake=0.3"]
 METHODS = {
     "BC": ["algo=bc"],
     "10 % BC": ["algo=bc", "algo.fraction=0.1"],
     "IQL": ["algo=iql"],
-    "P-IQL": ["algo=iql", "reward=ensemble", "reward.steps=2000"],
-    "P-IQL on returns": ["algo=iql", "reward=ensemble", "reward.steps=2000",
-                         "feedback.judge=return", "feedback.skip=0"],
+    "P-IQL": PIQL,
+    "P-IQL on returns": [*PIQL, "feedback.judge=return", "feedback.skip=0"],
     "CPL": ["algo=cpl"],
     "CPL-BC": ["algo=cpl", "algo.bc_weight=1"],
-    "P-IQL 10k": ["algo=iql", "reward=ensemble", "reward.steps=2000",
-                  "steps=10000", "eval_every=10000", "checkpoint_every=10000"],
-    "Pb-DT": ["algo=dt", "reward=ensemble", "reward.steps=2000"],
-    "Pb-QT": ["algo=qt", "reward=ensemble", "reward.steps=2000"],
-    "DTR": ["algo=dtr", "reward=ensemble", "reward.steps=2000"],
+    "IQL 10k": ["algo=iql", *LONGER],
+    "P-IQL 10k": [*PIQL, *LONGER],
+    "Pb-DT": ["algo=dt", *LEARNT],
+    "Pb-QT": ["algo=qt", *LEARNT],
+    "DTR": ["algo=dtr", *LEARNT],
+    "DTR, raw rewards": ["algo=dtr", *LEARNT, "reward.normalize=none"],
+    "DTR, z-scores": ["algo=dtr", *LEARNT, "reward.normalize=zscore"],
+    "P-IQL 10k, 30 % wrong": [*PIQL, *LONGER, *WRONG],
+    "P-IQL 10k, 30 % wrong, robust": [*PIQL, *LONGER, *WRONG, *ROBUST],
+    "DTR, 30 % wrong": ["algo=dtr", *LEARNT, *WRONG],
+    "DTR, 30 % wrong, robust": ["algo=dtr", *LEARNT, *WRONG, *ROBUST],
+    "P-IQL 10k, linear": [*PIQL, *LONGER, "reward=linear"],
+    "P-IQL 10k, linear, lists": [*PIQL, *LONGER, "reward=linear", "query.kind=ranking"],
+    "P-IQL 10k, lists": [*PIQL, *LONGER, "query.kind=ranking"],
+    "P-IQL 10k, lists, Plackett-Luce": [*PIQL, *LONGER, "query.kind=ranking",
+                                        "objective@reward_objective=plackett_luce"],
 }  # fmt: skip
+GYM = [name for name in METHODS if "10k" in name or "DT" in name or "QT" in name]
 FOUR = ["BC", "10 % BC", "P-IQL", "CPL"]
 SIZE = ["query.count=1600", "steps=8000", "eval_every=2000", "checkpoint_every=2000"]
 SUITES = {
@@ -70,8 +86,8 @@ SUITES = {
     "gym": {
         "envs": ["gym/halfcheetah", "gym/hopper", "gym/walker2d"],
         "flags": ["data=medium_replay", "data.sac.steps=60000", "feedback=perfect", "query.kind=pair",
-                  "query.count=500", "steps=3000", "eval_every=3000", "checkpoint_every=3000", "final_episodes=20"],
-        "methods": ["BC", "10 % BC", "P-IQL 10k", "Pb-DT", "Pb-QT", "DTR"],
+                  "query.count=500", "steps=6000", "eval_every=6000", "checkpoint_every=6000", "final_episodes=20"],
+        "methods": ["BC", "10 % BC", *GYM],
         "measure": "return_mean",
     },
 }  # fmt: skip

@@ -122,6 +122,7 @@ class Sequence(nn.Module):
         super().__init__()
         self.embed_return, self.embed_obs = nn.Linear(1, width), nn.Linear(spec.obs_dim, width)
         self.embed_action, self.embed_step = nn.Linear(spec.action_dim, width), nn.Embedding(spec.steps + 1, width)
+        nn.init.normal_(self.embed_step.weight, std=0.02)  # GPT-2's; at 1 a thousand random ones drown the returns
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
         self.transformer = Transformer(width=width, layers=layers, heads=heads, dropout=dropout)
         self.action, self.next_obs = nn.Linear(width, spec.action_dim), nn.Linear(width, spec.obs_dim)

@@ -28,6 +28,17 @@ def test_no_row_sees_a_later_one_or_its_own_action():
     assert not torch.allclose(next_again[:, 3], next_obs[:, 3]) and not torch.allclose(again[:, 4], action[:, 4])
 
 
+def test_the_step_does_not_drown_the_return():
+    """At first, a return that is a deviation higher moves its token more than any step does."""
+    net = build("algo/dt", width=64, heads=4).policy.net
+    with torch.no_grad():
+        when, one = net.embed_step.weight, net.embed_return(torch.ones(1))
+        tokens = net.norm(torch.stack([when, when + one]))  # a return of 0 and of 1, at every step: [2, T, W]
+        moved = (tokens[1] - tokens[0]).norm(dim=-1).mean()
+        apart = (tokens[1] - tokens[1].mean(0)).norm(dim=-1).mean()
+    assert moved > 3 * apart
+
+
 def test_it_acts_as_it_predicts():
     """Played step by step, longer than it remembers, it does what it predicts of the window it has seen."""
     learner = still("algo/dt", targets=[0.8])
