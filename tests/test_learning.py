@@ -7,7 +7,7 @@ import torch
 
 from pbrl.objectives import logistic
 from pbrl.preferences import Preferences
-from pbrl.types import PairsAndSteps
+from pbrl.types import PairsAndSteps, PairsAndUnasked
 from tests import toy
 from tests.parts import build
 
@@ -60,19 +60,51 @@ def test_cpl_walks_home(world):
 
 
 @pytest.mark.parametrize(
-    "model,changes", [("ensemble", {}), ("linear", {}), ("transformer", {"lr": 3e-3, "dropout": 0.0}), ("lstm", {})]
+    "model,changes",
+    [
+        ("ensemble", {}),
+        ("ensemble", {"objective": "robust"}),
+        ("linear", {}),
+        ("surf", {"crop": 2}),
+        ("transformer", {"lr": 3e-3, "dropout": 0.0}),
+        ("lstm", {}),
+    ],
 )
 def test_piql_walks_home(world, model, changes):
     table, preferences = world
     g = torch.Generator().manual_seed(0)
     reward = build(f"reward/{model}", table.spec(), **{"lr": 1e-2, "normalize": "zscore"} | changes)
-    train(reward, lambda: preferences.sample(32, g), 300)
+
+    def draw():
+        pairs = preferences.sample(32, g)
+        return PairsAndUnasked(pairs, preferences.sample_unasked(128, g)) if reward.batch is PairsAndUnasked else pairs
+
+    train(reward, draw, 300)
     judged = preferences.judge(reward)
     assert judged["held_out_accuracy"] > 0.8 and judged["rank_correlation"] > 0.2
     table.relabel(reward)
     iql = build("algo/iql", table.spec(), lr=3e-3, actor_cosine_steps=0, discount=0.9, tau=0.05)
     train(iql, lambda: table.transitions(table.rows[torch.randint(len(table.rows), (64,), generator=g)]), 800)
     assert toy.distance_after(iql.policy) < 0.25
+
+
+@pytest.mark.parametrize("objective", ["plackett_luce", "lipo_lambda"])
+def test_lists_teach_a_reward_and_a_policy(objective):
+    """Segments of six rankings, by how much nearer they came, and lists of five drawn from them."""
+    table = toy.table(80)
+    places, g = table.segment_starts(8), torch.Generator().manual_seed(0)
+    rankings = Preferences(table, kind="ranking", length=8, held_out=0.2, seed=0)
+    for _ in range(6):
+        starts = places[torch.randint(len(places), (40,), generator=g)]
+        progress = table.obs[starts].norm(dim=-1) - table.obs[starts + 8].norm(dim=-1)
+        rankings.add(starts[:, None].numpy(), progress.argsort().argsort().double().numpy())
+    reward = build("reward/ensemble", table.spec(), lr=1e-2, objective=objective)
+    train(reward, lambda: rankings.sample(16, g, reward.segments), 300)
+    assert rankings.judge(reward)["held_out_accuracy"] > 0.8
+    changes = {"lr": 1e-2, "lr_after": 1e-2, "warmup": 0, "cosine_steps": 0, "alpha": 1.0}
+    cpl = build("algo/cpl", table.spec(), objective=objective, **changes)
+    train(cpl, lambda: rankings.sample(16, g, cpl.segments), 400)
+    assert toy.distance_after(cpl.policy) < 0.25
 
 
 @pytest.mark.parametrize("name", ["td3bc", "awac"])
