@@ -5,6 +5,9 @@ In `hopeless` also IQL on the true reward, and P-IQL on answers by return instea
     python -m benchmarks.offline hopeless       # two of them, with a teacher that skips what is hopeless anyway
     python -m benchmarks.offline locomotion     # SAC replay, 1,600 segments rated by return
     python -m benchmarks.offline gym            # two-stage methods on SAC replay, 500 pairs compared by return
+    python -m benchmarks.offline mistakes       # the same with 30 % of the answers wrong, and a robust objective
+    python -m benchmarks.offline ablations      # of DTR: constant weight of the critic, normalisation of rewards
+    python -m benchmarks.offline lists          # the same number of answers spent on ranked lists
 
 Runs are ordinary `train.py` runs, `--jobs` at a time on one thread each; what is finished is not run again. Writes
 `benchmarks/results/<suite>.jsonl` (a line a run), prints a table in Markdown and draws a picture.
@@ -59,7 +62,6 @@ METHODS = {
     "P-IQL 10k, lists, Plackett-Luce": [*PIQL, *LONGER, "query.kind=ranking",
                                         "objective@reward_objective=plackett_luce"],
 }  # fmt: skip
-GYM = [name for name in METHODS if "10k" in name or "DT" in name or "QT" in name]
 FOUR = ["BC", "10 % BC", "P-IQL", "CPL"]
 SIZE = ["query.count=1600", "steps=8000", "eval_every=2000", "checkpoint_every=2000"]
 SUITES = {
@@ -87,22 +89,30 @@ SUITES = {
         "envs": ["gym/halfcheetah", "gym/hopper", "gym/walker2d"],
         "flags": ["data=medium_replay", "data.sac.steps=60000", "feedback=perfect", "query.kind=pair",
                   "query.count=500", "steps=6000", "eval_every=6000", "checkpoint_every=6000", "final_episodes=20"],
-        "methods": ["BC", "10 % BC", *GYM],
+        "methods": ["BC", "10 % BC", "IQL 10k", "P-IQL 10k", "Pb-DT", "Pb-QT", "DTR"],
         "measure": "return_mean",
     },
 }  # fmt: skip
+for name, methods in {  # what is compared on the same data
+    "mistakes": ["P-IQL 10k", "P-IQL 10k, 30 % wrong", "P-IQL 10k, 30 % wrong, robust",
+                 "DTR", "DTR, 30 % wrong", "DTR, 30 % wrong, robust"],
+    "ablations": ["Pb-QT", "DTR, raw rewards", "DTR, z-scores", "DTR"],
+    "lists": ["P-IQL 10k", "P-IQL 10k, lists", "P-IQL 10k, lists, Plackett-Luce", "P-IQL 10k, linear",
+              "P-IQL 10k, linear, lists"],
+}.items():  # fmt: skip
+    SUITES[name] = {**SUITES["gym"], "methods": methods}
 
 
-def run_folder(suite: str, env: str, name: str, flags: list[str]) -> Path:
-    """Where a run lives; other flags make another run."""
+def run_folder(env: str, name: str, flags: list[str]) -> Path:
+    """Where a run lives, for all suites that have it; other flags make another run."""
     digest = hashlib.sha256(json.dumps(flags).encode()).hexdigest()[:6]
-    return Path("runs/benchmark") / suite / env.split("/")[1] / f"{name}-{digest}"
+    return Path("runs/benchmark") / env.split("/")[1] / f"{name}-{digest}"
 
 
 def run(suite: str, env: str, method: str, seed: int, flags: list[str]) -> dict[str, Any]:
     """Trains once, or reads what a run before left; returns a line of the results."""
     flags = [*SUITES[suite]["flags"], *METHODS[method], *flags]
-    folder = run_folder(suite, env, f"{method.replace(' ', '').replace('%', 'percent')}-{seed}", flags)
+    folder = run_folder(env, f"{method.replace(' ', '').replace('%', 'percent')}-{seed}", flags)
     if not (folder / "result.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         fixed = [
@@ -158,7 +168,7 @@ def scale_of(folder: Path) -> tuple[float, float | None]:
 def prepare(suite: str, env: str, flags: list[str]) -> None:
     """Makes what runs share before they start: the data set and the reference values, on all cores; a random return."""
     flags = [*SUITES[suite]["flags"], *flags]
-    folder = run_folder(suite, env, "answers", flags)
+    folder = run_folder(env, "answers", flags)
     command = [sys.executable, "train.py", "only=answers", "algo=cpl", f"run={folder}", f"env={env}", *flags]
     if subprocess.run(command).returncode:
         raise SystemExit(f"{' '.join(command)} failed")
@@ -171,7 +181,7 @@ def merge(suite: str, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
     file = RESULTS / f"{suite}.jsonl"
     old = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     known = {(line["env"], line["method"], line["seed"]): line for line in [*old, *new]}
-    envs, methods = SUITES[suite]["envs"], list(METHODS)
+    envs, methods = SUITES[suite]["envs"], [*SUITES[suite]["methods"], *METHODS]
     lines = sorted(known.values(), key=lambda k: (envs.index(k["env"]), methods.index(k["method"]), k["seed"]))
     RESULTS.mkdir(exist_ok=True)
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))

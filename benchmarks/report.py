@@ -97,9 +97,9 @@ def plot(suite: str, lines: Lines) -> None:
             axis.set_ylim(0, 1.02)
     axes[0][0].set_ylabel("success" if percent else "return")
     if with_scores:
-        levels = np.linspace(0, 100, 101)
-        for i, method in enumerate(methods):
-            own = scores([line for line in lines if line["method"] == method], measured(lines, "last"))
+        runs = [scores([k for k in lines if k["method"] == method], measured(lines, "last")) for method in methods]
+        levels = np.linspace(0, max(100, *(own.max() for own in runs)), 101)
+        for i, own in enumerate(runs):
             axes[0][-1].plot(levels, profile(own, levels), color=f"C{i}")
         axes[0][-1].set_title("runs above a score", fontsize=9)
         axes[0][-1].set_ylim(0, 1.02)

@@ -1,4 +1,4 @@
-"""Metric sinks. The only place that reads a number off the device.
+"""Metric sinks: where training's numbers are read off the device, every so many updates.
 
 `metrics.jsonl` is always written, one line an event; wandb and TensorBoard by a switch, imported only if asked for.
 """
