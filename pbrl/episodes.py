@@ -248,5 +248,5 @@ def d4rl_rows(path: Path) -> np.ndarray:
         count = steps.stop - steps.start
         rows[steps] = first + np.arange(count)
         first += count + 1
-    listed = ~flat.timeout & ~(flat.terminal if flat.after is None else False)
-    return rows[:-1][listed[:-1]]
+    left_out = flat.timeout | flat.terminal if flat.after is None else flat.timeout
+    return rows[:-1][~left_out[:-1]]
