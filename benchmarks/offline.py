@@ -6,7 +6,7 @@ In `hopeless` also IQL on the true reward, and P-IQL on answers by return instea
     python -m benchmarks.offline locomotion     # SAC replay, 1,600 segments rated by return
     python -m benchmarks.offline gym            # two-stage methods on SAC replay, 500 pairs compared by return
     python -m benchmarks.offline mistakes       # the same with 30 % of the answers wrong, and a robust objective
-    python -m benchmarks.offline ablations      # of DTR: constant weight of the critic, normalisation of rewards
+    python -m benchmarks.offline ablations      # of DTR: the critic's weight, normalisation of rewards, steps seen
     python -m benchmarks.offline lists          # the same number of answers spent on ranked lists
 
 Runs are ordinary `train.py` runs, `--jobs` at a time on one thread each; what is finished is not run again. Writes
@@ -50,6 +50,7 @@ METHODS = {
     "Pb-DT": ["algo=dt", *LEARNT],
     "Pb-QT": ["algo=qt", *LEARNT],
     "DTR": ["algo=dtr", *LEARNT],
+    "Pb-DT, 10 steps": ["algo=dt", "algo.context=10", *LEARNT],
     "DTR, raw rewards": ["algo=dtr", *LEARNT, "reward.normalize=none"],
     "DTR, z-scores": ["algo=dtr", *LEARNT, "reward.normalize=zscore"],
     "P-IQL 10k, 30 % wrong": [*PIQL, *LONGER, *WRONG],
@@ -96,7 +97,7 @@ SUITES = {
 for name, methods in {  # what is compared on the same data
     "mistakes": ["P-IQL 10k", "P-IQL 10k, 30 % wrong", "P-IQL 10k, 30 % wrong, robust",
                  "DTR", "DTR, 30 % wrong", "DTR, 30 % wrong, robust"],
-    "ablations": ["Pb-QT", "DTR, raw rewards", "DTR, z-scores", "DTR"],
+    "ablations": ["Pb-DT", "Pb-DT, 10 steps", "Pb-QT", "DTR, raw rewards", "DTR, z-scores", "DTR"],
     "lists": ["P-IQL 10k", "P-IQL 10k, lists", "P-IQL 10k, lists, Plackett-Luce", "P-IQL 10k, linear",
               "P-IQL 10k, linear, lists"],
 }.items():  # fmt: skip
