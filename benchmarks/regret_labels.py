@@ -38,7 +38,7 @@ def measure(envs: Sequence[Any], starts: Sequence[tuple[int, np.ndarray]], setti
 
 def task(env: str) -> dict[str, Any]:
     """A line of the results."""
-    folder = run_folder("metaworld", env, "answers", SUITES["metaworld"]["flags"])
+    folder = run_folder(env, "answers", SUITES["metaworld"]["flags"])
     config = yaml.safe_load((folder / "config.yaml").read_text())
     episodes, _ = collect.dataset(
         config["env"], config["data"], folder=Path(config["data_dir"]), seed=config["data_seed"], workers=0

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 import sim.configs
 from benchmarks.report import RESULTS
 from pbrl.engine import Engine
-from pbrl.run import build, learner
+from pbrl.run import learner, reward_model
 from pbrl.table import Table
 from pbrl.types import Episode, PreferenceBatch, Transitions
 
@@ -60,9 +60,7 @@ def measure(name: str, threads: int, compile: bool, bf16: bool, device: str) -> 
     table = Table(episodes(obs_dim, action_dim), device)
     spec = table.spec()
     where = torch.device(device)
-    made = (
-        build(config["reward"], spec).to(where) if name == "ensemble" else learner(config["algo"], config, spec, where)
-    )
+    made = reward_model(config, spec).to(where) if name == "ensemble" else learner(config["algo"], config, spec, where)
     rows = table.rows[: -1000 - length]  # everywhere there is enough ahead
 
     def draw() -> Any:
