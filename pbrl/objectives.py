@@ -154,8 +154,13 @@ def lipo_lambda(scores: Tensor, worth: Tensor, *, segments: int) -> Tensor:
 
 
 def compared(objective: Objective) -> int:
-    """How many segments an objective compares at once."""
-    return objective.keywords.get("segments", 2) if isinstance(objective, partial) else 2
+    """How many segments an objective compares at once. Raises UserError where a list is none."""
+    segments = objective.keywords.get("segments") if isinstance(objective, partial) else None
+    if segments is not None and segments < 3:
+        raise UserError(
+            f"objective.segments={segments}: a list holds 3 or more; of pairs it is objective=bradley_terry"
+        )
+    return segments or 2
 
 
 def _below_half(mistake: float) -> float:

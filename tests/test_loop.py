@@ -206,6 +206,7 @@ def test_every_question_skipped(tmp_path):
         (["algo=iql", "feedback=none", "objective=ipo"], "no objective to choose"),
         (["objective=robust", "objective.mistake=0.5"], "a half"),
         (["objective=plackett_luce", "query.kind=pair", "feedback=perfect"], "learns from lists"),
+        (["objective=lipo_lambda", "objective.segments=2"], "3 or more"),
         (["objective@reward_objective=robust"], "no reward model"),
         (["reward=ensemble", "algo=iql", "objective@reward_objective=lipo_lambda", "query.kind=pair"], "from lists"),
         (["reward=surf", "algo=iql", "objective@reward_objective=plackett_luce"], "answers pairs"),
