@@ -3,14 +3,14 @@
 `take: replay` gives all that the run has seen up to its last step ("medium-replay" in D4RL's words, arXiv:2004.07219);
 `take: rollouts` gives episodes of the first checkpoint that is a wished share of the way from the worst to the best
 of the run ("medium"), or as many each of several ("medium-expert").
-The run is made once and kept beside the data sets; one that is killed starts over.
+The run is made once and kept beside the data sets; one that is killed goes on.
 """
 
+import fcntl
 import hashlib
+import io
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,24 +23,27 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
+from pbrl import checkpoint
 from pbrl import episodes as files
 from pbrl.rollout import Players, Recording, episode_seeds
 from pbrl.types import Episode, UserError
 
 
 class Recorder(gymnasium.Wrapper):
-    """Keeps each finished episode."""
+    """Keeps each finished episode. `before` is where the environment's random numbers stood at the last reset."""
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
         self.episodes: list[Episode] = []
 
     def reset(self, **kwargs: Any) -> Any:
+        self.before, self.fresh = self.env.unwrapped.np_random.bit_generator.state, True
         obs, info = self.env.reset(**kwargs)
         self.recording = Recording(self.env, self.env.episode_seed, obs, info)  # type: ignore[attr-defined]
         return obs, info
 
     def step(self, action: np.ndarray) -> Any:
+        self.fresh = False
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.recording.add(action, obs, float(reward), terminated, info)
         if terminated or truncated:
@@ -49,18 +52,86 @@ class Recorder(gymnasium.Wrapper):
 
 
 class Keep(BaseCallback):
-    """Shows progress, and keeps the policy every so many steps."""
+    """Shows progress, and keeps the policy every so many steps, and at the next reset all that it takes to go on."""
 
-    def __init__(self, folder: Path, every: int, total: int):
+    model: SAC
+
+    def __init__(self, folder: Path, every: int, total: int, recorder: Recorder):
         super().__init__()
-        self.folder, self.every = folder, every
+        self.folder, self.every, self.recorder = folder, every, recorder
         self.bar = tqdm(total=total, desc="training SAC for data", unit="step", mininterval=1.0)
+        self.kept = 0
 
     def _on_step(self) -> bool:
         self.bar.update(1)
         if self.num_timesteps % self.every == 0:
-            self.model.save(self.folder / f"{self.num_timesteps:09d}.zip")
+            self.model.save(self.folder / "policies" / f"{self.num_timesteps:09d}.zip")
         return True
+
+    def _on_rollout_start(self) -> None:
+        steps = self.model.num_timesteps
+        if self.recorder.fresh and steps // self.every > self.kept and steps > self.model.learning_starts:
+            self.kept = steps // self.every
+            self.save()
+
+    def save(self) -> None:
+        """Between two episodes, so that a reset is all the simulator needs."""
+        model, stream = self.model, io.BytesIO()
+        model.save(stream)
+        buffer = {name: torch.from_numpy(getattr(model.replay_buffer, name)[: self.filled]) for name in BUFFER}
+        checkpoint.save(
+            self.folder / "checkpoint.pt",
+            {
+                "model": torch.frombuffer(bytearray(stream.getvalue()), dtype=torch.uint8),
+                "buffer": buffer,
+                "episodes": [{k: _tensor(v) for k, v in e._asdict().items()} for e in self.recorder.episodes],
+                "environment": self.recorder.before,
+                "numpy": [_tensor(part) for part in np.random.get_state()],
+                "torch": checkpoint.random_state(model.device),
+            },
+        )
+
+    @property
+    def filled(self) -> int:
+        """Steps in the replay buffer, which never wraps: it is as long as the run."""
+        buffer = self.model.replay_buffer
+        assert buffer is not None
+        return buffer.buffer_size if buffer.full else buffer.pos
+
+    def resume(self, env: gymnasium.Env) -> SAC | None:
+        """The model as it was kept, with the environment, the recorder and all random numbers; None: nothing was."""
+        state = checkpoint.load(self.folder / "checkpoint.pt", torch.device("cpu"))
+        if state is None:
+            return None
+        model = SAC.load(io.BytesIO(state["model"].numpy().tobytes()), env=env, device="auto")
+        buffer = model.replay_buffer
+        assert buffer is not None and model.env is not None
+        model.env._reset_seeds()  # loading has it start again with the run's first episode
+        for name, values in state["buffer"].items():
+            getattr(buffer, name)[: len(values)] = values.numpy()
+        buffer.pos = len(state["buffer"]["actions"])
+        episodes = ({k: _array(v) for k, v in e.items()} for e in state["episodes"])
+        self.recorder.episodes = [Episode(**e) for e in episodes]
+        self.recorder.env.unwrapped.np_random.bit_generator.state = state["environment"]
+        np.random.set_state(tuple(_array(part) for part in state["numpy"]))
+        checkpoint.set_random_state(state["torch"], model.device)
+        self.kept = model.num_timesteps // self.every
+        self.bar.update(model.num_timesteps)
+        return model
+
+
+BUFFER = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+def _tensor(x: Any) -> Any:
+    """Arrays as tensors, which a checkpoint may hold; `_array` makes them arrays again."""
+    if not isinstance(x, np.ndarray):
+        return x
+    return torch.from_numpy(x.astype(np.int64) if x.dtype == np.uint32 else x)
+
+
+def _array(x: Any) -> Any:
+    return x.numpy() if isinstance(x, torch.Tensor) else x
 
 
 class SacActor:
@@ -127,26 +198,35 @@ def measured(env: dict[str, Any], sac: dict[str, Any], *, folder: Path, seed: in
 
 
 def trained(env: dict[str, Any], sac: dict[str, Any], *, folder: Path, seed: int) -> Path:
-    """The folder of a SAC run: `replay`, a data set of all its episodes, and `policies/<step>.zip`."""
+    """The folder of a SAC run: `replay`, a data set of all its episodes, and `policies/<step>.zip`.
+
+    One that was killed goes on, from the last reset at which it was kept, and ends with the same bits; whoever else
+    wants the same run waits for it.
+    """
     recipe = {"env": env, "sac": sac, "seed": seed}
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:10]
     path = Path(folder) / f"sac-{env.get('task', 'env')}-{digest}"
     if path.exists():
         return path
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
-        policies = Path(partial) / "run" / "policies"
-        policies.mkdir(parents=True)
-        recorder = Recorder(instantiate(env))
-        settings = {k: v for k, v in sac.items() if k not in ("steps", "keep_every", "hidden")}
-        model = SAC(
-            "MlpPolicy", recorder, policy_kwargs={"net_arch": list(sac["hidden"])}, seed=seed, device="auto", **settings
-        )
-        keep = Keep(policies, sac["keep_every"], sac["steps"])
-        model.learn(sac["steps"], callback=keep, log_interval=None)  # type: ignore[arg-type]
-        keep.bar.close()
-        files.write(Path(partial) / "run" / "replay", recorder.episodes, recipe)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(Path(partial) / "run", path)
+    partial = path.with_name(f".partial-{path.name}")
+    (partial / "policies").mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".lock-{path.name}"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file closes, or its process is killed
+        if not path.exists():
+            recorder = Recorder(instantiate(env))
+            keep = Keep(partial, sac["keep_every"], sac["steps"], recorder)
+            model = keep.resume(recorder) or fresh(recorder, sac, seed)
+            left = sac["steps"] - model.num_timesteps
+            model.learn(left, callback=keep, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+            keep.bar.close()
+            files.write(partial / "replay", recorder.episodes, recipe)
+            os.replace(partial, path)
+            (path / "checkpoint.pt").unlink(missing_ok=True)
     return path
+
+
+def fresh(env: gymnasium.Env, sac: dict[str, Any], seed: int) -> SAC:
+    """A model that has seen nothing, with a replay buffer as long as its run."""
+    settings = {k: v for k, v in sac.items() if k not in ("steps", "keep_every", "hidden")}
+    network = {"net_arch": list(sac["hidden"])}
+    return SAC("MlpPolicy", env, policy_kwargs=network, seed=seed, device="auto", buffer_size=sac["steps"], **settings)

@@ -13,8 +13,9 @@ import minari
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import SAC
 
-from pbrl import collect, episodes
+from pbrl import collect, episodes, sac
 from pbrl.likelihoods import Likelihood
 from pbrl.rollout import Players, PolicyActor, rollout
 from pbrl.table import Table
@@ -254,3 +255,34 @@ def test_medium_expert_is_half_of_each(tmp_path):
     assert json.loads(kept.read_text()) == recipe["returns"]
     with pytest.raises(UserError, match="data.skill"):
         collect.dataset(POINT, {**data, "skill": [0.5, 1.5]}, folder=tmp_path, seed=0, workers=0)
+
+
+@pytest.mark.slow
+def test_a_killed_sac_run_goes_on_with_the_same_bits(tmp_path, monkeypatch):
+    recipe = {"steps": 600, "keep_every": 100, "hidden": [16], "learning_starts": 50, "batch_size": 32}
+    env = {**POINT, "terminates": True}
+    whole = sac.trained(env, recipe, folder=tmp_path / "whole", seed=3)
+    began, step = [], sac.Keep._on_step
+
+    def killed_at(steps):
+        def on_step(self):
+            began.append(self.num_timesteps)
+            if self.num_timesteps == steps:
+                raise KeyboardInterrupt
+            return step(self)
+
+        return on_step
+
+    for steps in (30, 270, 271, 590):
+        monkeypatch.setattr(sac.Keep, "_on_step", killed_at(steps))
+        with pytest.raises(KeyboardInterrupt):
+            sac.trained(env, recipe, folder=tmp_path / "killed", seed=3)
+    monkeypatch.setattr(sac.Keep, "_on_step", killed_at(None))
+    killed = sac.trained(env, recipe, folder=tmp_path / "killed", seed=3)
+    firsts = [b for a, b in zip([10**6, *began], began, strict=False) if b <= a]
+    assert firsts[:2] == [1, 1] and 200 < firsts[2] == firsts[3] < 270 and firsts[4] > 500  # from where it was kept
+    assert same(episodes.read(whole / "replay"), episodes.read(killed / "replay"))
+    for path in sorted((whole / "policies").glob("*.zip")):
+        one, two = (SAC.load(run / "policies" / path.name).policy.state_dict() for run in (whole, killed))
+        assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not list((tmp_path / "killed").glob(".partial*")) and not (killed / "checkpoint.pt").exists()
