@@ -8,6 +8,9 @@ In `hopeless` also IQL on the true reward, and P-IQL on answers by return instea
     python -m benchmarks.offline mistakes       # the same with 30 % of the answers wrong, and a robust objective
     python -m benchmarks.offline ablations      # of DTR: the critic's weight, normalisation of rewards, steps seen
     python -m benchmarks.offline lists          # the same number of answers spent on ranked lists
+    python -m benchmarks.offline true           # each learner told the true reward, beside itself on learnt rewards
+    python -m benchmarks.offline medium         # data of one policy half as good as the SAC run's best
+    python -m benchmarks.offline medium_expert  # half of it by the best
 
 Runs are ordinary `train.py` runs, `--jobs` at a time on one thread each; what is finished is not run again. Writes
 `benchmarks/results/<suite>.jsonl` (a line a run), prints a table in Markdown and draws a picture.
@@ -48,15 +51,21 @@ METHODS = {
     "IQL 10k": ["algo=iql", *LONGER],
     "P-IQL 10k": [*PIQL, *LONGER],
     "P-IQL 20k": [*PIQL, "steps=20000", "eval_every=20000", "checkpoint_every=20000"],
+    "TD3+BC 10k": ["algo=td3bc", *LONGER],
     "Pb-TD3+BC 10k": ["algo=td3bc", *LEARNT, *LONGER],
+    "AWAC 10k": ["algo=awac", *LONGER],
+    "Pb-AWAC 10k": ["algo=awac", *LEARNT, *LONGER],
     "IPL 10k": ["algo=ipl", *LONGER],
     "DPPO": ["algo=cpl", *LEARNT, "algo.pretrain_steps=2000"],
+    "DT": ["algo=dt"],
     "Pb-DT": ["algo=dt", *LEARNT],
     "Pb-QT": ["algo=qt", *LEARNT],
     "DTR": ["algo=dtr", *LEARNT],
+    "DTR, true reward": ["algo=dtr"],
     "Pb-DT, 10 steps": ["algo=dt", "algo.context=10", *LEARNT],
     "DTR, raw rewards": ["algo=dtr", *LEARNT, "reward.normalize=none"],
     "DTR, z-scores": ["algo=dtr", *LEARNT, "reward.normalize=zscore"],
+    "P-IQL 10k, all wrong": [*PIQL, *LONGER, "feedback=mistake", "feedback.mistake=1"],
     "P-IQL 10k, 30 % wrong": [*PIQL, *LONGER, *WRONG],
     "P-IQL 10k, 30 % wrong, robust": [*PIQL, *LONGER, *WRONG, *ROBUST],
     "DTR, 30 % wrong": ["algo=dtr", *LEARNT, *WRONG],
@@ -100,13 +109,21 @@ SUITES = {
     },
 }  # fmt: skip
 for name, methods in {  # what is compared on the same data
-    "mistakes": ["P-IQL 10k", "P-IQL 10k, 30 % wrong", "P-IQL 10k, 30 % wrong, robust",
+    "mistakes": ["P-IQL 10k", "P-IQL 10k, 30 % wrong", "P-IQL 10k, 30 % wrong, robust", "P-IQL 10k, all wrong",
                  "DTR", "DTR, 30 % wrong", "DTR, 30 % wrong, robust"],
     "ablations": ["Pb-DT", "Pb-DT, 10 steps", "Pb-QT", "DTR, raw rewards", "DTR, z-scores", "DTR"],
     "lists": ["P-IQL 10k", "P-IQL 10k, lists", "P-IQL 10k, lists, Plackett-Luce", "P-IQL 10k, linear",
               "P-IQL 10k, linear, lists"],
+    "true": ["IQL 10k", "P-IQL 10k", "TD3+BC 10k", "Pb-TD3+BC 10k", "AWAC 10k", "Pb-AWAC 10k", "DT", "Pb-DT",
+             "DTR, true reward", "DTR"],
 }.items():  # fmt: skip
     SUITES[name] = {**SUITES["gym"], "methods": methods}
+for name in ("medium", "medium_expert"):
+    SUITES[name] = {
+        **SUITES["gym"],
+        "flags": [f"data={name}", *SUITES["gym"]["flags"][1:]],
+        "methods": ["BC", "10 % BC", "P-IQL 10k", "Pb-QT", "DTR"],
+    }
 
 
 def run_folder(env: str, name: str, flags: list[str]) -> Path:
@@ -118,7 +135,8 @@ def run_folder(env: str, name: str, flags: list[str]) -> Path:
 def run(suite: str, env: str, method: str, seed: int, flags: list[str]) -> dict[str, Any]:
     """Trains once, or reads what a run before left; returns a line of the results."""
     flags = [*SUITES[suite]["flags"], *METHODS[method], *flags]
-    folder = run_folder(env, f"{method.replace(' ', '').replace('%', 'percent')}-{seed}", flags)
+    name = method.replace(" ", "").replace("%", "percent").replace(",", "-")  # a comma means more than one to Hydra
+    folder = run_folder(env, f"{name}-{seed}", flags)
     if not (folder / "result.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         fixed = [
