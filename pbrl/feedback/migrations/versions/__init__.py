@@ -1,0 +1,1 @@
+"""In order; see `schema.HEAD`."""

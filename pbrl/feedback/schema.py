@@ -1,0 +1,123 @@
+"""What the store keeps, as SQL tables: clips, questions, who answers, and an event for each thing that was said.
+
+Events are only ever added. To take an answer back, or to give another, is a new event that names the old one. How many
+answers a question has and how many it still wants are counted anew from its events in each transaction that adds some.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, CheckConstraint, DateTime, Float, ForeignKey, Index, Integer, String, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+HEAD = "0002"  # the last migration; see migrations/versions
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Clip(Base):
+    """A segment of an episode of a data set."""
+
+    __tablename__ = "clips"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    dataset: Mapped[str] = mapped_column(String(64))  # content hash
+    row: Mapped[int] = mapped_column(Integer)  # start row in the table of that data set
+    length: Mapped[int] = mapped_column(Integer)  # steps
+
+
+class Wording(Base):
+    """What people are asked, word for word; other words are another wording."""
+
+    __tablename__ = "wordings"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    words: Mapped[dict[str, Any]] = mapped_column(JSON)  # the text, and the attributes it asks about
+
+
+class Question(Base):
+    """Clips of one data set to be judged. `wanted` answers are asked for, `given` are there, `open` may be leased."""
+
+    __tablename__ = "questions"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))  # see pbrl/feedback/kinds.py
+    dataset: Mapped[str] = mapped_column(String(64))
+    length: Mapped[int] = mapped_column(Integer)
+    strategy: Mapped[str] = mapped_column(String(32))
+    round: Mapped[int] = mapped_column(Integer)
+    position: Mapped[int] = mapped_column(Integer)  # in its round
+    asked: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    wording: Mapped[str | None] = mapped_column(ForeignKey("wordings.id"))
+    purpose: Mapped[str] = mapped_column(String(8), server_default="learn")  # learn, practice, gold or repeat
+    expected: Mapped[float | None] = mapped_column(Float)  # the right label, of practice and gold
+    repeats: Mapped[str | None] = mapped_column(ForeignKey("questions.id"))  # whose mirror image it is
+    priority: Mapped[float] = mapped_column(Float, server_default="0")
+    wanted: Mapped[int] = mapped_column(Integer, server_default="1")
+    given: Mapped[int] = mapped_column(Integer, server_default="0")
+    open: Mapped[int] = mapped_column(Integer, server_default="0")
+    __table_args__ = (
+        Index("next_question", "dataset", priority.desc(), "round", "position", "id",
+              sqlite_where=text("open > 0"), postgresql_where=text("open > 0")),
+        CheckConstraint("purpose IN ('learn', 'practice', 'gold', 'repeat')", name="purpose_is_known"),
+        CheckConstraint("given >= 0 AND wanted >= 0", name="counts_are_not_negative"),
+    )  # fmt: skip
+
+
+class Item(Base):
+    """A question's clip at a place: 0 is the first."""
+
+    __tablename__ = "items"
+    question: Mapped[str] = mapped_column(ForeignKey("questions.id"), primary_key=True)
+    place: Mapped[int] = mapped_column(Integer, primary_key=True)
+    clip: Mapped[str] = mapped_column(ForeignKey("clips.id"), index=True)
+
+
+class Rater(Base):
+    """Who answers: a person, a vision-language model or a script."""
+
+    __tablename__ = "raters"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(8))
+    about: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    token: Mapped[str | None] = mapped_column(String(64), unique=True)  # SHA-256 of what opens the page
+    __table_args__ = (CheckConstraint("kind IN ('human', 'vlm', 'script')", name="kind_is_known"),)
+
+
+class Lease(Base):
+    """A question that somebody is looking at, `until` then (seconds since 1970)."""
+
+    __tablename__ = "leases"
+    question: Mapped[str] = mapped_column(ForeignKey("questions.id"), primary_key=True)
+    rater: Mapped[str] = mapped_column(ForeignKey("raters.name"), primary_key=True)
+    until: Mapped[float] = mapped_column(Float, index=True)
+
+
+class Event(Base):
+    """Somebody answered, took an answer back, or passed a question on.
+
+    `uid` is made by who tells it, so that telling twice changes nothing. `outcome` is answer, tie or skip ("can't
+    tell"); `label` is P(second preferred) or a rating, `detail` all that is no number.
+    """
+
+    __tablename__ = "events"
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    uid: Mapped[str] = mapped_column(String(36), unique=True)
+    question: Mapped[str] = mapped_column(ForeignKey("questions.id"), index=True)
+    rater: Mapped[str] = mapped_column(ForeignKey("raters.name"), index=True)
+    kind: Mapped[str] = mapped_column(String(8))
+    outcome: Mapped[str | None] = mapped_column(String(8))
+    label: Mapped[float | None] = mapped_column(Float)
+    detail: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    shown: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # order of the clips, what was played, page version
+    confidence: Mapped[float] = mapped_column(Float, server_default="1")
+    seconds: Mapped[float | None] = mapped_column(Float)  # how long it took, where a clock ran
+    told: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))  # by the teller's clock
+    kept: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    supersedes: Mapped[str | None] = mapped_column(String(36), index=True)  # an earlier event's uid
+    __table_args__ = (
+        CheckConstraint("kind IN ('answer', 'retract', 'pass')", name="event_is_known"),
+        CheckConstraint("(kind = 'answer') = (outcome IS NOT NULL)", name="answers_have_an_outcome"),
+        CheckConstraint("outcome IN ('answer', 'tie', 'skip')", name="outcome_is_known"),
+        CheckConstraint("kind <> 'retract' OR supersedes IS NOT NULL", name="retractions_name_an_event"),
+        {"sqlite_autoincrement": True},
+    )
