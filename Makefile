@@ -1,15 +1,19 @@
-# make train · make test · make bench      each sets up what it needs, once; ARGS="steps=20000 env=…" is passed on
+# make train · make label · make test · make bench      each sets up what it needs, once; ARGS="steps=20000 env=…" is passed on
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: train test bench clean
+.PHONY: train label test bench clean
 
 train: $(VENV)/ready
 	$(RUN) train.py $(ARGS)
 
+label: $(VENV)/ready
+	$(RUN) -m pbrl.label $(ARGS)
+
 test: $(VENV)/ready
+	$(RUN) -m tests.browser
 	$(RUN) -m pytest -n 2 $(ARGS)
 
 bench: $(VENV)/ready
@@ -21,7 +25,7 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet torch==2.13.0
-	$(RUN) -m pip install --quiet --editable ".[sim,log,dev]"
+	$(RUN) -m pip install --quiet --editable ".[sim,label,log,dev]"
 	$(RUN) -c "from sim import backend; backend.install()"
 	@touch $@
 

@@ -12,11 +12,12 @@ from pbrl.types import Episode
 
 
 def frames(
-    env: Any, episode: Episode, *, width: int, height: int, every: int = 1, camera: str | None = None
-) -> Iterator[np.ndarray]:
-    """Frames [H, W, 3] uint8 of an episode with stored states."""
+    env: Any, episode: Episode, *, width: int, height: int, first: int = 0, last: int | None = None, every: int = 1,
+    camera: str | None = None,
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """Frames [H, W, 3] uint8 of an episode with stored states, from step `first` up to before step `last`."""
     assert episode.state is not None
-    for t in range(0, len(episode.state), every):
+    for t in range(len(episode.state))[first:last:every]:
         env.restore(episode.seed, episode.state[t], t)
         yield env.render(width=width, height=height, camera=camera)
 
@@ -27,7 +28,7 @@ def write_mp4(path: Path, images: Iterable[np.ndarray], fps: float) -> None:
         stream: Any = None
         for image in images:
             if stream is None:
-                stream = container.add_stream("libx264", rate=max(1, round(fps)), options={"crf": "23"})
+                stream = container.add_stream("libx264", rate=max(1, round(fps)), options={"crf": "23", "g": "10"})
                 stream.height, stream.width, stream.pix_fmt = image.shape[0], image.shape[1], "yuv420p"
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
         if stream is not None:

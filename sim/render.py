@@ -20,7 +20,6 @@ class Camera:
         self.key: tuple | None = None
         self.renderer: mujoco.Renderer | None = None
         self.scratch: mujoco.MjData | None = None
-        atexit.register(self.close)  # OpenGL contexts must go before the interpreter does
 
     def frame(
         self,
@@ -40,6 +39,7 @@ class Camera:
             self.close()
             self.renderer, self.scratch = make_renderer(model, width, height, fast), mujoco.MjData(model)
             self.key = (id(model), width, height, fast)
+            atexit.register(self.close)  # before MuJoCo takes OpenGL down, which it registered when that was made
         assert self.renderer is not None and self.scratch is not None
         if camera is not None and mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, camera) < 0:
             names = [mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_CAMERA, i) for i in range(model.ncam)]

@@ -51,6 +51,16 @@ class Point(gym.Env):
         self.episode_seed, self.position, self.t = episode_seed, np.array(state), t
         return self._obs()
 
+    def render(self, width=64, height=64, camera=None):
+        """The point, and above it the step in eight bits, so that a picture says when it is of."""
+        image = np.full((height, width, 3), 128, np.uint8)
+        for bit in range(8):
+            left = slice(bit * width // 8, (bit + 1) * width // 8)
+            image[: height // 8, left] = 255 if self.t >> bit & 1 else 0
+        x, y = ((self.position + 2) / 4 * (width - 9, height - 9)).astype(int)
+        image[y : y + 8, x : x + 8] = (200, 80, 40)
+        return image
+
     def _obs(self):
         return self.position.astype(np.float32)
 

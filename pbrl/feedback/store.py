@@ -182,6 +182,40 @@ class Store:
             _recount(connection, new)
             return _leased(connection, [*held, *new], until)
 
+    def question(self, question: str) -> Leased | None:
+        """What was asked, if it was."""
+        with self.reading() as connection:
+            try:
+                return _leased(connection, [question], 0.0)[0]
+            except KeyError:
+                return None
+
+    def places(self, clips: Sequence[str], dataset: str | None = None) -> dict[str, tuple[int, int]]:
+        """The row at which each of these clips begins and how many steps it has; of those that are there."""
+        query = select(Clip.id, Clip.row, Clip.length).where(Clip.id.in_(clips))
+        if dataset is not None:
+            query = query.where(Clip.dataset == dataset)
+        with self.reading() as connection:
+            return {clip: (row, length) for clip, row, length in connection.execute(query)}
+
+    def wordings(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What was asked, word for word."""
+        with self.reading() as connection:
+            found = connection.execute(select(Wording.id, Wording.words).where(Wording.id.in_(ids)))
+            return {wording: words for wording, words in found}
+
+    def wanting(self, dataset: str) -> int:
+        """How many questions about a data set still want an answer that nobody is giving yet."""
+        query = select(func.count()).select_from(Question).where(Question.dataset == dataset, Question.open > 0)
+        with self.reading() as connection:
+            return connection.execute(query).scalar() or 0
+
+    def answered_by(self, rater: str, dataset: str) -> int:
+        """How many answers of a rater about a data set stand."""
+        query = _current(func.count()).join(Question, Event.question == Question.id)
+        with self.reading() as connection:
+            return connection.execute(query.where(Event.rater == rater, Question.dataset == dataset)).scalar() or 0
+
     def release(self, rater: str, questions: Sequence[str] | None = None) -> None:
         """Gives leases back: of these questions (None: all)."""
         with self._writing() as connection:

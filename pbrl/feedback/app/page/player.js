@@ -1,0 +1,106 @@
+// Clips that play in step: they start together, wait for the longest at the end, and one scrubber moves them all.
+
+const SPEEDS = [0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4];
+const HOLD = 350; // ms at the end before they start again
+
+export class Player {
+  constructor(videos, fps, controls) {
+    Object.assign(this, { videos, fps, controls, playing: true, watched: 0, alive: true });
+    this.speed = Number(localStorage.getItem("pbrl-speed") ?? 1);
+    for (const video of videos) video.playbackRate = this.speed;
+    controls.scrubber.oninput = () => this.seek(Number(controls.scrubber.value));
+    this.ready = Promise.all(videos.map(canPlay)).then(() => this.begin());
+  }
+
+  get lead() { // the longest
+    return this.videos.reduce((a, b) => (b.duration > a.duration ? b : a));
+  }
+
+  get frames() {
+    return Math.max(1, Math.round((this.lead.duration || 0) * this.fps)); // no duration is known before it loads
+  }
+
+  get frame() {
+    return Math.min(this.frames - 1, Math.floor(this.lead.currentTime * this.fps + 1e-3));
+  }
+
+  begin() {
+    if (!this.alive) return;
+    this.controls.scrubber.max = this.frames - 1;
+    this.show();
+    this.last = performance.now();
+    this.tick();
+    this.restart();
+  }
+
+  tick() {
+    if (!this.alive) return;
+    const now = performance.now();
+    const lead = this.lead;
+    if (this.playing) {
+      this.watched += (now - this.last) / 1000;
+      for (const video of this.videos) {
+        const apart = Math.abs(video.currentTime - lead.currentTime) > 1 / this.fps;
+        if (apart && !video.ended && !lead.ended && !video.seeking) video.currentTime = lead.currentTime;
+      }
+      if (lead.ended && !this.ending) this.ending = setTimeout(() => this.playing && this.restart(), HOLD);
+    }
+    this.last = now;
+    this.controls.scrubber.value = this.frame;
+    this.controls.frame.value = `${this.frame + 1} / ${this.frames}`;
+    requestAnimationFrame(() => this.tick());
+  }
+
+  show() {
+    this.controls.play.textContent = this.playing ? "❚❚" : "▶";
+    this.controls.speed.value = `${this.speed}×`;
+  }
+
+  restart() {
+    clearTimeout(this.ending);
+    this.ending = null;
+    for (const video of this.videos) video.currentTime = 0;
+    this.run(true);
+  }
+
+  run(playing) {
+    this.playing = playing;
+    for (const video of this.videos) playing ? video.play().catch(() => {}) : video.pause();
+    this.show();
+  }
+
+  toggle() {
+    if (!this.playing && this.lead.ended) this.restart();
+    else this.run(!this.playing);
+  }
+
+  seek(frame) {
+    if (!this.lead.duration) return;
+    this.run(false);
+    const to = Math.max(0, Math.min(this.frames - 1, frame));
+    for (const video of this.videos) video.currentTime = Math.min((to + 0.5) / this.fps, video.duration - 1e-3);
+  }
+
+  step(by) {
+    this.seek(this.frame + by);
+  }
+
+  faster(by) {
+    const at = SPEEDS.indexOf(this.speed) + by;
+    this.speed = SPEEDS[Math.max(0, Math.min(SPEEDS.length - 1, at))];
+    localStorage.setItem("pbrl-speed", this.speed);
+    for (const video of this.videos) video.playbackRate = this.speed;
+    this.show();
+  }
+
+  end() {
+    this.alive = false;
+    clearTimeout(this.ending);
+    for (const video of this.videos) video.pause();
+  }
+}
+
+function canPlay(video) {
+  if (video.readyState >= 3) return null;
+  return new Promise((resolve) => video.addEventListener("canplay", resolve, { once: true }));
+}

@@ -1,0 +1,116 @@
+"""Clips for people: segments rendered again from simulator states, as H.264 that every browser plays.
+
+Rendering happens in processes beside, when a clip is first wanted; files are kept by what they show, below a limit.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from pbrl.types import UserError
+
+
+@dataclass(frozen=True)
+class Look:
+    """How clips are shown: squares of `size` pixels at `fps`, each frame one step, so that a step can be pointed at."""
+
+    size: int = 256
+    fps: int = 20
+    camera: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 16 or self.size % 2 or self.fps < 1:
+            raise UserError("label.size is an even number of pixels from 16 on, and label.fps at least 1")
+
+
+class Clips:
+    """Files of clips of one data set, under `folder`. `source` are the arguments of `collect.dataset`."""
+
+    def __init__(self, source: dict[str, Any], folder: Path, *, look: Look, limit_mb: float, workers: int = 1):
+        self.folder, self.look, self.limit = Path(folder), look, limit_mb * 1e6
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.wanted: dict[str, Future[Path]] = {}
+        self.lock = Lock()
+        self.pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_open, initargs=(source, look))
+        self.pool.submit(os.getpid)  # the data set is read before the first clip is wanted
+
+    def path(self, clip: str) -> Path:
+        """Where a clip's file is, once it is made."""
+        camera = f"-{self.look.camera}" if self.look.camera else ""
+        return self.folder / f"{clip}-{self.look.size}-{self.look.fps}{camera}.mp4"
+
+    def get(self, clip: str, row: int, length: int) -> "Future[Path]":
+        """The file of the segment of `length` steps that begins at `row`: at once where it is kept."""
+        path = self.path(clip)
+        with self.lock:
+            known = self.wanted.get(clip)
+            if known is not None and not (known.done() and not path.exists()):
+                if known.done():
+                    os.utime(path)
+                return known
+            future: Future[Path]
+            if path.exists():
+                os.utime(path)  # the longest unseen go first
+                future = Future()
+                future.set_result(path)
+            else:
+                future = self.pool.submit(_render, row, length, path)
+                future.add_done_callback(lambda _: self._tidy())
+            self.wanted[clip] = future
+            return future
+
+    def _tidy(self) -> None:
+        """Deletes what was not looked at for longest until the rest fits."""
+        files = sorted(self.folder.glob("*.mp4"), key=lambda f: f.stat().st_mtime)
+        excess = sum(f.stat().st_size for f in files) - self.limit
+        for file in files[:-8]:  # what is on the page now stays
+            if excess <= 0:
+                return
+            excess -= file.stat().st_size
+            file.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+
+_state: dict[str, Any] = {}  # of a rendering process
+
+
+def _open(source: dict[str, Any], look: Look) -> None:
+    from hydra.utils import instantiate
+
+    from pbrl import collect
+
+    episodes, _ = collect.dataset(**source)
+    if any(e.state is None for e in episodes):
+        raise UserError("clips are rendered from simulator states, and this data set has none")
+    _state.update(episodes=episodes, env=instantiate(source["env"]), look=look, first=first_rows(episodes))
+
+
+def first_rows(episodes: Sequence[Any]) -> np.ndarray:
+    """At which row of a table each episode begins."""
+    return np.cumsum([0, *(len(e.action) + 1 for e in episodes)])
+
+
+def _render(row: int, length: int, path: Path) -> Path:
+    from pbrl.video import frames, write_mp4
+
+    look: Look = _state["look"]
+    e = int(np.searchsorted(_state["first"], row, side="right")) - 1
+    t = row - int(_state["first"][e])
+    images = frames(_state["env"], _state["episodes"][e], first=t, last=t + length, camera=look.camera,
+                    width=look.size, height=look.size)  # fmt: skip
+    part = path.with_suffix(f".{os.getpid()}.part.mp4")
+    try:
+        write_mp4(part, images, look.fps)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path

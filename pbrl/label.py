@@ -1,0 +1,136 @@
+"""`python -m pbrl.label env=… data=…`: a page in the browser where people answer questions about a data set.
+
+Answers go to a store, from which training reads them: `train.py … feedback=kept store=…`. Everything is a flag: see
+configs/label.yaml.
+"""
+
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import sim.configs
+from pbrl import collect
+from pbrl.feedback import kinds
+from pbrl.feedback.clips import Clips, Look
+from pbrl.feedback.store import Store
+from pbrl.rollout import auto_workers
+from pbrl.table import Table
+from pbrl.types import UserError
+
+sim.configs.register()
+TEXTS = {
+    "pair": "Which clip is better?",
+    "rating": "How good is this?",
+    "ranking": "Order the clips from best to worst",
+    "attributes": "Which clip has more of it?",
+    "triplet": "Which clip is more like the first?",
+    "spans": "Where is it good, where is it bad?",
+}
+
+
+def serve(config: dict[str, Any]) -> None:
+    """Asks, then serves the page until it is stopped. Raises UserError."""
+    try:
+        import uvicorn
+
+        from pbrl.feedback.app.server import Desk, make_app, new_token
+    except ImportError as error:
+        raise UserError(f"the page needs a package more ({error.name}): `pip install pbrl[label]`") from error
+    source = {
+        "env": config["env"], "data": config["data"], "folder": Path(config["data_dir"]), "seed": config["data_seed"],
+        "workers": auto_workers(config["workers"]),
+    }  # fmt: skip
+    look = Look(config["size"], config["fps"], config["camera"])
+    episodes, dataset = collect.dataset(**source)
+    store = Store(config["store"])
+    if not config["only_serve"]:
+        asked = ask(config, store, Table(episodes), dataset)
+        print(f"asked   {asked} questions; {store.wanting(dataset)} want an answer")
+    del episodes
+    clips = Clips(source, Path(config["cache"]), look=look, limit_mb=config["cache_mb"])
+    port = free_port(config["host"], config["port"])
+    raters = {new_token(): name for name in config["share"] or []}
+    desk = Desk(store, clips, dataset, config["instructions"], raters, config["rater"])
+    names = ["localhost", "127.0.0.1", "[::1]", *addresses(config["host"]), *config["names"]]
+    app = make_app(desk, names)
+    at = f"http://{names[3] if len(names) > 3 and raters else 'localhost'}:{port}/"
+    for token, name in raters.items():
+        print(f"{name:8}{at}?token={token}")
+    print(
+        f"answers {at if not raters else 'by these links'} · kept in {config['store']} · stop with Ctrl-C", flush=True
+    )
+    uvicorn.run(app, host=config["host"], port=port, log_level="warning")
+    query, counts = config["query"], store.counts(dataset=dataset)
+    print(f"\nanswers {', '.join(f'{n} {what}' for what, n in counts.items())}; to learn from them:")
+    print(f"  python train.py … feedback=kept store={config['store']} query.kind={query['kind']} "
+          f"query.length={query['length']}")  # fmt: skip
+
+
+def ask(config: dict[str, Any], store: Store, table: Table, dataset: str) -> int:
+    """Asks what is not asked yet; the same command asks the same. Returns how many questions there are."""
+    query, words = config["query"], config["words"]
+    kind = query["kind"]
+    if kind not in TEXTS:
+        raise UserError(f"query.kind={kind}: it is one of {', '.join(TEXTS)}")
+    width = int(kinds.CLIPS.get(kind) or query["clips"])
+    if kind == "ranking" and not 3 <= width <= 5:
+        raise UserError("a ranking is of 3 to 5 clips: query.clips=4")
+    if query["count"] < 1 or config["wanted"] < 1:
+        raise UserError("query.count and wanted must be at least 1")
+    more = {"pair": ("better", "strength"), "attributes": ("attributes",), "spans": ("stages",)}.get(kind, ())
+    wording = {"text": words["text"] or TEXTS[kind], **{key: words[key] for key in more}}
+    places = table.segment_starts(query["length"])
+    generator = torch.Generator().manual_seed(query["seed"])
+    starts = np.stack([
+        places[torch.randperm(len(places), generator=generator)[:width]].numpy() for _ in range(query["count"])
+    ])  # fmt: skip
+    ids = store.ask(
+        dataset=dataset, length=query["length"], kind=kind, strategy="uniform", round_=0, starts=starts,
+        wanted=config["wanted"], wording=wording,
+    )  # fmt: skip
+    return len(ids)
+
+
+def free_port(host: str, first: int) -> int:
+    """The first port from there on that nobody listens at."""
+    for port in range(first, min(first + 100, 65536)):
+        with socket.socket() as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind((host, port))
+                return port
+            except PermissionError as error:
+                raise UserError(f"port {port} is not ours to use: choose another with port=…") from error
+            except OSError:
+                continue
+    raise UserError(f"no port is free from {first} on: choose another with port=…")
+
+
+def addresses(host: str) -> list[str]:
+    """By which names other machines know this one, if they may call."""
+    if host in ("127.0.0.1", "localhost", "::1"):
+        return []
+    own = socket.gethostname()
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(own, None, socket.AF_INET)}
+    except OSError:
+        found = set()
+    return [own, *sorted(found - {"127.0.0.1"}), *([] if host == "0.0.0.0" else [host])]
+
+
+@hydra.main(config_path="../configs", config_name="label", version_base="1.3")
+def main(config: DictConfig) -> None:
+    try:
+        serve(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+    except UserError as error:
+        sys.exit(f"\n{error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Over HTTP: who may see and say what, and that nonsense is told apart from trouble."""
+
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from pbrl import episodes as files
+from pbrl.feedback import kinds
+from pbrl.feedback.app.server import Desk, make_app
+from pbrl.feedback.clips import Clips, Look
+from pbrl.feedback.store import Store
+from pbrl.label import free_port
+from pbrl.types import UserError
+from tests import toy
+
+POINT = {"_target_": "tests.toy.Point"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "point"
+    provenance = files.write(path, toy.episodes(6), {})
+    source = {"env": POINT, "data": {"path": str(path)}, "folder": path.parent, "seed": 0, "workers": 0}
+    return source, provenance["content_hash"]
+
+
+@pytest.fixture
+def desk(data, tmp_path):
+    source, dataset = data
+    clips = Clips(source, tmp_path / "clips", look=Look(64, 10), limit_mb=10)
+    store = Store(f"sqlite:///{tmp_path / 'labels.sqlite'}")
+    starts = np.array([[0, 31], [62, 5], [3, 33]])
+    store.ask(dataset=dataset, length=8, kind="pair", strategy="uniform", round_=0, starts=starts,
+              wording={"text": "Which?"})  # fmt: skip
+    return Desk(store, clips, dataset, "Watch.")
+
+
+@pytest.fixture
+def client(desk):
+    with TestClient(make_app(desk, ["localhost"]), base_url="http://localhost") as client:
+        yield client
+
+
+@pytest.fixture
+def shared(desk):
+    desk.raters = {"t" * 32: "ada", "u" * 32: "bob"}
+    with TestClient(make_app(desk, ["localhost"]), base_url="http://localhost", follow_redirects=False) as client:
+        yield client
+
+
+def event(question: str, choice: str = "first", **more) -> dict:
+    return {"uid": uuid4().hex, "question": question, "kind": "answer", "said": {"choice": choice}, **more}
+
+
+def test_a_question_its_clips_and_an_answer(client, desk):
+    got = client.post("/api/next", json={"n": 2}).json()
+    assert [len(got["questions"]), got["done"], got["left"]] == [2, 0, 1]
+    question = got["questions"][0]
+    assert question["words"] == {"text": "Which?"} and sorted(question["order"]) == [0, 1]
+    clip = client.get(question["clips"][0])
+    assert clip.headers["content-type"] == "video/mp4" and b"ftyp" in clip.content[:12]
+    part = client.get(question["clips"][0], headers={"Range": "bytes=0-9"})
+    assert part.status_code == 206 and len(part.content) == 10
+    told = event(question["question"], seconds=2.5, shown={"order": question["order"]})
+    assert client.post("/api/tell", json=told).json() == client.post("/api/tell", json=told).json() == {"seq": 1}
+    (kept,) = desk.store.tail(0)
+    assert (kept["label"], kept["seconds"], kept["rater"]) == (0.0, 2.5, "me")
+    assert kept["shown"]["order"] == question["order"]
+    assert client.get("/api/about").json()["done"] == 1
+
+
+def test_the_page_and_what_it_may_do(client):
+    page = client.get("/")
+    assert page.status_code == 200 and "page.js" in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert "http://" not in page.text.replace("http://www.w3.org", "") and "https://" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        ({"question": "nothing"}, 400), ({"said": {"choice": "both"}}, 400), ({"said": None}, 400),
+        ({"said": {"choice": "first", "rating": 3}}, 400), ({"kind": "retract"}, 400),
+        ({"kind": "retract", "supersedes": "x"}, 400), ({"kind": "drop"}, 422), ({"uid": "1"}, 422),
+        ({"rater": "bob"}, 422), ({"seconds": -1}, 422), ({"said": {"choice": "first", "note": "x" * 2001}}, 400),
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused_and_nothing_kept(client, desk, changed, status):
+    question = client.post("/api/next", json={"n": 1}).json()["questions"][0]["question"]
+    answer = client.post("/api/tell", json={**event(question), **changed})
+    assert answer.status_code == status and answer.json()["detail"], answer.text
+    assert desk.store.last() == 0
+
+
+def test_other_sites_and_other_names(client):
+    def status(**headers):
+        return client.post(
+            "/api/next", json={"n": 1}, headers={k.replace("_", "-"): v for k, v in headers.items()}
+        ).status_code
+
+    assert status() == status(origin="http://localhost") == status(sec_fetch_site="same-origin") == 200
+    assert status(origin="http://evil.example") == status(origin="null") == status(sec_fetch_site="cross-site") == 403
+    assert status(host="evil.example") == 400, "a name that was bound to this address by somebody else"
+    form = client.post("/api/next", content=b'{"n": 1}', headers={"content-type": "text/plain"})
+    assert form.status_code == 415
+    large = client.post("/api/next", content=b" " * 70_000, headers={"content-type": "application/json"})
+    assert large.status_code == 413
+    endless = client.post("/api/next", content=iter([b"{}"]), headers={"content-type": "application/json"})
+    assert endless.status_code == 411
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/media/..%2f..%2flabels.sqlite", "/media/%2e%2e/labels.sqlite", "/static/..%2fserver.py",
+     "/static/%2e%2e/server.py", "/media/nothing.mp4", "/openapi.json", "/docs"],
+)  # fmt: skip
+def test_no_way_to_other_files(client, path):
+    assert client.get(path).status_code == 404
+
+
+def test_without_a_link_nothing_is_seen_or_said(shared, desk):
+    clip = next(iter(desk.store.lease("ada", 1))).clips[0]
+    desk.store.release("ada")
+    for answer in (
+        shared.get("/"), shared.get("/?token=wrong"), shared.get("/api/about"), shared.get(f"/media/{clip}.mp4"),
+        shared.post("/api/next", json={"n": 1}), shared.post("/api/tell", json=event("x")),
+    ):  # fmt: skip
+        assert answer.status_code == 401
+
+
+def test_who_speaks_is_read_from_the_link(shared, desk):
+    welcome = shared.get("/?token=" + "t" * 32)
+    assert welcome.status_code == 303 and "HttpOnly" in welcome.headers["set-cookie"]
+    assert "samesite=strict" in welcome.headers["set-cookie"].lower()
+    question = shared.post("/api/next", json={"n": 1}).json()["questions"][0]["question"]
+    uid = event(question)["uid"]
+    assert shared.post("/api/tell", json=event(question) | {"uid": uid}).status_code == 200
+    assert [e["rater"] for e in desk.store.tail(0)] == ["ada"]
+    shared.cookies.clear()
+    shared.get("/?token=" + "u" * 32)
+    taken = shared.post(
+        "/api/tell", json={"uid": uuid4().hex, "question": question, "kind": "retract", "supersedes": uid}
+    )
+    assert taken.status_code == 400, "bob cannot take back what ada said"
+
+
+def test_a_database_in_trouble_is_no_lost_answer(client, desk, monkeypatch):
+    question = client.post("/api/next", json={"n": 1}).json()["questions"][0]["question"]
+    told = event(question)
+
+    def fails(*_):
+        raise UserError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.store, "append_each", fails)
+        answer = client.post("/api/tell", json=told)
+    assert answer.status_code == 503 and "disk is full" in answer.json()["detail"], "the page keeps it and tries again"
+    assert client.post("/api/tell", json=told).status_code == 200
+
+
+def test_clips_are_kept_below_a_limit(data, tmp_path):
+    clips = Clips(data[0], tmp_path, look=Look(64, 10), limit_mb=0.02)
+    try:
+        made = [clips.get(str(i), 3 * i, 8).result() for i in range(14)]
+        clips._tidy()
+        assert sum(f.stat().st_size for f in tmp_path.glob("*.mp4")) <= 0.02e6 or len(list(tmp_path.glob("*"))) <= 8
+        assert made[-1].exists() and not made[0].exists()
+        assert clips.get("0", 0, 8).result().exists(), "what is wanted again is made again"
+    finally:
+        clips.close()
+
+
+def test_a_port_that_is_taken():
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert free_port("127.0.0.1", port) > port
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "expected"),
+    [
+        ("pair", {"choice": "second", "strength": 2}, ("answer", 1.0, {"strength": 2})),
+        ("pair", {"choice": "equal"}, ("tie", 0.5, None)),
+        ("pair", {"choice": "cant_tell", "note": "dark"}, ("skip", None, {"note": "dark"})),
+        ("rating", {"rating": 3}, ("answer", 3.0, None)),
+        ("ranking", {"tiers": [[2], [0, 1]]}, ("answer", None, {"tiers": [[2], [0, 1]]})),
+        ("ranking", {"tiers": [[0, 1, 2]]}, ("tie", None, {"tiers": [[0, 1, 2]]})),
+        ("triplet", {"choice": "first"}, ("answer", 0.0, None)),
+        ("attributes", {"attributes": {"fast": "second"}}, ("answer", None, {"attributes": {"fast": 1.0}})),
+    ],
+)
+def test_what_answers_say(kind, said, expected):
+    assert kinds.judge(kind, said, 3 if kind == "ranking" else kinds.CLIPS[kind]) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("pair", {"choice": "equal", "strength": 2}), ("pair", {"choice": []}), ("rating", {"rating": 6}),
+        ("rating", {"rating": True}), ("ranking", {"tiers": [[0], [1]]}), ("ranking", {"tiers": [[0], [0, 1, 2]]}),
+        ("ranking", {"tiers": [0, 1, 2]}), ("attributes", {"attributes": {}}), ("attributes", {"attributes": {"a": 1}}),
+        ("spans", {"spans": []}), ("spans", {"spans": [{"start": 5, "end": 2, "good": True}]}),
+        ("spans", {"marks": [{"frame": 1, "name": ""}]}), ("opinion", {}),
+    ],
+)  # fmt: skip
+def test_what_answers_cannot_say(kind, said):
+    with pytest.raises(UserError):
+        kinds.judge(kind, said, kinds.CLIPS.get(kind, 3))
