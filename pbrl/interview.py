@@ -5,11 +5,13 @@ that few answers order many pairs (LiRE, Choi et al. 2024, arXiv:2408.04190).
 """
 
 import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from pbrl import query
 from pbrl.feedback.store import Answered, Store
@@ -26,6 +28,9 @@ class Interview:
         self.store, self.preferences = store, preferences
         self.random = torch.Generator().manual_seed(ask.seed)  # on the CPU: the same questions everywhere
         self.counts = {"asked": 0, "answered": 0, "ties": 0, "skipped": 0}  # skipped questions are not answered ones
+        self.people = hasattr(teacher, "minimum")  # who answer when they do
+        self.questions: list[str] = []  # that people were asked
+        self.heard = 0  # the number of the last event that was taken up
 
     def round(self, r: int, model: Any) -> dict[str, float]:
         """Asks round r, whose strategy may heed the reward `model`; returns the counts and how accurate answers are."""
@@ -40,7 +45,43 @@ class Interview:
             self.table, n=n, width=self.preferences.width, length=ask.length, strategy=strategy,
             candidates=ask.candidates, generator=self.random, model=model if r > 0 else None,
         )  # fmt: skip
+        if self.people:
+            return self._ask_people(starts, strategy, r)
         return self._add(self._put(starts, strategy, r))
+
+    def _ask_people(self, starts: torch.Tensor, strategy: str, r: int) -> dict[str, float]:
+        """Puts questions to people, in place of those of earlier rounds, and waits until enough are answered."""
+        ask, teacher = self.ask, self.teacher
+        about = {"dataset": self.dataset, "length": ask.length, "kind": ask.kind, "purpose": "learn"}
+        if r:
+            self.store.withdraw(**about, round=r - 1)
+        asked = self.store.ask(
+            **about, strategy=strategy, round_=r, starts=starts.cpu().numpy(), wanted=teacher.wanted,
+            wording=teacher.wording(ask.kind),
+        )  # fmt: skip
+        self.questions += asked
+        enough = min(teacher.minimum or len(asked), len(asked))
+        with tqdm(total=enough, desc=f"waiting for answers, {teacher.where}", unit="answer") as bar:
+            while bar.n < enough:
+                given = int((self.store.answers(asked).outcome != "skip").sum())
+                bar.update(min(given, enough) - bar.n)
+                if given < enough:
+                    if not self.store.wants(asked):
+                        break  # nobody is asked any more, and some could not tell
+                    time.sleep(teacher.pause_s)
+        return self.hear()
+
+    def hear(self) -> dict[str, float]:
+        """Takes up what people have said, and taken back, since last time; returns the counts where there is any."""
+        last = self.store.last() if self.people else 0
+        if last == self.heard:
+            return {}
+        self.heard = last
+        self.counts = dict.fromkeys(self.counts, 0)
+        answered = self._counted(self.store.answers(self.questions))
+        given = answered.outcome != "skip"
+        self.preferences.replace(answered.starts[given], answered.label[given], answered.question[given])
+        return self.counts | self._accuracy(answered)
 
     def _add(self, answered: Answered) -> dict[str, float]:
         """Hands on what was answered; returns the counts and how accurate answers are."""
@@ -104,11 +145,13 @@ class Interview:
         return {"label_accuracy": float(agree[clear].mean()) if clear.any() else math.nan}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"random": self.random.get_state(), "counts": dict(self.counts)}
+        kept = {"random": self.random.get_state(), "counts": dict(self.counts)}
+        return {**kept, "questions": list(self.questions), "heard": self.heard}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.random.set_state(state["random"].cpu())
         self.counts = dict(state["counts"])
+        self.questions, self.heard = list(state["questions"]), state["heard"]
 
 
 class Ranking:

@@ -4,34 +4,31 @@ Answers go to a store, from which training reads them: `train.py … feedback=ke
 configs/label.yaml.
 """
 
+import os
+import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import hydra
 import numpy as np
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 import sim.configs
 from pbrl import collect
 from pbrl.feedback import kinds
 from pbrl.feedback.clips import Clips, Look
+from pbrl.feedback.human import TEXTS
 from pbrl.feedback.store import Store
 from pbrl.rollout import auto_workers
 from pbrl.table import Table
 from pbrl.types import UserError
 
 sim.configs.register()
-TEXTS = {
-    "pair": "Which clip is better?",
-    "rating": "How good is this?",
-    "ranking": "Order the clips from best to worst",
-    "attributes": "Which clip has more of it?",
-    "triplet": "Which clip is more like the first?",
-    "spans": "Where is it good, where is it bad?",
-}
 
 
 def serve(config: dict[str, Any]) -> None:
@@ -42,6 +39,10 @@ def serve(config: dict[str, Any]) -> None:
         from pbrl.feedback.app.server import Desk, make_app, new_token
     except ImportError as error:
         raise UserError(f"the page needs a package more ({error.name}): `pip install pbrl[label]`") from error
+    if config["run"]:
+        config = of_run(config)
+    if config["attached"]:
+        threading.Thread(target=follow, daemon=True).start()
     source = {
         "env": config["env"], "data": config["data"], "folder": Path(config["data_dir"]), "seed": config["data_seed"],
         "workers": auto_workers(config["workers"]),
@@ -49,7 +50,7 @@ def serve(config: dict[str, Any]) -> None:
     look = Look(config["size"], config["fps"], config["camera"])
     episodes, dataset = collect.dataset(**source)
     store = Store(config["store"])
-    if not config["only_serve"]:
+    if not (config["only_serve"] or config["run"]):
         asked = ask(config, store, Table(episodes), dataset)
         print(f"asked   {asked} questions; {store.wanting(dataset)} want an answer")
     del episodes
@@ -66,10 +67,29 @@ def serve(config: dict[str, Any]) -> None:
         f"answers {at if not raters else 'by these links'} · kept in {config['store']} · stop with Ctrl-C", flush=True
     )
     uvicorn.run(app, host=config["host"], port=port, log_level="warning")
+    if config["run"]:
+        return
     query, counts = config["query"], store.counts(dataset=dataset)
     print(f"\nanswers {', '.join(f'{n} {what}' for what, n in counts.items())}; to learn from them:")
     print(f"  python train.py … feedback=kept store={config['store']} query.kind={query['kind']} "
           f"query.length={query['length']}")  # fmt: skip
+
+
+def of_run(config: dict[str, Any]) -> dict[str, Any]:
+    """The same with what a run asks about, and where it keeps answers."""
+    folder = Path(config["run"])
+    try:
+        made = yaml.safe_load((folder / "config.yaml").read_text())
+    except OSError as error:
+        raise UserError(f"there is no run in {folder} ({error}): start it first, or leave run=… out") from error
+    store = made["store"] or f"sqlite:///{folder / 'answers.sqlite'}"
+    return {**config, "store": store, **{key: made[key] for key in ("env", "data", "data_dir", "data_seed")}}
+
+
+def follow() -> None:
+    """Stops when whoever started us is gone: then nobody holds the other end of our input."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def ask(config: dict[str, Any], store: Store, table: Table, dataset: str) -> int:

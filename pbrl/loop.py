@@ -157,6 +157,12 @@ class Training:
         self.log.write("answers", self.policy_step, {"round": self.round, **found})
         self.round += 1
 
+    def _hear(self) -> None:
+        """People go on answering, and take back, while we train."""
+        found = self.interview.hear() if self.interview is not None else {}
+        if found:
+            self.log.write("answers", self.policy_step, {"round": self.round, **found})
+
     # The run
 
     def run(self) -> dict[str, Any]:
@@ -204,6 +210,7 @@ class Training:
                 values = self.log.write(stage.name, self.policy_step if stage.name == "policy" else self.step,
                                         {**self.mean.read(), "seconds": self.seconds["train"] + seconds})  # fmt: skip
                 bar.set_postfix({k: f"{v:.3g}" for k, v in list(values.items())[:3]})
+                self._hear()
             if self._evaluates(stage, last):
                 self.seconds["train"] += time.perf_counter() - began
                 self._evaluate(stage.name, bar)

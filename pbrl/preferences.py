@@ -51,6 +51,19 @@ class Preferences:
         self.test = self.test.plus([x[torch.from_numpy(test)] for x in new])
         self._measure()
 
+    def replace(self, starts: np.ndarray, label: np.ndarray, question: np.ndarray) -> None:
+        """Forgets all answers and takes these; whether one is held out is up to its question's id alone."""
+        chance = np.array([int(str(q)[:8], 16) / 16**8 for q in question])
+        test = torch.from_numpy(chance < self.held_out)
+        starts = starts.reshape(-1, self.width)
+        new = [
+            torch.from_numpy(x).to(self.table.device)
+            for x in (starts, label.astype(np.float32), np.zeros(len(label), int))
+        ]
+        self.train, self.test = Answers(*(x[~test] for x in new)), Answers(*(x[test] for x in new))
+        self.lists = 1
+        self._measure()
+
     def _measure(self) -> None:
         """How many segments the shortest list holds that is trained on."""
         self.shortest = int(torch.unique(self.train.group, return_counts=True)[1].min()) if len(self) else 0

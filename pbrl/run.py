@@ -78,6 +78,7 @@ def train(config: Config) -> dict[str, Any]:
 
     players = Players(config["env"], workers)
     log = Log(folder, **config["logger"], config=config)
+    page = None
     try:
         table.relabel_true(config["reward_scale"])
         clone = None
@@ -87,7 +88,7 @@ def train(config: Config) -> dict[str, Any]:
         teacher, reward, store = None, reward_model(config, spec), None
         if ask is not None:
             teacher = build(config["feedback"])
-            if not hasattr(teacher, "recall"):  # a scripted one: other settings make another teacher
+            if hasattr(teacher, "answer"):  # a scripted one: other settings make another teacher
                 teacher.author = f"scripted-{digest(config['feedback'], config['reference'])}"
             store = Store(config["store"] or f"sqlite:///{folder / 'answers.sqlite'}")
             if teacher.needs_value:
@@ -102,6 +103,8 @@ def train(config: Config) -> dict[str, Any]:
             folder=folder, algo=algo, reward=reward, teacher=teacher, store=store, ask=ask, schedule=schedule,
             log=log, players=players, **shared,
         )  # fmt: skip
+        if hasattr(teacher, "open_page"):
+            page = teacher.open_page(folder)  # type: ignore[union-attr]
         if config["only"] == "answers":
             training.ask_first()
             return {}
@@ -112,6 +115,8 @@ def train(config: Config) -> dict[str, Any]:
             report.video(folder, config["env"], players, algo.policy, schedule.eval_seed)
         return result
     finally:
+        if page is not None:
+            page.terminate()
         players.close()
         log.close()
 
@@ -168,6 +173,9 @@ def check_teacher(config: Config, ask: Query, env: Any) -> None:
     if hasattr(teacher, "recall"):
         if not config["store"]:
             raise UserError("feedback=kept takes answers from a store: name it with store=sqlite:///answers.sqlite")
+    elif hasattr(teacher, "minimum"):
+        if ask.kind == "ranking":
+            raise UserError("feedback=human answers pairs and ratings: query.kind=pair or rating")
     elif ask.kind == "rating" and not (teacher.beta == math.inf and teacher.mistake == teacher.equal == 0):
         raise UserError(
             "feedback.beta, feedback.mistake and feedback.equal are about comparisons: choose query.kind=pair, or a "

@@ -34,6 +34,7 @@ class Answered(NamedTuple):
     starts: np.ndarray  # [Q, k] rows
     label: np.ndarray  # [Q], NaN where skipped
     outcome: np.ndarray  # [Q]
+    question: np.ndarray  # [Q] ids
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,15 @@ class Store:
         with self.reading() as connection:
             return connection.execute(query).scalar() or 0
 
+    def wants(self, questions: Sequence[str]) -> bool:
+        """Whether any of these questions still lacks an answer, or somebody is looking at it."""
+        with self.reading() as connection:
+            lacking = (
+                select(Question.id).where(Question.id.in_(batch), Question.given < Question.wanted).limit(1)
+                for batch in _batches(questions)
+            )
+            return any(connection.execute(query).first() for query in lacking)
+
     def answered_by(self, rater: str, dataset: str) -> int:
         """How many answers of a rater about a data set stand."""
         query = _current(func.count()).join(Question, Event.question == Question.id)
@@ -294,7 +304,7 @@ class Store:
         `about` narrows down what they are about: `dataset`, `length`, `kind`, `purpose`.
         """
         query = (
-            _current(Event.seq, Clip.row, Event.label, Event.outcome)
+            _current(Event.seq, Clip.row, Event.label, Event.outcome, Event.question)
             .join(Question, Event.question == Question.id)
             .join(Item, Item.question == Question.id)
             .join(Clip, Item.clip == Clip.id)
@@ -308,12 +318,12 @@ class Store:
             queries = [query.where(Question.id.in_(batch)) for batch in _batches(questions)]
         with self.reading() as connection:
             rows = [row for query in queries for row in connection.execute(query).all()]
-        found: dict[int, tuple[list[int], float | None, str]] = {}
-        for seq, row, label, outcome in rows:
-            found.setdefault(seq, ([], label, outcome))[0].append(row)
-        values = list(found.values())
-        label = np.array([np.nan if v[1] is None else v[1] for v in values], np.float64)
-        return Answered(np.array([v[0] for v in values], np.int64), label, np.array([v[2] for v in values], object))
+        found: dict[int, list[Any]] = {}
+        for seq, row, *said in rows:
+            found.setdefault(seq, [[], *said])[0].append(row)
+        starts, label, outcome, question = zip(*found.values(), strict=True) if found else ((), (), (), ())
+        value = np.array([np.nan if x is None else x for x in label], np.float64)
+        return Answered(np.array(starts, np.int64), value, np.array(outcome, object), np.array(question, object))
 
     def last(self) -> int:
         """The number of the last event: while it stays the same, nobody has said anything."""

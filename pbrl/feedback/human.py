@@ -1,0 +1,62 @@
+"""People at the labelling page: a run waits for their first answers, and hears the others as it trains."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pbrl.types import UserError
+
+TEXTS = {
+    "pair": "Which clip is better?",
+    "rating": "How good is this?",
+    "ranking": "Order the clips from best to worst",
+    "attributes": "Which clip has more of it?",
+    "triplet": "Which clip is more like the first?",
+    "spans": "Where is it good, where is it bad?",
+}
+
+
+class Human:
+    """Questions of a run for people: `wanted` answers each. A round begins when `minimum` are there (None: all).
+
+    With `serve` a page opens beside the run, at `port` or the next free one, where `rater` answers.
+    """
+
+    needs_value = False
+    pause_s = 0.5
+
+    def __init__(
+        self, *, minimum: int | None, wanted: int, text: str | None, better: str, strength: bool, serve: bool,
+        port: int, rater: str,
+    ):  # fmt: skip
+        if wanted < 1 or (minimum is not None and minimum < 1):
+            raise UserError("feedback.wanted and feedback.minimum must be at least 1")
+        self.minimum, self.wanted = minimum, wanted
+        self.text, self.better, self.strength = text, better, strength
+        self.serve, self.port, self.rater = serve, port, rater
+        self.where = "at the labelling page"
+
+    def wording(self, kind: str) -> dict[str, Any]:
+        """What people read."""
+        extra = {"better": self.better, "strength": self.strength} if kind == "pair" else {}
+        return {"text": self.text or TEXTS[kind], **extra}
+
+    def open_page(self, folder: Path) -> subprocess.Popen | None:
+        """Starts the page on a run's questions, or says how to."""
+        flags = [f"run={folder}", f"port={self.port}", f"rater={self.rater}", "attached=true"]
+        if not self.serve:
+            self.where = f"at the page of `python -m pbrl.label {flags[0]}`"
+            return None
+        command = [sys.executable, "-m", "pbrl.label", *flags]
+        page = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert page.stdout is not None
+        for line in page.stdout:
+            if line.startswith("answers "):
+                self.where = f"at {line.split()[1]}"
+                print(line, end="", flush=True)
+                return page
+        page.wait()
+        time.sleep(0.1)  # what it had to say goes first
+        raise UserError("the labelling page did not start: it says why above; feedback.serve=false goes on without it")
