@@ -55,6 +55,7 @@ def serve(config: dict[str, Any]) -> None:
         print(f"asked   {asked} questions; {store.wanting(dataset)} want an answer")
     del episodes
     clips = Clips(source, Path(config["cache"]), look=look, limit_mb=config["cache_mb"])
+    clips.warm()
     port = free_port(config["host"], config["port"])
     raters = {new_token(): name for name in config["share"] or []}
     desk = Desk(store, clips, dataset, config["instructions"], raters, config["rater"])

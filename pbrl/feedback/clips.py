@@ -39,7 +39,10 @@ class Clips:
         self.wanted: dict[str, Future[Path]] = {}
         self.lock = Lock()
         self.pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_open, initargs=(source, look))
-        self.pool.submit(os.getpid)  # the data set is read before the first clip is wanted
+
+    def warm(self) -> None:
+        """Reads the data set before the first clip is wanted."""
+        self.pool.submit(os.getpid)
 
     def path(self, clip: str) -> Path:
         """Where a clip's file is, once it is made."""

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, Engine, Select, create_engine, delete, event, func, make_url, select, update
+from sqlalchemy import Connection, Engine, Select, create_engine, delete, event, func, make_url, select, tuple_, update
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from pbrl.feedback import migrations
@@ -244,42 +244,16 @@ class Store:
     def append(self, told: Sequence[Told]) -> list[int]:
         """Keeps events, all or none; returns their numbers. Those kept before keep theirs. Raises Refused."""
         with self._writing() as connection:
-            return self._append(connection, told)
+            kept = _Batch(connection, told).keep()
+            for one in kept:
+                if isinstance(one, Refused):
+                    raise one
+        return kept  # type: ignore[return-value]
 
     def append_each(self, told: Sequence[Told]) -> list[int | Refused]:
         """Keeps events in one transaction, leaving out those that cannot be; returns their numbers, or why not."""
         with self._writing() as connection:
-            return [self._one(connection, one) for one in told]
-
-    def _one(self, connection: Connection, told: Told) -> int | Refused:
-        try:
-            return self._append(connection, [told])[0]
-        except Refused as error:  # raised before anything is written
-            return error
-
-    def _append(self, connection: Connection, told: Sequence[Told]) -> list[int]:
-        """One after another, since an event may take back the one before it."""
-        known = select(Event.seq)
-        return [connection.execute(known.where(Event.uid == t.uid)).scalar() or self._keep(connection, t) for t in told]
-
-    def _keep(self, connection: Connection, told: Told) -> int:
-        if connection.execute(select(Question.id).where(Question.id == told.question)).scalar() is None:
-            raise Refused(f"there is no question {told.question}")
-        if connection.execute(select(Rater.name).where(Rater.name == told.rater)).scalar() is None:
-            raise Refused(f"there is no rater {told.rater}")
-        if told.kind == "answer":  # a second answer stands for the first
-            mine = _current(Event.uid).where(Event.question == told.question, Event.rater == told.rater)
-            told = replace(told, supersedes=connection.execute(mine).scalar())
-        elif told.kind == "retract":
-            old = select(Event.question, Event.rater).where(Event.uid == told.supersedes, Event.kind == "answer")
-            if connection.execute(old).first() != (told.question, told.rater):
-                raise Refused(f"{told.supersedes} is no answer to that question by {told.rater}")
-        seq = connection.execute(_insert(connection, Event).returning(Event.seq), _row(told)).scalar()
-        if told.kind != "retract":
-            connection.execute(delete(Lease).where(Lease.question == told.question, Lease.rater == told.rater))
-        _recount(connection, [told.question])
-        assert seq is not None
-        return seq
+            return _Batch(connection, told).keep()
 
     def record(
         self, *, dataset: str, length: int, kind: str, strategy: str, round_: int, starts: np.ndarray, author: str,
@@ -399,6 +373,59 @@ class Store:
                 yield connection
         except SQLAlchemyError as error:
             raise _trouble(self.url, error) from error
+
+
+class _Batch:
+    """Events of one transaction, looked up and written together: a statement costs as much for one as for many."""
+
+    def __init__(self, connection: Connection, told: Sequence[Told]):
+        self.connection, self.told = connection, told
+        uids = [t.uid for t in told] + [t.supersedes for t in told if t.supersedes]
+        questions = sorted({t.question for t in told})
+        event = select(Event.uid, Event.seq, Event.question, Event.rater, Event.kind)
+        self.events = {row.uid: row for row in self._find(event, Event.uid, uids)}
+        self.questions = {row.id for row in self._find(select(Question.id), Question.id, questions)}
+        self.raters = {row.name for row in self._find(select(Rater.name), Rater.name, sorted({t.rater for t in told}))}
+        current = self._find(_current(Event.uid, Event.question, Event.rater), Event.question, questions)
+        self.current = {(row.question, row.rater): row.uid for row in current}
+        self.new: dict[str, Told] = {}
+
+    def _find(self, query: Select, column: Any, values: Sequence[str]) -> list[Any]:
+        return [row for batch in _batches(values) for row in self.connection.execute(query.where(column.in_(batch)))]
+
+    def keep(self) -> list[int | Refused]:
+        """One after another, since an event may be about the one before it. What is refused is not written."""
+        refused = [self._take(one) for one in self.told]
+        rows = [_row(one) for one in self.new.values()]
+        numbers = {uid: row.seq for uid, row in self.events.items()}
+        if rows:
+            insert = _insert(self.connection, Event).returning(Event.seq, sort_by_parameter_order=True)
+            numbers |= zip(self.new, self.connection.execute(insert, rows).scalars(), strict=True)
+            done = [(one.question, one.rater) for one in self.new.values() if one.kind != "retract"]
+            for batch in _batches(done):
+                self.connection.execute(delete(Lease).where(tuple_(Lease.question, Lease.rater).in_(batch)))
+            _recount(self.connection, sorted({one.question for one in self.new.values()}))
+        return [why or numbers[one.uid] for why, one in zip(refused, self.told, strict=True)]
+
+    def _take(self, told: Told) -> Refused | None:
+        if told.uid in self.events or told.uid in self.new:
+            return None
+        if told.question not in self.questions:
+            return Refused(f"there is no question {told.question}")
+        if told.rater not in self.raters:
+            return Refused(f"there is no rater {told.rater}")
+        about = told.question, told.rater
+        if told.kind == "answer":  # a second answer stands for the first
+            told = replace(told, supersedes=self.current.get(about))
+            self.current[about] = told.uid
+        elif told.kind == "retract":
+            old = self.new.get(told.supersedes or "") or self.events.get(told.supersedes or "")
+            if old is None or (old.question, old.rater, old.kind) != (*about, "answer"):
+                return Refused(f"{told.supersedes} is no answer to that question by {told.rater}")
+            if self.current.get(about) == told.supersedes:
+                del self.current[about]
+        self.new[told.uid] = told
+        return None
 
 
 _ORDER = (Question.priority.desc(), Question.round, Question.position, Question.id)

@@ -8,7 +8,7 @@ read from the link's cookie, never from what is sent.
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,7 +21,9 @@ from fastapi import Cookie, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pbrl import __version__
 from pbrl.feedback import kinds
@@ -52,6 +54,7 @@ class Desk:
     instructions: str
     raters: dict[str, str] = field(default_factory=dict)  # token → name; none: whoever is at this machine
     me: str = "me"
+    asked: dict[str, tuple[str, int]] = field(default_factory=dict)  # kind and number of clips of questions seen
 
 
 class Next(BaseModel):
@@ -97,13 +100,7 @@ def make_app(desk: Desk, hosts: Sequence[str]) -> FastAPI:
             raise HTTPException(401, "Open the link that you were given.")
         return name
 
-    @app.middleware("http")
-    async def guard(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        refused = objection(request)
-        response = JSONResponse({"detail": refused[1]}, refused[0]) if refused else await go_on(request)
-        response.headers.update(HEADERS)
-        return response
-
+    app.add_middleware(Guard)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*hosts])  # outermost: another name is turned away first
 
     @app.exception_handler(UserError)
@@ -143,7 +140,12 @@ def make_app(desk: Desk, hosts: Sequence[str]) -> FastAPI:
     @app.post("/api/tell")
     async def tell(event: Event, rater: Annotated[str, Depends(who)]) -> dict[str, int]:
         """Keeps an event; when this returns, it is on the disk."""
-        told = await asyncio.to_thread(checked, desk.store, event, rater)
+        if event.question not in desk.asked:
+            found = await asyncio.to_thread(desk.store.question, event.question)
+            if found is None:
+                raise Refused(f"there is no question {event.question}")
+            desk.asked[event.question] = found.kind, len(found.clips)
+        told = checked(event, rater, *desk.asked[event.question])
         return {"seq": await asyncio.wrap_future(app.state.writer.append(told))}
 
     @app.get("/media/{clip}.mp4")
@@ -158,18 +160,35 @@ def make_app(desk: Desk, hosts: Sequence[str]) -> FastAPI:
     return app
 
 
-def objection(request: Request) -> tuple[int, str] | None:
+class Guard:
+    """Turns requests away that another site makes or that are too much, and tells browsers what the page may do."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        refused = objection(scope["method"], Headers(scope=scope)) if scope["type"] == "http" else None
+        go_on: ASGIApp = JSONResponse({"detail": refused[1]}, refused[0]) if refused else self.app
+        await go_on(scope, receive, guarded)
+
+
+def objection(method: str, headers: Headers) -> tuple[int, str] | None:
     """Why a request is turned away before anybody reads it: a status and a reason."""
-    if request.method in ("GET", "HEAD"):
+    if method in ("GET", "HEAD"):
         return None
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
         return 403, "another site may not speak for you"
-    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return 403, "another site may not speak for you"
-    if request.headers.get("content-type", "").split(";")[0] != "application/json":
+    if headers.get("content-type", "").split(";")[0] != "application/json":
         return 415, "what is sent is JSON"
-    length = request.headers.get("content-length", "")
+    length = headers.get("content-length", "")
     if not length.isdigit():
         return 411, "say how long it is"
     if int(length) > LARGEST:
@@ -177,15 +196,12 @@ def objection(request: Request) -> tuple[int, str] | None:
     return None
 
 
-def checked(store: Store, event: Event, rater: str) -> Told:
+def checked(event: Event, rater: str, kind: str, clips: int) -> Told:
     """The event as the store keeps it. Raises Refused where an answer does not fit its question."""
     outcome = label = detail = None
     if event.kind == "answer":
-        asked = store.question(event.question)
-        if asked is None:
-            raise Refused(f"there is no question {event.question}")
         try:
-            outcome, label, detail = kinds.judge(asked.kind, event.said or {}, len(asked.clips))
+            outcome, label, detail = kinds.judge(kind, event.said or {}, clips)
         except UserError as error:
             raise Refused(str(error)) from None
     shown = {**(event.shown or {}), "version": __version__}

