@@ -299,6 +299,15 @@ class Store:
         value = np.array([np.nan if x is None else x for x in label], np.float64)
         return Answered(np.array(starts, np.int64), value, np.array(outcome, object), np.array(question, object))
 
+    def standing(self, dataset: str) -> list[dict[str, Any]]:
+        """Answers that stand about a data set, with what their questions were for, in order."""
+        columns = (Event.question, Event.rater, Question.kind, Event.outcome, Event.label, Event.seconds, Event.shown,
+                   Question.purpose, Question.expected, Question.repeats)  # fmt: skip
+        query = _current(*columns).join(Question, Event.question == Question.id)
+        with self.reading() as connection:
+            rows = connection.execute(query.where(Question.dataset == dataset).order_by(Event.seq)).mappings()
+            return [dict(row) for row in rows]
+
     def last(self) -> int:
         """The number of the last event: while it stays the same, nobody has said anything."""
         with self.reading() as connection:
