@@ -38,6 +38,7 @@ LAST = ("success", "success_at_end", "return_mean", "return_iqm", "episodes")  #
 LEARNT = ["reward=ensemble", "reward.steps=2000"]
 PIQL = ["algo=iql", *LEARNT]
 LONGER = ["steps=10000", "eval_every=10000", "checkpoint_every=10000"]  # two to three million rows, as transformers see
+STD = ["reward.normalize=std"]  # rewards of one size, however sure the model is
 WRONG = ["feedback=mistake", "feedback.mistake=0.3"]
 ROBUST = ["objective@reward_objective=robust", "reward_objective.mistake=0.3"]
 METHODS = {
@@ -68,6 +69,9 @@ METHODS = {
     "P-IQL 10k, all wrong": [*PIQL, *LONGER, "feedback=mistake", "feedback.mistake=1"],
     "P-IQL 10k, 30 % wrong": [*PIQL, *LONGER, *WRONG],
     "P-IQL 10k, 30 % wrong, robust": [*PIQL, *LONGER, *WRONG, *ROBUST],
+    "P-IQL 10k, std": [*PIQL, *LONGER, *STD],
+    "P-IQL 10k, 30 % wrong, std": [*PIQL, *LONGER, *STD, *WRONG],
+    "P-IQL 10k, 30 % wrong, robust, std": [*PIQL, *LONGER, *STD, *WRONG, *ROBUST],
     "DTR, 30 % wrong": ["algo=dtr", *LEARNT, *WRONG],
     "DTR, 30 % wrong, robust": ["algo=dtr", *LEARNT, *WRONG, *ROBUST],
     "P-IQL 10k, linear": [*PIQL, *LONGER, "reward=linear"],
@@ -110,6 +114,7 @@ SUITES = {
 }  # fmt: skip
 for name, methods in {  # what is compared on the same data
     "mistakes": ["P-IQL 10k", "P-IQL 10k, 30 % wrong", "P-IQL 10k, 30 % wrong, robust", "P-IQL 10k, all wrong",
+                 "P-IQL 10k, std", "P-IQL 10k, 30 % wrong, std", "P-IQL 10k, 30 % wrong, robust, std",
                  "DTR", "DTR, 30 % wrong", "DTR, 30 % wrong, robust"],
     "ablations": ["Pb-DT", "Pb-DT, 10 steps", "Pb-QT", "DTR, raw rewards", "DTR, z-scores", "DTR"],
     "lists": ["P-IQL 10k", "P-IQL 10k, lists", "P-IQL 10k, lists, Plackett-Luce", "P-IQL 10k, linear",

@@ -58,7 +58,9 @@ def serve(config: dict[str, Any]) -> None:
     clips.warm()
     port = free_port(config["host"], config["port"])
     raters = {new_token(): name for name in config["share"] or []}
-    desk = Desk(store, clips, dataset, config["instructions"], raters, config["rater"])
+    if raters:
+        raters[new_token()] = config["rater"]
+    desk = Desk(store, clips, dataset, config["instructions"], raters, config["rater"], config["checks"]["pass_mark"])
     names = ["localhost", "127.0.0.1", "[::1]", *addresses(config["host"]), *config["names"]]
     app = make_app(desk, names)
     at = f"http://{names[3] if len(names) > 3 and raters else 'localhost'}:{port}/"
@@ -106,16 +108,46 @@ def ask(config: dict[str, Any], store: Store, table: Table, dataset: str) -> int
         raise UserError("query.count and wanted must be at least 1")
     more = {"pair": ("better", "strength"), "attributes": ("attributes",), "spans": ("stages",)}.get(kind, ())
     wording = {"text": words["text"] or TEXTS[kind], **{key: words[key] for key in more}}
-    places = table.segment_starts(query["length"])
     generator = torch.Generator().manual_seed(query["seed"])
-    starts = np.stack([
-        places[torch.randperm(len(places), generator=generator)[:width]].numpy() for _ in range(query["count"])
-    ])  # fmt: skip
-    ids = store.ask(
-        dataset=dataset, length=query["length"], kind=kind, strategy="uniform", round_=0, starts=starts,
-        wanted=config["wanted"], wording=wording,
-    )  # fmt: skip
+    count, length, checks = query["count"], query["length"], config["checks"]
+    same: dict[str, Any] = {
+        "dataset": dataset, "length": length, "kind": kind, "strategy": "uniform", "round_": 0, "wording": wording,
+    }  # fmt: skip
+    starts = draw(table, length, count, width, generator)
+    ids = store.ask(**same, starts=starts, wanted=config["wanted"])
+    if kind != "pair":
+        return len(ids)
+    again = torch.randperm(count, generator=generator)[: round(checks["repeats"] * count)].tolist()
+    if again:  # the mirror image, when the first is forgotten
+        later = [i + max(10, count // 2) for i in again]
+        store.ask(**same, starts=starts[again, ::-1], positions=later, wanted=config["wanted"], purpose="repeat",
+                  repeats=[ids[i] for i in again])  # fmt: skip
+    for purpose, n in (("gold", round(checks["gold"] * count)), ("practice", checks["practice"])):
+        if n:
+            clear, expected = certain(table, length, n, generator)
+            every = max(1, count // n)
+            store.ask(**same, starts=clear, expected=expected, purpose=purpose, wanted=EVERYBODY,
+                      priority=float(purpose == "practice"), positions=range(every // 2, every * n, every))  # fmt: skip
     return len(ids)
+
+
+EVERYBODY = 1_000_000  # answers that are wanted of a question that all shall be asked
+
+
+def draw(table: Table, length: int, n: int, width: int, generator: torch.Generator) -> np.ndarray:
+    """Starts [n, width] of different segments anywhere in the data. Raises UserError where there are too few."""
+    places = table.segment_starts(length)
+    if len(places) < width:
+        raise UserError(f"query.length={length}: {len(places)} segments of that length fit into the data")
+    return np.stack([places[torch.randperm(len(places), generator=generator)[:width]].numpy() for _ in range(n)])
+
+
+def certain(table: Table, length: int, n: int, generator: torch.Generator) -> tuple[np.ndarray, list[float]]:
+    """Of many pairs, those n [n, 2] whose true returns differ the most, and which is better by that."""
+    pairs = draw(table, length, 20 * n, 2, generator)
+    gap = table.reward[table.segments(torch.from_numpy(pairs), length)].sum(-1).diff(dim=1)[:, 0].numpy()
+    best = np.argsort(-np.abs(gap))[:n]
+    return pairs[best], [float(gap[i] > 0) for i in best]
 
 
 def free_port(host: str, first: int) -> int:

@@ -224,6 +224,24 @@ def test_nobody_is_kept_out(serve, open_page, scheme, width, tmp_path):
         page.wait_for_selector("#help[open]")
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_overview_of_raters(serve, open_page, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    server = serve("query.kind=pair", "query.count=4", "checks.practice=2")
+    page = open_page(server, color_scheme=scheme, bypass_csp=True, viewport={"width": 390, "height": 800})
+    for i in range(2):
+        press(page, "ArrowLeft")
+        page.wait_for_function("document.getElementById('toast').textContent.startsWith('Practice')")
+        if i == 0:
+            watch(page)
+    page.goto(server.at + "stats")
+    page.wait_for_selector("#raters tbody tr")
+    assert "me" in page.inner_text("#raters tbody tr th") and page.errors == []
+    found = Axe().run(page).response["violations"]
+    assert found == [], json.dumps(found, indent=1)
+
+
 def test_keys_of_ones_own_and_keys_meant_for_the_last_question(serve, open_page):
     server = serve("query.kind=pair", "query.count=8")
     page = open_page(server)

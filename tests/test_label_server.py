@@ -1,17 +1,22 @@
 """Over HTTP: who may see and say what, and that nonsense is told apart from trouble."""
 
+from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
 import pytest
+import torch
+from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from pbrl import episodes as files
 from pbrl.feedback import kinds
 from pbrl.feedback.app.server import Desk, make_app
 from pbrl.feedback.clips import Clips, Look
+from pbrl.feedback.schema import Question
 from pbrl.feedback.store import Store
 from pbrl.label import free_port
+from pbrl.table import Table
 from pbrl.types import UserError
 from tests import toy
 
@@ -45,7 +50,7 @@ def client(desk):
 
 @pytest.fixture
 def shared(desk):
-    desk.raters = {"t" * 32: "ada", "u" * 32: "bob"}
+    desk.raters = {"t" * 32: "ada", "u" * 32: "bob", "v" * 32: desk.me}
     with TestClient(make_app(desk, ["localhost"]), base_url="http://localhost", follow_redirects=False) as client:
         yield client
 
@@ -145,6 +150,74 @@ def test_who_speaks_is_read_from_the_link(shared, desk):
         "/api/tell", json={"uid": uuid4().hex, "question": question, "kind": "retract", "supersedes": uid}
     )
     assert taken.status_code == 400, "bob cannot take back what ada said"
+
+
+def test_practice_comes_first_and_again_until_it_is_passed(client, desk):
+    asked = dict(dataset=desk.dataset, length=8, kind="pair", strategy="uniform", round_=0)
+    desk.store.ask(**asked, starts=np.array([[9, 40], [40, 9]]), expected=[1.0, 0.0], purpose="practice", wanted=99,
+                   priority=1.0)  # fmt: skip
+
+    def answer(*choices: str) -> list[bool]:
+        got = client.post("/api/next", json={"n": 5}).json()["questions"]
+        assert [q["purpose"] for q in got] == ["practice"] * 2, "and nothing else"
+        told = [event(q["question"], choice) for q, choice in zip(got, choices, strict=True)]
+        return [client.post("/api/tell", json=one).json()["right"] for one in told]
+
+    first, second = answer("second", "second")
+    assert {first, second} == {True, False}
+    again = client.post("/api/next", json={"n": 5}).json()
+    assert again["again"] and len(again["questions"]) == 2
+    right = ["second", "first"] if first else ["first", "second"]
+    assert answer(*right) == [True, True]
+    after = client.post("/api/next", json={"n": 5}).json()
+    assert not after["again"] and [q["purpose"] for q in after["questions"]] == [None] * 3
+    assert desk.store.miscounted() == []
+
+
+def test_only_whoever_asks_sees_what_is_thought_of_raters(shared, desk):
+    shared.get("/?token=" + "t" * 32)
+    assert shared.get("/api/stats").status_code == 403
+    shared.cookies.clear()
+    shared.get("/?token=" + "v" * 32)
+    assert shared.get("/api/stats").status_code == 200
+
+
+def test_statistics(client):
+    for question in client.post("/api/next", json={"n": 3}).json()["questions"]:
+        client.post("/api/tell", json=event(question["question"], seconds=1.5, shown={"order": question["order"]}))
+    found = client.get("/api/stats").json()
+    assert found["counts"]["answered"] == 3 and found["alpha"] is None and found["seconds"] == [1.5] * 3
+    assert found["raters"]["me"]["median_seconds"] == 1.5 and found["raters"]["me"]["guesses"] is None
+
+
+@pytest.mark.parametrize(("checks", "extra"), [({"repeats": 0.5, "gold": 0.25, "practice": 2}, 5 + 2 + 2), ({}, 0)])
+def test_checks_are_asked_among_the_others(tmp_path, data, checks, extra):
+    """Half of ten come again mirrored, later; gold and practice are the clearest of many pairs by their true return."""
+    from pbrl.label import ask
+
+    table = Table(files.read(Path(data[0]["data"]["path"])))
+    store = Store(f"sqlite:///{tmp_path / 'labels.sqlite'}")
+    config = {
+        "query": {"kind": "pair", "count": 10, "length": 8, "clips": 4, "seed": 0}, "wanted": 1,
+        "words": {"text": None, "better": "is better", "strength": False, "attributes": [], "stages": []},
+        "checks": {"repeats": 0.0, "gold": 0.0, "practice": 0, "pass_mark": 0.8} | checks,
+    }  # fmt: skip
+    assert ask(config, store, table, data[1]) == ask(config, store, table, data[1]) == 10
+    store.add_rater("ada", "human")
+    leased = store.lease("ada", 99)
+    assert len(leased) == 10 + extra
+    where = {one.question: i for i, one in enumerate(leased)}
+    clips = {one.question: one.clips for one in leased}
+    for one in leased:
+        if one.purpose in ("gold", "practice"):
+            starts = torch.tensor([store.places([clip])[clip][0] for clip in one.clips])
+            gap = table.reward[table.segments(starts, 8)].sum(-1).diff().item()
+            assert one.expected == float(gap > 0) and abs(gap) > 2
+    with store.reading() as connection:
+        for question, first in connection.execute(select(Question.id, Question.repeats).where(Question.repeats != "")):
+            assert clips[question] == clips[first][::-1] and where[question] > where[first]
+    if checks:
+        assert [one.purpose for one in leased[:2]] == ["practice"] * 2
 
 
 def test_a_database_in_trouble_is_no_lost_answer(client, desk, monkeypatch):

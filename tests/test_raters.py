@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from pbrl.feedback import raters
+from pbrl.feedback.kept import Kept
 from pbrl.feedback.raters import Said, about, alpha, cohen, dawid_skene, guesses
 from pbrl.feedback.store import Store, Told
+from pbrl.plan import Query
 
 
 def say(rater: str, question: str, label: float | None, **more) -> Said:
@@ -130,4 +132,10 @@ def test_from_the_store(tmp_path):
     store.append([Told("x", ids[0], "bob", outcome="tie", label=0.5)])
     found = raters.said(store, "abc")
     assert len(found) == 4 and found[0].order == (1, 0)
+    ask = Query(kind="pair", count=9, rounds=1, length=8, strategy="uniform", candidates=1, per_list=1, held_out=0.0,
+                seed=0)  # fmt: skip
+    plain = Kept(author=None, count=None, weigh=False).recall(store, "abc", ask)
+    one_each = Kept(author=None, count=None, weigh=True).recall(store, "abc", ask)
+    assert plain.label.tolist() == [1.0, 0.5, 1.0, 1.0] and one_each.starts.tolist() == [[1, 2], [3, 4]]
+    assert 0.5 < one_each.label[0] < one_each.label[1] <= 1, "where they disagree, less is known"
     assert about(found)["bob"]["equal"] == 0.5 and raters.said(store, "another") == []

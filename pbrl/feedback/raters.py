@@ -149,6 +149,8 @@ def dawid_skene(answers: Sequence[Said], iterations: int = 50) -> Believed:
     """
     table = labels(answers)
     raters, questions = sorted(table), sorted({q for own in table.values() for q in own})
+    if not questions:
+        return Believed({}, {})
     classes = sorted({label for own in table.values() for label in own.values()})  # none that nobody ever says
     votes = np.zeros((len(raters), len(questions), len(classes)))
     for r, rater in enumerate(raters):

@@ -63,6 +63,7 @@ class Leased(NamedTuple):
     clips: tuple[str, ...]
     wording: str | None
     purpose: str
+    expected: float | None  # the right label, of practice and gold
     until: float
 
 
@@ -91,24 +92,28 @@ class Store:
 
     def ask(
         self, *, dataset: str, length: int, kind: str, strategy: str, round_: int, starts: np.ndarray, first: int = 0,
-        wanted: int = 1, priority: float = 0.0, wording: dict[str, Any] | None = None, purpose: str = "learn",
-        expected: Sequence[float] | None = None, repeats: Sequence[str] | None = None,
+        positions: Sequence[int] | None = None, wanted: int = 1, priority: float = 0.0,
+        wording: dict[str, Any] | None = None, purpose: str = "learn", expected: Sequence[float] | None = None,
+        repeats: Sequence[str] | None = None,
     ) -> list[str]:  # fmt: skip
         """Stores questions about segments that begin at rows `starts` [Q, k]; returns their ids.
 
-        `first` is the place in the round of the first one; `wanted` answers by different raters are asked for.
+        They follow each other in the round from place `first` on, or have `positions` of their own; `wanted` answers by
+        different raters are asked for.
         """
+        if positions is None:
+            positions = range(first, first + len(starts))
         with self._writing() as connection:
             ids = self._ask(
-                connection, dataset, length, kind, strategy, round_, starts, first, wanted=wanted, priority=priority,
-                wording=wording, purpose=purpose, expected=expected, repeats=repeats,
+                connection, dataset, length, kind, strategy, round_, starts, positions, wanted=wanted,
+                priority=priority, wording=wording, purpose=purpose, expected=expected, repeats=repeats,
             )  # fmt: skip
             _recount(connection, ids)
         return ids
 
     def _ask(
         self, connection: Connection, dataset: str, length: int, kind: str, strategy: str, round_: int,
-        starts: np.ndarray, first: int, *, wording: dict[str, Any] | None = None,
+        starts: np.ndarray, positions: Sequence[int], *, wording: dict[str, Any] | None = None,
         expected: Sequence[float] | None = None, repeats: Sequence[str] | None = None, **columns: Any,
     ) -> list[str]:  # fmt: skip
         now = datetime.now(UTC)
@@ -116,11 +121,11 @@ class Store:
         places = {i: int(r) for ids, rows in zip(clip_ids, starts, strict=True) for i, r in zip(ids, rows, strict=True)}
         questions, items = [], []
         words = identity("wording", wording) if wording else None
-        for i, ids in enumerate(clip_ids):
-            question = identity("question", kind, *ids, round_, first + i)
+        for i, (ids, position) in enumerate(zip(clip_ids, positions, strict=True)):
+            question = identity("question", kind, *ids, round_, position)
             questions.append({
                 "id": question, "kind": kind, "dataset": dataset, "length": length, "strategy": strategy,
-                "round": round_, "position": first + i, "asked": now, "wording": words,
+                "round": round_, "position": position, "asked": now, "wording": words,
                 "expected": None if expected is None else float(expected[i]),
                 "repeats": None if repeats is None else repeats[i], **columns,
             })  # fmt: skip
@@ -262,7 +267,8 @@ class Store:
         """Stores questions, starts [Q, k], with their answers, all or nothing; returns the questions' ids."""
         with self._writing() as connection:
             _add(connection, Rater, [{"name": author, "kind": by}])
-            ids = self._ask(connection, dataset, length, kind, strategy, round_, starts, first)
+            positions = range(first, first + len(starts))
+            ids = self._ask(connection, dataset, length, kind, strategy, round_, starts, positions)
             told = [
                 Told(identity("answer", question, author), question, author, outcome=str(o), confidence=confidence,
                      label=None if np.isnan(value) else float(value))
@@ -298,6 +304,16 @@ class Store:
         starts, label, outcome, question = zip(*found.values(), strict=True) if found else ((), (), (), ())
         value = np.array([np.nan if x is None else x for x in label], np.float64)
         return Answered(np.array(starts, np.int64), value, np.array(outcome, object), np.array(question, object))
+
+    def practice(self, rater: str, dataset: str) -> tuple[int, dict[str, tuple[str, bool]]]:
+        """How many practice questions there are, and of those that a rater has answered the uid and whether right."""
+        wanted = Question.purpose == "practice", Question.dataset == dataset
+        asked = select(func.count()).select_from(Question).where(*wanted)
+        query = _current(Event.question, Event.uid, Event.label, Question.expected)
+        query = query.join(Question, Event.question == Question.id).where(*wanted, Event.rater == rater)
+        with self.reading() as connection:
+            found = {question: (uid, label == right) for question, uid, label, right in connection.execute(query)}
+            return connection.execute(asked).scalar() or 0, found
 
     def standing(self, dataset: str) -> list[dict[str, Any]]:
         """Answers that stand about a data set, with what their questions were for, in order."""
@@ -473,7 +489,7 @@ def _leased(connection: Connection, questions: Sequence[str], until: float) -> l
     for question, clip in connection.execute(items):
         clips.setdefault(question, []).append(clip)
     in_order = [found[q] for q in questions]
-    return [Leased(q.id, q.kind, tuple(clips[q.id]), q.wording, q.purpose, until) for q in in_order]
+    return [Leased(q.id, q.kind, tuple(clips[q.id]), q.wording, q.purpose, q.expected, until) for q in in_order]
 
 
 def _about(about: dict[str, Any]) -> list[Any]:

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import numpy as np
 from fastapi import Cookie, Depends, FastAPI, HTTPException, Request, Response
@@ -26,7 +27,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pbrl import __version__
-from pbrl.feedback import kinds
+from pbrl.feedback import kinds, raters
 from pbrl.feedback.clips import Clips
 from pbrl.feedback.store import Leased, Refused, Store, Told
 from pbrl.feedback.writer import Writer
@@ -54,7 +55,9 @@ class Desk:
     instructions: str
     raters: dict[str, str] = field(default_factory=dict)  # token → name; none: whoever is at this machine
     me: str = "me"
-    asked: dict[str, tuple[str, int]] = field(default_factory=dict)  # kind and number of clips of questions seen
+    pass_mark: float = 0.8  # share of practice questions to get right before others are shown
+    asked: dict[str, Leased] = field(default_factory=dict)  # questions that somebody has answered
+    passed: set[str] = field(default_factory=set)  # raters
 
 
 class Next(BaseModel):
@@ -124,7 +127,8 @@ def make_app(desk: Desk, hosts: Sequence[str]) -> FastAPI:
     @app.post("/api/next")
     def following(wanted: Next, rater: Annotated[str, Depends(who)]) -> dict[str, Any]:
         """Leases questions; their clips begin to be made."""
-        leased = desk.store.lease(rater, wanted.n, dataset=desk.dataset)
+        purpose, again = practice(desk, rater)
+        leased = desk.store.lease(rater, wanted.n, dataset=desk.dataset, **purpose)
         places = desk.store.places([clip for one in leased for clip in one.clips])
         words = desk.store.wordings([one.wording for one in leased if one.wording])
         for clip, (row, length) in places.items():
@@ -135,18 +139,36 @@ def make_app(desk: Desk, hosts: Sequence[str]) -> FastAPI:
              "words": words.get(one.wording or "", {})}
             for one in leased
         ]  # fmt: skip
-        return {"questions": questions, **progress(desk, rater)}
+        return {"questions": questions, "again": again, **progress(desk, rater)}
 
     @app.post("/api/tell")
-    async def tell(event: Event, rater: Annotated[str, Depends(who)]) -> dict[str, int]:
-        """Keeps an event; when this returns, it is on the disk."""
+    async def tell(event: Event, rater: Annotated[str, Depends(who)]) -> dict[str, Any]:
+        """Keeps an event; when this returns, it is on the disk. Says of a practice answer whether it was right."""
         if event.question not in desk.asked:
             found = await asyncio.to_thread(desk.store.question, event.question)
             if found is None:
                 raise Refused(f"there is no question {event.question}")
-            desk.asked[event.question] = found.kind, len(found.clips)
-        told = checked(event, rater, *desk.asked[event.question])
-        return {"seq": await asyncio.wrap_future(app.state.writer.append(told))}
+            desk.asked[event.question] = found
+        asked = desk.asked[event.question]
+        told = checked(event, rater, asked.kind, len(asked.clips))
+        kept = {"seq": await asyncio.wrap_future(app.state.writer.append(told))}
+        if asked.purpose == "practice" and event.kind == "answer":
+            return {**kept, "right": told.label == asked.expected}
+        return kept
+
+    @app.get("/api/stats")
+    def stats(rater: Annotated[str, Depends(who)]) -> dict[str, Any]:
+        """What is to be thought of the answers so far; not for those who give them by a link."""
+        if tokens and rater != desk.me:
+            raise HTTPException(403, "This page is for whoever asks.")
+        answers = raters.said(desk.store, desk.dataset)
+        return {"counts": desk.store.counts(dataset=desk.dataset), "alpha": raters.alpha(answers),
+                "raters": raters.about(answers), "believed": raters.dawid_skene(answers).accuracy,
+                "seconds": [one.seconds for one in answers if one.seconds is not None]}  # fmt: skip
+
+    @app.get("/stats")
+    def overview(rater: Annotated[str, Depends(who)]) -> FileResponse:
+        return FileResponse(PAGE / "stats.html", headers={"Cache-Control": "no-cache"})
 
     @app.get("/media/{clip}.mp4")
     async def media(clip: str, rater: Annotated[str, Depends(who)]) -> FileResponse:
@@ -207,6 +229,22 @@ def checked(event: Event, rater: str, kind: str, clips: int) -> Told:
     shown = {**(event.shown or {}), "version": __version__}
     return Told(event.uid, event.question, rater, event.kind, outcome, label, detail, shown, seconds=event.seconds,
                 told=event.told, supersedes=event.supersedes)  # fmt: skip
+
+
+def practice(desk: Desk, rater: str) -> tuple[dict[str, Any], bool]:
+    """What a rater may be asked, and whether to begin again: practice comes first, until enough of it is right."""
+    if rater in desk.passed:
+        return {}, False
+    asked, found = desk.store.practice(rater, desk.dataset)
+    if len(found) < asked:
+        return {"purpose": "practice"}, False
+    if sum(right for _, right in found.values()) >= desk.pass_mark * asked:
+        desk.passed.add(rater)
+        return {}, False
+    desk.store.append([
+        Told(uuid4().hex, question, rater, "retract", supersedes=uid) for question, (uid, _) in found.items()
+    ])  # fmt: skip
+    return {"purpose": "practice"}, True
 
 
 def progress(desk: Desk, rater: str) -> dict[str, int]:

@@ -10,10 +10,11 @@ export function newId() {
 }
 
 export class Outbox {
-  // `rater` keeps apart what people say who share a browser; `changed(waiting, trouble)` hears of each change.
-  constructor(rater, changed) {
+  // `rater` keeps apart what people say who share a browser; `changed(waiting, trouble)` hears of each change, and
+  // `kept(reply)` what the server says of an event when it has it.
+  constructor(rater, changed, kept) {
     this.key = `${KEY}-${rater}`;
-    this.changed = changed;
+    Object.assign(this, { changed, kept });
     this.events = JSON.parse(localStorage.getItem(this.key) ?? "[]");
     this.sending = false;
     this.failures = 0;
@@ -43,11 +44,12 @@ export class Outbox {
           method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(event),
         });
         if (response.status >= 500 || response.status === 429) throw new Error((await response.json()).detail);
-        if (!response.ok) this.refuse(event, await response.json());
+        const reply = await response.json();
         this.events.shift();
         this.keep();
         this.failures = 0;
         this.changed(this.events.length, "");
+        response.ok ? this.kept(reply) : this.refuse(event, reply);
       }
     } catch (error) {
       this.failures += 1;

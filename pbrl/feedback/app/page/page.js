@@ -49,6 +49,11 @@ async function refill() {
     const n = Math.min(30, AHEAD + 1 + waiting + (current ? 1 : 0));
     const got = await post("/api/next", { n });
     left = got.left;
+    if (got.again) {
+      known.clear();
+      toast("Some practice answers were not what was expected. Read the help, and try once more.");
+      openHelp();
+    }
     for (const question of got.questions) {
       if (known.has(question.question)) continue;
       known.add(question.question);
@@ -135,6 +140,12 @@ function tell(kind, said, more = {}) {
   if (kind === "answer") done += 1;
   next();
   progress();
+}
+
+function heard(reply) {
+  if (reply.right === true) toast("Practice: right.");
+  if (reply.right === false) toast("Practice: the other answer was expected.");
+  if (!current && !queue.length) refill(); // practice may be over
 }
 
 function undo() {
@@ -265,7 +276,7 @@ async function start() {
   }
   ({ done, left } = about);
   past = JSON.parse(sessionStorage.getItem("pbrl-past") ?? "[]");
-  outbox = new Outbox(about.rater, (waiting, text) => trouble(text));
+  outbox = new Outbox(about.rater, (waiting, text) => trouble(text), heard);
   for (const event of outbox.events) known.add(event.question); // answered before a reload, and still on its way
   $("instructions").textContent = about.instructions;
   showKeys();
