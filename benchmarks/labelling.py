@@ -12,6 +12,7 @@ with the load of the machine.
 
 import argparse
 import contextlib
+import http.client
 import json
 import multiprocessing
 import os
@@ -143,7 +144,7 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
                 while not stop.is_set():
                     try:
                         status, _ = server.post("/api/tell", body, i % 20)
-                    except OSError:
+                    except (OSError, http.client.HTTPException):  # it died before, or in the middle of, its reply
                         time.sleep(0.05)
                         continue
                     if status == 200:
@@ -234,8 +235,6 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
         end = time.perf_counter() + args.seconds
 
         def write(i: int) -> None:
-            import http.client
-
             connection = http.client.HTTPConnection("127.0.0.1", server.port)
             headers = {"Content-Type": "application/json", "Cookie": f"pbrl_rater=token-{i % 20}-{'x' * 20}"}
             for question in ids[i :: args.writers]:

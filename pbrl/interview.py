@@ -36,7 +36,7 @@ class Interview:
         """Asks round r, whose strategy may heed the reward `model`; returns the counts and how accurate answers are."""
         ask = self.ask
         if hasattr(self.teacher, "recall"):  # answers that are there already
-            return self._add(self._counted(self.teacher.recall(self.store, self.dataset, ask)))
+            return self._recalled(self._counted(self.teacher.recall(self.store, self.dataset, ask)))
         n = ask.count * (r + 1) // ask.rounds - ask.count * r // ask.rounds
         if ask.kind == "ranking":
             return self._rank(n, r)
@@ -82,6 +82,15 @@ class Interview:
         given = answered.outcome != "skip"
         self.preferences.replace(answered.starts[given], answered.label[given], answered.question[given])
         return self.counts | self._accuracy(answered)
+
+    def _recalled(self, answered: Answered) -> dict[str, float]:
+        """Hands on what was kept: a ranking's clips as one list."""
+        if self.ask.kind != "ranking":
+            return self._add(answered)
+        for question in dict.fromkeys(answered.question):
+            own = answered.question == question
+            self.preferences.add(answered.starts[own], answered.label[own])
+        return dict(self.counts)
 
     def _add(self, answered: Answered) -> dict[str, float]:
         """Hands on what was answered; returns the counts and how accurate answers are."""

@@ -1,5 +1,7 @@
 """Answers that somebody gave before: nobody is asked, what is in the store about this data set is what there is."""
 
+from typing import Any
+
 import numpy as np
 
 from pbrl.feedback import raters
@@ -11,33 +13,69 @@ from pbrl.types import UserError
 class Kept:
     """Recalls the answers of `author` (None: of anyone), the first `count` of them (None: all).
 
-    With `weigh`, all that was said of a pair becomes one answer: P(second preferred), each believed by its skill.
+    With `weigh`, all that was said of a pair becomes one answer: P(second preferred), each believed by its skill. With
+    `attribute`, pairs are those of which it was said which clip has more of that.
     """
 
     needs_value = False
 
-    def __init__(self, *, author: str | None, count: int | None, weigh: bool):
-        self.author, self.count, self.weigh = author, count, weigh
+    def __init__(self, *, author: str | None, count: int | None, weigh: bool, attribute: str | None):
+        self.author, self.count, self.weigh, self.attribute = author, count, weigh, attribute
         if count is not None and count < 1:
             raise UserError(f"feedback.count={count} must be at least 1; null: all there are")
+        if weigh and attribute:
+            raise UserError("feedback.weigh is about plain pairs: leave feedback.attribute out")
 
     def recall(self, store: Store, dataset: str, ask: Query) -> Answered:
-        """Answers to questions of that kind about segments of that length. Raises UserError if there are none."""
-        if self.weigh and ask.kind != "pair":
-            raise UserError("feedback.weigh is about comparisons: query.kind=pair")
-        if ask.kind == "ranking" or ask.rounds > 1:
-            raise UserError("feedback=kept asks nothing: query.kind is pair or rating, and query.rounds=1")
-        found = store.answers(author=self.author, dataset=dataset, length=ask.length, kind=ask.kind, purpose="learn")
+        """Answers to questions of that kind about segments of that length. Raises UserError if there are none.
+
+        A ranking of k clips comes as k answers of one question: starts [k, 1], and label [k], the higher the better.
+        """
+        if ask.rounds > 1:
+            raise UserError("feedback=kept asks nothing: query.rounds=1")
+        if ask.kind != "pair" and (self.weigh or self.attribute):
+            raise UserError("feedback.weigh and feedback.attribute are about comparisons: query.kind=pair")
+        about = {"dataset": dataset, "length": ask.length, "purpose": "learn"}
+        if self.attribute:
+            found = of_attribute(self.attribute, store.details(self.author, **about, kind="attributes"))
+        elif ask.kind == "ranking":
+            found = of_tiers(store.details(self.author, **about, kind="ranking"))
+        else:
+            found = store.answers(author=self.author, **about, kind=ask.kind)
         if not len(found.label):
             held = [f"{n} × {kind} of {length} steps" for data, kind, length, n in store.held() if data == dataset]
             whose = f" by {self.author}" if self.author else ""
+            what = f" of feedback.attribute={self.attribute}" if self.attribute else ""
             raise UserError(
-                f"{store.url} holds no answers{whose} of query.kind={ask.kind} and query.length={ask.length} about "
-                f"this data set; it holds {', '.join(held) or 'none about it'}: choose other query.… or another store=…"
+                f"{store.url} holds no answers{whose}{what} of query.kind={ask.kind} and query.length={ask.length} "
+                f"about this data set; it holds {', '.join(held) or 'none about it'}: choose other query.… or another "
+                "store=…"
             )
         if self.weigh:
             found = weighed(found, store, dataset)
-        return Answered(*(part[: self.count] for part in found))
+        first = set(list(dict.fromkeys(found.question))[: self.count])
+        return Answered(*(part[[q in first for q in found.question]] for part in found))
+
+
+def of_attribute(name: str, details: list[tuple[list[int], str, dict[str, Any]]]) -> Answered:
+    """What was said of one attribute: P(the second clip has more of it)."""
+    said = [(starts, detail["attributes"][name], q) for starts, q, detail in details if name in detail["attributes"]]
+    label = np.array([np.nan if value is None else value for _, value, _ in said], np.float64)
+    outcome = np.where(np.isnan(label), "skip", np.where(label == 0.5, "tie", "answer")).astype(object)
+    return Answered(np.array([s for s, _, _ in said]), label, outcome, np.array([q for *_, q in said], object))
+
+
+def of_tiers(details: list[tuple[list[int], str, dict[str, Any]]]) -> Answered:
+    """Each ranking's clips with their rank, from 0 for the worst."""
+    ranked = [
+        (starts[place], len(detail["tiers"]) - 1 - tier, f"{question} {i}")
+        for i, (starts, question, detail) in enumerate(details)
+        for tier, places in enumerate(detail["tiers"])
+        for place in places
+    ]
+    starts, rank, question = zip(*ranked, strict=True) if ranked else ((), (), ())
+    outcome = np.full(len(rank), "answer", object)
+    return Answered(np.array(starts)[:, None], np.array(rank, np.float64), outcome, np.array(question, object))
 
 
 def weighed(found: Answered, store: Store, dataset: str) -> Answered:

@@ -283,12 +283,25 @@ class Store:
 
         `about` narrows down what they are about: `dataset`, `length`, `kind`, `purpose`.
         """
+        found = self._standing((Event.label, Event.outcome, Event.question), questions, author, about)
+        starts, label, outcome, question = zip(*found, strict=True) if found else ((), (), (), ())
+        value = np.array([np.nan if x is None else x for x in label], np.float64)
+        return Answered(np.array(starts, np.int64), value, np.array(outcome, object), np.array(question, object))
+
+    def details(self, author: str | None = None, **about: Any) -> list[tuple[list[int], str, dict[str, Any]]]:
+        """The same of answers that are more than a number: first rows of the clips, the question, what was said."""
+        return self._standing((Event.question, Event.detail), None, author, {**about, "outcome": ("answer", "tie")})
+
+    def _standing(
+        self, columns: tuple[Any, ...], questions: Sequence[str] | None, author: str | None, about: dict[str, Any]
+    ) -> list[tuple]:
+        about = dict(about)
         query = (
-            _current(Event.seq, Clip.row, Event.label, Event.outcome, Event.question)
+            _current(Event.seq, Clip.row, *columns)
             .join(Question, Event.question == Question.id)
             .join(Item, Item.question == Question.id)
             .join(Clip, Item.clip == Clip.id)
-            .where(*_about(about))
+            .where(Event.outcome.in_(about.pop("outcome", ("answer", "tie", "skip"))), *_about(about))
             .order_by(Question.round, Question.position, Event.seq, Item.place)
         )
         if author is not None:
@@ -298,12 +311,10 @@ class Store:
             queries = [query.where(Question.id.in_(batch)) for batch in _batches(questions)]
         with self.reading() as connection:
             rows = [row for query in queries for row in connection.execute(query).all()]
-        found: dict[int, list[Any]] = {}
+        found: dict[int, tuple] = {}
         for seq, row, *said in rows:
-            found.setdefault(seq, [[], *said])[0].append(row)
-        starts, label, outcome, question = zip(*found.values(), strict=True) if found else ((), (), (), ())
-        value = np.array([np.nan if x is None else x for x in label], np.float64)
-        return Answered(np.array(starts, np.int64), value, np.array(outcome, object), np.array(question, object))
+            found.setdefault(seq, ([], *said))[0].append(row)
+        return list(found.values())
 
     def practice(self, rater: str, dataset: str) -> tuple[int, dict[str, tuple[str, bool]]]:
         """How many practice questions there are, and of those that a rater has answered the uid and whether right."""

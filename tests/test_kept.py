@@ -1,0 +1,70 @@
+"""What people have said, in each of the forms in which learners take it."""
+
+import numpy as np
+import pytest
+
+from pbrl.feedback.kept import Kept
+from pbrl.feedback.store import Store, Told
+from pbrl.interview import Interview
+from pbrl.plan import Query
+from pbrl.preferences import Preferences
+from pbrl.types import UserError
+from tests import toy
+
+PLAIN = dict(author=None, count=None, weigh=False, attribute=None)
+
+
+def query(**options) -> Query:
+    plain = dict(kind="pair", count=9, rounds=1, length=8, strategy="uniform", candidates=1, per_list=1, held_out=0.0,
+                 seed=0)  # fmt: skip
+    return Query(**{**plain, **options})
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    store = Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
+    store.add_rater("ada", "human")
+    return store
+
+
+def told(store: Store, kind: str, starts, *details: dict) -> None:
+    ids = store.ask(dataset="abc", length=8, kind=kind, strategy="uniform", round_=0, starts=np.array(starts))
+    store.append(
+        [
+            Told(f"{kind}{i}", q, "ada", outcome="answer", detail=d)
+            for i, (q, d) in enumerate(zip(ids, details, strict=True))
+        ]
+    )
+
+
+def test_rankings_become_lists(store):
+    told(store, "ranking", [[0, 5, 9], [20, 3, 1]], {"tiers": [[2], [0, 1]]}, {"tiers": [[1], [0], [2]]})
+    found = Kept(**PLAIN).recall(store, "abc", query(kind="ranking"))
+    assert found.starts[:, 0].tolist() == [9, 0, 5, 3, 20, 1] and found.label.tolist() == [1, 0, 0, 2, 1, 0]
+    table = toy.table(4)
+    preferences = Preferences(table, kind="ranking", length=8, held_out=0.0, seed=0)
+    interview = Interview(table=table, dataset="abc", ask=query(kind="ranking"), teacher=Kept(**PLAIN), store=store,
+                          preferences=preferences)  # fmt: skip
+    interview.round(0, None)
+    assert preferences.train.group.tolist() == [0, 0, 0, 1, 1, 1] and preferences.shortest == 3
+    assert len(Kept(**PLAIN | {"count": 1}).recall(store, "abc", query(kind="ranking")).label) == 3
+
+
+def test_one_attribute_of_several(store):
+    told(store, "attributes", [[0, 5], [3, 1], [7, 2]], {"attributes": {"fast": 1.0, "high": 0.0}},
+         {"attributes": {"fast": 0.5, "high": None}}, {"attributes": {"high": 1.0}})  # fmt: skip
+    fast = Kept(**PLAIN | {"attribute": "fast"}).recall(store, "abc", query())
+    assert fast.starts.tolist() == [[0, 5], [3, 1]] and fast.outcome.tolist() == ["answer", "tie"]
+    high = Kept(**PLAIN | {"attribute": "high"}).recall(store, "abc", query())
+    assert high.outcome.tolist() == ["answer", "skip", "answer"] and high.label[[0, 2]].tolist() == [0.0, 1.0]
+    with pytest.raises(UserError, match=r"no answers of feedback.attribute=soft.*3 × attributes of 8 steps"):
+        Kept(**PLAIN | {"attribute": "soft"}).recall(store, "abc", query())
+
+
+def test_what_does_not_go_together(store):
+    with pytest.raises(UserError, match="comparisons"):
+        Kept(**PLAIN | {"weigh": True}).recall(store, "abc", query(kind="rating"))
+    with pytest.raises(UserError, match="leave feedback.attribute out"):
+        Kept(**PLAIN | {"weigh": True, "attribute": "fast"})
+    with pytest.raises(UserError, match="holds no answers"):
+        Kept(**PLAIN).recall(store, "abc", query(kind="ranking"))
