@@ -11,6 +11,7 @@ In `hopeless` also IQL on the true reward, and P-IQL on answers by return instea
     python -m benchmarks.offline true           # each learner told the true reward, beside itself on learnt rewards
     python -m benchmarks.offline medium         # data of one policy half as good as the SAC run's best
     python -m benchmarks.offline medium_expert  # half of it by the best
+    python -m benchmarks.offline replay         # Meta-World's SAC replay, where an episode goes on whatever one does
 
 Runs are ordinary `train.py` runs, `--jobs` at a time on one thread each; what is finished is not run again. Writes
 `benchmarks/results/<suite>.jsonl` (a line a run), prints a table in Markdown and draws a picture.
@@ -123,6 +124,13 @@ for name, methods in {  # what is compared on the same data
              "DTR, true reward", "DTR"],
 }.items():  # fmt: skip
     SUITES[name] = {**SUITES["gym"], "methods": methods}
+SUITES["replay"] = {
+    "envs": ["metaworld/button-press-topdown"],
+    "flags": ["data=medium_replay", "data.sac.steps=100000", "data.sac.keep_every=10000", *SUITES["gym"]["flags"][2:]],
+    "methods": ["BC", "10 % BC", "IQL 10k", "P-IQL 10k", "P-IQL 10k, lists", "P-IQL 10k, linear, lists",
+                "P-IQL 10k, 30 % wrong", "P-IQL 10k, 30 % wrong, robust", "P-IQL 10k, all wrong", "DTR"],
+    "measure": "return_mean",
+}  # fmt: skip
 for name in ("medium", "medium_expert"):
     SUITES[name] = {
         **SUITES["gym"],
@@ -159,7 +167,7 @@ def run(suite: str, env: str, method: str, seed: int, flags: list[str]) -> dict[
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed; see {folder / 'output.txt'}")
     result = json.loads((folder / "result.json").read_text())
-    policy = result["policy"]
+    policy, measure = result["policy"], SUITES[suite]["measure"]
     low, high = scale_of(folder)
     versions = json.loads((folder / "versions.json").read_text())
     return {
@@ -169,7 +177,8 @@ def run(suite: str, env: str, method: str, seed: int, flags: list[str]) -> dict[
         "data_success_at_end": result["data"]["success_at_end"],
         "random_return": low, "expert_return": high,
         **{f"last_{k}": policy["last"][k] for k in LAST},
-        "best": policy["best"][policy["measure"]], "running_max": policy["running_max"], "measure": policy["measure"],
+        "best": policy["best"][measure], "measure": measure,
+        "running_max": policy["running_max"] if measure == policy["measure"] else policy["last"][measure],
         "answers": result["answers"], "reward_model": result["reward_model"], "seconds": policy["seconds"],
     }  # fmt: skip
 
