@@ -34,6 +34,7 @@ from uuid import uuid4
 import numpy as np
 
 from benchmarks.report import RESULTS
+from pbrl.feedback.leases import lease
 from pbrl.feedback.store import Store, Told
 from pbrl.feedback.writer import Writer
 
@@ -181,7 +182,7 @@ def annotate(url: str, names: list[str], seed: int) -> None:
     store, chance = Store(url), random.Random(seed)
 
     def work(rater: str) -> None:
-        while leased := store.lease(rater, chance.choice([1, 3, 5]), dataset=DATASET):
+        while leased := lease(store, rater, chance.choice([1, 3, 5]), dataset=DATASET):
             for one in leased:
                 writer.append(Told(uuid4().hex, one.question, rater, outcome="answer", label=1.0)).result()
 

@@ -79,6 +79,7 @@ class Interview:
         self.heard = last
         self.counts = dict.fromkeys(self.counts, 0)
         answered = self._counted(self.store.answers(self.questions))
+        self.counts["asked"] = len(self.questions)
         given = answered.outcome != "skip"
         self.preferences.replace(answered.starts[given], answered.label[given], answered.question[given])
         return self.counts | self._accuracy(answered)

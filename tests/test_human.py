@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from pbrl.feedback.leases import lease
 from pbrl.feedback.store import Store, Told
 from pbrl.interview import Interview
 from pbrl.plan import Query
@@ -94,7 +95,7 @@ def test_the_next_round_asks_anew_instead(tmp_path):
     asking.round(0, None)
     threading.Timer(0.2, lambda: say(store, asking.questions[4], 0.0)).start()
     asking.round(1, None)
-    leased = [k.question for k in store.lease("ada", 9)]
+    leased = [k.question for k in lease(store, "ada", 9)]
     assert leased == asking.questions[5:], "those of the round before are asked no more"
     assert len(asking.preferences.train.label) + len(asking.preferences.test.label) == 2
 

@@ -13,6 +13,7 @@ from pbrl import episodes as files
 from pbrl.feedback import kinds
 from pbrl.feedback.app.server import Desk, make_app
 from pbrl.feedback.clips import Clips, Look
+from pbrl.feedback.leases import lease, release
 from pbrl.feedback.schema import Question
 from pbrl.feedback.store import Store
 from pbrl.label import free_port
@@ -127,8 +128,8 @@ def test_no_way_to_other_files(client, path):
 
 
 def test_without_a_link_nothing_is_seen_or_said(shared, desk):
-    clip = next(iter(desk.store.lease("ada", 1))).clips[0]
-    desk.store.release("ada")
+    clip = next(iter(lease(desk.store, "ada", 1))).clips[0]
+    release(desk.store, "ada")
     for answer in (
         shared.get("/"), shared.get("/?token=wrong"), shared.get("/api/about"), shared.get(f"/media/{clip}.mp4"),
         shared.post("/api/next", json={"n": 1}), shared.post("/api/tell", json=event("x")),
@@ -204,7 +205,7 @@ def test_checks_are_asked_among_the_others(tmp_path, data, checks, extra):
     }  # fmt: skip
     assert ask(config, store, table, data[1]) == ask(config, store, table, data[1]) == 10
     store.add_rater("ada", "human")
-    leased = store.lease("ada", 99)
+    leased = lease(store, "ada", 99)
     assert len(leased) == 10 + extra
     where = {one.question: i for i, one in enumerate(leased)}
     clips = {one.question: one.clips for one in leased}

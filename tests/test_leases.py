@@ -8,6 +8,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
+from pbrl.feedback.leases import lease, release
 from pbrl.feedback.store import Refused, Store, Told
 from pbrl.feedback.writer import Writer
 
@@ -37,21 +38,21 @@ def answer(question: str, rater: str, label: float = 1.0, **more) -> Told:
 def test_a_lease_is_held_answered_and_not_given_again(store):
     ids = ask(store, 3)
     people(store, "ada", "bob")
-    mine = store.lease("ada", 2)
+    mine = lease(store, "ada", 2)
     assert [k.question for k in mine] == ids[:2] and mine[0].kind == "pair" and len(mine[0].clips) == 2
-    assert [k.question for k in store.lease("bob", 2)] == ids[2:], "what ada looks at is not bob's"
-    assert [k.question for k in store.lease("ada", 2)] == ids[:2], "after a reload she sees the same"
+    assert [k.question for k in lease(store, "bob", 2)] == ids[2:], "what ada looks at is not bob's"
+    assert [k.question for k in lease(store, "ada", 2)] == ids[:2], "after a reload she sees the same"
     store.append([answer(ids[0], "ada")])
-    assert [k.question for k in store.lease("ada", 2)] == ids[1:2]
+    assert [k.question for k in lease(store, "ada", 2)] == ids[1:2]
     assert store.answers().label.tolist() == [1.0] and store.miscounted() == []
 
 
 def test_a_lease_that_ran_out_is_somebody_elses_and_a_late_answer_is_kept(store):
     (question,) = ask(store, 1)
     people(store, "ada", "bob")
-    store.lease("ada", 1, seconds=10, now=100)
-    assert store.lease("bob", 1, now=105) == []
-    assert [k.question for k in store.lease("bob", 1, now=111)] == [question]
+    lease(store, "ada", 1, seconds=10, now=100)
+    assert lease(store, "bob", 1, now=105) == []
+    assert [k.question for k in lease(store, "bob", 1, now=111)] == [question]
     store.append([answer(question, "ada"), answer(question, "bob", 0.0)])
     assert sorted(store.answers().label.tolist()) == [0.0, 1.0] and store.miscounted() == []
 
@@ -59,10 +60,10 @@ def test_a_lease_that_ran_out_is_somebody_elses_and_a_late_answer_is_kept(store)
 def test_what_is_passed_on_goes_to_others(store):
     ids = ask(store, 2)
     people(store, "ada", "bob")
-    store.lease("ada", 1)
+    lease(store, "ada", 1)
     store.append([Told("1", ids[0], "ada", kind="pass")])
-    assert [k.question for k in store.lease("ada", 2)] == ids[1:]
-    assert [k.question for k in store.lease("bob", 2)] == ids[:1]
+    assert [k.question for k in lease(store, "ada", 2)] == ids[1:]
+    assert [k.question for k in lease(store, "bob", 2)] == ids[:1]
     assert store.counts()["answered"] == 0, "to skip is no answer"
 
 
@@ -74,7 +75,7 @@ def test_taking_back_and_answering_again(store):
     with pytest.raises(Refused, match="no answer to that question by eve"):
         store.append([Told("x", question, "eve", kind="retract", supersedes=first.uid)])
     store.append([Told("2", question, "ada", kind="retract", supersedes=first.uid)])
-    assert len(store.answers().label) == 0 and [k.question for k in store.lease("ada", 1)] == [question]
+    assert len(store.answers().label) == 0 and [k.question for k in lease(store, "ada", 1)] == [question]
     store.append([answer(question, "ada", 0.0), answer(question, "ada", 0.5)])
     assert store.answers().label.tolist() == [0.5], "the last word counts"
     assert [event["kind"] for event in store.tail(0)] == ["answer", "retract", "answer", "answer"], "and all is kept"
@@ -100,10 +101,10 @@ def test_priorities_purposes_and_withdrawal(store):
     gold = store.ask(starts=np.array([[7, 8]]), purpose="gold", expected=[1.0], **{**ABOUT, "round_": 1})
     people(store, "ada")
     store.set_priorities({ids[2]: 1.0})
-    assert [k.question for k in store.lease("ada", 9, purpose="learn")] == [ids[2], ids[0], ids[1]]
-    store.release("ada")
+    assert [k.question for k in lease(store, "ada", 9, purpose="learn")] == [ids[2], ids[0], ids[1]]
+    release(store, "ada")
     assert store.withdraw(purpose="learn") == 3
-    assert [k.question for k in store.lease("ada", 9)] == gold
+    assert [k.question for k in lease(store, "ada", 9)] == gold
     assert store.miscounted() == []
 
 
@@ -132,7 +133,7 @@ def work(url: str, names: list[str], seed: int) -> None:
     store, chance = Store(url), random.Random(seed)
 
     def annotate(rater: str) -> None:
-        while leased := store.lease(rater, chance.choice([1, 3, 5])):
+        while leased := lease(store, rater, chance.choice([1, 3, 5])):
             for one in leased:
                 writer.append(answer(one.question, rater)).result()
 
@@ -158,7 +159,7 @@ def test_each_question_gets_exactly_its_answers(store, wanted):
     assert [job.exitcode for job in jobs] == [0, 0]
     by = [(event["question"], event["rater"]) for event in store.tail(0, 9999)]
     assert len(by) == len(set(by)) == n * wanted, "nobody answers twice"
-    assert store.miscounted() == [] and store.lease("r0", 5) == []
+    assert store.miscounted() == [] and lease(store, "r0", 5) == []
     assert {len(store.answers([q]).label) for q, _ in by} == {wanted}
 
 

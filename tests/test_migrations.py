@@ -9,6 +9,7 @@ from sqlalchemy import create_engine, inspect, text
 
 from pbrl.feedback import migrations
 from pbrl.feedback.exchange import flat
+from pbrl.feedback.leases import lease
 from pbrl.feedback.store import Store
 
 CLIPS = [("a", "abc", 3, 64), ("b", "abc", 9, 64)]
@@ -66,7 +67,7 @@ def test_an_old_store_keeps_its_answers_and_gets_todays_tables(kind, request, tm
     assert pairs.starts.tolist() == [[3, 9]] * 2 and pairs.label.tolist() == [1.0, 0.5]
     assert ratings.starts.tolist() == [[9]] and ratings.label.tolist() == [7.0]
     assert [row["rater_name"] for row in flat(store)] == ["scripted-1", "ada", "ada"]
-    assert store.lease("scripted-1", 5) == [], "everybody who was asked has answered"
+    assert lease(store, "scripted-1", 5) == [], "everybody who was asked has answered"
 
 
 def test_a_failed_migration_changes_nothing(tmp_path, monkeypatch):

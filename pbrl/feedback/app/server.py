@@ -27,9 +27,10 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pbrl import __version__
-from pbrl.feedback import kinds, raters
+from pbrl.feedback import kinds, leases, raters
 from pbrl.feedback.clips import Clips
-from pbrl.feedback.store import Leased, Refused, Store, Told
+from pbrl.feedback.leases import Leased
+from pbrl.feedback.store import Refused, Store, Told
 from pbrl.feedback.writer import Writer
 from pbrl.types import UserError
 
@@ -128,7 +129,7 @@ def make_app(desk: Desk, hosts: Sequence[str]) -> FastAPI:
     def following(wanted: Next, rater: Annotated[str, Depends(who)]) -> dict[str, Any]:
         """Leases questions; their clips begin to be made."""
         purpose, again = practice(desk, rater)
-        leased = desk.store.lease(rater, wanted.n, dataset=desk.dataset, **purpose)
+        leased = leases.lease(desk.store, rater, wanted.n, dataset=desk.dataset, **purpose)
         places = desk.store.places([clip for one in leased for clip in one.clips])
         words = desk.store.wordings([one.wording for one in leased if one.wording])
         for clip, (row, length) in places.items():
@@ -145,7 +146,7 @@ def make_app(desk: Desk, hosts: Sequence[str]) -> FastAPI:
     async def tell(event: Event, rater: Annotated[str, Depends(who)]) -> dict[str, Any]:
         """Keeps an event; when this returns, it is on the disk. Says of a practice answer whether it was right."""
         if event.question not in desk.asked:
-            found = await asyncio.to_thread(desk.store.question, event.question)
+            found = await asyncio.to_thread(leases.asked, desk.store, event.question)
             if found is None:
                 raise Refused(f"there is no question {event.question}")
             desk.asked[event.question] = found
