@@ -7,9 +7,11 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from sqlalchemy import select, text
 
-from pbrl.feedback.leases import lease, release
-from pbrl.feedback.store import Refused, Store, Told
+from pbrl.feedback.leases import ORDER, lease, release
+from pbrl.feedback.schema import Question
+from pbrl.feedback.store import IS_OPEN, Refused, Store, Told
 from pbrl.feedback.writer import Writer
 
 ABOUT = dict(dataset="abc", length=64, kind="pair", strategy="uniform", round_=0)
@@ -161,6 +163,26 @@ def test_each_question_gets_exactly_its_answers(store, wanted):
     assert len(by) == len(set(by)) == n * wanted, "nobody answers twice"
     assert store.miscounted() == [] and lease(store, "r0", 5) == []
     assert {len(store.answers([q]).label) for q, _ in by} == {wanted}
+
+
+def test_the_next_question_is_found_by_its_index(tmp_path):
+    store = Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
+    with store.reading() as connection:
+        query = select(Question.id).where(IS_OPEN, Question.dataset == "abc").order_by(*ORDER).limit(5)
+        plan = connection.execute(text(f"EXPLAIN QUERY PLAN {query.compile(compile_kwargs={'literal_binds': True})}"))
+        assert [row.detail for row in plan] == ["SEARCH questions USING INDEX next_question (dataset=?)"]
+    assert "open > 0" in str(query), "a bound value would hide the index"
+
+
+def test_threads_wait_for_each_other(tmp_path, monkeypatch):
+    """Forty of them write at once, and none is turned away, though SQLite's own patience is short."""
+    monkeypatch.setattr(Store, "patience_s", 0.05)
+    store = Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
+    ids = ask(store, 400)
+    people(store, "ada")
+    with ThreadPoolExecutor(40) as pool:
+        list(pool.map(lambda q: store.append([answer(q, "ada")]), ids))
+    assert store.counts()["answered"] == 400
 
 
 def test_many_answers_share_a_commit_and_one_bad_one_spoils_none(store):

@@ -102,7 +102,9 @@ def test_an_import_that_is_none(store, tmp_path):
         export(store, tmp_path / "answers.csv")
 
 
-def test_a_locked_store(store, tmp_path):
+def test_a_locked_store(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(Store, "patience_s", 0.2)
+    store.engine.dispose()
     other = sqlite3.connect(tmp_path / "answers.sqlite")
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(UserError, match="locked.*close that"):

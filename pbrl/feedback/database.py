@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
@@ -19,15 +20,17 @@ LOCK = 7_263_401  # of PostgreSQL's advisory locks: whoever writes holds it
 class Database:
     """Tables at a `url`, such as `sqlite:///answers.sqlite`. On any trouble a UserError says what to do."""
 
+    patience_s = 10.0  # for another program that writes
+
     def __init__(self, url: str):
-        self.url = url
+        self.url, self.lock = url, Lock()
         try:
             kind = make_url(url).get_backend_name()
             if kind not in ("sqlite", "postgresql"):
                 raise UserError(f"answers are kept in SQLite or PostgreSQL, not in {kind}")
             self.engine: Engine = create_engine(url, pool_pre_ping=True)
             if kind == "sqlite":
-                event.listen(self.engine, "connect", _patient)
+                event.listen(self.engine, "connect", self._open_file)
                 event.listen(self.engine, "begin", _begin)
             self._bring_up_to_date()
         except (SQLAlchemyError, ImportError) as error:
@@ -40,11 +43,21 @@ class Database:
         with self.writing() as connection:
             migrations.upgrade(connection)
 
+    def _open_file(self, connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions begin where we say so
+        connection.execute(f"PRAGMA busy_timeout = {int(1000 * self.patience_s)}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:  # a read-only file: reading works, and writing says so
+            return
+
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction that nobody else writes beside."""
+        """A transaction that nobody else writes beside. Threads queue up; SQLite would let some of them starve."""
         try:
-            with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+            with self.lock, self.engine.connect().execution_options(writes=True) as connection, connection.begin():
                 if self.engine.dialect.name == "postgresql":
                     connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
                 yield connection
@@ -77,17 +90,6 @@ def add(connection: Connection, model: type[Base], rows: list[dict]) -> None:
     """Adds rows that are not there yet."""
     for batch in batches(rows):
         connection.execute(insert(connection, model).on_conflict_do_nothing(), batch)
-
-
-def _patient(connection, _record) -> None:
-    connection.isolation_level = None  # transactions begin where we say so
-    connection.execute("PRAGMA busy_timeout = 5000")
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA synchronous = FULL")
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-    except sqlite3.OperationalError:  # a read-only file: reading works, and writing says so
-        return
 
 
 def _begin(connection: Connection) -> None:

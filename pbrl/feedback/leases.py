@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, select, update
 
 from pbrl.feedback.database import add
 from pbrl.feedback.schema import Event, Item, Lease, Question
-from pbrl.feedback.store import Store, about_question, current, recount
+from pbrl.feedback.store import IS_OPEN, Store, about_question, current, recount
 
 ORDER = (Question.priority.desc(), Question.round, Question.position, Question.id)
 
@@ -47,7 +47,7 @@ def lease(
         by_rater = Event.question == Question.id, Event.rater == rater
         new = (
             select(Question.id)
-            .where(Question.open > 0, ~Question.id.in_(mine), *about_question(about))
+            .where(IS_OPEN, ~Question.id.in_(mine), *about_question(about))
             .where(~current(Event.seq).where(*by_rater).exists())
             .where(~select(Event.seq).where(*by_rater, Event.kind == "pass").exists())
             .order_by(*ORDER)

@@ -14,11 +14,13 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, Select, delete, func, select, tuple_, update
+from sqlalchemy import Connection, Select, delete, func, literal_column, select, tuple_, update
 
 from pbrl.feedback.database import Database, add, batches, insert
 from pbrl.feedback.schema import Base, Clip, Event, Item, Lease, Question, Rater, Wording
 from pbrl.types import UserError
+
+IS_OPEN = Question.open > literal_column("0")  # no bound value: an index of open questions serves it
 
 
 class Answered(NamedTuple):
@@ -114,9 +116,7 @@ class Store(Database):
     def withdraw(self, **about: Any) -> int:
         """Asks no more for answers to the open questions narrowed down as in `answers`; returns how many there were."""
         with self.writing() as connection:
-            found = (
-                connection.execute(select(Question.id).where(Question.open > 0, *about_question(about))).scalars().all()
-            )
+            found = connection.execute(select(Question.id).where(IS_OPEN, *about_question(about))).scalars().all()
             for batch in batches(found):
                 connection.execute(update(Question).where(Question.id.in_(batch)).values(wanted=Question.given))
                 recount(connection, batch)
@@ -140,7 +140,7 @@ class Store(Database):
 
     def wanting(self, dataset: str) -> int:
         """How many questions about a data set still want an answer that nobody is giving yet."""
-        query = select(func.count()).select_from(Question).where(Question.dataset == dataset, Question.open > 0)
+        query = select(func.count()).select_from(Question).where(Question.dataset == dataset, IS_OPEN)
         with self.reading() as connection:
             return connection.execute(query).scalar() or 0
 
