@@ -49,6 +49,8 @@ def serve(config: dict[str, Any]) -> None:
     }  # fmt: skip
     look = Look(config["size"], config["fps"], config["camera"])
     episodes, dataset = collect.dataset(**source)
+    if any(e.state is None for e in episodes):
+        raise UserError("clips are rendered from simulator states, and this data set has none: choose another data=…")
     store = Store(config["store"])
     if not (config["only_serve"] or config["run"]):
         asked = ask(config, store, Table(episodes), dataset)

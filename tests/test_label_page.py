@@ -167,8 +167,7 @@ def test_the_server_dies_in_mid_answer(serve, open_page):
     press(page, "ArrowRight")
     watch(page)  # the next clips are here already
     press(page, "ArrowDown")
-    page.wait_for_selector("#trouble:not([hidden])")
-    assert "2 answers are kept here" in page.inner_text("#trouble") or "1 answer is kept" in page.inner_text("#trouble")
+    page.wait_for_selector("#trouble:has-text('2 answers are kept here')")
     page.evaluate("window.onbeforeunload = null")
     server.start()
     events = kept(server, 3)
@@ -177,6 +176,22 @@ def test_the_server_dies_in_mid_answer(serve, open_page):
     watch(page)
     press(page, "ArrowLeft")
     kept(server, 4)
+
+
+def test_a_clip_that_is_not_there_is_no_answer(serve, open_page):
+    server = serve("query.kind=pair", "query.count=3")
+    page = open_page(server)
+    page.route("**/media/**", lambda route: route.fulfill(status=503, json={"detail": "no renderer"}))
+    page.reload()
+    page.wait_for_selector("#trouble:has-text('no renderer')")
+    press(page, "ArrowLeft", "ArrowLeft")
+    page.wait_for_timeout(500)
+    assert Store(server.url).last() == 0
+    page.unroute("**/media/**")
+    watch(page)
+    assert page.is_hidden("#trouble")
+    press(page, "ArrowLeft")
+    kept(server, 1)
 
 
 def test_every_frame_is_shown_where_the_scrubber_says(serve, open_page):

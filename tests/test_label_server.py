@@ -247,6 +247,24 @@ def test_clips_are_kept_below_a_limit(data, tmp_path):
         clips.close()
 
 
+def test_a_renderer_that_was_killed_is_started_again(client, desk):
+    first, second = client.post("/api/next", json={"n": 2}).json()["questions"]
+    assert client.get(first["clips"][0]).status_code == 200
+    for process in list(desk.clips.pool._processes.values()):
+        process.kill()
+        process.join()
+    answers = [client.get(second["clips"][0]).status_code for _ in range(3)]
+    assert answers[-1] == 200 and set(answers) <= {200, 503}
+
+
+def test_a_clip_that_cannot_be_rendered_says_why(client, desk, data):
+    desk.store.ask(dataset=data[1], length=8, kind="rating", strategy="uniform", round_=9, starts=np.array([[10**6]]),
+                   priority=9.0)  # fmt: skip
+    (question,) = client.post("/api/next", json={"n": 1}).json()["questions"]
+    answer = client.get(question["clips"][0])
+    assert answer.status_code == 503 and "could not be rendered" in answer.json()["detail"]
+
+
 def test_a_port_that_is_taken():
     import socket
 

@@ -6,7 +6,9 @@ Rendering happens in processes beside, when a clip is first wanted; files are ke
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Lock
@@ -38,7 +40,10 @@ class Clips:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.wanted: dict[str, Future[Path]] = {}
         self.lock = Lock()
-        self.pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_open, initargs=(source, look))
+        self.begin = partial(
+            ProcessPoolExecutor, workers, get_context("spawn"), initializer=_open, initargs=(source, look)
+        )
+        self.pool = self.begin()
 
     def warm(self) -> None:
         """Reads the data set before the first clip is wanted."""
@@ -64,10 +69,17 @@ class Clips:
                 future = Future()
                 future.set_result(path)
             else:
-                future = self.pool.submit(_render, row, length, path)
+                future = self._render(row, length, path)
                 future.add_done_callback(lambda _: self._tidy())
             self.wanted[clip] = future
             return future
+
+    def _render(self, row: int, length: int, path: Path) -> "Future[Path]":
+        try:
+            return self.pool.submit(_render, row, length, path)
+        except BrokenProcessPool:  # somebody killed it: begin anew
+            self.pool = self.begin()
+            return self.pool.submit(_render, row, length, path)
 
     def _tidy(self) -> None:
         """Deletes what was not looked at for longest until the rest fits."""
@@ -92,8 +104,6 @@ def _open(source: dict[str, Any], look: Look) -> None:
     from pbrl import collect
 
     episodes, _ = collect.dataset(**source)
-    if any(e.state is None for e in episodes):
-        raise UserError("clips are rendered from simulator states, and this data set has none")
     _state.update(episodes=episodes, env=instantiate(source["env"]), look=look, first=first_rows(episodes))
 
 

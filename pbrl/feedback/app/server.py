@@ -176,7 +176,10 @@ def make_app(desk: Desk, hosts: Sequence[str]) -> FastAPI:
         places = await asyncio.to_thread(desk.store.places, [clip], desk.dataset)
         if clip not in places:
             raise HTTPException(404, "there is no such clip")
-        path = await asyncio.wrap_future(desk.clips.get(clip, *places[clip]))
+        try:
+            path = await asyncio.wrap_future(desk.clips.get(clip, *places[clip]))
+        except Exception as error:  # whatever the simulator or the graphics driver thinks of
+            raise HTTPException(503, f"A clip could not be rendered: {error}") from error
         return FileResponse(path, media_type="video/mp4", headers={"Cache-Control": "private, max-age=31536000"})
 
     app.mount("/static", StaticFiles(directory=PAGE), name="static")

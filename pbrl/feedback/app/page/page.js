@@ -61,7 +61,8 @@ async function refill() {
     }
     if (!outbox.events.length) trouble("");
   } catch (error) {
-    trouble(error instanceof TypeError ? "The server cannot be reached; trying again." : error.message);
+    const why = error instanceof TypeError ? "The server cannot be reached; trying again." : error.message;
+    if (!outbox.events.length) trouble(why); // else the outbox says more
   } finally {
     fetching = false;
   }
@@ -94,6 +95,7 @@ function show() {
   const mine = player;
   player.ready.then(() => {
     if (player !== mine) return;
+    if ($("trouble").textContent.startsWith("A clip")) trouble("");
     $("clips").classList.remove("loading");
     shownAt = performance.now();
     document.body.dataset.question = question.question;
@@ -113,10 +115,19 @@ function rest() {
   rest.timer = setTimeout(refill, 2000); // a training run may ask more
 }
 
-function broken(video) {
-  const codes = { 1: "stopped", 2: "network", 3: "damaged", 4: "missing, or of a kind this browser does not play" };
-  toast(`A clip could not be played (${codes[video.error?.code] ?? "unknown"}); its question was skipped.`);
-  tell("pass", null, { error: video.error?.code ?? 0 });
+// A clip that does not play is no answer: we say why and try again; whoever does not want to wait skips.
+async function broken(video) {
+  const question = current?.question;
+  let why = "this browser does not play it";
+  try {
+    const response = await fetch(video.src);
+    if (!response.ok) why = (await response.json()).detail;
+  } catch {
+    why = "the server cannot be reached";
+  }
+  if (current?.question !== question) return;
+  trouble(`A clip is not there (${why}). Trying again; you may skip.`);
+  setTimeout(() => current?.question === question && video.load(), 3000);
 }
 
 // Answers
