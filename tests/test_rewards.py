@@ -27,10 +27,12 @@ def test_reward_members_learn_apart():
 
 
 def test_linear_bradley_terry_is_a_ratio():
-    """P(second) = sum of (1 + r) over the second, out of that over both (LiRE, eq. 4)."""
+    """P(second) = what the second earns, 1 + tanh a step, out of what both earn (LiRE, eq. 4)."""
     model = build("reward/linear", members=1)
     batch = batches(PreferenceBatch, 1)[0]
-    earned = (1 + model.reward(batch.obs, batch.action)[0]).sum(-1).detach().double()  # [B, 2]
+    reward = model.reward(batch.obs, batch.action)[0].detach().double()
+    assert (reward > 0).all() and (reward < 2).all()
+    earned = reward.sum(-1)  # [B, 2]
     p = earned[:, 1] / earned.sum(1)
     expected = -(batch.label * p.log() + (1 - batch.label) * (1 - p).log()).mean()
     assert model.update(batch)["loss"].item() == pytest.approx(expected.item(), rel=1e-5)

@@ -16,7 +16,7 @@ from pbrl.types import Metrics, PreferenceBatch, Spec, UserError
 class Ensemble(nn.Module):
     """`members` networks trained on the same batches from different starts; each scores a segment by its summed reward.
 
-    With `linear` the odds of a preference are the ratio of what both earn above the least they could, not of its
+    With `linear` rewards are positive, and the odds of a preference are the ratio of what both earn, not of its
     exponentials: the scores are logarithms of that. `normalize` says how `Table.relabel` makes one reward of many.
     """
 
@@ -41,7 +41,7 @@ class Ensemble(nn.Module):
     ):
         super().__init__()
         if linear and not bounded:
-            raise UserError("reward.linear=true counts from the least reward there can be: reward.bounded=true")
+            raise UserError("reward.linear=true takes rewards that have a least one: reward.bounded=true")
         self.linear = linear
         self.objective, self.segments = objective, compared(objective)
         self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)
@@ -52,7 +52,8 @@ class Ensemble(nn.Module):
     def reward(self, obs: Tensor, action: Tensor) -> Tensor:
         """obs [..., O], action [..., A] → reward of each member [E, ...]."""
         out = self.net(torch.cat([self.obs_normalize(obs), action], -1)).squeeze(-1).float()
-        return torch.tanh(out) if self.bounded else out
+        bounded = torch.tanh(out) if self.bounded else out
+        return 1 + bounded if self.linear else bounded
 
     def score(self, obs: Tensor, action: Tensor) -> Tensor:
         return self.total(self.reward(obs, action))
@@ -60,7 +61,7 @@ class Ensemble(nn.Module):
     def total(self, reward: Tensor, where: Tensor | float = 1.0) -> Tensor:
         """What steps with a reward [..., L] add up to [...], those that count being 1 in `where`."""
         if self.linear:
-            return ((1 + reward) * where).sum(-1).clamp(min=1e-6).log()
+            return (reward * where).sum(-1).clamp(min=1e-6).log()
         return (reward * where).sum(-1)
 
     def update(self, batch: PreferenceBatch) -> Metrics:
