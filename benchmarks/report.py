@@ -82,20 +82,24 @@ def plot(suite: str, lines: Lines) -> None:
     percent = lines[0]["measure"] == "success"
     with_scores = percent or lines[0].get("expert_return") is not None
     panels = len(envs) + with_scores
-    figure, axes = plt.subplots(1, panels, figsize=(1.9 * panels, 2.6), layout="constrained", squeeze=False)
+    height = 0.2 * len(methods) + 0.9
+    figure, axes = plt.subplots(1, panels, figsize=(1.9 * panels + 1.6, height), layout="constrained", squeeze=False)
     for axis, env in zip(axes[0], envs, strict=False):
         for i, method in enumerate(methods):
             own = [line for line in lines if line["env"] == env and line["method"] == method]
             found = [line[measured(lines, "last")] for line in own]
-            axis.bar(i, np.mean(found), color=f"C{i}", alpha=0.6)
-            axis.plot([i] * len(found), found, ".", color=f"C{i}")
+            if found:
+                axis.barh(i, np.mean(found), color=f"C{i}", alpha=0.6)
+                axis.plot(found, [i] * len(found), ".", color=f"C{i}")
         level = next(line[measured(lines, "data")] for line in lines if line["env"] == env)
-        axis.axhline(level, color="0.4", linestyle=":")
+        axis.axvline(level, color="0.4", linestyle=":")
         axis.set_title(env.split("/")[1], fontsize=9)
-        axis.set_xticks(range(len(methods)), methods, rotation=60, fontsize=8, ha="right", rotation_mode="anchor")
+        axis.set_yticks(range(len(methods)), methods if axis is axes[0][0] else [""] * len(methods), fontsize=8)
+        axis.set_ylim(len(methods) - 0.5, -0.5)
+        axis.tick_params(axis="x", labelsize=7)
+        axis.set_xlabel("success" if percent else "return", fontsize=8)
         if percent:
-            axis.set_ylim(0, 1.02)
-    axes[0][0].set_ylabel("success" if percent else "return")
+            axis.set_xlim(0, 1.02)
     if with_scores:
         runs = [scores([k for k in lines if k["method"] == method], measured(lines, "last")) for method in methods]
         levels = np.linspace(0, max(100, *(own.max() for own in runs)), 101)
@@ -103,5 +107,6 @@ def plot(suite: str, lines: Lines) -> None:
             axes[0][-1].plot(levels, profile(own, levels), color=f"C{i}")
         axes[0][-1].set_title("runs above a score", fontsize=9)
         axes[0][-1].set_ylim(0, 1.02)
+        axes[0][-1].tick_params(labelsize=7)
     figure.savefig(RESULTS / f"{suite}.png", dpi=110)
     plt.close(figure)
