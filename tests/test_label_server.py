@@ -69,11 +69,13 @@ def test_a_question_its_clips_and_an_answer(client, desk):
     assert clip.headers["content-type"] == "video/mp4" and b"ftyp" in clip.content[:12]
     part = client.get(question["clips"][0], headers={"Range": "bytes=0-9"})
     assert part.status_code == 206 and len(part.content) == 10
-    told = event(question["question"], seconds=2.5, shown={"order": question["order"]})
+    told = event(
+        question["question"], seconds=2.5, shown={"order": question["order"]}, told="2026-11-21T10:00:00+02:00"
+    )
     assert client.post("/api/tell", json=told).json() == client.post("/api/tell", json=told).json() == {"seq": 1}
     (kept,) = desk.store.tail(0)
     assert (kept["label"], kept["seconds"], kept["rater"]) == (0.0, 2.5, "me")
-    assert kept["shown"]["order"] == question["order"]
+    assert kept["shown"]["order"] == question["order"] and kept["told"].hour == 8, "in universal time"
     assert client.get("/api/about").json()["done"] == 1
 
 

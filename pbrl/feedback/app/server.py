@@ -11,7 +11,7 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -231,8 +231,9 @@ def checked(event: Event, rater: str, kind: str, clips: int) -> Told:
         except UserError as error:
             raise Refused(str(error)) from None
     shown = {**(event.shown or {}), "version": __version__}
+    when = None if event.told is None else event.told.astimezone(UTC)
     return Told(event.uid, event.question, rater, event.kind, outcome, label, detail, shown, seconds=event.seconds,
-                told=event.told, supersedes=event.supersedes)  # fmt: skip
+                told=when, supersedes=event.supersedes)  # fmt: skip
 
 
 def practice(desk: Desk, rater: str) -> tuple[dict[str, Any], bool]:

@@ -8,6 +8,7 @@ import { Player } from "./player.js";
 
 const AHEAD = 4; // questions that are ready before they are needed
 const DEEP = 50; // answers that can be undone
+const RENEW = 45000; // ms; the server hands questions to others after two minutes
 const DEAD = 150; // ms after a new question in which a key is meant for the last one
 const $ = (id) => document.getElementById(id);
 const controls = { scrubber: $("scrubber"), frame: $("frame"), play: $("play"), speed: $("speed") };
@@ -297,6 +298,7 @@ async function start() {
     openHelp();
   }
   refill();
+  setInterval(() => document.visibilityState === "visible" && refill(), RENEW); // what is on the screen stays ours
 }
 
 start();
