@@ -161,7 +161,7 @@ class Interview:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.random.set_state(state["random"].cpu())
         self.counts = dict(state["counts"])
-        self.questions, self.heard = list(state["questions"]), state["heard"]
+        self.questions, self.heard = list(state.get("questions", [])), state.get("heard", 0)  # older ones had no people
 
 
 class Ranking:
