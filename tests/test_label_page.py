@@ -70,11 +70,11 @@ def press(page, *keys: str) -> None:
 def kept(server: Server, n: int, **about) -> list[dict]:
     """All events, once there are n of them."""
     store = Store(server.url)
-    for _ in range(100):
+    for _ in range(300):
         events = store.tail(0)
         if len(events) >= n:
             break
-        time.sleep(0.05)
+        time.sleep(0.1)
     assert len(events) == n, events
     return events
 
@@ -247,7 +247,8 @@ def test_the_overview_of_raters(serve, open_page, scheme):
     page = open_page(server, color_scheme=scheme, bypass_csp=True, viewport={"width": 390, "height": 800})
     for i in range(2):
         press(page, "ArrowLeft")
-        page.wait_for_function("document.getElementById('toast').textContent.startsWith('Practice')")
+        page.wait_for_selector("#toast:has-text('Practice')")
+        kept(server, i + 1)
         if i == 0:
             watch(page)
     page.goto(server.at + "stats")

@@ -56,7 +56,7 @@ export class Outbox {
       const n = this.events.length;
       const server = error instanceof TypeError ? "The server cannot be reached" : error.message;
       this.changed(n, `${server}. ${n} answer${n > 1 ? "s are" : " is"} kept here and will be sent.`);
-      this.timer = setTimeout(() => this.flush(), Math.min(15000, 250 * 2 ** this.failures));
+      this.timer = setTimeout(() => this.flush(), Math.min(4000, 250 * 2 ** this.failures));
     } finally {
       this.sending = false;
     }
