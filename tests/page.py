@@ -27,11 +27,11 @@ QUIET = [
 class Server:
     """`python -m pbrl.label` on the point world, under `folder`."""
 
-    def __init__(self, folder: Path, *flags: str, port: int = 8100):
+    def __init__(self, folder: Path, *flags: str, port: int = 20000):
         self.folder, self.url = folder, f"sqlite:///{folder / 'labels.sqlite'}"
         self.command = [
             sys.executable, "-m", "pbrl.label", *WORLD, f"store={self.url}", f"cache={folder / 'clips'}",
-            f"data_dir={folder / 'data'}", f"port={port + os.getpid() % 1000}", *flags,
+            f"data_dir={folder / 'data'}", f"port={port + os.getpid() % 400 * 100}", *flags,
         ]  # fmt: skip
         self.start()
 

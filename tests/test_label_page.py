@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -178,6 +179,28 @@ def test_the_server_dies_in_mid_answer(serve, open_page):
     kept(server, 4)
 
 
+def test_nothing_stays_when_the_server_is_killed(serve, open_page):
+    """Its renderers hold a data set each, and would wait for ever."""
+    server = serve("query.kind=pair", "query.count=3")
+    open_page(server)
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    assert children
+    server.kill()
+    for _ in range(100):
+        left = [c for c in children if alive(c)]
+        if not left:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{left} are still there")
+
+
+def alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_a_clip_that_is_not_there_is_no_answer(serve, open_page):
     server = serve("query.kind=pair", "query.count=3")
     page = open_page(server)
@@ -206,6 +229,7 @@ def test_every_frame_is_shown_where_the_scrubber_says(serve, open_page):
         const videos = [...document.querySelectorAll("video")];
         await Promise.all(videos.map((v) => !v.seeking ||
             new Promise((done) => v.addEventListener("seeked", done, { once: true }))));
+        for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame); // until it is painted
         return videos.map((video) => {
             const canvas = new OffscreenCanvas(64, 64), draw = canvas.getContext("2d");
             draw.drawImage(video, 0, 0);
@@ -248,7 +272,8 @@ def test_the_overview_of_raters(serve, open_page, scheme):
     for i in range(2):
         press(page, "ArrowLeft")
         page.wait_for_selector("#toast:has-text('Practice')")
-        kept(server, i + 1)
+        while Store(server.url).last() <= i:  # a page that still has to tell something does not let go
+            time.sleep(0.1)
         if i == 0:
             watch(page)
     page.goto(server.at + "stats")

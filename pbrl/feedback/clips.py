@@ -9,9 +9,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -103,8 +103,16 @@ def _open(source: dict[str, Any], look: Look) -> None:
 
     from pbrl import collect
 
+    Thread(target=_leave_with, args=[parent_process()], daemon=True).start()
+
     episodes, _ = collect.dataset(**source)
     _state.update(episodes=episodes, env=instantiate(source["env"]), look=look, first=first_rows(episodes))
+
+
+def _leave_with(server: Any) -> None:
+    """A server that is killed tells nobody: without this its renderers would stay."""
+    server.join()
+    os._exit(1)
 
 
 def first_rows(episodes: Sequence[Any]) -> np.ndarray:
