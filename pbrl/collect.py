@@ -26,11 +26,11 @@ def dataset(
 ) -> tuple[list[Episode], str]:
     """The episodes that `data` describes for `env`, and their content hash: read if they are there, else made.
 
-    `data` has either `path`, an existing Minari folder or D4RL file, or `behaviour`, `episodes` and perhaps `success`,
-    to which the behaviour's level is calibrated, or `sac`, a training run to take them from.
+    `data` has either `path`, an existing Minari folder, folder of videos or D4RL file, or `behaviour`, `episodes` and
+    perhaps `success`, to which the behaviour's level is calibrated, or `sac`, a training run to take them from.
     """
     if data.get("path"):
-        episodes = files.read(Path(data["path"]))
+        episodes = files.read(Path(data["path"]).expanduser())
         return episodes, files.content_hash(episodes)
     if not data.get("episodes", 1) > 0:
         raise UserError("data.episodes must be at least 1")

@@ -1,4 +1,4 @@
-"""Minari data sets and D4RL-style HDF5 files ↔ episodes. Readers and writers only.
+"""Minari data sets, D4RL-style HDF5 files and recorded videos ↔ episodes. Readers and writers only.
 
 A data set of ours is a folder: Minari's own `data/`, and `provenance.json` with the recipe, the versions, the seed and
 a hash of the content. It appears under its name only when it is whole.
@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,8 +21,12 @@ import minari
 import numpy as np
 from gymnasium.spaces import Box
 from minari.data_collector import EpisodeBuffer
+from tqdm import tqdm
 
 from pbrl.types import Episode, UserError
+from pbrl.video import recording
+
+VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 
 VERSIONS = ("pbrl", "mujoco", "metaworld", "dm-control", "gymnasium", "stable-baselines3", "minari", "numpy", "torch")
 
@@ -43,6 +48,9 @@ def content_hash(episodes: Sequence[Episode]) -> str:
     for e in episodes:
         for part in (np.int64(e.seed), e.obs, e.action, e.reward, np.bool_(e.terminated), e.success, e.state):
             digest.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())
+        if e.video is not None:
+            with open(e.video, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:32]
 
 
@@ -114,11 +122,15 @@ def _write_minari(root: Path, name: str, episodes: Sequence[Episode], provenance
 
 
 def read(path: Path) -> list[Episode]:
-    """Episodes of a Minari data set folder or a D4RL-style .hdf5 file. Raises UserError if it is missing or damaged."""
+    """Episodes of a Minari folder, a folder of videos or a D4RL-style .hdf5 file. Raises UserError where it cannot."""
     path = Path(path).absolute()
     if not path.exists():
         raise UserError(f"there is no data set at {path}")
     try:
+        if path.is_dir() and recordings(path):
+            return read_recordings(path)
+        if path.is_dir() and not any((path / name).exists() for name in ("data", "main_data.hdf5", "metadata.json")):
+            raise UserError(f"{path} holds neither a Minari data set nor videos ({', '.join(VIDEOS)})")
         episodes = read_d4rl(path) if path.is_file() else read_minari(path)
     except UserError:
         raise
@@ -177,6 +189,47 @@ def read_minari(path: Path) -> list[Episode]:
 def _options(meta: dict) -> dict:
     options = meta.get("options") or {}
     return json.loads(options) if isinstance(options, (str, bytes)) else options
+
+
+def recordings(path: Path) -> list[Path]:
+    """The video files in a folder, by name."""
+    return sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEOS)
+
+
+def read_recordings(path: Path) -> list[Episode]:
+    """A folder of videos, each an episode. `name.npz` beside `name.mp4` holds its numbers, a row for each frame.
+
+    Those are obs [T+1, O], action [T, A] in [-1, 1], and where they are known reward [T] and success [T+1]. Without
+    them an episode can be looked at and judged, but not learnt from. Raises UserError for a file that does not fit.
+    """
+    episodes = []
+    for i, file in enumerate(tqdm(recordings(path), desc="looking at videos", unit="video", leave=False)):
+        frames = len(recording(file).shown)
+        beside = file.with_suffix(".npz")
+        try:
+            with np.load(beside) as arrays:
+                given = dict(arrays)
+            steps = len(given["action"])
+            numbers = {"obs": given["obs"].reshape(steps + 1, -1), "action": given["action"].reshape(steps, -1),
+                       "reward": given.get("reward", np.zeros(steps)).reshape(steps)}  # fmt: skip
+            success = given["success"].reshape(steps + 1).astype(bool) if "success" in given else None
+        except FileNotFoundError:
+            steps, success = frames - 1, None
+            numbers = {"obs": np.zeros((frames, 0)), "action": np.zeros((steps, 0)), "reward": np.zeros(steps)}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"{beside} shall hold obs [T+1, O], action [T, A] and perhaps reward [T] and success [T+1] ({error})"
+            ) from error
+        if frames not in (steps, steps + 1):
+            raise UserError(f"{file} has {frames} frames and {beside.name} {steps} steps: a frame belongs to each step")
+        obs, action, reward = (part.astype(np.float32) for part in numbers.values())
+        if not (np.isfinite(obs).all() and np.isfinite(reward).all() and (np.abs(action) <= 1).all()):
+            raise UserError(f"{beside} holds what is not finite, or actions beyond [-1, 1]: scale them")
+        episodes.append(Episode(i, obs, action, reward, False, success, source=file.stem, video=file))
+    sizes = {(e.obs.shape[1], e.action.shape[1]) for e in episodes}
+    if len(sizes) > 1:
+        raise UserError(f"the recordings in {path} differ in the sizes of obs and action: {sorted(sizes)}")
+    return episodes
 
 
 class Flat(NamedTuple):

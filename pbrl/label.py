@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from pbrl.feedback.human import TEXTS
 from pbrl.feedback.store import Store
 from pbrl.rollout import auto_workers
 from pbrl.table import Table
-from pbrl.types import UserError
+from pbrl.types import Episode, UserError
+from pbrl.video import recording
 
 sim.configs.register()
 
@@ -47,10 +49,8 @@ def serve(config: dict[str, Any]) -> None:
         "env": config["env"], "data": config["data"], "folder": Path(config["data_dir"]), "seed": config["data_seed"],
         "workers": auto_workers(config["workers"]),
     }  # fmt: skip
-    look = Look(config["size"], config["fps"], config["camera"])
     episodes, dataset = collect.dataset(**source)
-    if any(e.state is None for e in episodes):
-        raise UserError("clips are rendered from simulator states, and this data set has none: choose another data=…")
+    look = Look(config["size"], config["fps"] or rate(episodes), config["camera"])
     store = Store(config["store"])
     if not (config["only_serve"] or config["run"]):
         asked = ask(config, store, Table(episodes), dataset)
@@ -78,6 +78,17 @@ def serve(config: dict[str, Any]) -> None:
     print(f"\nanswers {', '.join(f'{n} {what}' for what, n in counts.items())}; to learn from them:")
     print(f"  python train.py … feedback=kept store={config['store']} query.kind={query['kind']} "
           f"query.length={query['length']}")  # fmt: skip
+
+
+def rate(episodes: Sequence[Episode]) -> int:
+    """Frames a second, as they were recorded, and 20 where they are rendered. Raises UserError if neither can be."""
+    if any(e.state is None and e.video is None for e in episodes):
+        raise UserError(
+            "clips are rendered from simulator states or cut from videos, and this data set has neither: choose "
+            "another data=…, or data=recordings data.path=<a folder of videos>"
+        )
+    rates = [recording(e.video).fps for e in episodes if e.video is not None]
+    return round(float(np.median(rates))) if rates else 20
 
 
 def of_run(config: dict[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ GIVEN = {"self", "spec", "policy", "objective", "scores", "label", "worth"}  # w
 
 def train(config: Config) -> dict[str, Any]:
     """Runs a config to its end, or on from where it was; returns what `result.json` holds. Raises UserError."""
-    ask, schedule = check(config)
+    ask, schedule, sizes = check(config)
     device = pick_device(config["device"])
     if config["threads"]:
         torch.set_num_threads(config["threads"])
@@ -57,14 +57,15 @@ def train(config: Config) -> dict[str, Any]:
     if config["only"] == "data":
         print(f"data    {len(episodes)} episodes, {data}")
         return {}
+    table = Table(episodes, device)
+    del episodes
+    check_fit(config, table, sizes)
+    spec = table.spec()
     folder = run_folder(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the run folder {folder} ({error}): choose another with run=…") from error
-    table = Table(episodes, device)
-    del episodes
-    spec = table.spec()
     shared: Config = {
         "table": table,
         "dataset": dataset,
@@ -121,8 +122,11 @@ def train(config: Config) -> dict[str, Any]:
         log.close()
 
 
-def check(config: Config) -> tuple[Query | None, Schedule]:
-    """Finds what cannot work before anything is made; returns what is asked (None: nothing) and the schedule."""
+def check(config: Config) -> tuple[Query | None, Schedule, tuple[int, int]]:
+    """Finds what cannot work before anything is made.
+
+    Returns what is asked (None: nothing), the schedule, and the sizes of the environment's observations and actions.
+    """
     check_names("the command line", config, {*PARTS, *FREE, *OWN, *inspect.signature(Schedule).parameters})
     check_names("query", config["query"], set(inspect.signature(Query).parameters))
     check_names("reference", config["reference"], set(inspect.signature(Reference).parameters))
@@ -164,7 +168,22 @@ def check(config: Config) -> tuple[Query | None, Schedule]:
     )
     if (eats_answers or has_reward) and config["only"] != "data":
         check_teacher(config, ask, env)
-    return (ask if eats_answers or has_reward else None), schedule
+    sizes = env.observation_space.shape[0], env.action_space.shape[0]
+    return (ask if eats_answers or has_reward else None), schedule, sizes
+
+
+def check_fit(config: Config, table: Table, sizes: tuple[int, int]) -> None:
+    """Raises UserError where the data are of another world than the environment's, or hold nothing to learn from."""
+    found = table.obs.shape[1], table.action.shape[1]
+    if found == sizes:
+        return
+    advice = "choose another data=… or env=…"
+    if not found[0]:
+        advice = "put name.npz with obs and action beside each name.mp4 (see configs/data/recordings.yaml)"
+    raise UserError(
+        f"data={config['data']['name']} has {found[0]} numbers per observation and {found[1]} per action, "
+        f"and the environment {sizes[0]} and {sizes[1]}: {advice}"
+    )
 
 
 def check_teacher(config: Config, ask: Query, env: Any) -> None:

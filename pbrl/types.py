@@ -5,6 +5,7 @@ R rows · S state.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -29,6 +30,7 @@ class Episode(NamedTuple):
     success: np.ndarray | None = None  # [T+1] bool, where the task has a notion of it
     state: np.ndarray | None = None  # [T+1, S] float64, simulator state
     source: str = ""  # which behaviour made it
+    video: Path | None = None  # its frames, where a camera recorded it: one for each row of obs
 
 
 class Transitions(NamedTuple):

@@ -1,14 +1,16 @@
-"""Clips: frames re-rendered from simulator states, as H.264 that every browser plays, or as an animated picture."""
+"""Frames, re-rendered from simulator states or cut from recordings; as H.264 that every browser plays, or a GIF."""
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
+import av.error
 import numpy as np
 from PIL import Image
 
-from pbrl.types import Episode
+from pbrl.types import Episode, UserError
 
 
 def frames(
@@ -22,6 +24,51 @@ def frames(
         yield env.render(width=width, height=height, camera=camera)
 
 
+class Recording(NamedTuple):
+    """A video file. `shown` [F] says when each frame is, in units of its stream, in order; `fps` is the mean rate."""
+
+    shown: np.ndarray
+    fps: float
+
+
+@cache
+def recording(path: Path) -> Recording:
+    """What a file that FFmpeg decodes holds. Raises UserError where its frames cannot be had or told apart."""
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
+            shown = np.sort(np.array([np.nan if p.pts is None else p.pts for p in packets], np.float64))
+            if len(shown) < 2 or np.isnan(shown).any() or (np.diff(shown) <= 0).any():
+                raise UserError(f"{path} does not say when its frames are shown: `ffmpeg -i {path.name} better.mp4`")
+            seconds = float(shown[-1] - shown[0]) * float(stream.time_base or 0)
+            found = Recording(shown.astype(np.int64), (len(shown) - 1) / seconds)
+        for t in (0, len(shown) - 1):
+            if not len(list(recorded(path, found, first=t, last=t + 1, height=16))):
+                raise UserError(f"{path} is damaged: frame {t} of {len(shown)} is not there")
+    except (av.error.FFmpegError, IndexError, OSError) as error:
+        raise UserError(f"{path} holds no video that can be read ({error}): convert it, or take it away") from error
+    return found
+
+
+def recorded(path: Path, source: Recording, *, first: int, last: int, height: int) -> Iterator[np.ndarray]:
+    """Frames [height, W, 3] uint8 of a recording, upright, from `first` up to before `last`."""
+    begin, end = source.shown[first], source.shown[min(last, len(source.shown)) - 1]
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        container.seek(int(begin), stream=stream)  # to the key frame before
+        for frame in container.decode(stream):
+            if frame.pts is None or frame.pts < begin:
+                continue
+            if frame.pts > end:
+                return
+            turns = round(frame.rotation / 90) % 4
+            wide, high = (frame.width, frame.height) if turns % 2 == 0 else (frame.height, frame.width)
+            width = max(2, 2 * round(height * wide / high / 2))
+            size = {"width": width, "height": height} if turns % 2 == 0 else {"width": height, "height": width}
+            yield np.rot90(frame.reformat(**size, format="rgb24").to_ndarray(), turns)
+
+
 def write_mp4(path: Path, images: Iterable[np.ndarray], fps: float) -> None:
     """Writes H.264, yuv420p, with its index in front. Frame sides must be even."""
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
@@ -30,7 +77,7 @@ def write_mp4(path: Path, images: Iterable[np.ndarray], fps: float) -> None:
             if stream is None:
                 stream = container.add_stream("libx264", rate=max(1, round(fps)), options={"crf": "23", "g": "10"})
                 stream.height, stream.width, stream.pix_fmt = image.shape[0], image.shape[1], "yuv420p"
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")))
         if stream is not None:
             container.mux(stream.encode())
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -56,18 +57,18 @@ RUNS = {
 }  # fmt: skip
 
 
-def flags(folder: Path, *extra: str) -> list[str]:
-    return [*BASE, f"run={folder / 'run'}", f"data_dir={folder / 'data'}", *extra]
+def flags(folder: Path, *extra: str, base: Sequence[str] = BASE) -> list[str]:
+    return [*base, f"run={folder / 'run'}", f"data_dir={folder / 'data'}", *extra]
 
 
 def command(folder: Path, *extra: str) -> list[str]:
     return [sys.executable, "train.py", *flags(folder, *extra)]
 
 
-def train(folder: Path, *extra: str) -> dict:
+def train(folder: Path, *extra: str, base: Sequence[str] = BASE) -> dict:
     """What the command does, in this process."""
     with initialize_config_dir(str(Path("configs").absolute()), version_base="1.3"):
-        config = compose("train", flags(folder, *extra))
+        config = compose("train", flags(folder, *extra, base=base))
     return run.train(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pbrl.feedback import database
 from pbrl.feedback.exchange import export, flat, load
 from pbrl.feedback.store import Store
 from pbrl.types import UserError
@@ -98,8 +99,41 @@ def test_an_import_that_is_none(store, tmp_path):
     file.write_text('{"answer_id": 1}\n')
     with pytest.raises(UserError, match="not an export"):
         load(store, file)
-    with pytest.raises(UserError, match="jsonl or .parquet"):
+    with pytest.raises(UserError, match="jsonl, .parquet or a folder"):
         export(store, tmp_path / "answers.csv")
+
+
+def test_a_folder_for_datasets(store, tmp_path, monkeypatch):
+    """Hugging Face's own library reads it, offline, and another store takes it in again."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    store.record(**ROUND)
+    assert export(store, tmp_path / "answers") == 3
+    read = datasets.load_dataset(str(tmp_path / "answers"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert read["starts"][:] == STARTS.tolist() and read["event_label"][:] == [1.0, 0.5, None]
+    card = datasets.load_dataset_builder(str(tmp_path / "answers"), cache_dir=str(tmp_path / "cache"))
+    assert "pair | 64 | 3" in (tmp_path / "answers/README.md").read_text() and card.info is not None
+    other = Store(f"sqlite:///{tmp_path / 'other.sqlite'}")
+    assert load(other, tmp_path / "answers") == 3
+    assert list(flat(other)) == list(flat(store))
+
+
+def test_no_shared_memory_on_a_network_file_system(tmp_path, monkeypatch):
+    """SQLite's write-ahead log needs what such file systems have not; its older journal does not."""
+    mounts = (
+        "/dev/sda / ext4 rw 0 0\nserver:/home /home nfs4 rw 0 0\n/dev/sdb /home/ada/my\\040disk ext4 rw 0 0\n"
+        "x /mnt/cloud fuse.sshfs rw 0 0\n"
+    )
+    assert database.is_remote("/home/ada/answers.sqlite", mounts) and database.is_remote("/mnt/cloud/a", mounts)
+    assert not database.is_remote("/home/ada/my disk/answers.sqlite", mounts) and not database.is_remote("/a", mounts)
+
+    def journal(file):
+        with Store(f"sqlite:///{tmp_path / file}").reading() as connection:
+            return connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+
+    assert journal("near.sqlite") == "wal"
+    monkeypatch.setattr(database, "is_remote", lambda file: True)
+    assert journal("far.sqlite") == "delete"
 
 
 def test_a_locked_store(store, tmp_path, monkeypatch):

@@ -59,6 +59,24 @@ def test_answers_lie_where_they_were_given(tmp_path, names, protocol):
     assert found.label.tolist() == [0.0, 1.0, 0.5] and found.outcome.tolist() == ["answer", "answer", "tie"]
 
 
+def test_answers_go_out_as_they_came(tmp_path):
+    data, folder = data_file(tmp_path / "x.hdf5"), pickles(tmp_path / "came")
+    store = Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
+    unirlhf.import_answers(folder, data, store)
+    assert unirlhf.export_answers(store, data, tmp_path / "went", 3) == (3, 0)
+    came, went = unirlhf.read(folder), unirlhf.read(tmp_path / "went")
+    assert went.length == 3 and went.label.tolist() == [0.0, 1.0, 0.5]
+    assert went.starts.tolist() == [s for s in came.starts.tolist() if s in ([0, 5], [9, 0], [18, 12])]
+    about = {"dataset": episodes.content_hash(episodes.read(data)), "length": 3, "kind": "pair", "strategy": "uniform"}
+    store.record(**about, round_=1, starts=np.array([[8, 0], [1, 2]]), author="ada", label=np.array([1.0, np.nan]),
+                 outcome=np.array(["answer", "skip"]))  # fmt: skip
+    assert unirlhf.export_answers(store, data, tmp_path / "more", 3) == (3, 2), "8 needs a timeout's step; a skip"
+    with pytest.raises(UserError, match="not there yet"):
+        unirlhf.export_answers(store, data, tmp_path / "more", 3)
+    with pytest.raises(UserError, match="no answers to pairs of 7 steps"):
+        unirlhf.export_answers(store, data, tmp_path / "none", 7)
+
+
 def test_two_columns_are_probabilities(tmp_path):
     folder = pickles(tmp_path / "x", label=np.array([[1, 0], [0, 1], [0.5, 0.5], [0, 1], [1, 0]]))
     assert unirlhf.read(folder).label.tolist() == [0.0, 1.0, 0.5, 1.0, 0.0]

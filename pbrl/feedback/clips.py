@@ -1,6 +1,6 @@
-"""Clips for people: segments rendered again from simulator states, as H.264 that every browser plays.
+"""Clips for people: segments rendered again from simulator states or cut from recordings, as H.264 for any browser.
 
-Rendering happens in processes beside, when a clip is first wanted; files are kept by what they show, below a limit.
+Both happen in processes beside, when a clip is first wanted; files are kept by what they show, below a limit.
 """
 
 import os
@@ -21,7 +21,7 @@ from pbrl.types import UserError
 
 @dataclass(frozen=True)
 class Look:
-    """How clips are shown: squares of `size` pixels at `fps`, each frame one step, so that a step can be pointed at."""
+    """How clips are shown: `size` pixels high at `fps`, each frame one step, so that a step can be pointed at."""
 
     size: int = 256
     fps: int = 20
@@ -106,7 +106,9 @@ def _open(source: dict[str, Any], look: Look) -> None:
     Thread(target=_leave_with, args=[parent_process()], daemon=True).start()
 
     episodes, _ = collect.dataset(**source)
-    _state.update(episodes=episodes, env=instantiate(source["env"]), look=look, first=first_rows(episodes))
+    simulated = any(e.video is None for e in episodes)
+    env = instantiate(source["env"]) if simulated else None
+    _state.update(episodes=episodes, env=env, look=look, first=first_rows(episodes))
 
 
 def _leave_with(server: Any) -> None:
@@ -121,13 +123,16 @@ def first_rows(episodes: Sequence[Any]) -> np.ndarray:
 
 
 def _render(row: int, length: int, path: Path) -> Path:
-    from pbrl.video import frames, write_mp4
+    from pbrl.video import frames, recorded, recording, write_mp4
 
     look: Look = _state["look"]
     e = int(np.searchsorted(_state["first"], row, side="right")) - 1
-    t = row - int(_state["first"][e])
-    images = frames(_state["env"], _state["episodes"][e], first=t, last=t + length, camera=look.camera,
-                    width=look.size, height=look.size)  # fmt: skip
+    t, episode = row - int(_state["first"][e]), _state["episodes"][e]
+    if episode.video is not None:
+        images = recorded(episode.video, recording(episode.video), first=t, last=t + length, height=look.size)
+    else:
+        images = frames(_state["env"], episode, first=t, last=t + length, camera=look.camera, width=look.size,
+                        height=look.size)  # fmt: skip
     part = path.with_suffix(f".{os.getpid()}.part.mp4")
     try:
         write_mp4(part, images, look.fps)

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -14,6 +15,7 @@ from pbrl.feedback.schema import HEAD, Base
 from pbrl.types import UserError
 
 BATCH = 500  # rows per statement, below SQLite's limit on bound values
+REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "beegfs", "ceph", "glusterfs", "gpfs", "lustre", "sshfs"}
 LOCK = 7_263_401  # of PostgreSQL's advisory locks: whoever writes holds it
 
 
@@ -48,8 +50,9 @@ class Database:
         connection.execute(f"PRAGMA busy_timeout = {int(1000 * self.patience_s)}")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")
+        shared = is_remote(self.engine.url.database or "")
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA journal_mode = {'DELETE' if shared else 'WAL'}")
         except sqlite3.OperationalError:  # a read-only file: reading works, and writing says so
             return
 
@@ -72,6 +75,23 @@ class Database:
                 yield connection
         except SQLAlchemyError as error:
             raise _trouble(self.url, error) from error
+
+
+def is_remote(file: str, mounts: str | None = None) -> bool:
+    """Whether a file lies on a network file system: there SQLite's write-ahead log, which is shared memory, fails.
+
+    `mounts` is what Linux says is mounted, in the format of /proc/mounts; elsewhere nothing is known of that.
+    """
+    if mounts is None:
+        try:
+            mounts = Path("/proc/mounts").read_text()
+        except OSError:
+            return False
+    lines = (line.split() for line in mounts.splitlines())
+    points = {Path(point.replace("\\040", " ")): kind for _, point, kind, *_ in lines}
+    path = Path(file).absolute()
+    kind = next((points[folder] for folder in (path, *path.parents) if folder in points), "")
+    return kind.removeprefix("fuse.") in REMOTE
 
 
 def batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -2,6 +2,7 @@
 
 python -m pbrl.feedback.exchange runs/…/answers.sqlite counts
 python -m pbrl.feedback.exchange runs/…/answers.sqlite export answers.parquet     # or .jsonl
+python -m pbrl.feedback.exchange runs/…/answers.sqlite export answers/            # for `datasets.load_dataset`
 python -m pbrl.feedback.exchange another.sqlite import answers.parquet
 """
 
@@ -25,25 +26,65 @@ LEFT_OUT = {  # what another store knows better, or what another column says
 }  # fmt: skip
 AS_JSON = ("event_detail", "event_shown", "rater_about", "words")
 TIMES = ("event_told", "event_kept", "question_asked")
+SHARD = "data/train-00000-of-00001.parquet"  # where `datasets` looks in a folder
+CARD = """---
+pretty_name: {name}
+task_categories: [reinforcement-learning]
+tags: [preferences, robotics, pbrl]
+size_categories: [{size}]
+---
+# {name}
+
+Answers about segments of robot episodes: {counts}.
+
+| data set (content hash) | kind of question | steps in a segment | answers |
+|---|---|---|---|
+{held}
+
+What was asked, word for word: {texts}.
+
+A line is an event, in order: somebody answered, took an answer back (`event_supersedes` names it), or passed a question
+on. `starts` are the rows at which the segments begin, in the data set's episodes one after the other, each with one row
+more than it has steps. `event_label` is P(the second is preferred), or a rating; `event_outcome` answer, tie or skip
+("can't tell"). `python -m pbrl.feedback.exchange answers.sqlite import <this folder>` takes it all in again.
+"""
 
 
 def export(store: Store, path: str | Path) -> int:
-    """Writes every event to .jsonl or .parquet, in order; returns how many."""
+    """Writes every event, in order, to .jsonl, .parquet or a folder for Hugging Face's `datasets`; returns how many."""
     rows = list(flat(store))
     path = Path(path)
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    elif path.suffix == ".parquet":
-        pyarrow = _pyarrow()
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    else:
-        raise UserError(f"{path}: answers are exported to .jsonl or .parquet")
+    try:
+        if path.suffix == ".jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        elif path.suffix == ".parquet":
+            _write_parquet(rows, path)
+        elif path.suffix:
+            raise UserError(f"{path}: answers are exported to .jsonl, .parquet or a folder")
+        else:
+            (path / SHARD).parent.mkdir(parents=True, exist_ok=True)
+            _write_parquet(rows, path / SHARD)
+            (path / "README.md").write_text(card(store, path.name, rows))
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error}): free some space, or choose another place") from error
     return len(rows)
 
 
+def card(store: Store, name: str, rows: list[dict[str, Any]]) -> str:
+    """What a person should know of exported answers."""
+    held = "\n".join(f"| `{data}` | {kind} | {length} | {n} |" for data, kind, length, n in store.held())
+    texts = sorted({json.loads(row["words"])["text"] for row in rows if row["words"]})
+    sizes = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M"}
+    size = next((words for most, words in sizes.items() if len(rows) < most), "n>1M")
+    counts = ", ".join(f"{n} {what}" for what, n in store.counts().items())
+    return CARD.format(name=name, size=size, counts=counts, held=held,
+                       texts=", ".join(f'"{text}"' for text in texts) or "nothing")  # fmt: skip
+
+
 def load(store: Store, path: str | Path) -> int:
-    """Adds the events of an exported file to what is there; returns how many the file held. Raises UserError."""
+    """Adds exported events to what is there; returns how many the file or folder held. Raises UserError."""
     path = Path(path)
+    path = path / SHARD if path.is_dir() else path
     parts: dict[type[Base], dict[Any, dict]] = {m: {} for m in (Wording, Clip, Rater, Question, Item, Event)}
     try:
         if path.suffix == ".parquet":
@@ -110,6 +151,11 @@ def _take_apart(row: dict[str, Any], parts: dict[type[Base], dict[Any, dict]]) -
         parts[Item][question["id"], place] = {"question": question["id"], "place": place, "clip": clip}
     parts[Question][question["id"]], parts[Rater][rater["name"]] = question, rater
     parts[Event][event["uid"]] = event
+
+
+def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
+    pyarrow = _pyarrow()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
 def _pyarrow() -> Any:

@@ -1,6 +1,7 @@
-"""People's answers that others have published, into a store: pickles about a D4RL file, read without running them.
+"""People's answers as others publish them, pickles about a D4RL file: into a store, without running them, and out.
 
     python -m pbrl.feedback.unirlhf <folder with the pickles> <D4RL file .hdf5> <database>
+    python -m pbrl.feedback.unirlhf <new folder> <D4RL file .hdf5> <database> --export 200    # steps in a segment
 
 Reads the folders of Uni-RLHF (Yuan et al. 2024, arXiv:2402.02423: `indices_1_…`, `indices_2_…`, `human_label_…`) and of
 Preference Transformer (Kim et al. 2023, arXiv:2303.00957: `indices_num…`, `indices_2_num…`, `label_human`). Indices
@@ -116,14 +117,44 @@ def import_answers(folder: Path, data: Path, store: Store) -> tuple[int, int]:
     return int(whole.sum()), int((~whole).sum())
 
 
+def export_answers(store: Store, data: Path, folder: Path, length: int) -> tuple[int, int]:
+    """Writes what the store holds of pairs about a D4RL file as others read it; returns how many, and those left out.
+
+    Left out is what nobody could tell, and segments with a step that D4RL's list has not. Raises UserError.
+    """
+    dataset, rows = files.content_hash(files.read(data)), files.d4rl_rows(data)
+    found = store.answers(dataset=dataset, length=length, kind="pair", purpose="learn")
+    if not len(found.label):
+        raise UserError(f"{store.url} holds no answers to pairs of {length} steps about {data}")
+    place = np.full(max(rows.max(), found.starts.max() + length) + 1, -1)
+    place[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
+    begin, end = place[found.starts], place[found.starts + length - 1]
+    told = (found.outcome != "skip") & ((begin >= 0) & (end - begin == length - 1)).all(1)
+    label = np.where(found.label == 0.5, -1, found.label)[told].astype(np.int64)
+    name = f"num_{told.sum()}_len_{length}.pkl"
+    parts = {"indices_1": begin[told, 0], "indices_2": begin[told, 1], "human_label": label}
+    try:
+        Path(folder).mkdir(parents=True)
+        for part, values in parts.items():
+            (Path(folder) / f"{part}_{name}").write_bytes(pickle.dumps(values, protocol=4))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error}): name a folder that is not there yet") from error
+    return int(told.sum()), int((~told).sum())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("database", help="a file such as answers.sqlite, or any SQLAlchemy URL")
+    parser.add_argument("--export", type=int, metavar="LENGTH", help="write answers about segments of so many steps")
     args = parser.parse_args()
     url = args.database if "://" in args.database else f"sqlite:///{args.database}"
     try:
+        if args.export:
+            kept, left_out = export_answers(Store(url), args.data, args.folder, args.export)
+            print(f"{kept} answers in {args.folder}, {left_out} left out")
+            return
         kept, left_out = import_answers(args.folder, args.data, Store(url))
     except UserError as error:
         sys.exit(str(error))

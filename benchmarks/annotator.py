@@ -1,0 +1,176 @@
+"""A scripted annotator at the labelling page, in a real browser, while `train.py feedback=human` learns from it.
+
+    python -m benchmarks.annotator                      # plate-slide, three seeds: at the page, and told directly
+    python -m benchmarks.annotator --only page --seeds 0
+
+It looks at what a person looks at, the clips on the screen, and answers with an arrow key as a teacher of B-Pref would
+(arXiv:2111.03026): a share of mistakes, ties where returns are close, "can't tell" where both are low. Then what the
+store holds is compared with what was pressed, and the policy with one that was told such answers directly. A line a run
+goes to `benchmarks/results/annotator.jsonl`, with the machine's load.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from benchmarks.report import RESULTS
+from pbrl import collect, log
+from pbrl.feedback.store import Store
+from pbrl.feedback.teachers import SKIP, TIE, Teacher
+from pbrl.table import Table
+from tests.browser import CHROMIUM
+
+DIALS = {"judge": "return", "discount": 0.99, "beta": float("inf"), "gamma": 1.0, "mistake": 0.1, "skip": 0.1,
+         "equal": 0.1}  # fmt: skip
+RUN = [
+    "env=metaworld/plate-slide", "data=offset", "algo=iql", "reward=ensemble", "reward.steps=1000", "query.kind=pair",
+    "query.count=1000", "query.rounds=4", "query.strategy=disagreement", "steps=8000", "eval_every=2000",
+    "checkpoint_every=2000", "video=false",
+]  # fmt: skip
+KEYS = {0.0: "ArrowLeft", 1.0: "ArrowRight", 0.5: "ArrowDown"}
+WATCH_MS = 200  # from when a pair is there to the key, beyond the time in which keys are meant for the last one
+TIME_FRAMES = """() => {
+  window.took = [];
+  let pressed = null;
+  addEventListener("keydown", () => { pressed = performance.now(); }, true);
+  new MutationObserver(() => {
+    const began = pressed;
+    pressed = null;
+    const videos = [...document.querySelectorAll("#clips video")];
+    if (began === null || !videos.length) return;
+    Promise.all(videos.map((video) => new Promise((shown) => video.requestVideoFrameCallback(shown))))
+      .then(() => took.push(performance.now() - began));
+  }).observe(document.getElementById("clips"), { childList: true });
+}"""
+
+
+class Annotator:
+    """Answers about `table`; `pressed` says which key for which question, and whether it was a mistake."""
+
+    def __init__(self, table: Table, length: int, seed: int):
+        self.table, self.length = table, length
+        self.teacher, self.honest = Teacher(**DIALS, seed=seed), Teacher(**{**DIALS, "mistake": 0.0}, seed=seed)
+        self.pressed: dict[str, tuple[str, bool]] = {}
+
+    def key(self, question: str, left: int, right: int) -> str:
+        """For the clips that begin at these rows."""
+        about = self.table, torch.tensor([[left, right]]), self.length, len(self.pressed)
+        (label,), (outcome,) = self.teacher.answer(*about)
+        key = "ArrowUp" if outcome == SKIP else KEYS[float(label)]
+        wrong = outcome not in (SKIP, TIE) and label != self.honest.answer(*about)[0][0]
+        self.pressed[question] = key, bool(wrong)
+        return key
+
+    def sit_down(self, at: str, store: Store, process: subprocess.Popen) -> list[float]:
+        """Answers whatever the page asks until the run ends; returns ms from each key to the next pair's frames."""
+        from playwright.sync_api import Error, sync_playwright
+
+        took: list[float] = []
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+            page = browser.new_page(viewport={"width": 1200, "height": 850})
+            page.goto(at)
+            page.wait_for_selector("#help[open]")
+            page.keyboard.press("Escape")
+            page.evaluate(TIME_FRAMES)
+            while process.poll() is None:
+                question = page.evaluate("document.body.dataset.question ?? null")
+                if question is None or question in self.pressed:
+                    page.wait_for_timeout(20)
+                    continue
+                page.wait_for_timeout(WATCH_MS)
+                try:
+                    sources = page.eval_on_selector_all("#clips video", "videos => videos.map(video => video.src)")
+                    took = page.evaluate("took")
+                except Error:  # the page went with its run
+                    break
+                clips = [source.rsplit("/", 1)[1].removesuffix(".mp4") for source in sources]
+                rows = store.places(clips)
+                page.keyboard.press(self.key(question, *(rows[clip][0] for clip in clips)))
+            browser.close()
+        return took
+
+
+def at_the_page(seed: int, folder: Path) -> dict[str, Any]:
+    """A run that asks, and the annotator; what the store holds beside what was pressed."""
+    human = ["feedback=human", "feedback.minimum=200", "feedback.port=8700"]
+    command = [sys.executable, "train.py", *RUN, *human, f"seed={seed}", f"run={folder}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    at = next(line.split()[1] for line in process.stdout if line.startswith("answers "))
+    made = yaml.safe_load((folder / "config.yaml").read_text())
+    store = Store(f"sqlite:///{folder / 'answers.sqlite'}")
+    episodes, _ = collect.dataset(
+        made["env"], made["data"], folder=Path(made["data_dir"]), seed=made["data_seed"], workers=0
+    )
+    annotator = Annotator(Table(episodes), made["query"]["length"], seed)
+    took = annotator.sit_down(at, store, process)
+    assert process.wait() == 0
+    return {**judged(annotator, store), "next_p50_ms": round(float(np.median(took))),
+            "next_p95_ms": round(float(np.percentile(took, 95)))}  # fmt: skip
+
+
+def judged(annotator: Annotator, store: Store) -> dict[str, Any]:
+    """Shares, in per cent, as they were pressed and as they are found in the store by those who know the truth."""
+    kept = store.answers()
+    rows = annotator.table.segments(torch.from_numpy(kept.starts), annotator.length)
+    gap = annotator.table.reward[rows].sum(-1).diff(dim=1)[:, 0].numpy()
+    decisive = kept.outcome == "answer"
+    keys = [annotator.pressed[q][0] for q in kept.question]
+    wrong = [annotator.pressed[q][1] for q in kept.question]
+
+    def share(those: Any, of: Any) -> float:
+        return round(100 * float(np.sum(those)) / int(np.sum(of)), 2)
+
+    everything = np.ones(len(keys))
+    return {
+        "answers": len(keys), "pressed_but_not_kept": len(annotator.pressed) - len(set(kept.question)),
+        "mistakes_pressed": share(wrong, decisive),
+        "mistakes_found": share(((kept.label > 0.5) != (gap > 0))[decisive], decisive),
+        "equal_pressed": share([k == "ArrowDown" for k in keys], everything),
+        "equal_found": share(kept.outcome == TIE, everything),
+        "cannot_tell_pressed": share([k == "ArrowUp" for k in keys], everything),
+        "cannot_tell_found": share(kept.outcome == SKIP, everything),
+    }  # fmt: skip
+
+
+def directly(seed: int, folder: Path) -> dict[str, Any]:
+    """The same run, with the same kind of answers and no page."""
+    dials = [f"feedback.{name}={DIALS[name]}" for name in ("mistake", "skip", "equal")]
+    command = [sys.executable, "train.py", *RUN, "feedback=perfect", *dials, f"seed={seed}", f"run={folder}"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", choices=("page", "directly"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmark/annotator"))
+    args = parser.parse_args()
+    for how, go in (("page", at_the_page), ("directly", directly)):
+        for seed in args.seeds if args.only in (None, how) else []:
+            folder = args.folder / f"{how}-{seed}"
+            found = go(seed, folder)
+            result = json.loads((folder / "result.json").read_text())
+            line = {
+                "how": how, "seed": seed, **found, "bc_success": result["bc"]["last"]["success"],
+                "success": [one["success"] for one in log.read(folder, "evaluate")],  # at each quarter, the last in 50
+                "commit": json.loads((folder / "versions.json").read_text())["commit"],
+                "load": [round(x, 1) for x in os.getloadavg()],
+            }  # fmt: skip
+            print(json.dumps(line))
+            with open(RESULTS / "annotator.jsonl", "a") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()
