@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from pbrl import query
+from pbrl.feedback.kept import of_tiers
 from pbrl.feedback.store import Answered, Store
 from pbrl.plan import Query
 from pbrl.preferences import Preferences
@@ -38,11 +39,12 @@ class Interview:
         if hasattr(self.teacher, "recall"):  # answers that are there already
             return self._recalled(self._counted(self.teacher.recall(self.store, self.dataset, ask)))
         n = ask.count * (r + 1) // ask.rounds - ask.count * r // ask.rounds
-        if ask.kind == "ranking":
+        if ask.kind == "ranking" and not self.people:
             return self._rank(n, r)
         strategy = ask.strategy if r > 0 or not query.needs_reward(ask.strategy) else "uniform"
+        width = self.teacher.clips if self.people and ask.kind == "ranking" else self.preferences.width
         starts = query.choose(
-            self.table, n=n, width=self.preferences.width, length=ask.length, strategy=strategy,
+            self.table, n=n, width=width, length=ask.length, strategy=strategy,
             candidates=ask.candidates, generator=self.random, model=model if r > 0 else None,
         )  # fmt: skip
         if self.people:
@@ -80,6 +82,10 @@ class Interview:
         self.counts = dict.fromkeys(self.counts, 0)
         answered = self._counted(self.store.answers(self.questions))
         self.counts["asked"] = len(self.questions)
+        if self.ask.kind == "ranking":
+            ranked = of_tiers(self.store.details(questions=self.questions))
+            self.preferences.replace(ranked.starts, ranked.label, ranked.question)
+            return dict(self.counts)
         given = answered.outcome != "skip"
         self.preferences.replace(answered.starts[given], answered.label[given], answered.question[given])
         return self.counts | self._accuracy(answered)

@@ -52,16 +52,18 @@ class Preferences:
         self._measure()
 
     def replace(self, starts: np.ndarray, label: np.ndarray, question: np.ndarray) -> None:
-        """Forgets all answers and takes these; whether one is held out is up to its question's id alone."""
+        """Forgets all answers and takes these; whether one is held out is up to its question's id alone.
+
+        Of rankings, the clips [Q, 1] of one question are a list, and follow each other.
+        """
         chance = np.array([int(str(q)[:8], 16) / 16**8 for q in question])
         test = torch.from_numpy(chance < self.held_out)
         starts = starts.reshape(-1, self.width)
-        new = [
-            torch.from_numpy(x).to(self.table.device)
-            for x in (starts, label.astype(np.float32), np.zeros(len(label), int))
-        ]
+        lists = {q: i for i, q in enumerate(dict.fromkeys(question))} if self.kind == "ranking" else {}
+        group = np.array([lists.get(q, 0) for q in question], int)
+        new = [torch.from_numpy(x).to(self.table.device) for x in (starts, label.astype(np.float32), group)]
         self.train, self.test = Answers(*(x[~test] for x in new)), Answers(*(x[test] for x in new))
-        self.lists = 1
+        self.lists = max(1, len(lists))
         self._measure()
 
     def _measure(self) -> None:

@@ -192,10 +192,11 @@ def check_teacher(config: Config, ask: Query, env: Any) -> None:
     if hasattr(teacher, "recall"):
         if not config["store"]:
             raise UserError("feedback=kept takes answers from a store: name it with store=sqlite:///answers.sqlite")
-    elif hasattr(teacher, "minimum"):
-        if ask.kind == "ranking":
-            raise UserError("feedback=human answers pairs and ratings: query.kind=pair or rating")
-    elif ask.kind == "rating" and not (teacher.beta == math.inf and teacher.mistake == teacher.equal == 0):
+    elif (
+        hasattr(teacher, "answer")
+        and ask.kind == "rating"
+        and not (teacher.beta == math.inf and teacher.mistake == teacher.equal == 0)
+    ):
         raise UserError(
             "feedback.beta, feedback.mistake and feedback.equal are about comparisons: choose query.kind=pair, or a "
             "teacher that is always right"

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from pbrl.feedback import leases
 from pbrl.feedback.leases import lease
 from pbrl.feedback.store import Store, Told
 from pbrl.interview import Interview
@@ -35,17 +36,17 @@ HUMAN = [
 class People:
     """What an interview knows of people: here they answer at once, in a thread of their own."""
 
-    minimum, wanted, pause_s, where, needs_value = 4, 1, 0.01, "here", False
+    minimum, wanted, clips, pause_s, where, needs_value = 4, 1, 4, 0.01, "here", False
 
     def wording(self, kind):
         return {"text": "Which?"}
 
 
-def interview(tmp_path, **options):
+def interview(tmp_path, kind="pair", **options):
     table = toy.table(10)
-    ask = Query(kind="pair", count=8, rounds=2, length=8, strategy="uniform", candidates=1, per_list=1, held_out=0.25,
+    ask = Query(kind=kind, count=8, rounds=2, length=8, strategy="uniform", candidates=1, per_list=1, held_out=0.25,
                 seed=0)  # fmt: skip
-    preferences = Preferences(table, kind="pair", length=8, held_out=0.25, seed=0)
+    preferences = Preferences(table, kind=kind, length=8, held_out=0.25, seed=0)
     store = Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
     store.add_rater("ada", "human")
     teacher = People()
@@ -114,6 +115,34 @@ def test_which_answers_are_held_out_does_not_change_when_more_come(tmp_path):
     asking.hear()
     after = {tuple(s) for s in asking.preferences.test.starts.tolist()}
     assert before <= after and 10 <= len(asking.preferences.test.label) <= 40
+
+
+def test_rankings_become_lists_as_they_come(tmp_path):
+    asking, store = interview(tmp_path, "ranking", minimum=2)
+    found: list[dict] = []
+    thread = threading.Thread(target=lambda: found.append(asking.round(0, None)))
+    thread.start()
+    while len(asking.questions) < 4:
+        time.sleep(0.01)
+
+    def rank(question, tiers):
+        outcome = "tie" if len(tiers) == 1 else "answer"
+        uid = uuid4().hex
+        store.append([Told(uid, question, "ada", outcome=outcome, detail={"tiers": tiers})])
+        return uid
+
+    uid = rank(asking.questions[0], [[3], [0, 2], [1]])
+    rank(asking.questions[1], [[0], [1], [2], [3]])
+    thread.join(5)
+    assert found[0]["answered"] == 2
+    both = [torch.cat(parts) for parts in zip(asking.preferences.train, asking.preferences.test, strict=True)]
+    starts = dict(zip(both[0][:, 0].tolist(), both[1].tolist(), strict=True))
+    clips = [store.places([clip])[clip][0] for clip in leases.asked(store, asking.questions[0]).clips]
+    assert [starts[row] for row in clips] == [1, 0, 1, 2], "ranks, 0 the worst"
+    assert sorted(both[2].tolist()) == [0] * 4 + [1] * 4, "two lists"
+    store.append([Told("r", asking.questions[0], "ada", kind="retract", supersedes=uid)])
+    assert asking.hear()["answered"] == 1
+    assert len(asking.preferences.train.label) + len(asking.preferences.test.label) == 4
 
 
 def start(folder, *extra: str) -> tuple[subprocess.Popen, str]:
@@ -206,8 +235,8 @@ def test_a_run_learns_from_the_page_and_goes_on_after_a_kill(tmp_path):
 def test_what_people_cannot_be_asked(tmp_path):
     from tests.test_loop import train
 
-    with pytest.raises(UserError, match="pairs and ratings"):
-        train(tmp_path, *HUMAN, "query.kind=ranking")
+    with pytest.raises(UserError, match="3 to 5 clips"):
+        train(tmp_path, *HUMAN, "query.kind=ranking", "feedback.clips=9")
     with pytest.raises(UserError, match="at least 1"):
         train(tmp_path, *HUMAN, "feedback.wanted=0")
     assert not os.listdir(tmp_path)

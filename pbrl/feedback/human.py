@@ -21,19 +21,21 @@ TEXTS = {
 class Human:
     """Questions of a run for people: `wanted` answers each. A round begins when `minimum` are there (None: all).
 
-    With `serve` a page opens beside the run, at `port` or the next free one, where `rater` answers.
+    A ranking is of `clips`. With `serve` a page opens beside the run, at `port` or the next free one, for `rater`.
     """
 
     needs_value = False
     pause_s = 0.5
 
     def __init__(
-        self, *, minimum: int | None, wanted: int, text: str | None, better: str, strength: bool, serve: bool,
-        port: int, rater: str,
+        self, *, minimum: int | None, wanted: int, text: str | None, better: str, strength: bool, clips: int,
+        serve: bool, port: int, rater: str,
     ):  # fmt: skip
         if wanted < 1 or (minimum is not None and minimum < 1):
             raise UserError("feedback.wanted and feedback.minimum must be at least 1")
-        self.minimum, self.wanted = minimum, wanted
+        if not 3 <= clips <= 5:
+            raise UserError(f"feedback.clips={clips}: a ranking is of 3 to 5 clips")
+        self.minimum, self.wanted, self.clips = minimum, wanted, clips
         self.text, self.better, self.strength = text, better, strength
         self.serve, self.port, self.rater = serve, port, rater
         self.where = "at the labelling page"

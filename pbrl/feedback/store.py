@@ -208,9 +208,13 @@ class Store(Database):
         value = np.array([np.nan if x is None else x for x in label], np.float64)
         return Answered(np.array(starts, np.int64), value, np.array(outcome, object), np.array(question, object))
 
-    def details(self, author: str | None = None, **about: Any) -> list[tuple[list[int], str, dict[str, Any]]]:
+    def details(
+        self, author: str | None = None, questions: Sequence[str] | None = None, **about: Any
+    ) -> list[tuple[list[int], str, dict[str, Any]]]:
         """The same of answers that are more than a number: first rows of the clips, the question, what was said."""
-        return self._standing((Event.question, Event.detail), None, author, {**about, "outcome": ("answer", "tie")})
+        return self._standing(
+            (Event.question, Event.detail), questions, author, {**about, "outcome": ("answer", "tie")}
+        )
 
     def _standing(
         self, columns: tuple[Any, ...], questions: Sequence[str] | None, author: str | None, about: dict[str, Any]
