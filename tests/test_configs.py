@@ -22,7 +22,7 @@ def test_a_preset_could_start(name):
 
 @pytest.mark.parametrize("name", names("data"))
 def test_a_data_recipe_composes(name):
-    found = config(f"data={name}", *(["data.path=x.hdf5"] if name == "file" else []))["data"]
+    found = config(f"data={name}", *(["data.path=x"] if name in ("file", "recordings") else []))["data"]
     assert found["name"] == name
     if "behaviour" in found:
         instantiate(found["behaviour"])
