@@ -2,6 +2,7 @@
 
     python -m benchmarks.annotator                      # plate-slide, three seeds: at the page, and told directly
     python -m benchmarks.annotator --only page --seeds 0
+    python -m benchmarks.annotator --only keys          # no training: how soon the next pair is there
 
 It looks at what a person looks at, the clips on the screen, and answers with an arrow key as a teacher of B-Pref would
 (arXiv:2111.03026): a share of mistakes, ties where returns are close, "can't tell" where both are low. Then what the
@@ -14,6 +15,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +33,14 @@ from tests.browser import CHROMIUM
 
 DIALS = {"judge": "return", "discount": 0.99, "beta": float("inf"), "gamma": 1.0, "mistake": 0.1, "skip": 0.1,
          "equal": 0.1}  # fmt: skip
+DATA = ["env=metaworld/plate-slide", "data=offset"]
 RUN = [
-    "env=metaworld/plate-slide", "data=offset", "algo=iql", "reward=ensemble", "reward.steps=1000", "query.kind=pair",
+    *DATA, "algo=iql", "reward=ensemble", "reward.steps=1000", "query.kind=pair",
     "query.count=1000", "query.rounds=4", "query.strategy=disagreement", "steps=8000", "eval_every=2000",
     "checkpoint_every=2000", "video=false",
 ]  # fmt: skip
 KEYS = {0.0: "ArrowLeft", 1.0: "ArrowRight", 0.5: "ArrowDown"}
-WATCH_MS = 200  # from when a pair is there to the key, beyond the time in which keys are meant for the last one
+WATCH_MS = 200  # while training waits, and 1500 where only keys are timed: from when a pair is there to the key
 TIME_FRAMES = """() => {
   window.took = [];
   let pressed = null;
@@ -69,8 +73,8 @@ class Annotator:
         self.pressed[question] = key, bool(wrong)
         return key
 
-    def sit_down(self, at: str, store: Store, process: subprocess.Popen) -> list[float]:
-        """Answers whatever the page asks until the run ends; returns ms from each key to the next pair's frames."""
+    def sit_down(self, at: str, store: Store, goes_on: Callable[[], bool], watch_ms: int) -> list[float]:
+        """Answers what the page asks while it `goes_on`; returns ms from each key to the next pair's frames."""
         from playwright.sync_api import Error, sync_playwright
 
         took: list[float] = []
@@ -81,12 +85,12 @@ class Annotator:
             page.wait_for_selector("#help[open]")
             page.keyboard.press("Escape")
             page.evaluate(TIME_FRAMES)
-            while process.poll() is None:
+            while goes_on():
                 question = page.evaluate("document.body.dataset.question ?? null")
                 if question is None or question in self.pressed:
                     page.wait_for_timeout(20)
                     continue
-                page.wait_for_timeout(WATCH_MS)
+                page.wait_for_timeout(watch_ms)
                 try:
                     sources = page.eval_on_selector_all("#clips video", "videos => videos.map(video => video.src)")
                     took = page.evaluate("took")
@@ -106,16 +110,37 @@ def at_the_page(seed: int, folder: Path) -> dict[str, Any]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     at = next(line.split()[1] for line in process.stdout if line.startswith("answers "))
-    made = yaml.safe_load((folder / "config.yaml").read_text())
-    store = Store(f"sqlite:///{folder / 'answers.sqlite'}")
-    episodes, _ = collect.dataset(
-        made["env"], made["data"], folder=Path(made["data_dir"]), seed=made["data_seed"], workers=0
-    )
-    annotator = Annotator(Table(episodes), made["query"]["length"], seed)
-    took = annotator.sit_down(at, store, process)
+    store, annotator = Store(f"sqlite:///{folder / 'answers.sqlite'}"), beside(folder, seed)
+    took = annotator.sit_down(at, store, lambda: process.poll() is None, WATCH_MS)
     assert process.wait() == 0
-    return {**judged(annotator, store), "next_p50_ms": round(float(np.median(took))),
-            "next_p95_ms": round(float(np.percentile(took, 95)))}  # fmt: skip
+    return {**judged(annotator, store), **percentiles(took)}
+
+
+def beside(folder: Path, seed: int) -> Annotator:
+    """An annotator who knows the data of a run."""
+    made = yaml.safe_load((folder / "config.yaml").read_text())
+    source = {"folder": Path(made["data_dir"]), "seed": made["data_seed"], "workers": 0}
+    episodes, _ = collect.dataset(made["env"], made["data"], **source)
+    return Annotator(Table(episodes), made["query"]["length"], seed)
+
+
+def percentiles(took: list[float]) -> dict[str, int]:
+    return {f"next_p{p}_ms": round(float(np.percentile(took, p))) for p in (50, 95)}
+
+
+def keys(run: Path) -> dict[str, Any]:
+    """A page alone, on the data of a finished run; a person thinks longer than a clip takes to render."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(f"sqlite:///{folder}/answers.sqlite")
+        command = [sys.executable, "-m", "pbrl.label", *DATA, "query.count=120", "port=8800", f"store={store.url}",
+                   f"cache={folder}/clips"]  # fmt: skip
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        at = next(line.split()[1] for line in process.stdout if line.startswith("answers "))
+        annotator = beside(run, 0)
+        took = annotator.sit_down(at, store, lambda: len(annotator.pressed) <= 100, 1500)
+        process.kill()
+        return {"answers": len(annotator.pressed), **percentiles(took[1:])}  # the first time the server wakes up
 
 
 def judged(annotator: Annotator, store: Store) -> dict[str, Any]:
@@ -153,7 +178,7 @@ def directly(seed: int, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", choices=("page", "directly"))
+    parser.add_argument("--only", choices=("page", "directly", "keys"))
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark/annotator"))
     args = parser.parse_args()
     for how, go in (("page", at_the_page), ("directly", directly)):
@@ -161,15 +186,20 @@ def main() -> None:
             folder = args.folder / f"{how}-{seed}"
             found = go(seed, folder)
             result = json.loads((folder / "result.json").read_text())
-            line = {
+            keep({
                 "how": how, "seed": seed, **found, "bc_success": result["bc"]["last"]["success"],
                 "success": [one["success"] for one in log.read(folder, "evaluate")],  # at each quarter, the last in 50
                 "commit": json.loads((folder / "versions.json").read_text())["commit"],
-                "load": [round(x, 1) for x in os.getloadavg()],
-            }  # fmt: skip
-            print(json.dumps(line))
-            with open(RESULTS / "annotator.jsonl", "a") as file:
-                file.write(json.dumps(line) + "\n")
+            })  # fmt: skip
+    if args.only == "keys":
+        keep({"how": "keys", **keys(args.folder / "directly-0")})
+
+
+def keep(line: dict[str, Any]) -> None:
+    line["load"] = [round(x, 1) for x in os.getloadavg()]
+    print(json.dumps(line))
+    with open(RESULTS / "annotator.jsonl", "a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":
