@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, Select, delete, func, literal_column, select, tuple_, update
+from sqlalchemy import Connection, Select, bindparam, delete, func, literal_column, select, tuple_, update
 
 from pbrl.feedback.database import Database, add, batches, insert
 from pbrl.feedback.schema import Base, Clip, Event, Item, Lease, Question, Rater, Wording
@@ -301,7 +301,7 @@ class Store(Database):
 
     def miscounted(self) -> list[str]:
         """Questions whose counts differ from their events: none, unless somebody else has changed them."""
-        wrong = (Question.given != _given()) | (Question.open != Question.wanted - _given() - _out())
+        wrong = (Question.given != GIVEN) | (Question.open != Question.wanted - GIVEN - LEASED)
         with self.reading() as connection:
             return list(connection.execute(select(Question.id).where(wrong)).scalars())
 
@@ -361,27 +361,26 @@ class _Batch:
 
 def current(*columns: Any) -> Select:
     """Of the answers that stand: those that no later event names."""
-    later = Event.__table__.alias("later")
-    stands = ~select(later.c.seq).where(later.c.supersedes == Event.uid).exists()
-    return select(*columns).select_from(Event).where(Event.kind == "answer", stands)
+    return select(*columns).select_from(Event).where(Event.kind == "answer", STANDS)
 
 
-def _given() -> Any:
-    return current(func.count()).where(Event.question == Question.id).correlate(Question).scalar_subquery()
-
-
-def _out() -> Any:
-    return select(func.count()).where(Lease.question == Question.id).correlate(Question).scalar_subquery()
+LATER = Event.__table__.alias("later")
+STANDS = ~select(LATER.c.seq).where(LATER.c.supersedes == Event.uid).exists()
+# Built once: to build a statement takes longer than to run it.
+GIVEN = current(func.count()).where(Event.question == Question.id).correlate(Question).scalar_subquery()
+LEASED = select(func.count()).where(Lease.question == Question.id).correlate(Question).scalar_subquery()
+RECOUNT = (
+    update(Question)
+    .where(Question.id.in_(bindparam("questions", expanding=True)))
+    .values(given=GIVEN, open=Question.wanted - GIVEN - LEASED)
+    .execution_options(synchronize_session=False)
+)
 
 
 def recount(connection: Connection, questions: Sequence[str]) -> None:
     """Counts what these questions have been given and may still be leased for."""
     for batch in batches(list(questions)):
-        connection.execute(
-            update(Question)
-            .where(Question.id.in_(batch))
-            .values(given=_given(), open=Question.wanted - _given() - _out())
-        )
+        connection.execute(RECOUNT, {"questions": list(batch)})
 
 
 def about_question(about: dict[str, Any]) -> list[Any]:
