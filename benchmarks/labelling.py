@@ -6,6 +6,7 @@
     python -m benchmarks.labelling speed                                      # answers per second, each on the disk
     python -m benchmarks.labelling mixed                                      # raters, a trainer and a VLM at a time
     python -m benchmarks.labelling mixed --seconds 3600                       # the same for an hour
+    python -m benchmarks.labelling first                                      # from `pip install` to an answer
 
 Everything is real: processes, HTTP over loopback, files with fsync. Adds a line to `benchmarks/results/labelling.jsonl`
 with the load of the machine.
@@ -336,9 +337,49 @@ def mixed(args: argparse.Namespace) -> dict[str, Any]:
         }  # fmt: skip
 
 
+def first(args: argparse.Namespace) -> dict[str, Any]:
+    """A new virtual environment, the packages, the sample data set, the page, a pair of clips and an answer to it."""
+    with tempfile.TemporaryDirectory() as folder:
+        began, python = time.perf_counter(), f"{folder}/venv/bin/python"
+        seconds: dict[str, float] = {}
+
+        def done(what: str) -> None:
+            seconds[what] = round(time.perf_counter() - began, 1)
+
+        subprocess.run([sys.executable, "-m", "venv", f"{folder}/venv"], check=True)
+        for packages in (["torch==2.13.0"], ["--editable", ".[sim,label]"]):
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+        done("installed_after_s")
+        flags = [f"store=sqlite:///{folder}/labels.sqlite", f"cache={folder}/clips", f"data_dir={folder}/data"]
+        page = subprocess.Popen([python, "-m", "pbrl.label", *flags], stdout=subprocess.PIPE, text=True)
+        assert page.stdout is not None
+        at = next(line.split()[1] for line in page.stdout if line.startswith("answers "))
+        done("page_after_s")
+
+        def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
+            request = urllib.request.Request(at + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request) as response:
+                return json.loads(response.read())
+
+        for _ in range(100):
+            with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(at):
+                break
+            time.sleep(0.05)
+        question = post("api/next", {"n": 1})["questions"][0]
+        for clip in question["clips"]:
+            with urllib.request.urlopen(at + clip[1:]) as response:
+                assert b"ftyp" in response.read()[:12]
+        done("clips_after_s")
+        told = {"uid": uuid4().hex, "question": question["question"], "kind": "answer", "said": {"choice": "first"}}
+        assert post("api/tell", told)["seq"] == 1
+        done("answer_after_s")
+        page.kill()
+        return seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("kills", "leases", "speed", "mixed", "serve"))
+    parser.add_argument("what", choices=("kills", "leases", "speed", "mixed", "first", "serve"))
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--writers", type=int, default=20)
