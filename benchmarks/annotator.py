@@ -2,7 +2,7 @@
 
     python -m benchmarks.annotator                      # plate-slide, three seeds: at the page, and told directly
     python -m benchmarks.annotator --only page --seeds 0
-    python -m benchmarks.annotator --only keys          # no training: how soon the next pair is there
+    python -m benchmarks.annotator --only keys          # no training: when the next pair comes, and if it is in step
 
 It looks at what a person looks at, the clips on the screen, and answers with an arrow key as a teacher of B-Pref would
 (arXiv:2111.03026): a share of mistakes, ties where returns are close, "can't tell" where both are low. Then what the
@@ -16,7 +16,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,16 @@ TIME_FRAMES = """() => {
   }).observe(document.getElementById("clips"), { childList: true });
 }"""
 
+APART = """() => new Promise((done) => {
+  const [first, second] = document.querySelectorAll("#clips video"), apart = [];
+  const end = performance.now() + 60000;
+  const look = () => {
+    apart.push(Math.abs(first.currentTime - second.currentTime));
+    performance.now() < end ? requestAnimationFrame(look) : done(apart);
+  };
+  look();
+})"""
+
 
 class Annotator:
     """Answers about `table`; `pressed` says which key for which question, and whether it was a mistake."""
@@ -75,15 +86,10 @@ class Annotator:
 
     def sit_down(self, at: str, store: Store, goes_on: Callable[[], bool], watch_ms: int) -> list[float]:
         """Answers what the page asks while it `goes_on`; returns ms from each key to the next pair's frames."""
-        from playwright.sync_api import Error, sync_playwright
+        from playwright.sync_api import Error
 
         took: list[float] = []
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-            page = browser.new_page(viewport={"width": 1200, "height": 850})
-            page.goto(at)
-            page.wait_for_selector("#help[open]")
-            page.keyboard.press("Escape")
+        with opened(at) as page:
             page.evaluate(TIME_FRAMES)
             while goes_on():
                 question = page.evaluate("document.body.dataset.question ?? null")
@@ -99,8 +105,22 @@ class Annotator:
                 clips = [source.rsplit("/", 1)[1].removesuffix(".mp4") for source in sources]
                 rows = store.places(clips)
                 page.keyboard.press(self.key(question, *(rows[clip][0] for clip in clips)))
-            browser.close()
         return took
+
+
+@contextmanager
+def opened(at: str) -> Iterator[Any]:
+    """The page in a browser, its help closed."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1200, "height": 850})
+        page.goto(at)
+        page.wait_for_selector("#help[open]")
+        page.keyboard.press("Escape")
+        yield page
+        browser.close()
 
 
 def at_the_page(seed: int, folder: Path) -> dict[str, Any]:
@@ -139,8 +159,12 @@ def keys(run: Path) -> dict[str, Any]:
         at = next(line.split()[1] for line in process.stdout if line.startswith("answers "))
         annotator = beside(run, 0)
         took = annotator.sit_down(at, store, lambda: len(annotator.pressed) <= 100, 1500)
+        with opened(at) as page:
+            page.wait_for_selector("body[data-question]")
+            apart = page.evaluate(APART)
         process.kill()
-        return {"answers": len(annotator.pressed), **percentiles(took[1:])}  # the first time the server wakes up
+        return {"answers": len(annotator.pressed), **percentiles(took), "apart_p99_ms": round(1e3 *
+                float(np.percentile(apart, 99))), "times_looked": len(apart)}  # fmt: skip
 
 
 def judged(annotator: Annotator, store: Store) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pbrl.feedback.store import Store
@@ -245,6 +246,21 @@ def test_every_frame_is_shown_where_the_scrubber_says(serve, open_page):
             if step != first + frame:
                 wrong.append((clip, frame, step - first))
     assert wrong == []
+
+
+def test_two_clips_play_in_step(serve, open_page):
+    """They are never more than a frame apart, but for one look in a hundred."""
+    page = open_page(serve())
+    apart = page.evaluate("""() => new Promise((done) => {
+      const [first, second] = document.querySelectorAll("#clips video"), apart = [];
+      const look = () => {
+        apart.push(Math.abs(first.currentTime - second.currentTime));
+        apart.length < 240 ? setTimeout(look, 25) : done(apart);
+      };
+      look();
+    })""")
+    moved = page.evaluate("document.querySelector('#clips video').played.length")
+    assert moved > 0 and np.percentile(apart, 99) <= 1 / 10 + 1e-6
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
