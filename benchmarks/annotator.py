@@ -213,7 +213,7 @@ def main() -> None:
             keep({
                 "how": how, "seed": seed, **found, "bc_success": result["bc"]["last"]["success"],
                 "success": [one["success"] for one in log.read(folder, "evaluate")],  # at each quarter, the last in 50
-                "commit": json.loads((folder / "versions.json").read_text())["commit"],
+                "git": json.loads((folder / "versions.json").read_text())["git"],
             })  # fmt: skip
     if args.only == "keys":
         keep({"how": "keys", **keys(args.folder / "directly-0")})
