@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from pbrl.parallel import averaged
 from pbrl.types import Metrics, UserError
 
 WORTH_COMPILING = 1500  # updates; compiling takes 5 to 20 s and halves the time of an update
@@ -106,7 +107,7 @@ class CudaGraph:
 
 
 class Mean:
-    """Running means of metrics, kept on the device; `read` empties it."""
+    """Running means of metrics over updates and processes, kept on the device; `read` empties it."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -118,6 +119,6 @@ class Mean:
         self.count += 1
 
     def read(self) -> Metrics:
-        means = {name: total / self.count for name, total in self.sums.items()}
+        means = {name: averaged(total / self.count) for name, total in self.sums.items()}
         self.sums, self.count = {}, 0
         return means

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from tqdm import tqdm
 
-from pbrl import checkpoint
+from pbrl import checkpoint, parallel
 from pbrl.engine import Engine, Mean, wants_compile
 from pbrl.evaluate import evaluate
 from pbrl.feedback.store import Store
@@ -71,10 +71,17 @@ class Training:
         if ask is not None:
             held_out = 0.0 if reward is None else ask.held_out  # nothing else is judged by them
             self.preferences = Preferences(table, kind=ask.kind, length=ask.length, held_out=held_out, seed=ask.seed)
-            assert store is not None
             self.interview = Interview(
-                table=table, dataset=dataset, ask=ask, teacher=teacher, store=store, preferences=self.preferences
+                table=table,
+                dataset=dataset,
+                ask=ask,
+                teacher=teacher,
+                store=cast(Store, store),
+                preferences=self.preferences,
             )
+        for learner in filter(None, (algo, reward)):
+            for name in ("batch_size", "step_batch_size", "unasked_batch_size"):
+                parallel.check_size(getattr(learner, name, 0))
         self.sampling = torch.Generator(self.device).manual_seed(seed)  # which batches
         self.rows = algo.rows(table) if hasattr(algo, "rows") else table.rows
         self.stages = list(self._plan())
@@ -152,16 +159,27 @@ class Training:
             self.algo.measure(self.table)
 
     def _ask_round(self) -> None:
-        assert self.interview is not None
-        found = self.interview.round(self.round, self.reward)
+        interview = self.interview
+        assert interview is not None
+        found = self._told(lambda: interview.round(self.round, self.reward))
         self.log.write("answers", self.policy_step, {"round": self.round, **found})
         self.round += 1
 
     def _hear(self) -> None:
         """People go on answering, and take back, while we train."""
-        found = self.interview.hear() if self.interview is not None else {}
+        interview = self.interview
+        found = self._told(interview.hear) if interview is not None and interview.people else {}
         if found:
             self.log.write("answers", self.policy_step, {"round": self.round, **found})
+
+    def _told(self, ask: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """What the first process is told, which all then know."""
+        parts = self.interview, self.preferences
+        found, *states = parallel.told_by_first(lambda: (ask(), *(part.state_dict() for part in parts)))  # type: ignore[union-attr]
+        if not parallel.first():
+            for part, state in zip(parts, states, strict=True):
+                part.load_state_dict(state)  # type: ignore[union-attr]
+        return found
 
     # The run
 
@@ -194,12 +212,13 @@ class Training:
         engine = Engine(self.device, compile=wants_compile(self.compile, stage.steps), bf16=self.bf16)
         update = engine.prepare(stage.update)
         title = self.name if stage.name == "policy" else stage.name
-        bar = tqdm(total=stage.steps, initial=self.step, desc=title, unit="update", mininterval=0.5)
+        bar = tqdm(total=stage.steps, initial=self.step, desc=title, unit="update", mininterval=0.5,
+                   disable=not parallel.first())  # fmt: skip
         if engine.compile:
             bar.set_postfix_str("compiling")
         began = time.perf_counter()
         while self.step < stage.steps:
-            self.mean.add(update(stage.draw()))
+            self.mean.add(update(parallel.share(stage.draw())))
             self.step += 1
             last = self.step == stage.steps
             bar.update(1)
@@ -277,6 +296,8 @@ class Training:
         return self.folder / "checkpoint.pt"
 
     def _save(self) -> None:
+        if not parallel.first():
+            return
         checkpoint.save(
             self._path,
             {
@@ -295,7 +316,7 @@ class Training:
         )  # fmt: skip
 
     def _resume(self) -> None:
-        state = checkpoint.load(self._path, self.device)
+        state = parallel.told_by_first(lambda: checkpoint.load(self._path, self.device))
         if state is None:
             self.log.rewind(0)
             return

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
+from pbrl.parallel import averaged
 from pbrl.types import UserError
 
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -111,7 +112,7 @@ def kto(scores: Tensor, label: Tensor) -> Tensor:
 
     The winner counts as desirable, the loser as undesirable; gains and losses saturate, as people's do.
     """
-    gain = scores - relu(scores.mean()).detach()  # for the paper's estimate of KL(policy || reference)
+    gain = scores - relu(averaged(scores.mean()))  # for the paper's estimate of KL(policy || reference)
     a, b = gain.sigmoid().unbind(-1)
     return label * ((1 - b) + a) + (1 - label) * ((1 - a) + b)
 
@@ -123,7 +124,7 @@ def dro(scores: Tensor, label: Tensor) -> Tensor:
     """
     a, b = scores.unbind(-1)
     first, second = (1 - label) - a, label - b
-    value = 0.5 * (first + second).mean().detach()
+    value = 0.5 * averaged((first + second).mean())
     return 0.5 * ((first - value).square() + (second - value).square())
 
 

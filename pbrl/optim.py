@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from pbrl.parallel import averaged
+
 
 class Adam(nn.Module):
     """Steps `params` in place down a loss. Moments are two flat vectors and belong to the module's state.
@@ -56,7 +58,7 @@ class Adam(nn.Module):
         """One step down `loss`, a scalar. Where `when`, 0 or 1, is 0, nothing moves; the first step must be a 1."""
         grads = torch.autograd.grad(loss, self.params)
         with torch.no_grad():
-            grad = torch.cat([g.reshape(-1) for g in grads])
+            grad = averaged(torch.cat([g.reshape(-1) for g in grads]))
             if self.clip:
                 grad = grad * (self.clip / (grad.norm() + 1e-6)).clamp(max=1.0)
             b1, b2 = self.betas

@@ -9,6 +9,7 @@ import inspect
 import json
 import math
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, get_object, instantiate
 
-from pbrl import collect, evaluate, report
+from pbrl import collect, evaluate, parallel, report
 from pbrl.engine import pick_device, wants_compile
 from pbrl.episodes import versions
 from pbrl.feedback.store import Store
@@ -44,15 +45,28 @@ GIVEN = {"self", "spec", "policy", "objective", "scores", "label", "worth"}  # w
 
 
 def train(config: Config) -> dict[str, Any]:
-    """Runs a config to its end, or on from where it was; returns what `result.json` holds. Raises UserError."""
+    """Runs a config to its end, or on from where it was; returns what `result.json` holds. Raises UserError.
+
+    Of several processes (see pbrl/parallel.py) the first alone has a store, an environment and the run folder.
+    """
     ask, schedule, sizes = check(config)
-    device = pick_device(config["device"])
+    device = parallel.begin(pick_device(config["device"]))
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            return _train(config, ask, schedule, sizes, device, Path(scratch))
+    finally:
+        parallel.end()
+
+
+def _train(
+    config: Config, ask: Query | None, schedule: Schedule, sizes: tuple[int, int], device: torch.device, scratch: Path
+) -> dict[str, Any]:
     if config["threads"]:
         torch.set_num_threads(config["threads"])
     workers = auto_workers(config["workers"])
-    episodes, dataset = collect.dataset(
-        config["env"], config["data"], folder=Path(config["data_dir"]), seed=config["data_seed"], workers=workers
-    )
+    source = {"folder": Path(config["data_dir"]), "seed": config["data_seed"], "workers": workers}
+    parallel.told_by_first(lambda: bool(collect.dataset(config["env"], config["data"], **source)))
+    episodes, dataset = collect.dataset(config["env"], config["data"], **source)
     data = evaluate.summarize(episodes)
     if config["only"] == "data":
         print(f"data    {len(episodes)} episodes, {data}")
@@ -61,7 +75,7 @@ def train(config: Config) -> dict[str, Any]:
     del episodes
     check_fit(config, table, sizes)
     spec = table.spec()
-    folder = run_folder(config)
+    folder = run_folder(config) if parallel.first() else scratch
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -77,7 +91,7 @@ def train(config: Config) -> dict[str, Any]:
     provenance(folder, config, dataset)
     print(f"run     {folder}\ndata    {len(table.steps)} episodes, {len(table)} steps, {data}")
 
-    players = Players(config["env"], workers)
+    players = Players(config["env"], workers) if parallel.first() else None
     log = Log(folder, **config["logger"], config=config)
     page = None
     try:
@@ -89,14 +103,9 @@ def train(config: Config) -> dict[str, Any]:
         teacher, reward, store = None, reward_model(config, spec), None
         if ask is not None:
             teacher = build(config["feedback"])
-            if hasattr(teacher, "answer"):  # a scripted one: other settings make another teacher
-                teacher.author = f"scripted-{digest(config['feedback'], config['reference'])}"
-            store = Store(config["store"] or f"sqlite:///{folder / 'answers.sqlite'}")
-            if teacher.needs_value:
-                teacher.value = Reference(
-                    table, players, dataset=dataset, folder=Path(config["data_dir"]),
-                    discount=config["feedback"]["discount"], **config["reference"],
-                ).values  # fmt: skip
+            if players is not None:
+                store = Store(config["store"] or f"sqlite:///{folder / 'answers.sqlite'}")
+                introduce(teacher, config, table, dataset, players)
         algo = learner(config["algo"], config, spec, device)
         if reward is not None:
             reward.to(device)
@@ -104,12 +113,14 @@ def train(config: Config) -> dict[str, Any]:
             folder=folder, algo=algo, reward=reward, teacher=teacher, store=store, ask=ask, schedule=schedule,
             log=log, players=players, **shared,
         )  # fmt: skip
-        if hasattr(teacher, "open_page"):
+        if hasattr(teacher, "open_page") and parallel.first():
             page = teacher.open_page(folder)  # type: ignore[union-attr]
         if config["only"] == "answers":
             training.ask_first()
             return {}
         summary = training.run()
+        if players is None:
+            return {}
         save_policy(algo.policy, folder / "policy.pt")
         result = report.write(folder, config, data, clone, summary, training.counts)
         if config["video"]:
@@ -118,8 +129,20 @@ def train(config: Config) -> dict[str, Any]:
     finally:
         if page is not None:
             page.terminate()
-        players.close()
+        if players is not None:
+            players.close()
         log.close()
+
+
+def introduce(teacher: Any, config: Config, table: Table, dataset: str, players: Players) -> None:
+    """Gives a scripted teacher its name in the store, where other settings make another teacher, and what it needs."""
+    if hasattr(teacher, "answer"):
+        teacher.author = f"scripted-{digest(config['feedback'], config['reference'])}"
+    if teacher.needs_value:
+        teacher.value = Reference(
+            table, players, dataset=dataset, folder=Path(config["data_dir"]),
+            discount=config["feedback"]["discount"], **config["reference"],
+        ).values  # fmt: skip
 
 
 def check(config: Config) -> tuple[Query | None, Schedule, tuple[int, int]]:
@@ -292,7 +315,7 @@ def reward_model(config: Config, spec: Spec) -> Any:
 
 
 def compare(
-    config: Config, spec: Spec, folder: Path, schedule: Schedule, players: Players, shared: Config
+    config: Config, spec: Spec, folder: Path, schedule: Schedule, players: Players | None, shared: Config
 ) -> dict[str, Any]:
     """Clones the data with the same policy class and number of updates; returns that run's summary."""
     folder.mkdir(exist_ok=True)

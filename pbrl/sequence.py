@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pbrl.nets import MLP, Normalize, Transformer
+from pbrl.parallel import averaged
 from pbrl.table import Table
 from pbrl.types import Spec, UserError, Windows
 
@@ -112,7 +113,7 @@ class DecisionTransformer(nn.Module):
 
 def mean(x: Tensor, where: Tensor) -> Tensor:
     """x [..., B, K] → its mean where `where` [B, K] is 1: [...]."""
-    return (x * where).sum((-2, -1)) / where.sum()
+    return (x * where).sum((-2, -1)) / averaged(where.sum())
 
 
 class Sequence(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pbrl.optim import Adam, polyak
+from pbrl.parallel import averaged
 from pbrl.sequence import DecisionTransformer, mean
 from pbrl.table import Table
 from pbrl.types import Metrics, Spec, Windows
@@ -70,8 +71,8 @@ class DTR(nn.Module):
 
         imitation, action = self.policy.imitation(batch, self.state_weight)
         q = self.policy.value(batch.obs, action)
-        level, size = mean(q, batch.holds), mean(q.abs(), batch.holds)  # [2]
-        pulls = level / size.flip(0).detach().clamp(min=1e-6)  # one critic pulls, the other says how large values are
+        level, size = mean(q, batch.holds), averaged(mean(q.abs(), batch.holds))  # [2]
+        pulls = level / size.flip(0).clamp(min=1e-6)  # one critic pulls, the other says how large values are
         pull = torch.where(torch.rand((), device=q.device) < 0.5, pulls[0], pulls[1])
         eta = self.eta * (self.turn / self.eta_steps).clamp(max=1.0) if self.eta_steps else self.eta
         self.actor_optim.step(self.imitation * imitation - eta * pull)  # eq. 9

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pbrl.likelihoods import GaussianPolicy
 from pbrl.nets import MLP, Normalize
 from pbrl.optim import Adam, polyak
+from pbrl.parallel import averaged
 from pbrl.types import Metrics, Spec, Transitions, UserError
 
 
@@ -61,7 +62,7 @@ class TD3BC(nn.Module):
 
         action = self.policy.mean(batch.obs)
         q_policy = self.q(torch.cat([obs, action], -1)).float()[0, :, 0]
-        scale = self.alpha / q[0].detach().abs().mean().clamp(min=1e-6)  # over the data's actions, as in the paper
+        scale = self.alpha / averaged(q[0].abs().mean()).clamp(min=1e-6)  # over the data's actions, as in the paper
         bc = (action - batch.action).square().mean()
         actor_loss = bc - scale * q_policy.mean()
 
