@@ -44,15 +44,10 @@ def lease(
         if held:
             again = update(Lease).where(Lease.rater == rater, Lease.question.in_(held))
             connection.execute(again.values(until=until))
-        by_rater = Event.question == Question.id, Event.rater == rater
-        new = (
-            select(Question.id)
-            .where(IS_OPEN, ~Question.id.in_(mine), *about_question(about))
-            .where(~current(Event.seq).where(*by_rater).exists())
-            .where(~select(Event.seq).where(*by_rater, Event.kind == "pass").exists())
-            .order_by(*ORDER)
-            .limit(n - len(held))
-        )
+        answered = current(Event.question).where(Event.rater == rater)
+        passed = select(Event.question).where(Event.rater == rater, Event.kind == "pass")
+        seen = [~Question.id.in_(those) for those in (mine, answered, passed)]  # hashed, whatever the planner knows
+        new = select(Question.id).where(IS_OPEN, *seen, *about_question(about)).order_by(*ORDER).limit(n - len(held))
         new = connection.execute(new).scalars().all()
         add(connection, Lease, [{"question": q, "rater": rater, "until": until} for q in new])
         recount(connection, new)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, Select, bindparam, delete, func, literal_column, select, tuple_, update
+from sqlalchemy import Connection, Select, bindparam, delete, func, literal_column, select, text, tuple_, update
 
 from pbrl.feedback.database import Database, add, batches, insert
 from pbrl.feedback.schema import Base, Clip, Event, Item, Lease, Question, Rater, Wording
@@ -78,6 +78,8 @@ class Store(Database):
                 priority=priority, wording=wording, purpose=purpose, expected=expected, repeats=repeats,
             )  # fmt: skip
             recount(connection, ids)
+            if connection.dialect.name == "postgresql" and len(ids) > 1000:
+                connection.execute(text("ANALYZE questions"))  # else it sorts them all to find the next
         return ids
 
     def _ask(
