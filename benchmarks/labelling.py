@@ -279,7 +279,7 @@ def mixed(args: argparse.Namespace) -> dict[str, Any]:
     """Raters who think for 1.5 to 3.5 s, a trainer that reads twice a second, and 50 answers a second by a VLM."""
     with database(args.database) as (url, _):
         store = Store(url)
-        ids = ask(store, 50_000)
+        ids = ask(store, 40_000 + round(55 * args.seconds))
         store.add_rater("vlm", "vlm")
         server = Server(url)
         took: dict[str, list[float]] = {"next": [], "tell": [], "vlm": [], "trainer": []}
