@@ -1,6 +1,9 @@
 """Everything a run needs to go on bit for bit, in one file that is always whole."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,19 @@ def save(path: Path, state: dict[str, Any]) -> None:
             f"cannot write {path} ({str(error).splitlines()[0]}): free some space and start again with the same "
             "command; the run goes on from its last checkpoint"
         ) from error
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Whoever else wants to make what belongs at `path` waits until we are done, or killed. Raises UserError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path.with_name(f".lock-{path.name}"), "w")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"cannot write to {path.parent} ({error}): choose another folder") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file closes
+        yield
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any] | None:

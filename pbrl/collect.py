@@ -14,6 +14,7 @@ import numpy as np
 from hydra.utils import instantiate
 from tqdm import tqdm
 
+from pbrl import checkpoint
 from pbrl import episodes as files
 from pbrl.rollout import Players, episode_seeds
 from pbrl.types import Episode, UserError
@@ -38,16 +39,25 @@ def dataset(
     if data.get("success") is not None:
         recipe["calibration"] = [CALIBRATION_EPISODES, CALIBRATION_STEPS]
     path = dataset_path(recipe, folder)
-    if path.exists():
-        episodes = files.read(path)
-        provenance = files.read_provenance(path)
-        assert provenance is not None
-        return episodes, provenance["content_hash"]
+    if not path.exists():
+        with checkpoint.alone(path):  # runs of a sweep make it once
+            if not path.exists():
+                return made(env, data, recipe, path, seed=seed, workers=workers)
+    episodes = files.read(path)
+    provenance = files.read_provenance(path)
+    assert provenance is not None
+    return episodes, provenance["content_hash"]
+
+
+def made(
+    env: dict[str, Any], data: dict[str, Any], recipe: dict[str, Any], path: Path, *, seed: int, workers: int
+) -> tuple[list[Episode], str]:
+    """The same, newly made and written to `path`."""
     began = time.monotonic()
     if "sac" in data:
         from pbrl.sac import episodes_of_run
 
-        episodes, extra = episodes_of_run(env, data, folder=folder, seed=seed, workers=workers)
+        episodes, extra = episodes_of_run(env, data, folder=path.parent, seed=seed, workers=workers)
     else:
         episodes, extra = play(env, data, seed=seed, workers=workers)
     provenance = files.write(path, episodes, {**recipe, **extra, "seconds": round(time.monotonic() - began, 1)})

@@ -5,7 +5,6 @@ it earns is counted: nothing is fitted, so nothing is wrong but what comes after
 the critic of a SAC oracle instead (arXiv:2310.13639, D.2), which costs hours of training for each task.
 """
 
-import fcntl
 import hashlib
 import json
 import time
@@ -82,8 +81,7 @@ class Reference:
 
     def keep(self) -> None:
         """Writes all values known so far, here and by other runs on this data, which take turns."""
-        with open(self.path.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file closes, or its process is killed
+        with checkpoint.alone(self.path):
             self.known = {**self.kept(), **self.known}
             checkpoint.save(self.path, {"row": list(self.known), "value": list(self.known.values())})
 

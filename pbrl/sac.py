@@ -6,7 +6,6 @@ of the run ("medium"), or as many each of several ("medium-expert").
 The run is made once and kept beside the data sets; one that is killed goes on.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -210,8 +209,7 @@ def trained(env: dict[str, Any], sac: dict[str, Any], *, folder: Path, seed: int
         return path
     partial = path.with_name(f".partial-{path.name}")
     (partial / "policies").mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".lock-{path.name}"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file closes, or its process is killed
+    with checkpoint.alone(path):
         if not path.exists():
             recorder = Recorder(instantiate(env))
             keep = Keep(partial, sac["keep_every"], sac["steps"], recorder)
