@@ -1,6 +1,6 @@
 """A scripted annotator at the labelling page, in a real browser, while `train.py feedback=human` learns from it.
 
-    python -m benchmarks.annotator                      # plate-slide, three seeds: at the page, and told directly
+    python -m benchmarks.annotator                      # sweep-into, three seeds: at the page, and told directly
     python -m benchmarks.annotator --only page --seeds 0
     python -m benchmarks.annotator --only keys          # no training: when the next pair comes, and if it is in step
 
@@ -34,7 +34,7 @@ from tests.browser import CHROMIUM
 
 DIALS = {"judge": "return", "discount": 0.99, "beta": float("inf"), "gamma": 1.0, "mistake": 0.1, "skip": 0.1,
          "equal": 0.1}  # fmt: skip
-DATA = ["env=metaworld/plate-slide", "data=offset"]
+DATA = ["env=metaworld/sweep-into", "data=offset"]
 RUN = [
     *DATA, "algo=iql", "reward=ensemble", "reward.steps=1000", "query.kind=pair",
     "query.count=1000", "query.rounds=4", "query.strategy=disagreement", "steps=8000", "eval_every=2000",

@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ SHAPES = {  # flags, observation and action sizes, segment length
     "cpl_paper": (["algo=cpl", "algo.batch_size=96", "policy.hidden=[512,512]", "policy.dropout=0.25"], 39, 4, 64),
     "ensemble": (["reward=ensemble", "reward.members=7", "reward.hidden=[256,256,256]", "reward.batch_size=64"],
                  39, 4, 64),
+    "ensemble_128": (["reward=ensemble", "reward.members=7", "reward.hidden=[256,256,256]", "reward.batch_size=128"],
+                     39, 4, 64),
+    "pairs": (["reward=ensemble", "reward.members=1", "reward.hidden=[32,32]", "reward.batch_size=32"], 39, 4, 64),
     "dtr": (["algo=dtr", "reward=ensemble"], 17, 6, 0),
     "dtr_paper": (["experiment=dtr_paper"], 17, 6, 0),
 }  # fmt: skip
@@ -50,40 +54,53 @@ def episodes(obs_dim: int, action_dim: int) -> list[Episode]:
     ]  # fmt: skip
 
 
-def measure(name: str, threads: int, compile: bool, bf16: bool, device: str) -> dict[str, Any]:
-    """One line of the results."""
-    torch.set_num_threads(threads)
+def made(name: str, where: torch.device) -> tuple[Any, Callable[[], Any]]:
+    """A learner of that shape, and what draws its batches from noise."""
     flags, obs_dim, action_dim, length = SHAPES[name]
-    sim.configs.register()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("train", flags), resolve=True)
-    table = Table(episodes(obs_dim, action_dim), device)
+    table = Table(episodes(obs_dim, action_dim), where)
     spec = table.spec()
-    where = torch.device(device)
-    made = reward_model(config, spec).to(where) if name == "ensemble" else learner(config["algo"], config, spec, where)
+    is_reward = any(flag.startswith("reward=") for flag in flags) and "algo=dtr" not in flags
+    learns = reward_model(config, spec).to(where) if is_reward else learner(config["algo"], config, spec, where)
     rows = table.rows[: -1000 - length]  # everywhere there is enough ahead
 
     def draw() -> Any:
-        starts = rows[torch.randint(len(rows), (made.batch_size,), device=where)]
-        if made.batch is Transitions:
+        starts = rows[torch.randint(len(rows), (learns.batch_size,), device=where)]
+        if learns.batch is Transitions:
             return table.transitions(starts)
-        if made.batch is PreferenceBatch:
+        if learns.batch is PreferenceBatch:
             pair = torch.stack([starts, starts.flip(0)], 1)[..., None] + torch.arange(length, device=where)
             return PreferenceBatch(table.obs[pair], table.action[pair], torch.rand(len(starts), device=where).round())
-        return table.windows(starts, made.context)
+        return table.windows(starts, learns.context)
+
+    return learns, draw
+
+
+def warmed(go: Callable[[], Any], settle: Callable[[], None]) -> int:
+    """Runs an update until nothing more is compiled; returns how many fill a second."""
+    for _ in range(5):
+        go()
+    settle()
+    began = time.perf_counter()
+    go()
+    settle()
+    return max(1, round(1 / (time.perf_counter() - began)))
+
+
+def measure(name: str, threads: int, compile: bool, bf16: bool, device: str) -> dict[str, Any]:
+    """One line of the results."""
+    torch.set_num_threads(threads)
+    sim.configs.register()
+    where = torch.device(device)
+    learns, draw = made(name, where)
 
     def settle() -> None:
         if device != "cpu":
             torch.cuda.synchronize()
 
-    update = Engine(where, compile=compile, bf16=bf16).prepare(made.update)
-    for _ in range(5):
-        update(draw())
-    settle()
-    began = time.perf_counter()
-    update(draw())
-    settle()
-    count = max(1, round(1 / (time.perf_counter() - began)))
+    update = Engine(where, compile=compile, bf16=bf16).prepare(learns.update)
+    count = warmed(lambda: update(draw()), settle)
     rates, cpu_rates = [], []
     for _ in range(5):
         wall, cpu = time.perf_counter(), time.process_time()
