@@ -37,7 +37,7 @@ DIALS = {"judge": "return", "discount": 0.99, "beta": float("inf"), "gamma": 1.0
 DATA = ["env=metaworld/sweep-into", "data=offset"]
 RUN = [
     *DATA, "algo=iql", "reward=ensemble", "reward.steps=1000", "query.kind=pair",
-    "query.count=1000", "query.rounds=4", "query.strategy=disagreement", "steps=8000", "eval_every=2000",
+    "query.count=400", "query.rounds=2", "query.strategy=disagreement", "steps=8000", "eval_every=2000",
     "checkpoint_every=2000", "video=false",
 ]  # fmt: skip
 KEYS = {0.0: "ArrowLeft", 1.0: "ArrowRight", 0.5: "ArrowDown"}
@@ -125,7 +125,7 @@ def opened(at: str) -> Iterator[Any]:
 
 def at_the_page(seed: int, folder: Path) -> dict[str, Any]:
     """A run that asks, and the annotator; what the store holds beside what was pressed."""
-    human = ["feedback=human", "feedback.minimum=200", "feedback.port=8700"]
+    human = ["feedback=human", "feedback.minimum=150", "feedback.port=8700"]
     command = [sys.executable, "train.py", *RUN, *human, f"seed={seed}", f"run={folder}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
