@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from pbrl.types import UserError
-from sim import backend, dm_control, gym, metaworld
+from sim import backend, dm_control, franka, gym, metaworld
 
 SOME = ["metaworld/drawer-open", "metaworld/bin-picking", "metaworld/door-open", "dm_control/walker-walk",
-        "dm_control/finger-turn_hard", "gym/hopper", "gym/ant"]  # fmt: skip
+        "dm_control/finger-turn_hard", "gym/hopper", "gym/ant", "franka/clutter", "franka/group"]  # fmt: skip
 ALL = (
     [f"metaworld/{t}" for t in metaworld.TASKS]
     + [f"dm_control/{t}" for t in dm_control.TASKS]
     + [f"gym/{t}" for t in gym.TASKS]
+    + [f"franka/{t}" for t in franka.TASKS]
 )
 STALE_REWARD = ("gym/ant", "gym/humanoid", "gym/humanoid-standup")  # their first reward reads positions one substep old
 
@@ -24,6 +25,8 @@ def make(name: str):
     simulator, task = name.split("/")
     if simulator == "metaworld":
         return metaworld.MetaWorld(task, horizon=250, goal_visible=True)
+    if simulator == "franka":
+        return franka.Franka(task, robot="panda", control="cartesian", horizon=160, style={})
     return dm_control.DmControl(task, action_repeat=1) if simulator == "dm_control" else gym.Gym(task)
 
 
@@ -118,7 +121,7 @@ def test_the_horizon_truncates():
     assert [env.step(np.zeros(4))[3] for _ in range(3)] == [False, False, True]
 
 
-@pytest.mark.parametrize("name", ["metaworld/juggle", "dm_control/dog-bark", "gym/pony"])
+@pytest.mark.parametrize("name", ["metaworld/juggle", "dm_control/dog-bark", "gym/pony", "franka/juggle"])
 def test_tasks_there_are_not(name):
     with pytest.raises(UserError, match="no .*task"):
         make(name)

@@ -1,0 +1,163 @@
+"""Tabletop tasks of a Franka arm: `env=franka/lift` and others; the robot is data, the scene is MuJoCo.
+
+Twenty commands a second over servos at 500 Hz. A command moves the hand (`control=cartesian`: along x, y, z, then the
+gripper) or the joints; it starts from what was last commanded, not from where the arm sags to, is held to a workspace
+and to a share of the arm's own limits, and reaches the servos as a ramp.
+"""
+
+from typing import Any
+
+import mujoco
+import numpy as np
+from gymnasium.spaces import Box
+
+from pbrl.types import UserError
+from robots import arm
+from sim.franka import tasks
+from sim.franka.experts import Expert
+from sim.simulation import Simulation
+
+TASKS = tuple(tasks.TASKS)
+TIMESTEP = 0.002  # s
+REACH = 0.02  # m that a full command moves the hand: 0.4 m/s, a quarter of what the arm may
+SHARE = 0.3  # of the joint speeds that the arm may
+WORKSPACE = np.array([[0.25, -0.35, 0.015], [0.7, 0.35, 0.5]])  # m, of the point between the finger tips
+DAMPING = 0.05  # of the inverse: large near singular poses, where it gives way instead of racing
+
+
+class Franka(Simulation):
+    """`task` on the arm `robot`, by `control`: cartesian, 4 numbers, or joint, 8; the last one closes the gripper."""
+
+    has_success = True
+    control_hz = 20.0
+    cameras = ("front", "side", "wrist")
+
+    def __init__(self, task: str, *, robot: str, control: str, horizon: int, style: dict[str, float]):
+        if task not in tasks.TASKS:
+            raise UserError(f"no Franka task {task!r}; there are {', '.join(TASKS)}")
+        if control not in ("cartesian", "joint"):
+            raise UserError(f"env.control={control}: it is cartesian or joint")
+        if horizon < 1:
+            raise UserError(f"env.horizon={horizon} must be at least 1")
+        self.task, self.robot, self.control, self.horizon, self.style = task, robot, control, horizon, style
+        self.arm = arm.load(robot)
+        self.kinematics = self.arm.kinematics
+        self.job = tasks.TASKS[task]()
+        self.model = self._scene()
+        self.data = mujoco.MjData(self.model)
+        self.site, self.goal = self.model.site("tcp").id, self.model.site("goal").id
+        self.objects = [self.model.body(name).id for name in self.job.objects]
+        self.start, self.down = self.kinematics.pose(self.arm.home)
+        size = 7 + 7 * len(self.objects) + 3
+        self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (4 if control == "cartesian" else 8,), np.float32)
+        Expert(task, style)  # says what is wrong with the style
+
+    def _scene(self) -> mujoco.MjModel:
+        spec = mujoco.MjSpec()
+        spec.option.timestep = TIMESTEP
+        spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+        spec.option.cone, spec.option.impratio = mujoco.mjtCone.mjCONE_ELLIPTIC, 10  # what is gripped does not creep
+        spec.visual.headlight.ambient = [0.4, 0.4, 0.4]
+        world = spec.worldbody
+        world.add_light(pos=[0.5, -0.5, 1.5], dir=[0, 0.3, -1], diffuse=[0.6, 0.6, 0.6])
+        world.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_BOX, pos=[0.4, 0, -0.02], size=[0.6, 0.6, 0.02],
+                       rgba=[0.75, 0.66, 0.55, 1])  # fmt: skip
+        centre = world.add_body(name="centre", pos=[0.42, 0, 0.2])
+        for name, pos in (("front", [1.35, 0.5, 0.65]), ("side", [0.45, -1.2, 0.5])):
+            world.add_camera(name=name, pos=pos, mode=mujoco.mjtCamLight.mjCAMLIGHT_TARGETBODY, targetbody="centre",
+                             fovy=45)  # fmt: skip
+        centre.add_site(name="centre", size=[0.001, 0.001, 0.001], rgba=[0, 0, 0, 0])
+        world.add_site(name="goal", pos=[0.5, 0, 0.1], size=[0.02, 0.02, 0.02], rgba=[0.1, 0.7, 0.2, 0.5])
+        self.arm.mount(spec, world)
+        self.job.build(world)
+        return spec.compile()
+
+    def _reset(self, seed: int) -> np.ndarray:
+        random = np.random.default_rng([seed, 3])
+        mujoco.mj_resetData(self.model, self.data)
+        home = self.arm.home.copy()
+        home[[1, 3, 5]] += random.uniform(-0.02, 0.02, 3)
+        self.data.qpos[:7] = self.data.ctrl[:7] = home
+        self.data.qpos[7:9] = self.data.ctrl[7:9] = self.arm.gripper["width"] / 2
+        places, goal = self.job.draw(random)
+        for name, (position, yaw) in zip(self.job.objects, places, strict=True):
+            joint = self.data.joint(f"{name}_free")
+            joint.qpos[:3], joint.qpos[3:] = position, [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+        self.model.site_pos[self.goal] = goal
+        for _ in range(10):  # what lies on the table settles
+            mujoco.mj_step(self.model, self.data)
+        self.data.time = 0.0
+        mujoco.mj_forward(self.model, self.data)
+        self.full_obs = self._observe()
+        return self.full_obs
+
+    def _step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, dict[str, Any]]:
+        before = self.data.ctrl.copy()
+        after = self._commanded(before, action)
+        substeps = round(1 / (self.control_hz * TIMESTEP))
+        touched = 0
+        for i in range(substeps):
+            self.data.ctrl[:] = before + (after - before) * ((i + 1) / substeps)
+            mujoco.mj_step(self.model, self.data)
+            touched = max(touched, self._touching())
+        mujoco.mj_forward(self.model, self.data)
+        self.full_obs = self._observe()
+        reward, success = self.job.judge(self.full_obs)
+        speed = float(np.linalg.norm(self.full_obs[3:6]))
+        info = {"success": success, "height": float(self.full_obs[2]), "speed": speed, "collisions": float(touched),
+                "clearance": self.job.clearance(self.full_obs)}  # fmt: skip
+        return self.full_obs, reward, False, info
+
+    def _commanded(self, ctrl: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """The servos' next targets [9]: joints, then both fingers."""
+        limits, dt = self.arm.limits, 1 / self.control_hz
+        q, most = ctrl[:7], SHARE * limits.velocity * dt
+        if self.control == "joint":
+            step = action[:7] * most
+        else:
+            position, rotation = self.kinematics.pose(q)
+            wanted = np.clip(position + REACH * action[:3], *WORKSPACE)
+            turn = 0.5 * sum(np.cross(rotation[:, i], self.down[:, i]) for i in range(3))  # back to pointing down
+            jacobian = self.kinematics.jacobian(q)
+            error = np.concatenate([wanted - position, turn])
+            step = jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + DAMPING**2 * np.eye(6) * 0.1, error)
+            step *= min(1.0, float((most / np.maximum(np.abs(step), 1e-9)).min()))  # slower, but the same way
+        joints = np.clip(q + step, limits.position_min + 0.02, limits.position_max - 0.02)
+        open_ = self.arm.gripper["width"] / 2
+        fastest = self.arm.gripper["speed"] / 2 * dt
+        finger = ctrl[7] + np.clip(open_ * (1 - action[-1]) / 2 - ctrl[7], -fastest, fastest)
+        return np.concatenate([joints, [finger, finger]])
+
+    def _touching(self) -> int:
+        """How many contacts there are with what should not be touched."""
+        if not self.job.fragile:
+            return 0
+        fragile = [self.model.geom(name).id for name in self.job.fragile]
+        table = self.model.geom("table").id
+        pairs = self.data.contact.geom
+        return int(sum((a in fragile or b in fragile) and table not in (a, b) for a, b in pairs))
+
+    def _observe(self) -> np.ndarray:
+        velocity = np.zeros(6)
+        mujoco.mj_objectVelocity(self.model, self.data, mujoco.mjtObj.mjOBJ_SITE, self.site, velocity, 0)
+        width = self.data.qpos[7] + self.data.qpos[8]
+        parts = [self.data.site_xpos[self.site], velocity[3:], [width]]
+        for body in self.objects:
+            parts += [self.data.xpos[body], self.data.xquat[body]]
+        return np.concatenate([*parts, self.model.site_pos[self.goal]])
+
+    def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> np.ndarray:
+        obs = super().restore(episode_seed, state, t)
+        self.full_obs = self._observe()
+        return obs
+
+    def expert(self) -> Expert:
+        """The task's scripted expert, in this environment's style."""
+        if self.control != "cartesian":
+            raise UserError("the scripted experts move the hand: env.control=cartesian")
+        return Expert(self.task, self.style)
+
+    def double(self, random: np.random.Generator | None = None) -> "Franka":
+        """A second simulator of this task."""
+        return Franka(self.task, robot=self.robot, control=self.control, horizon=self.horizon, style=self.style)

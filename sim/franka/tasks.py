@@ -1,0 +1,176 @@
+"""What is on the table, where it may be, and what is wanted of it. Rewards lie in [0, 1], success is of a moment.
+
+An observation holds the hand's position (0 to 2) and velocity (3 to 5), the gripper's width (6), then for each object
+its position and quaternion, and last the goal; metres, metres a second.
+"""
+
+from typing import Any
+
+import mujoco
+import numpy as np
+
+CUBE = 0.02  # m, half a side
+BOX = mujoco.mjtGeom.mjGEOM_BOX
+Place = tuple[np.ndarray, float]  # position and yaw
+
+
+class Task:
+    """A task without objects: subclasses say what there is to do."""
+
+    objects: tuple[str, ...] = ()
+    fragile: tuple[str, ...] = ()  # geoms that should not be touched
+
+    def build(self, world) -> None:
+        for name in self.objects:
+            body = world.add_body(name=name, pos=[0.5, 0, CUBE])
+            body.add_freejoint(name=f"{name}_free")
+            body.add_geom(name=name, type=BOX, size=[CUBE] * 3, mass=0.06, rgba=[0.85, 0.25, 0.2, 1],
+                          friction=[1.0, 0.01, 0.0001], condim=4)  # fmt: skip
+
+    def draw(self, random: np.random.Generator) -> tuple[list[Place], np.ndarray]:
+        """Where objects and goal are in an episode."""
+        raise NotImplementedError
+
+    def judge(self, obs: np.ndarray) -> tuple[float, bool]:
+        """Reward and success."""
+        raise NotImplementedError
+
+    def clearance(self, obs: np.ndarray) -> float:
+        """How far the hand is above what it should not touch, or the table: m."""
+        return float(obs[2])
+
+
+def near(distance: Any) -> float:
+    """1 at the place, falling with the distance."""
+    return float(1 - np.tanh(5 * distance))
+
+
+def on_table(random: np.random.Generator, low: tuple[float, float], high: tuple[float, float]) -> np.ndarray:
+    return np.append(random.uniform(low, high), CUBE)
+
+
+class Reach(Task):
+    """The hand comes to a point in the air."""
+
+    def draw(self, random):
+        return [], random.uniform([0.35, -0.25, 0.08], [0.62, 0.25, 0.4])
+
+    def judge(self, obs):
+        distance = float(np.linalg.norm(obs[:3] - obs[-3:]))
+        return near(distance), distance < 0.02
+
+
+class Lift(Task):
+    """A cube is picked up and held above the goal's height, which is 15 cm over where it lay."""
+
+    objects = ("cube",)
+
+    def draw(self, random):
+        cube = on_table(random, (0.4, -0.18), (0.6, 0.18))
+        return [(cube, random.uniform(-0.3, 0.3))], cube + [0, 0, 0.15]
+
+    def judge(self, obs):
+        cube = obs[7:10]
+        held = np.clip((cube[2] - CUBE) / 0.13, 0, 1)
+        return float(0.3 * near(np.linalg.norm(obs[:3] - cube)) + 0.7 * held), bool(held == 1)
+
+
+class Push(Task):
+    """A cube is slid over the table to a goal ahead of it."""
+
+    objects = ("cube",)
+
+    def draw(self, random):
+        cube = on_table(random, (0.4, -0.15), (0.5, 0.15))
+        return [(cube, random.uniform(-0.2, 0.2))], cube + [random.uniform(0.1, 0.15), random.uniform(-0.06, 0.06), 0]
+
+    def judge(self, obs):
+        cube, goal = obs[7:10], obs[-3:]
+        distance = float(np.linalg.norm(cube[:2] - goal[:2]))
+        near_it = 0.2 * near(np.linalg.norm(obs[:3] - cube)) + 0.8 * near(distance)
+        return near_it, bool(distance < 0.03 and cube[2] < 0.03)
+
+
+class Group(Task):
+    """Two cubes are pushed over a line, and should stay beside each other on the way.
+
+    RAPL asks for such a task (Tian et al. 2023, arXiv:2310.07932); sizes and places here are ours.
+    """
+
+    objects = ("left_cube", "right_cube")
+
+    def draw(self, random):
+        middle = on_table(random, (0.4, -0.08), (0.45, 0.08))
+        beside = np.array([0, 0.045, 0])
+        places = [(middle + beside, random.uniform(-0.1, 0.1)), (middle - beside, random.uniform(-0.1, 0.1))]
+        return places, middle + [random.uniform(0.12, 0.16), 0, 0]
+
+    def judge(self, obs):
+        left, right, goal = obs[7:10], obs[14:17], obs[-3:]
+        behind = np.maximum(goal[0] - np.array([left[0], right[0]]), 0)
+        apart = abs(left[0] - right[0])
+        reward = 0.2 * near(np.linalg.norm(obs[:3] - (left + right) / 2)) + 0.6 * near(behind.max()) + 0.2 * near(apart)
+        return reward, bool(behind.max() < 0.01 and np.linalg.norm(left - right) < 0.14)
+
+
+class Stand(Task):
+    """A cube is carried past a glass in the way and put down behind it: over it or around it, as one likes."""
+
+    objects = ("cube",)
+    fragile = ("glass",)
+    glass = np.array([0.5, 0.0])  # where it stands
+    height = 0.12
+
+    def build(self, world) -> None:
+        super().build(world)
+        world.add_geom(name="glass", type=mujoco.mjtGeom.mjGEOM_CYLINDER, pos=[*self.glass, self.height / 2],
+                       size=[0.03, self.height / 2, 0], rgba=[0.4, 0.7, 0.9, 0.5])  # fmt: skip
+
+    def draw(self, random):
+        cube = on_table(random, (0.46, -0.22), (0.54, -0.16))
+        goal = on_table(random, (0.46, 0.16), (0.54, 0.22))
+        return [(cube, random.uniform(-0.3, 0.3))], goal
+
+    def judge(self, obs):
+        cube, goal = obs[7:10], obs[-3:]
+        distance = float(np.linalg.norm(cube - goal))
+        return 0.2 * near(np.linalg.norm(obs[:3] - cube)) + 0.8 * near(distance), bool(distance < 0.03)
+
+    def clearance(self, obs):
+        beside = np.linalg.norm(obs[:2] - self.glass) - 0.03
+        return float(max(beside, obs[2] - self.height))
+
+
+class Clutter(Stand):
+    """A cube is put down between two glasses, without touching them.
+
+    RAPL's other task, with our sizes. The space between the glasses is 9 cm, the cube's side 4 cm.
+    """
+
+    fragile = ("left_glass", "right_glass")
+    middle = np.array([0.5, 0.15])
+    glasses = middle + [[0.075, 0], [-0.075, 0]]
+
+    def build(self, world) -> None:
+        Task.build(self, world)
+        for name, place in zip(self.fragile, self.glasses, strict=True):
+            world.add_geom(name=name, type=mujoco.mjtGeom.mjGEOM_CYLINDER, pos=[*place, self.height / 2],
+                           size=[0.03, self.height / 2, 0], rgba=[0.4, 0.7, 0.9, 0.5])  # fmt: skip
+
+    def draw(self, random):
+        cube = on_table(random, (0.42, -0.2), (0.56, -0.08))
+        return [(cube, random.uniform(-0.3, 0.3))], np.append(self.middle + random.uniform(-0.008, 0.008, 2), CUBE)
+
+    def clearance(self, obs):
+        beside = np.linalg.norm(obs[:2] - self.glasses, axis=1).min() - 0.03
+        return float(max(beside, obs[2] - self.height))
+
+
+TASKS: dict[str, type[Task]] = {
+    "reach": Reach,
+    "lift": Lift,
+    "push": Push,
+    "group": Group,
+    "place": Stand,
+    "clutter": Clutter,
+}

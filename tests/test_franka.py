@@ -1,0 +1,170 @@
+"""The arm as data, against closed forms; the tasks: limits kept whatever is asked, experts that manage, in a style."""
+
+import math
+
+import numpy as np
+import pytest
+
+from pbrl.types import UserError
+from robots import arm
+from sim.franka import REACH, SHARE, TASKS, WORKSPACE, Franka
+from tests.parts import config
+
+HAND = 0.107 + 0.1034  # m, from joint 7 to between the finger tips
+
+
+def made(task: str, **changes) -> Franka:
+    return Franka(task, **{"robot": "panda", "control": "cartesian", "horizon": 160, "style": {}, **changes})
+
+
+def by_hand(q: np.ndarray) -> np.ndarray:
+    """Forward kinematics from Franka's table of Denavit-Hartenberg parameters: a 4 × 4 matrix."""
+    table = [(0, 0, 0.333), (0, -90, 0), (0, 90, 0.316), (0.0825, 90, 0), (-0.0825, -90, 0.384), (0, 90, 0),
+             (0.088, 90, 0), (0, 0, HAND)]  # fmt: skip
+    pose = np.eye(4)
+    for (a, alpha, d), theta in zip(table, [*q, -math.pi / 4], strict=True):
+        ca, sa, ct, st = np.cos(np.radians(alpha)), np.sin(np.radians(alpha)), np.cos(theta), np.sin(theta)
+        pose = pose @ np.array([[ct, -st, 0, a], [st * ca, ct * ca, -sa, -d * sa], [st * sa, ct * sa, ca, d * ca],
+                                [0, 0, 0, 1]])  # fmt: skip
+    return pose
+
+
+@pytest.fixture(params=arm.NAMES)
+def robot(request):
+    return arm.load(request.param)
+
+
+def anywhere(robot, n: int) -> np.ndarray:
+    limits = robot.limits
+    return np.random.default_rng(0).uniform(limits.position_min, limits.position_max, (n, 7))
+
+
+def test_where_the_hand_is(robot):
+    for q in anywhere(robot, 50):
+        position, rotation = robot.kinematics.pose(q)
+        np.testing.assert_allclose(position, by_hand(q)[:3, 3], atol=1e-6)
+        np.testing.assert_allclose(rotation, by_hand(q)[:3, :3], atol=1e-6)
+    ready, _ = arm.load("panda").kinematics.pose(arm.load("panda").home)
+    np.testing.assert_allclose(ready, [0.306891, 0, 0.486882], atol=1e-4)  # as the arm itself reports
+
+
+def test_how_the_hand_moves(robot):
+    for q in anywhere(robot, 10):
+        jacobian, step = robot.kinematics.jacobian(q), 1e-6
+        for i in range(7):
+            ahead, behind = by_hand(q + step * np.eye(7)[i]), by_hand(q - step * np.eye(7)[i])
+            np.testing.assert_allclose(jacobian[:3, i], (ahead - behind)[:3, 3] / (2 * step), atol=1e-5)
+            spin = (ahead - behind)[:3, :3] / (2 * step) @ by_hand(q)[:3, :3].T
+            np.testing.assert_allclose(jacobian[3:, i], [spin[2, 1], spin[0, 2], spin[1, 0]], atol=1e-5)
+
+
+def test_joints_for_a_pose(robot):
+    limits, found = robot.limits, 0
+    for q in robot.home + np.random.default_rng(1).uniform(-0.4, 0.4, (10, 7)):
+        q = np.clip(q, limits.position_min + 0.05, limits.position_max - 0.05)
+        position, rotation = robot.kinematics.pose(q)
+        joints = robot.kinematics.inverse(position, rotation, robot.home)
+        np.testing.assert_allclose(by_hand(joints)[:3, 3], position, atol=1e-3)
+        assert (joints >= limits.position_min - 1e-6).all() and (joints <= limits.position_max + 1e-6).all()
+        found += 1
+    assert found == 10
+    with pytest.raises(UserError, match="does not reach"):
+        robot.kinematics.inverse(np.array([2.0, 0, 0]), rotation, robot.home)
+
+
+def test_arms_differ_in_both_directions():
+    panda, fr3 = arm.load("panda").limits, arm.load("fr3").limits
+    assert panda.position_min[5] < fr3.position_min[5] - 0.5 and panda.position_max[5] < fr3.position_max[5]
+    for name in arm.NAMES:
+        robot = arm.load(name)
+        limits = robot.limits
+        assert (limits.position_min < robot.home).all() and (robot.home < limits.position_max).all()
+        assert all(len(getattr(limits, part)) == 7 and (getattr(limits, part) > 0).all()
+                   for part in ("velocity", "acceleration", "jerk", "torque"))  # fmt: skip
+    with pytest.raises(UserError, match="fr3, panda"):
+        arm.load("ur5")
+
+
+@pytest.mark.parametrize("control", ["cartesian", "joint"])
+@pytest.mark.parametrize("name", arm.NAMES)
+def test_whatever_is_asked_the_arm_keeps_its_limits(control, name):
+    """Commands over a whole range of wild actions: joints, their speeds, the workspace."""
+    env = made("lift", control=control, robot=name, horizon=1000)
+    limits, random = env.arm.limits, np.random.default_rng(0)
+    for seed in range(3):
+        env.reset(seed=seed)
+        action = np.zeros(env.action_space.shape)
+        for t in range(120):
+            if t % 10 == 0:
+                action = random.choice([-1, 1], action.shape) * random.uniform(0, 5, action.shape)
+            before = env.data.ctrl[:7].copy()
+            env.step(action)
+            after = env.data.ctrl[:7]
+            assert (after >= limits.position_min).all() and (after <= limits.position_max).all()
+            assert (np.abs(after - before) <= SHARE * limits.velocity * 0.05 + 1e-9).all()
+            if control == "cartesian":
+                there, was = env.kinematics.pose(after)[0], env.kinematics.pose(before)[0]
+                assert np.linalg.norm(there - was) <= REACH * 3**0.5 + 2e-3
+                assert (there > WORKSPACE[0] - 0.03).all() and (there < WORKSPACE[1] + 0.03).all()
+
+
+def play(env: Franka, seeds: range) -> tuple[list[bool], list[list[dict]]]:
+    """Whether the expert had success at the end of each episode, and all it was told on the way."""
+    ends, infos = [], []
+    for seed in seeds:
+        env.reset(seed=seed)
+        expert, told = env.expert(), []
+        for _ in range(env.horizon):
+            told.append({**env.step(expert.act(env.full_obs))[4], "obs": env.full_obs})
+        ends.append(told[-1]["success"])
+        infos.append(told)
+    return ends, infos
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_experts_manage(task):
+    ends, infos = play(made(task), range(20))
+    assert np.mean(ends) >= 0.95
+    assert not any(step["collisions"] for told in infos for step in told)
+
+
+def test_styles_differ_in_what_people_would_see():
+    over, around = (play(made("place", style={"around": way}), range(2)) for way in (0.0, 1.0))
+    assert all(over[0]) and all(around[0])
+    highest = [[max(step["height"] for step in told[40:120]) for told in infos] for _, infos in (over, around)]
+    assert min(highest[0]) > 0.2 > max(highest[1])
+    both, each = (play(made("group", style={"together": way}, horizon=250), range(2)) for way in (1.0, 0.0))
+    apart = [
+        [max(abs(step["obs"][7] - step["obs"][14]) for step in told) for told in infos] for _, infos in (both, each)
+    ]
+    assert max(apart[0]) < 0.05 < min(apart[1])
+    slow, fast = (play(made("reach", style={"speed": s}), range(2))[1] for s in (0.4, 1.0))
+    assert max(step["speed"] for told in slow for step in told) < 0.7 * max(
+        step["speed"] for told in fast for step in told
+    )
+
+
+def test_a_touched_glass_is_counted():
+    env = made("place")
+    env.reset(seed=0)
+    touched = 0.0
+    for _ in range(60):  # straight at it
+        target = np.array([0.5, 0.0, 0.06]) if env.full_obs[2] < 0.1 else np.array([0.5, -0.2, 0.06])
+        action = np.append(np.clip(20 * (target - env.full_obs[:3]), -1, 1), 1.0)
+        touched = max(touched, env.step(action)[4]["collisions"])
+    assert touched > 0
+
+
+def test_what_it_does_not_take():
+    for changes, sentence in (({"control": "torque"}, "or joint"), ({"style": {"zeal": 1}}, "no zeal"),
+                              ({"style": {"speed": 2}}, "speed lies in"), ({"horizon": 0}, "at least 1")):  # fmt: skip
+        with pytest.raises(UserError, match=sentence):
+            made("lift", **changes)
+    with pytest.raises(UserError, match="move the hand"):
+        made("lift", control="joint").expert()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_is_a_flag(task):
+    assert config(f"env=franka/{task}")["env"]["task"] == task
