@@ -25,7 +25,7 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet torch==2.13.0
-	$(RUN) -m pip install --quiet --editable ".[sim,label,sweep,log,dev]"
+	$(RUN) -m pip install --quiet --editable ".[sim,real,label,sweep,log,dev]"
 	$(RUN) -c "from sim import backend; backend.install()"
 	@touch $@
 

@@ -1,0 +1,150 @@
+"""Whatever is wished of an arm, what is sent keeps its limits, can be stopped, and says what was changed."""
+
+import math
+
+import numpy as np
+import pytest
+
+from pbrl.types import UserError
+from real.safety import REASONS, Filter, Motion, Settings
+from robots import arm
+
+DT = 0.01
+
+
+@pytest.fixture(params=arm.NAMES)
+def safe(request) -> Filter:
+    return Filter(arm.load(request.param))
+
+
+def wild(random: np.random.Generator, q: np.ndarray) -> np.ndarray | None:
+    """A wish as a broken policy has it."""
+    kind = random.integers(8)
+    if kind == 0:
+        return np.full(7, random.choice([np.nan, np.inf, -np.inf, 1e308]))
+    if kind == 1:
+        return random.normal(size=random.integers(0, 12))
+    if kind == 2:
+        return q + random.normal(size=7) * 10 ** random.uniform(-6, 6)
+    if kind == 3:
+        return random.uniform(-4, 4, 7)
+    return None if kind == 4 else q + random.uniform(-0.5, 0.5, 7)
+
+
+def drive(safe: Filter, n: int, seed: int = 0) -> list[tuple[Motion, float]]:
+    """What is sent over n wild wishes, each held for a while, at times that jitter."""
+    random = np.random.default_rng(seed)
+    last, sent = Motion.at_rest(safe.arm.home), []
+    wish = None
+    for i in range(n):
+        if i % 7 == 0:
+            wish = wild(random, last.q)
+        dt = DT * random.choice([0.0, 0.5, 1.0, 1.0, 3.0])
+        last = safe(wish, last, dt, expired=random.random() < 0.01, force=40.0 * (random.random() < 0.01)).motion
+        sent.append((last, dt))
+    return sent
+
+
+def check(safe: Filter, sent: list[tuple[Motion, float]]) -> None:
+    limits, before = safe.arm.limits, Motion.at_rest(safe.arm.home)
+    low, high = safe.settings.workspace
+    for motion, dt in sent:
+        assert np.isfinite(np.concatenate(motion)).all()
+        assert (motion.q >= limits.position_min).all() and (motion.q <= limits.position_max).all()
+        assert (np.abs(motion.dq) <= safe.speed * (1 + 1e-6)).all()
+        assert (np.abs(motion.ddq) <= safe.acceleration * (1 + 1e-6)).all()
+        assert (np.abs(motion.q - before.q) <= safe.speed * dt + 1e-9).all(), "no jump, across seams neither"
+        assert (np.abs(motion.dq - before.dq) <= safe.acceleration * dt + 1e-9).all()
+        assert (np.abs(motion.ddq - before.ddq) <= safe.jerk * dt + 1e-6).all()
+        where, _ = safe.arm.kinematics.pose(motion.q)
+        assert (where >= np.array(low) - 1e-9).all() and (where <= np.array(high) + 1e-9).all()
+        before = motion
+
+
+def test_wild_wishes_keep_every_limit(safe):
+    check(safe, drive(safe, 4000))
+    assert all(safe.count[reason] for reason in ("not_finite", "expired", "joint_limit", "step", "workspace", "force"))
+
+
+@pytest.mark.slow
+def test_many_wild_wishes_keep_every_limit():
+    for seed in range(5):
+        safe = Filter(arm.load("panda"))
+        check(safe, drive(safe, 20_000, seed))
+
+
+def test_it_comes_to_rest_where_it_may_be(safe):
+    sent = drive(safe, 500)
+    for start, _ in sent[::50]:
+        motion = start
+        for _ in range(400):
+            motion = safe(None, motion, DT).motion
+        assert np.abs(motion.dq).max() < 1e-9 and np.abs(motion.ddq).max() < 1e-9
+        assert safe.trouble(motion.q) is None
+        np.testing.assert_array_equal(safe(None, motion, DT).motion.q, motion.q)
+
+
+def test_a_good_wish_is_followed_and_not_touched(safe):
+    wish, last = safe.arm.home + 0.1, Motion.at_rest(safe.arm.home)
+    for _ in range(300):
+        last, why = safe(wish, last, DT)
+        assert why == ()
+    np.testing.assert_allclose(last.q, wish, atol=1e-6)
+    assert not safe.count
+
+
+def test_it_starts_from_what_was_commanded_not_from_what_is_measured(safe):
+    moving = Motion(safe.arm.home, 0.5 * safe.speed, np.zeros(7))
+    after = safe(safe.arm.home + 0.2, moving, DT).motion
+    np.testing.assert_allclose(after.q, safe.arm.home + 0.5 * safe.speed * DT, atol=2e-3)
+    assert (after.q > safe.arm.home).all()
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"wish": np.full(7, np.nan)}, "not_finite"), ({"wish": np.zeros(6)}, "not_finite"), ({"dt": 5.0}, "late"),
+        ({"expired": True}, "expired"), ({"dt": math.nan}, "late"), ({"dt": -1.0}, "late"), ({"force": 30.0}, "force"),
+        ({"force": math.nan}, "force"), ({"wish": 9.0}, "joint_limit"), ({"wish": 0.4}, "step"),
+    ],
+)  # fmt: skip
+def test_what_was_changed_is_said(changed, reason):
+    safe = Filter(arm.load("panda"))
+    given = {"wish": 0.05, "dt": DT, "expired": False, "force": 0.0} | changed
+    if isinstance(given["wish"], float):
+        given["wish"] = safe.arm.home + given["wish"]
+    sent = safe(last=Motion.at_rest(safe.arm.home), **given)
+    assert reason in sent.why and set(sent.why) <= set(REASONS) and safe.count[reason] == 1
+    if reason in ("not_finite", "expired", "force"):
+        np.testing.assert_array_equal(sent.motion.q, safe.arm.home)
+
+
+def test_neither_the_table_nor_itself_is_touched():
+    safe = Filter(arm.load("panda"), Settings(workspace=((-2, -2, -2), (2, 2, 2)), step=3.0, speed=1, acceleration=1))
+    down = safe.arm.kinematics.inverse(
+        np.array([0.5, 0, 0.001]), safe.arm.kinematics.pose(safe.arm.home)[1], safe.arm.home
+    )
+    folded = np.array([0, 1.6, 0, -3.0, 0, 0.1, 0])
+    for wish in (down, folded):
+        last, why = Motion.at_rest(safe.arm.home), ()
+        for _ in range(300):
+            last, said = safe(wish, last, DT)
+            why += said
+            assert safe.trouble(last.q) is None
+        assert "collision" in why
+    assert safe.trouble(down) == safe.trouble(folded) == "collision" and safe.trouble(safe.arm.home) is None
+
+
+def test_the_wrong_arms_limits_are_wrong():
+    """A wish that a Panda may have is cut on a Research 3."""
+    wish = arm.load("panda").home.copy()
+    wish[5] = 0.6
+    assert arm.load("panda").limits.position_min[5] < wish[5] < arm.load("fr3").limits.position_min[5]
+    safe = Filter(arm.load("fr3"), Settings(step=2.0))
+    assert "joint_limit" in safe(wish, Motion.at_rest(safe.arm.home), DT).why
+
+
+def test_settings_that_are_none():
+    for wrong in ({"speed": 0}, {"jerk": 2}, {"joint_margin": -1}, {"latest": 0}):
+        with pytest.raises(UserError, match="safety"):
+            Settings(**wrong)
