@@ -164,8 +164,10 @@ def keys(run: Path) -> dict[str, Any]:
             page.wait_for_selector("body[data-question]")
             apart = page.evaluate(APART)
         process.kill()
-        return {"answers": len(annotator.pressed), "watched_ms": PERSON_MS, **percentiles(took), "apart_p99_ms": round(1e3 *
-                float(np.percentile(apart, 99))), "times_looked": len(apart)}  # fmt: skip
+        return {
+            "answers": len(annotator.pressed), "watched_ms": PERSON_MS, **percentiles(took),
+            "apart_p99_ms": round(1e3 * float(np.percentile(apart, 99))), "times_looked": len(apart),
+        }  # fmt: skip
 
 
 def judged(annotator: Annotator, store: Store) -> dict[str, Any]:
