@@ -19,13 +19,14 @@ test: $(VENV)/ready
 bench: $(VENV)/ready
 	$(RUN) -m benchmarks.offline $(ARGS)
 
-# torch first: it is the CUDA build where PyPI has one, and every other package then leaves it alone
+# torch first: it is the CUDA build where PyPI has one, and every other package then leaves it alone. Python compiles what
+# it imports when it does: to compile all that is installed takes half of the time
 $(VENV)/ready: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet torch==2.13.0
-	$(RUN) -m pip install --quiet --editable ".[sim,real,label,sweep,log,dev]"
+	$(RUN) -m pip install --quiet --no-compile torch==2.13.0
+	$(RUN) -m pip install --quiet --no-compile --editable ".[sim,real,label,sweep,log,dev]"
 	$(RUN) -c "from sim import backend; backend.install()"
 	@touch $@
 

@@ -348,7 +348,7 @@ def first(args: argparse.Namespace) -> dict[str, Any]:
 
         subprocess.run([sys.executable, "-m", "venv", f"{folder}/venv"], check=True)
         for packages in (["torch==2.13.0"], ["--editable", ".[sim,label]"]):
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+            subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-compile", *packages], check=True)
         done("installed_after_s")
         flags = [f"store=sqlite:///{folder}/labels.sqlite", f"cache={folder}/clips", f"data_dir={folder}/data"]
         page = subprocess.Popen([python, "-m", "pbrl.label", *flags], stdout=subprocess.PIPE, text=True)
