@@ -40,6 +40,8 @@ def dataset(
         recipe["calibration"] = [CALIBRATION_EPISODES, CALIBRATION_STEPS]
     path = dataset_path(recipe, folder)
     if not path.exists():
+        if data.get("behaviour"):
+            instantiate(data["behaviour"])  # says what is wrong with it before anything is made
         with checkpoint.alone(path):  # runs of a sweep make it once
             if not path.exists():
                 return made(env, data, recipe, path, seed=seed, workers=workers)
