@@ -90,3 +90,10 @@ def told_by_first(tell: Callable[[], T]) -> T:
     if told[1] is not None:
         raise told[1]
     return told[0]
+
+
+def after_first(make: Callable[[], T]) -> T:
+    """What each process makes, once the first one has and left on the disk what the others then find."""
+    mine: list[T] = []
+    told_by_first(lambda: mine.append(make()))
+    return mine[0] if mine else make()

@@ -65,8 +65,7 @@ def _train(
         torch.set_num_threads(config["threads"])
     workers = auto_workers(config["workers"])
     source = {"folder": Path(config["data_dir"]), "seed": config["data_seed"], "workers": workers}
-    parallel.told_by_first(lambda: bool(collect.dataset(config["env"], config["data"], **source)))
-    episodes, dataset = collect.dataset(config["env"], config["data"], **source)
+    episodes, dataset = parallel.after_first(lambda: collect.dataset(config["env"], config["data"], **source))
     data = evaluate.summarize(episodes)
     if config["only"] == "data":
         print(f"data    {len(episodes)} episodes, {data}")

@@ -119,3 +119,8 @@ def test_a_batch_that_cannot_be_shared(monkeypatch):
     with pytest.raises(UserError, match="256 cannot be shared by 3"):
         parallel.check_size(256)
     parallel.check_size(96)
+
+
+def test_alone_everything_is_made_once():
+    made = []
+    assert parallel.after_first(lambda: made.append(1) or len(made)) == 1 and made == [1]
