@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import mujoco
 import numpy as np
-from ruckig import ControlInterface, InputParameter, Result, Ruckig, Synchronization, Trajectory
+from ruckig import ControlInterface, InputParameter, Result, Ruckig, RuckigError, Synchronization, Trajectory
 
 from pbrl.types import UserError
 from robots.arm import Arm
 
-REASONS = ("not_finite", "expired", "late", "joint_limit", "step", "speed", "workspace", "collision", "force")
+REASONS = ("not_finite", "expired", "late", "joint_limit", "step", "workspace", "collision", "force", "no_plan")
 
 LOOKS = 6  # places on the way to rest that are looked at
 SPARE = 0.003  # m, for what lies between them
@@ -106,7 +106,7 @@ class Filter:
         if not force <= self.settings.force:  # NaN too
             why.append("force")
         halt = wish is None or not {"not_finite", "expired", "force"}.isdisjoint(why)
-        motion = self._braked(last, dt) if halt else self._towards(wish, last, dt, why)  # type: ignore[arg-type]
+        motion = self._braked(last, dt, why) if halt else self._towards(wish, last, dt, why)  # type: ignore[arg-type]
         said = tuple(reason for reason in REASONS if reason in why)
         self.count.update(said)
         return Sent(motion, said)
@@ -124,13 +124,12 @@ class Filter:
         plan.synchronization = Synchronization.TimeIfNecessary
         motion = self._after(plan, dt)
         if motion is None:
-            why.append("speed")
-            return self._braked(last, dt)
+            return self._braked(last, dt, why)
         for q in self._way_to_rest(motion):
             trouble = self.trouble(q, SPARE)
             if trouble:
                 why.append(trouble)
-                return self._braked(last, dt)
+                return self._braked(last, dt, why)
         return motion
 
     def trouble(self, q: np.ndarray, spare: float = 0.0) -> str | None:
@@ -147,10 +146,13 @@ class Filter:
         mujoco.mj_collision(self.model, self.data)
         return "collision" if self.data.ncon else None
 
-    def _braked(self, last: Motion, dt: float) -> Motion:
-        """The quickest way to rest."""
+    def _braked(self, last: Motion, dt: float, why: list[str]) -> Motion:
+        """The quickest way to rest; where there is none, as from a motion that was never sent, the place itself."""
         motion = self._after(self._stop(last), dt)
-        return Motion.at_rest(last.q) if motion is None else motion
+        if motion is None:
+            why.append("no_plan")  # whoever drives must take this for a fault
+            return Motion.at_rest(last.q)
+        return motion
 
     def _way_to_rest(self, motion: Motion) -> list[np.ndarray]:
         """Where the arm goes if it brakes, from the motion's own place to where it stands: q [7] each."""
@@ -174,7 +176,11 @@ class Filter:
 
     def _after(self, plan: InputParameter, dt: float) -> Motion | None:
         """The motion of a plan after some time, at most at its end; None where there is no such plan."""
-        if self.planner.calculate(plan, self.trajectory) not in (Result.Working, Result.Finished):
+        try:
+            result = self.planner.calculate(plan, self.trajectory)
+        except RuckigError:  # it was given no numbers
+            return None
+        if result not in (Result.Working, Result.Finished):
             return None
         q, dq, ddq = self.trajectory.at_time(min(dt, self.trajectory.duration))
         return Motion(np.array(q), np.array(dq), np.array(ddq))

@@ -58,6 +58,7 @@ def check(safe: Filter, sent: list[tuple[Motion, float]]) -> None:
         assert (np.abs(motion.ddq - before.ddq) <= safe.jerk * dt + 1e-6).all()
         where, _ = safe.arm.kinematics.pose(motion.q)
         assert (where >= np.array(low) - 1e-9).all() and (where <= np.array(high) + 1e-9).all()
+        assert safe.trouble(motion.q) is None, "neither the table nor itself"
         before = motion
 
 
@@ -117,6 +118,13 @@ def test_what_was_changed_is_said(changed, reason):
     assert reason in sent.why and set(sent.why) <= set(REASONS) and safe.count[reason] == 1
     if reason in ("not_finite", "expired", "force"):
         np.testing.assert_array_equal(sent.motion.q, safe.arm.home)
+
+
+def test_a_motion_that_was_never_sent_is_named():
+    safe = Filter(arm.load("panda"))
+    for odd in (np.full(7, np.nan), np.full(7, np.inf)):
+        sent = safe(safe.arm.home, Motion(safe.arm.home, odd, np.zeros(7)), DT)
+        assert sent.why == ("no_plan",) and np.array_equal(sent.motion.q, safe.arm.home)
 
 
 def test_neither_the_table_nor_itself_is_touched():

@@ -22,7 +22,7 @@ TIMESTEP = 0.002  # s
 REACH = 0.02  # m that a full command moves the hand: 0.4 m/s, a quarter of what the arm may
 SHARE = 0.3  # of the joint speeds that the arm may
 WORKSPACE = np.array([[0.25, -0.35, 0.015], [0.7, 0.35, 0.5]])  # m, of the point between the finger tips
-DAMPING = 0.05  # of the inverse: large near singular poses, where it gives way instead of racing
+DAMPING = 2.5e-4  # of the inverse: large near singular poses, where it gives way instead of racing
 
 
 class Franka(Simulation):
@@ -47,7 +47,7 @@ class Franka(Simulation):
         self.data = mujoco.MjData(self.model)
         self.site, self.goal = self.model.site("tcp").id, self.model.site("goal").id
         self.objects = [self.model.body(name).id for name in self.job.objects]
-        self.start, self.down = self.kinematics.pose(self.arm.home)
+        _, self.down = self.kinematics.pose(self.arm.home)
         size = 7 + 7 * len(self.objects) + 3
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = Box(-1.0, 1.0, (4 if control == "cartesian" else 8,), np.float32)
@@ -63,11 +63,10 @@ class Franka(Simulation):
         world.add_light(pos=[0.5, -0.5, 1.5], dir=[0, 0.3, -1], diffuse=[0.6, 0.6, 0.6])
         world.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_BOX, pos=[0.4, 0, -0.02], size=[0.6, 0.6, 0.02],
                        rgba=[0.75, 0.66, 0.55, 1])  # fmt: skip
-        centre = world.add_body(name="centre", pos=[0.42, 0, 0.2])
+        world.add_body(name="centre", pos=[0.42, 0, 0.2])
         for name, pos in (("front", [1.35, 0.5, 0.65]), ("side", [0.45, -1.2, 0.5])):
             world.add_camera(name=name, pos=pos, mode=mujoco.mjtCamLight.mjCAMLIGHT_TARGETBODY, targetbody="centre",
                              fovy=45)  # fmt: skip
-        centre.add_site(name="centre", size=[0.001, 0.001, 0.001], rgba=[0, 0, 0, 0])
         world.add_site(name="goal", pos=[0.5, 0, 0.1], size=[0.02, 0.02, 0.02], rgba=[0.1, 0.7, 0.2, 0.5])
         self.arm.mount(spec, world)
         self.job.build(world)
@@ -121,7 +120,7 @@ class Franka(Simulation):
             turn = 0.5 * sum(np.cross(rotation[:, i], self.down[:, i]) for i in range(3))  # back to pointing down
             jacobian = self.kinematics.jacobian(q)
             error = np.concatenate([wanted - position, turn])
-            step = jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + DAMPING**2 * np.eye(6) * 0.1, error)
+            step = jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + DAMPING * np.eye(6), error)
             step *= min(1.0, float((most / np.maximum(np.abs(step), 1e-9)).min()))  # slower, but the same way
         joints = np.clip(q + step, limits.position_min + 0.02, limits.position_max - 0.02)
         open_ = self.arm.gripper["width"] / 2

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pbrl.types import UserError
-from sim.franka.tasks import CUBE, TASKS, Stand
+from sim.franka.tasks import CUBE, TASKS, Place
 
 STYLE = {  # share of full commands; m above things; 1: around what is in the way; 1: both cubes at once
     "speed": 1.0, "height": 0.1, "around": 0.0, "together": 1.0,
@@ -108,15 +108,15 @@ class Expert:
         left = float(np.linalg.norm((cube - goal)[:2]))
         if left < 0.02 and cube[2] < CUBE + 0.012:  # it is there: let go, and up
             return (self._up(hand) if width > HELD else hand), OPEN
-        safe = Stand.height + 0.05 + self.style["height"]
+        safe = Place.height + 0.05 + self.style["height"]
         if left < 0.02:
             return self._carry(obs, goal)
-        past = bool(cube[1] > Stand.glass[1] + 0.08)
+        past = bool(cube[1] > Place.glass[1] + 0.08)
         if around:
-            low, aside = 0.08, Stand.glass[0] - 0.17
+            low, aside = 0.08, Place.glass[0] - 0.17
             if past:
                 to = np.append(goal[:2], low)
-            elif cube[0] > aside + 0.02 and cube[1] < Stand.glass[1] - 0.08:
+            elif cube[0] > aside + 0.02 and cube[1] < Place.glass[1] - 0.08:
                 to = np.array([aside, cube[1], low])
             else:
                 to = np.array([aside, goal[1], low])

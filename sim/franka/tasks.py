@@ -4,6 +4,7 @@ An observation holds the hand's position (0 to 2) and velocity (3 to 5), the gri
 its position and quaternion, and last the goal; metres, metres a second.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import mujoco
@@ -11,10 +12,10 @@ import numpy as np
 
 CUBE = 0.02  # m, half a side
 BOX = mujoco.mjtGeom.mjGEOM_BOX
-Place = tuple[np.ndarray, float]  # position and yaw
+Spot = tuple[np.ndarray, float]  # position and yaw
 
 
-class Task:
+class Task(ABC):
     """A task without objects: subclasses say what there is to do."""
 
     objects: tuple[str, ...] = ()
@@ -27,13 +28,13 @@ class Task:
             body.add_geom(name=name, type=BOX, size=[CUBE] * 3, mass=0.06, rgba=[0.85, 0.25, 0.2, 1],
                           friction=[1.0, 0.01, 0.0001], condim=4)  # fmt: skip
 
-    def draw(self, random: np.random.Generator) -> tuple[list[Place], np.ndarray]:
+    @abstractmethod
+    def draw(self, random: np.random.Generator) -> tuple[list[Spot], np.ndarray]:
         """Where objects and goal are in an episode."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judge(self, obs: np.ndarray) -> tuple[float, bool]:
         """Reward and success."""
-        raise NotImplementedError
 
     def clearance(self, obs: np.ndarray) -> float:
         """How far the hand is above what it should not touch, or the table: m."""
@@ -113,7 +114,7 @@ class Group(Task):
         return reward, bool(behind.max() < 0.01 and np.linalg.norm(left - right) < 0.14)
 
 
-class Stand(Task):
+class Place(Task):
     """A cube is carried past a glass in the way and put down behind it: over it or around it, as one likes."""
 
     objects = ("cube",)
@@ -141,7 +142,7 @@ class Stand(Task):
         return float(max(beside, obs[2] - self.height))
 
 
-class Clutter(Stand):
+class Clutter(Place):
     """A cube is put down between two glasses, without touching them.
 
     RAPL's other task, with our sizes. The space between the glasses is 9 cm, the cube's side 4 cm.
@@ -171,6 +172,6 @@ TASKS: dict[str, type[Task]] = {
     "lift": Lift,
     "push": Push,
     "group": Group,
-    "place": Stand,
+    "place": Place,
     "clutter": Clutter,
 }
