@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
+unexport PYTHONDONTWRITEBYTECODE  # else every process compiles all that it imports
 
 .PHONY: train label test bench clean
 

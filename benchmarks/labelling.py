@@ -60,10 +60,12 @@ def serve(url: str, port: int) -> None:
     import uvicorn
 
     from pbrl.feedback.app.server import Desk, make_app
-    from pbrl.feedback.clips import Clips, Look
+    from pbrl.feedback.clips import Clips, Look, Renderers
 
     with tempfile.TemporaryDirectory() as folder:
-        clips = Clips({}, Path(folder), look=Look(), limit_mb=1)
+        clips = Clips(
+            Renderers({"env": {"_target_": "sim.metaworld.MetaWorld"}}), Path(folder), look=Look(), limit_mb=1
+        )
         clips.get = lambda *clip: Future()  # type: ignore[method-assign]
         raters = {f"token-{i}-{'x' * 20}": f"r{i}" for i in range(20)}
         desk = Desk(Store(url), clips, DATASET, "", raters)
@@ -347,11 +349,12 @@ def first(args: argparse.Namespace) -> dict[str, Any]:
             seconds[what] = round(time.perf_counter() - began, 1)
 
         subprocess.run([sys.executable, "-m", "venv", f"{folder}/venv"], check=True)
-        for packages in (["torch==2.13.0"], ["--editable", ".[sim,label]"]):
+        for packages in (["--upgrade", "pip"], ["torch==2.13.0"], ["--editable", ".[sim,label]"]):
             subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-compile", *packages], check=True)
         done("installed_after_s")
         flags = [f"store=sqlite:///{folder}/labels.sqlite", f"cache={folder}/clips", f"data_dir={folder}/data"]
-        page = subprocess.Popen([python, "-m", "pbrl.label", *flags], stdout=subprocess.PIPE, text=True)
+        usual = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        page = subprocess.Popen([python, "-m", "pbrl.label", *flags], stdout=subprocess.PIPE, text=True, env=usual)
         assert page.stdout is not None
         at = next(line.split()[1] for line in page.stdout if line.startswith("answers "))
         done("page_after_s")

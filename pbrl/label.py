@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 import sim.configs
 from pbrl import collect
 from pbrl.feedback import kinds
-from pbrl.feedback.clips import Clips, Look
+from pbrl.feedback.clips import Clips, Look, Renderers
 from pbrl.feedback.human import TEXTS
 from pbrl.feedback.store import Store
 from pbrl.rollout import auto_workers
@@ -49,15 +49,16 @@ def serve(config: dict[str, Any]) -> None:
         "env": config["env"], "data": config["data"], "folder": Path(config["data_dir"]), "seed": config["data_seed"],
         "workers": auto_workers(config["workers"]),
     }  # fmt: skip
+    renderers = Renderers(source)
     episodes, dataset = collect.dataset(**source)
+    renderers.read()
     look = Look(config["size"], config["fps"] or rate(episodes), config["camera"])
     store = Store(config["store"])
     if not (config["only_serve"] or config["run"]):
         asked = ask(config, store, Table(episodes), dataset)
         print(f"asked   {asked} questions; {store.wanting(dataset)} want an answer")
     del episodes
-    clips = Clips(source, Path(config["cache"]), look=look, limit_mb=config["cache_mb"])
-    clips.warm()
+    clips = Clips(renderers, Path(config["cache"]), look=look, limit_mb=config["cache_mb"])
     port = free_port(config["host"], config["port"])
     raters = {new_token(): name for name in config["share"] or []}
     if raters:

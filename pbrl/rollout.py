@@ -112,7 +112,8 @@ class Players:
         self, actor: Actor, seeds: Sequence[int], done: Callable[[int], Any] = lambda n: None
     ) -> list[Episode]:
         """One episode per seed, in the order of the seeds; `done` hears how many more are finished."""
-        shares = [seeds[i : i + LOCKSTEP] for i in range(0, len(seeds), LOCKSTEP)]
+        even = 2 * -(-len(seeds) // (2 * LOCKSTEP))  # so many shares of one size; the number of processes changes none
+        shares = [seeds[i * len(seeds) // even : (i + 1) * len(seeds) // even] for i in range(even)]
         played: dict[int, list[Episode]] = {}
         for i, episodes in self.map(_rollout, shares, actor):
             played[i] = episodes
@@ -129,6 +130,7 @@ class Players:
             return
         if self.pool is None:  # forking a process that has rendered or computed hangs; a fork server does not
             context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__, self.env["_target_"].rpartition(".")[0]])  # imported once for all
             self.pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_settle)
         futures = {self.pool.submit(_with_envs, self.env, function, share, args): i for i, share in enumerate(shares)}
         try:

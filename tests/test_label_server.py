@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from pbrl import episodes as files
 from pbrl.feedback import kinds
 from pbrl.feedback.app.server import Desk, make_app
-from pbrl.feedback.clips import Clips, Look
+from pbrl.feedback.clips import Clips, Look, Renderers
 from pbrl.feedback.leases import lease, release
 from pbrl.feedback.schema import Question
 from pbrl.feedback.store import Store
@@ -35,7 +35,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def desk(data, tmp_path):
     source, dataset = data
-    clips = Clips(source, tmp_path / "clips", look=Look(64, 10), limit_mb=10)
+    clips = Clips(Renderers(source), tmp_path / "clips", look=Look(64, 10), limit_mb=10)
     store = Store(f"sqlite:///{tmp_path / 'labels.sqlite'}")
     starts = np.array([[0, 31], [62, 5], [3, 33]])
     store.ask(dataset=dataset, length=8, kind="pair", strategy="uniform", round_=0, starts=starts,
@@ -238,7 +238,7 @@ def test_a_database_in_trouble_is_no_lost_answer(client, desk, monkeypatch):
 
 
 def test_clips_are_kept_below_a_limit(data, tmp_path):
-    clips = Clips(data[0], tmp_path, look=Look(64, 10), limit_mb=0.02)
+    clips = Clips(Renderers(data[0]), tmp_path, look=Look(64, 10), limit_mb=0.02)
     try:
         made = [clips.get(str(i), 3 * i, 8).result() for i in range(14)]
         clips._tidy()
@@ -246,13 +246,13 @@ def test_clips_are_kept_below_a_limit(data, tmp_path):
         assert made[-1].exists() and not made[0].exists()
         assert clips.get("0", 0, 8).result().exists(), "what is wanted again is made again"
     finally:
-        clips.close()
+        clips.renderers.close()
 
 
 def test_a_renderer_that_was_killed_is_started_again(client, desk):
     first, second = client.post("/api/next", json={"n": 2}).json()["questions"]
     assert client.get(first["clips"][0]).status_code == 200
-    for process in list(desk.clips.pool._processes.values()):
+    for process in list(desk.clips.renderers.pool._processes.values()):
         process.kill()
         process.join()
     answers = [client.get(second["clips"][0]).status_code for _ in range(3)]

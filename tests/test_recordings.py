@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pbrl import collect, episodes
-from pbrl.feedback.clips import Clips, Look
+from pbrl.feedback.clips import Clips, Look, Renderers
 from pbrl.table import Table
 from pbrl.types import UserError
 from pbrl.video import recorded, recording, write_mp4
@@ -64,11 +64,11 @@ def test_clips_of_it_play_in_a_browser(tmp_path, name):
     codec, options = FORMATS[name]
     film(tmp_path / name, codec=codec, options=options)
     source = {"env": None, "data": {"path": str(tmp_path)}, "folder": tmp_path, "seed": 0, "workers": 0}
-    clips = Clips(source, tmp_path / "clips", look=Look(64, 30), limit_mb=10)
+    clips = Clips(Renderers(source), tmp_path / "clips", look=Look(64, 30), limit_mb=10)
     try:
         made = clips.get("a", 7, 20).result()
     finally:
-        clips.close()
+        clips.renderers.close()
     with av.open(str(made)) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Lock, Thread
@@ -32,22 +33,38 @@ class Look:
             raise UserError("label.size is an even number of pixels from 16 on, and label.fps at least 1")
 
 
-class Clips:
-    """Files of clips of one data set, under `folder`. `source` are the arguments of `collect.dataset`."""
+class Renderers:
+    """Processes that make clips of one data set. `source` are the arguments of `collect.dataset`."""
 
-    def __init__(self, source: dict[str, Any], folder: Path, *, look: Look, limit_mb: float, workers: int = 1):
-        self.folder, self.look, self.limit = Path(folder), look, limit_mb * 1e6
+    def __init__(self, source: dict[str, Any], workers: int = 1):
+        self.begin = partial(ProcessPoolExecutor, workers, get_context("spawn"), initializer=_load, initargs=(source,))
+        self.pool = self.begin()
+        self.pool.submit(os.getpid)  # what they import takes seconds: as early as can be
+
+    def read(self) -> None:
+        """Reads the data set, which is there now, before the first clip is wanted."""
+        self.pool.submit(_data)
+
+    def render(self, row: int, length: int, look: Look, path: Path) -> "Future[Path]":
+        """Writes the segment of `length` steps that begins at `row` to `path`."""
+        try:
+            return self.pool.submit(_render, row, length, look, path)
+        except BrokenProcessPool:  # somebody killed it: begin anew
+            self.pool = self.begin()
+            return self.pool.submit(_render, row, length, look, path)
+
+    def close(self) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+
+class Clips:
+    """Files of clips under `folder`, below a limit."""
+
+    def __init__(self, renderers: Renderers, folder: Path, *, look: Look, limit_mb: float):
+        self.renderers, self.folder, self.look, self.limit = renderers, Path(folder), look, limit_mb * 1e6
         self.folder.mkdir(parents=True, exist_ok=True)
         self.wanted: dict[str, Future[Path]] = {}
         self.lock = Lock()
-        self.begin = partial(
-            ProcessPoolExecutor, workers, get_context("spawn"), initializer=_open, initargs=(source, look)
-        )
-        self.pool = self.begin()
-
-    def warm(self) -> None:
-        """Reads the data set before the first clip is wanted."""
-        self.pool.submit(os.getpid)
 
     def path(self, clip: str) -> Path:
         """Where a clip's file is, once it is made."""
@@ -69,17 +86,10 @@ class Clips:
                 future = Future()
                 future.set_result(path)
             else:
-                future = self._render(row, length, path)
+                future = self.renderers.render(row, length, self.look, path)
                 future.add_done_callback(lambda _: self._tidy())
             self.wanted[clip] = future
             return future
-
-    def _render(self, row: int, length: int, path: Path) -> "Future[Path]":
-        try:
-            return self.pool.submit(_render, row, length, path)
-        except BrokenProcessPool:  # somebody killed it: begin anew
-            self.pool = self.begin()
-            return self.pool.submit(_render, row, length, path)
 
     def _tidy(self) -> None:
         """Deletes what was not looked at for longest until the rest fits."""
@@ -91,24 +101,31 @@ class Clips:
             excess -= file.stat().st_size
             file.unlink(missing_ok=True)
 
-    def close(self) -> None:
-        self.pool.shutdown(cancel_futures=True)
+
+_source: dict[str, Any] = {}  # of a rendering process
 
 
-_state: dict[str, Any] = {}  # of a rendering process
+def _load(source: dict[str, Any]) -> None:
+    Thread(target=_leave_with, args=[parent_process()], daemon=True).start()
+    _source.update(source)
+    if source["env"]:  # recordings have none
+        import_module(source["env"]["_target_"].rpartition(".")[0])
 
 
-def _open(source: dict[str, Any], look: Look) -> None:
-    from hydra.utils import instantiate
-
+@cache
+def _data() -> tuple[list[Any], np.ndarray]:
+    """Its episodes, and at which row of a table each begins."""
     from pbrl import collect
 
-    Thread(target=_leave_with, args=[parent_process()], daemon=True).start()
+    episodes, _ = collect.dataset(**_source)
+    return episodes, first_rows(episodes)
 
-    episodes, _ = collect.dataset(**source)
-    simulated = any(e.video is None for e in episodes)
-    env = instantiate(source["env"]) if simulated else None
-    _state.update(episodes=episodes, env=env, look=look, first=first_rows(episodes))
+
+@cache
+def _env() -> Any:
+    from hydra.utils import instantiate
+
+    return instantiate(_source["env"])
 
 
 def _leave_with(server: Any) -> None:
@@ -122,16 +139,16 @@ def first_rows(episodes: Sequence[Any]) -> np.ndarray:
     return np.cumsum([0, *(len(e.action) + 1 for e in episodes)])
 
 
-def _render(row: int, length: int, path: Path) -> Path:
+def _render(row: int, length: int, look: Look, path: Path) -> Path:
     from pbrl.video import frames, recorded, recording, write_mp4
 
-    look: Look = _state["look"]
-    e = int(np.searchsorted(_state["first"], row, side="right")) - 1
-    t, episode = row - int(_state["first"][e]), _state["episodes"][e]
+    episodes, first = _data()
+    e = int(np.searchsorted(first, row, side="right")) - 1
+    t, episode = row - int(first[e]), episodes[e]
     if episode.video is not None:
         images = recorded(episode.video, recording(episode.video), first=t, last=t + length, height=look.size)
     else:
-        images = frames(_state["env"], episode, first=t, last=t + length, camera=look.camera, width=look.size,
+        images = frames(_env(), episode, first=t, last=t + length, camera=look.camera, width=look.size,
                         height=look.size)  # fmt: skip
     part = path.with_suffix(f".{os.getpid()}.part.mp4")
     try:

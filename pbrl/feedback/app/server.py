@@ -89,7 +89,7 @@ def make_app(desk: Desk, hosts: Sequence[str]) -> FastAPI:
         with Writer(desk.store) as writer:
             app.state.writer = writer
             yield
-        desk.clips.close()
+        desk.clips.renderers.close()
 
     app = FastAPI(title="pbrl labels", lifespan=alive, docs_url=None, redoc_url=None, openapi_url=None)
     tokens = {hashed(token): name for token, name in desk.raters.items()}
