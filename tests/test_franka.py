@@ -7,7 +7,8 @@ import pytest
 
 from pbrl.types import UserError
 from robots import arm
-from sim.franka import REACH, SHARE, TASKS, WORKSPACE, Franka
+from robots.terms import REACH, SHARE, WORKSPACE
+from sim.franka import TASKS, Franka
 from tests.parts import config
 
 HAND = 0.107 + 0.1034  # m, from joint 7 to between the finger tips

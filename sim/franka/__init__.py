@@ -13,16 +13,13 @@ from gymnasium.spaces import Box
 
 from pbrl.types import UserError
 from robots import arm
+from robots.terms import Terms, observed
 from sim.franka import tasks
 from sim.franka.experts import Expert
 from sim.simulation import Simulation
 
 TASKS = tuple(tasks.TASKS)
 TIMESTEP = 0.002  # s
-REACH = 0.02  # m that a full command moves the hand: 0.4 m/s, a quarter of what the arm may
-SHARE = 0.3  # of the joint speeds that the arm may
-WORKSPACE = np.array([[0.25, -0.35, 0.015], [0.7, 0.35, 0.5]])  # m, of the point between the finger tips
-DAMPING = 2.5e-4  # of the inverse: large near singular poses, where it gives way instead of racing
 
 
 class Franka(Simulation):
@@ -35,22 +32,19 @@ class Franka(Simulation):
     def __init__(self, task: str, *, robot: str, control: str, horizon: int, style: dict[str, float]):
         if task not in tasks.TASKS:
             raise UserError(f"no Franka task {task!r}; there are {', '.join(TASKS)}")
-        if control not in ("cartesian", "joint"):
-            raise UserError(f"env.control={control}: it is cartesian or joint")
         if horizon < 1:
             raise UserError(f"env.horizon={horizon} must be at least 1")
         self.task, self.robot, self.control, self.horizon, self.style = task, robot, control, horizon, style
         self.arm = arm.load(robot)
-        self.kinematics = self.arm.kinematics
+        self.terms = Terms(self.arm, control, self.control_hz)
         self.job = tasks.TASKS[task]()
         self.model = self._scene()
         self.data = mujoco.MjData(self.model)
         self.site, self.goal = self.model.site("tcp").id, self.model.site("goal").id
         self.objects = [self.model.body(name).id for name in self.job.objects]
-        _, self.down = self.kinematics.pose(self.arm.home)
         size = 7 + 7 * len(self.objects) + 3
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
-        self.action_space = Box(-1.0, 1.0, (4 if control == "cartesian" else 8,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (self.terms.action_dim,), np.float32)
         Expert(task, style)  # says what is wrong with the style
 
     def _scene(self) -> mujoco.MjModel:
@@ -110,23 +104,8 @@ class Franka(Simulation):
 
     def _commanded(self, ctrl: np.ndarray, action: np.ndarray) -> np.ndarray:
         """The servos' next targets [9]: joints, then both fingers."""
-        limits, dt = self.arm.limits, 1 / self.control_hz
-        q, most = ctrl[:7], SHARE * limits.velocity * dt
-        if self.control == "joint":
-            step = action[:7] * most
-        else:
-            position, rotation = self.kinematics.pose(q)
-            wanted = np.clip(position + REACH * action[:3], *WORKSPACE)
-            turn = 0.5 * sum(np.cross(rotation[:, i], self.down[:, i]) for i in range(3))  # back to pointing down
-            jacobian = self.kinematics.jacobian(q)
-            error = np.concatenate([wanted - position, turn])
-            step = jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + DAMPING * np.eye(6), error)
-            step *= min(1.0, float((most / np.maximum(np.abs(step), 1e-9)).min()))  # slower, but the same way
-        joints = np.clip(q + step, limits.position_min + 0.02, limits.position_max - 0.02)
-        open_ = self.arm.gripper["width"] / 2
-        fastest = self.arm.gripper["speed"] / 2 * dt
-        finger = ctrl[7] + np.clip(open_ * (1 - action[-1]) / 2 - ctrl[7], -fastest, fastest)
-        return np.concatenate([joints, [finger, finger]])
+        finger = self.terms.width(2 * ctrl[7], action) / 2
+        return np.concatenate([self.terms.joints(ctrl[:7], action), [finger, finger]])
 
     def _touching(self) -> int:
         """How many contacts there are with what should not be touched."""
@@ -138,13 +117,9 @@ class Franka(Simulation):
         return int(sum((a in fragile or b in fragile) and table not in (a, b) for a, b in pairs))
 
     def _observe(self) -> np.ndarray:
-        velocity = np.zeros(6)
-        mujoco.mj_objectVelocity(self.model, self.data, mujoco.mjtObj.mjOBJ_SITE, self.site, velocity, 0)
-        width = self.data.qpos[7] + self.data.qpos[8]
-        parts = [self.data.site_xpos[self.site], velocity[3:], [width]]
-        for body in self.objects:
-            parts += [self.data.xpos[body], self.data.xquat[body]]
-        return np.concatenate([*parts, self.model.site_pos[self.goal]])
+        q, width = self.data.qpos[:7], self.data.qpos[7] + self.data.qpos[8]
+        objects = np.array([[*self.data.xpos[body], *self.data.xquat[body]] for body in self.objects])
+        return observed(self.terms.kinematics, q, self.data.qvel[:7], width, objects, self.model.site_pos[self.goal])
 
     def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> np.ndarray:
         obs = super().restore(episode_seed, state, t)
