@@ -104,7 +104,7 @@ def test_whatever_is_asked_the_arm_keeps_its_limits(control, name):
             assert (after >= limits.position_min).all() and (after <= limits.position_max).all()
             assert (np.abs(after - before) <= SHARE * limits.velocity * 0.05 + 1e-9).all()
             if control == "cartesian":
-                there, was = env.kinematics.pose(after)[0], env.kinematics.pose(before)[0]
+                there, was = env.terms.kinematics.pose(after)[0], env.terms.kinematics.pose(before)[0]
                 assert np.linalg.norm(there - was) <= REACH * 3**0.5 + 2e-3
                 assert (there > WORKSPACE[0] - 0.03).all() and (there < WORKSPACE[1] + 0.03).all()
 
