@@ -1,0 +1,272 @@
+"""What is done a hundred times a second between a policy and an arm: actions become commands, and watchdogs watch.
+
+A policy's actions say when they are meant: action k of a chunk belongs to the observation's time + k control steps, and
+one whose time has passed is left out. When none is left the arm brakes and holds what it was last *commanded*. A fault
+brakes, stops the arm's controller, and nothing moves until a person arms it again.
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from real.driver import BadState, State
+from real.safety import Filter, Motion
+from robots.terms import Terms
+
+FAULTS = {  # a word for the record, and the exit status of `python -m real.deploy`
+    "no_state": 10, "bad_state": 11, "old_state": 12, "clock": 13, "mode": 14, "lost_commands": 15, "no_echo": 16,
+    "second_client": 17, "no_plan": 18, "force": 19, "policy_gone": 20, "control_gone": 21, "stopped": 22,
+    "refused": 23,
+}  # fmt: skip
+AHEAD_S = 0.05  # a state that says it comes from later than this is of a clock that is wrong
+ECHO_S = 0.5  # a command that was delivered comes back on its topic within this
+AT_REST = 1e-6  # rad/s
+LEAD = 0.1  # rad that what is wished may be ahead of what is commanded, which is held to speeds
+
+
+class Arm(Protocol):
+    """What a controller needs of a driver."""
+
+    settings: dict[str, Any]
+    clock: Callable[[], float]
+
+    def state(self) -> State: ...
+    def command(self, motion: Motion) -> float | None:
+        """The command's stamp, or None where it was not sent."""
+        ...
+
+    def echo(self) -> float | None:
+        """The stamp of the last command that came back."""
+        ...
+
+    def grip(self, close: bool) -> None: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Chunk(NamedTuple):
+    """Actions [K, A] of a policy that saw the arm at `t` (s, `time.monotonic`), one for each control step from then."""
+
+    t: float
+    actions: np.ndarray
+
+
+class Report(NamedTuple):
+    """How things are after a cycle."""
+
+    t: float
+    phase: str  # idle: nothing is sent; starting; moving; stopping: braking after a fault; fault
+    fault: str  # of FAULTS, or nothing
+    detail: str
+    state: State | None
+    age: float  # s, of the state
+    sent: np.ndarray  # [7] rad, commanded last
+    t_sent: float
+    count: dict[str, int]  # of interventions, since the beginning
+
+
+class Controller:
+    """One cycle after the other, without a clock of its own: `cycle(now)`."""
+
+    def __init__(self, arm: Arm, terms: Terms, safe: Filter):
+        self.arm, self.terms, self.safe = arm, terms, safe
+        self.latest_s = float(arm.settings["latest_state_s"])
+        self.phase, self.fault, self.detail = "idle", "", ""
+        self.count: Counter[str] = Counter()
+        self.last: Motion | None = None
+        self.chunk, self.done, self.until = None, -1, -math.inf
+        self.wish: np.ndarray | None = None
+        self.now = self.armed = self.t_sent = self.t_echo = -math.inf
+        self.stamp, self.changed = -math.inf, -math.inf  # of the newest state, and when it came
+        self.stamps: list[float] = []  # of the commands sent last
+        self.echoed: float | None = None  # the last that came back
+        self.jobs, self.job = ThreadPoolExecutor(1), None
+
+    def give(self, chunk: Chunk) -> None:
+        """Takes a policy's newest actions in place of those before."""
+        if not (chunk.actions.ndim == 2 and chunk.actions.shape[1] == self.terms.action_dim):
+            self.count["bad_action"] += 1
+            return
+        self.chunk, self.done = chunk, -1
+
+    def go(self, q: np.ndarray) -> None:
+        """Moves to joint positions [7] rad, step by step, and holds there until actions come."""
+        self.chunk, self.wish, self.until = None, q, math.inf
+
+    def ready(self, now: float) -> str:
+        """Why the arm must not be armed now: a sentence, or nothing."""
+        try:
+            state = self.arm.state()
+        except BadState as error:
+            return str(error)
+        if self.age(state, now) > self.latest_s:
+            return f"the arm's state is {self.age(state, now):.2f} s old"
+        if state.mode not in ("idle", "move"):
+            return f"the arm is in mode {state.mode}: release the stop, clear its errors"
+        trouble = self.safe.trouble(state.q)
+        if trouble:
+            return f"the arm stands where it must not ({trouble}): move it by hand"
+        return ""
+
+    def start(self, now: float) -> None:
+        """Arms: from here on commands are sent, from where the arm was last commanded to be, at rest."""
+        why = self.ready(now)
+        if why:
+            self._fail("refused", why)
+            return
+        state = self.arm.state()
+        near = self.last is not None and np.abs(self.last.q - state.q).max() < self.safe.settings.step / 3
+        self.last = Motion.at_rest(self.last.q if near and self.last is not None else state.q)
+        self.chunk, self.wish, self.until, self.fault, self.detail = None, None, -math.inf, "", ""
+        self.stamps.clear()
+        self.t_echo = self.now = now
+        self.phase, self.job = "starting", self.jobs.submit(self.arm.start)
+
+    def stop(self, word: str = "stopped", detail: str = "") -> None:
+        """Brakes, and then nothing moves until it is started again."""
+        if self.phase in ("moving", "starting"):
+            self._fail(word, detail)
+
+    def cycle(self, now: float) -> Report:
+        """What there is to do at `now`."""
+        dt, self.now = now - self.now, now
+        state, age = None, math.inf
+        try:
+            state = self.arm.state()
+            age = self.age(state, now)
+            self._watch(state, age, now)
+        except BadState as error:
+            self.stop(error.word, str(error))
+        if self.job is not None and self.job.done():
+            self._finished(self.job)
+        if self.phase in ("moving", "stopping"):
+            self._move(state, age, dt, now)
+        sent = np.full(7, np.nan) if self.last is None else self.last.q
+        return Report(now, self.phase, self.fault, self.detail, state, age, sent, self.t_sent, dict(self.count))
+
+    def age(self, state: State, now: float) -> float:
+        """How old a state is, in s: by its stamp, and by when one with a new stamp came last."""
+        if state.t_robot != self.stamp:
+            self.stamp, self.changed = state.t_robot, state.t
+        return max(now - self.changed, self.arm.clock() - state.t_robot)
+
+    def _watch(self, state: State, age: float, now: float) -> None:
+        if self.phase != "moving":
+            return
+        if state.t_robot - self.arm.clock() > AHEAD_S:
+            self.stop("clock", f"the arm's clock is {state.t_robot - self.arm.clock():.3f} s ahead of ours: run chrony")
+        elif age > 5 * self.latest_s:
+            self.stop("old_state", f"the arm's state is {age:.2f} s old")
+        elif state.mode != "move" and now - self.armed > 0.5:
+            self.stop("mode", f"the arm is in mode {state.mode}")
+        elif state.mode == "move" and state.success_rate < 0.9:
+            self.stop("lost_commands", f"{1 - state.success_rate:.0%} of the commands do not reach the arm's own loop")
+        elif not state.force <= self.safe.settings.force:
+            self.stop("force", f"the arm feels {state.force:.0f} N")
+        else:
+            self._listen(now)
+
+    def _listen(self, now: float) -> None:
+        """Commands come back on their topic: ours, and nobody else's."""
+        echo = self.arm.echo()
+        if echo is not None and echo != self.echoed:
+            if any(abs(echo - stamp) < 1e-6 for stamp in self.stamps):
+                self.t_echo = now
+            elif self.stamps and echo > self.stamps[0]:
+                self.stop("second_client", "somebody else commands the arm too")
+            self.echoed = echo
+        if now - self.t_echo > ECHO_S:
+            self.stop("no_echo", "commands do not come back: the bridge drops them, and says nothing")
+
+    def _move(self, state: State | None, age: float, dt: float, now: float) -> None:
+        assert self.last is not None
+        wish, expired = None, False
+        if self.phase == "moving":
+            if age > self.latest_s:
+                self.count["held"] += 1
+            else:
+                self._due(now)
+                wish, expired = self.wish, self.wish is not None and now > self.until
+                self.wish = None if expired else self.wish
+        force = 0.0 if state is None else state.force
+        sent = self.safe(wish, self.last, dt, expired=expired, force=force if self.phase == "moving" else 0.0)
+        self.count.update(sent.why)
+        self.last = sent.motion
+        if "no_plan" in sent.why:
+            self.stop("no_plan", "no way to rest was found")
+        stamp = self.arm.command(sent.motion)
+        if stamp is None:
+            self.count["not_sent"] += 1
+        else:
+            self.t_sent = now
+            self.stamps = [*self.stamps[-99:], stamp]
+        if self.phase == "stopping" and np.abs(self.last.dq).max() < AT_REST:
+            self.phase, self.job = "fault", self.jobs.submit(self.arm.stop)
+
+    def _due(self, now: float) -> None:
+        """Takes up the action whose time has come."""
+        if self.chunk is None:
+            return
+        assert self.last is not None
+        step = 1 / self.terms.hz
+        k = min(math.floor((now - self.chunk.t) / step + 1e-6), len(self.chunk.actions))
+        if k <= self.done or k < 0:
+            return
+        self.count["skipped"] += k - self.done - 1
+        self.done = k
+        if k == len(self.chunk.actions):
+            return
+        action = self.chunk.actions[k]
+        if not np.isfinite(action).all():
+            self.count["bad_action"] += 1
+            self.wish = None
+            return
+        action = np.clip(action, -1, 1)
+        lead = np.zeros(7) if self.wish is None else np.clip(self.wish - self.last.q, -LEAD, LEAD)
+        self.wish, self.until = self.terms.joints(self.last.q + lead, action), self.chunk.t + (k + 2) * step
+        self.arm.grip(bool(action[-1] > 0))
+
+    def _finished(self, job: Future) -> None:
+        self.job = None
+        error = job.exception()
+        if self.phase == "starting":
+            if error is None:
+                self.phase, self.armed, self.t_echo = "moving", self.now, self.now
+            else:
+                self._fail("refused", str(error))
+        elif error is not None:
+            self.detail += f"; and its controller did not stop: {error}"
+
+    def _fail(self, word: str, detail: str) -> None:
+        assert word in FAULTS
+        self.phase = "stopping" if self.phase == "moving" else "fault"
+        self.fault, self.detail = word, detail
+        self.count[f"fault_{word}"] += 1
+
+
+class Schedule:
+    """Slots at a fixed rate from one beginning: being late in one moves no other."""
+
+    def __init__(
+        self, hz: float, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+    ):
+        self.period, self.clock, self.sleep, self.begun = 1 / hz, clock, sleep, clock()
+        self.slot = self.missed = 0
+
+    def wait(self) -> float:
+        """Until the next slot: when it was meant to begin. Slots that are over already count as missed."""
+        over = math.floor((self.clock() - self.begun) / self.period)
+        if over > self.slot:
+            self.missed += over - self.slot
+            self.slot = over
+        self.slot += 1
+        at = self.begun + self.slot * self.period
+        left = at - self.clock()
+        if left > 0:
+            self.sleep(left)
+        return at

@@ -1,0 +1,23 @@
+"""Robots' settings: configs/robot/<name>.yaml."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pbrl.types import UserError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def of_robot(name: str) -> dict[str, Any]:
+    """A robot's settings. Raises UserError."""
+    path = CONFIGS / "robot" / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+        raise UserError(f"robot={name}: it is one of {known}")
+    settings = yaml.safe_load(path.read_text())
+    for parent in settings.pop("defaults", []):
+        if parent != "_self_":
+            settings = {**of_robot(parent), **settings}
+    return settings
