@@ -289,7 +289,7 @@ def main(argv: list[str] | None = None) -> None:
     modes.add_argument("--dry-run", action="store_const", const="dry-run", dest="mode", help="sends nothing (default)")
     modes.add_argument("--go", action="store_const", const="go", dest="mode", help="moves the arm")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of configs/deploy.yaml")
-    given = parser.parse_args(argv)
+    given = parser.parse_intermixed_args(argv)
     try:
         defaults = OmegaConf.load(CONFIGS / "deploy.yaml")
         OmegaConf.set_struct(defaults, True)

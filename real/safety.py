@@ -34,7 +34,7 @@ class Settings:
     jerk: float = 0.05
     joint_margin: float = 0.05  # from each end of a joint
     step: float = 0.3  # rad from what was last commanded to a wish, for each joint
-    workspace: tuple[tuple[float, ...], ...] = ((0.25, -0.4, 0.02), (0.75, 0.4, 0.7))  # of the tool point
+    workspace: tuple[tuple[float, ...], ...] = ((0.25, -0.4, 0.01), (0.75, 0.4, 0.7))  # of the tool point
     table: float = 0.01  # m that all but the base stay above the plane it stands on
     force: float = 25.0  # N, of the estimated contact
     latest: float = 0.1  # s; more time than this between two commands counts as this much
@@ -116,7 +116,7 @@ class Filter:
         if not np.array_equal(within, wish):
             why.append("joint_limit")
         step = self.settings.step
-        near = last.q + np.clip(within - last.q, -step, step)
+        near = np.clip(within, last.q - step, last.q + step)
         if not np.array_equal(near, within):
             why.append("step")
         plan = self._plan(last, ControlInterface.Position)
