@@ -115,6 +115,7 @@ class Controller:
 
     def start(self, now: float) -> None:
         """Arms: from here on commands are sent, from where the arm was last commanded to be, at rest."""
+        self.count["started"] += 1
         why = self.ready(now)
         if why:
             self._fail("refused", why)

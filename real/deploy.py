@@ -84,7 +84,7 @@ class Session:
 
     def episode(self, about: dict[str, Any], steps: int, judge: Any = None) -> str:
         """One of them: its outcome. `judge()` says in simulation whether it has succeeded."""
-        report = self._start()
+        report = self.control.start()
         if report.phase != "moving":
             return f"aborted:{report.fault or 'refused'}"
         self.task.policy.reset()
@@ -125,7 +125,7 @@ class Session:
 
     def home(self) -> None:
         """Moves to the home pose. Raises UserError."""
-        if self._start().phase != "moving":
+        if self.control.start().phase != "moving":
             return
         self.control.go(self.task.arm.home)
         end = time.monotonic() + HOME_S
@@ -141,13 +141,6 @@ class Session:
         with contextlib.suppress(BridgeError):
             self.driver.stop()
         self.control.wait("idle", "fault", timeout_s=START_S)
-
-    def _start(self) -> Report:
-        if self.control.report().phase == "moving":
-            return self.control.report()
-        self.control.start()
-        time.sleep(0.05)
-        return self.control.wait("moving", "fault", timeout_s=START_S)
 
     def _asked(self, report: Report) -> str:
         """An outcome, if a person or a fault has one."""

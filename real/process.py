@@ -4,6 +4,7 @@ The policy's process writes into a pipe that is read every cycle; what is to be 
 of shared memory, so that nobody can make the controller wait. When the pipe breaks, its owner is gone: the arm stops.
 """
 
+import atexit
 import contextlib
 import os
 import pickle
@@ -18,12 +19,13 @@ import numpy as np
 
 from pbrl.types import UserError
 from real.control import Chunk, Controller, Report, Schedule
-from real.driver import Driver
+from real.driver import BadState, Driver
 from real.safety import Filter, Settings
 from robots import arm as arms
 from robots.terms import Terms
 
 PAGE = 16_384  # bytes
+HEAR_S = 3.0
 HEAD = struct.Struct("<QQ")  # how often it was written, twice that and one more while it is; bytes
 
 
@@ -61,6 +63,7 @@ class Control:
         self.process = context.Process(target=run, args=args, name="control")
         self.process.start()
         theirs.close()
+        atexit.register(self.close)  # before multiprocessing waits for the process, which waits for us
         try:
             said = self.pipe.recv()
         except EOFError:
@@ -81,9 +84,16 @@ class Control:
     def give(self, chunk: Chunk) -> None:
         self._tell("give", chunk)
 
-    def start(self) -> None:
-        """Arms: see `Controller.start`."""
+    def start(self, timeout_s: float = 3.0) -> Report:
+        """Arms the arm, unless it moves already: see `Controller.start`. Returns whether it does."""
+        report = self.report()
+        if report.phase == "moving":
+            return report
         self._tell("start")
+        end, before = time.monotonic() + timeout_s, report.count.get("started", 0)
+        while self.report().count.get("started", 0) == before and time.monotonic() < end and self.alive:
+            time.sleep(0.002)
+        return self.wait("moving", "fault", timeout_s=timeout_s)
 
     def go(self, q: np.ndarray) -> None:
         """Moves to joint positions [7] rad, as far as the filter lets it."""
@@ -101,6 +111,7 @@ class Control:
 
     def close(self) -> None:
         """Ends the process; an arm that moves is stopped first."""
+        atexit.unregister(self.close)
         self.pipe.close()
         self.process.join(timeout=5)
         if self.process.is_alive():
@@ -130,6 +141,7 @@ def run(
         arm = arms.load(robot["robot"])
         driver = Driver(arm, robot)
         driver.wait(timeout_s)
+        hear(driver, HEAR_S)
         controller = Controller(driver, Terms(arm, control, hz), Filter(arm, Settings(**safety)))
     except (UserError, TypeError) as error:
         pipe.send(str(error))
@@ -152,6 +164,23 @@ def run(
         report.count["missed_cycles"] = schedule.missed
         board.write(report)
     driver.close()
+
+
+def hear(driver: Driver, timeout_s: float) -> None:
+    """Waits until every topic has spoken. Raises UserError."""
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            driver.state()
+            return
+        except BadState as error:
+            if error.word != "no_state":
+                return  # the controller will say what is wrong with it
+            if time.monotonic() > end:
+                raise UserError(
+                    f"{error}: is the robot's driver running, and is the topic's name right in configs/robot?"
+                ) from error
+        time.sleep(0.01)
 
 
 def obey(controller: Controller, message: tuple[Any, ...]) -> None:

@@ -42,7 +42,7 @@ class Faults:
     mode: str = ""  # of MODES
     success_rate: float = 1.0
     force: float = 0.0  # N
-    gripper: str = ""  # stuck
+    gripper: str = ""  # stuck: does not move; blocks: moves, and its action does not end
     refuses: bool = False  # to switch controllers
 
 
@@ -250,6 +250,8 @@ class Robot:
     def _grip(self, goal: dict[str, Any]) -> dict[str, Any]:
         with self.lock:
             self.opened = float(np.clip(goal["width"], 0, self.env.arm.gripper["width"]))
+        while self.faults.gripper == "blocks" and not self.ros1 and self.running:
+            time.sleep(0.05)
         return {"success": True, "error": ""}
 
     def _description(self, request: dict[str, Any]) -> dict[str, Any]:
