@@ -5,7 +5,7 @@ recipe also plays experts for the wrong goal and of other tasks (IPL's data, Hej
 Every behaviour draws from the episode's seed alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -121,6 +121,28 @@ class Holds(Behaviour):
         self.left[i] -= 1
         held = self.held[i]
         return super().choose(i) if held is None else held
+
+
+class Styles(Behaviour):
+    """The expert, in each episode in one of several `styles`, for environments whose `expert` can be asked for one."""
+
+    name = "styles"
+
+    def __init__(self, *, styles: Sequence[Mapping[str, float]], noise: float = 0.0):
+        super().__init__(noise=noise)
+        self.styles = [dict(style) for style in styles]
+        if not self.styles:
+            raise UserError("data.behaviour.styles names at least one: data.behaviour.styles=[{speed:0.4},{speed:1}]")
+
+    def begin(self) -> None:
+        super().begin()
+        if not hasattr(self.envs[0], "style"):
+            raise UserError("data=styles needs an expert that has styles, as env=franka/… has: choose data=expert")
+        self.drawn = [self.styles[random.integers(len(self.styles))] for random in self.random]
+        self.experts = [env.expert(**style) for env, style in zip(self.envs, self.drawn, strict=True)]
+
+    def source(self, i: int) -> str:
+        return f"{self.name}: " + ", ".join(f"{name}={value:g}" for name, value in self.drawn[i].items())
 
 
 class Random(Behaviour):

@@ -15,7 +15,9 @@ HAND = 0.107 + 0.1034  # m, from joint 7 to between the finger tips
 
 
 def made(task: str, **changes) -> Franka:
-    return Franka(task, **{"robot": "panda", "control": "cartesian", "horizon": 160, "style": {}, **changes})
+    return Franka(
+        task, **{"robot": "panda", "control": "cartesian", "horizon": 160, "style": {}, "prefer": {}, **changes}
+    )
 
 
 def by_hand(q: np.ndarray) -> np.ndarray:

@@ -20,21 +20,40 @@ from sim.simulation import Simulation
 
 TASKS = tuple(tasks.TASKS)
 TIMESTEP = 0.002  # s
+UNHURRIED = 0.2  # m/s; experts at full speed reach 0.3
+MEASURES = ("height", "speed", "haste", "collisions", "clearance")  # what people would prefer by, of each step
 
 
 class Franka(Simulation):
-    """`task` on the arm `robot`, by `control`: cartesian, 4 numbers, or joint, 8; the last one closes the gripper."""
+    """`task` on the arm `robot`, by `control`: cartesian, 4 numbers, or joint, 8; the last one closes the gripper.
+
+    `prefer` makes a taste part of the reward: weights on `MEASURES`, whose sum each step adds. So whoever judges by
+    the reward prefers a style, and whoever is told it learns one.
+    """
 
     has_success = True
     control_hz = 20.0
     cameras = ("front", "side", "wrist")
 
-    def __init__(self, task: str, *, robot: str, control: str, horizon: int, style: dict[str, float]):
+    def __init__(
+        self,
+        task: str,
+        *,
+        robot: str,
+        control: str,
+        horizon: int,
+        style: dict[str, float],
+        prefer: dict[str, float],
+    ):
         if task not in tasks.TASKS:
             raise UserError(f"no Franka task {task!r}; there are {', '.join(TASKS)}")
         if horizon < 1:
             raise UserError(f"env.horizon={horizon} must be at least 1")
-        self.task, self.robot, self.control, self.horizon, self.style = task, robot, control, horizon, style
+        unknown = set(prefer) - set(MEASURES)
+        if unknown:
+            raise UserError(f"env.prefer has no {', '.join(sorted(unknown))}; it weighs {', '.join(MEASURES)}")
+        self.task, self.robot, self.control, self.horizon = task, robot, control, horizon
+        self.style, self.prefer = dict(style), dict(prefer)
         self.arm = arm.load(robot)
         self.terms = Terms(self.arm, control, self.control_hz)
         self.job = tasks.TASKS[task]()
@@ -98,8 +117,10 @@ class Franka(Simulation):
         self.full_obs = self._observe()
         reward, success = self.job.judge(self.full_obs)
         speed = float(np.linalg.norm(self.full_obs[3:6]))
-        info = {"success": success, "height": float(self.full_obs[2]), "speed": speed, "collisions": float(touched),
+        info = {"success": success, "height": float(self.full_obs[2]), "speed": speed,
+                "haste": max(speed - UNHURRIED, 0.0), "collisions": float(touched),
                 "clearance": self.job.clearance(self.full_obs)}  # fmt: skip
+        reward += sum(weight * info[name] for name, weight in self.prefer.items())
         return self.full_obs, reward, False, info
 
     def _commanded(self, ctrl: np.ndarray, action: np.ndarray) -> np.ndarray:
@@ -126,12 +147,13 @@ class Franka(Simulation):
         self.full_obs = self._observe()
         return obs
 
-    def expert(self) -> Expert:
-        """The task's scripted expert, in this environment's style."""
+    def expert(self, **style: float) -> Expert:
+        """The task's scripted expert, in this environment's style, or as far as it is given in another."""
         if self.control != "cartesian":
             raise UserError("the scripted experts move the hand: env.control=cartesian")
-        return Expert(self.task, self.style)
+        return Expert(self.task, {**self.style, **style})
 
     def double(self, random: np.random.Generator | None = None) -> "Franka":
         """A second simulator of this task."""
-        return Franka(self.task, robot=self.robot, control=self.control, horizon=self.horizon, style=self.style)
+        same = {"robot": self.robot, "control": self.control, "horizon": self.horizon}
+        return Franka(self.task, **same, style=self.style, prefer=self.prefer)

@@ -24,7 +24,10 @@ class Expert:
     def __init__(self, task: str, style: dict[str, float]):
         unknown = set(style) - set(STYLE)
         if unknown:
-            raise UserError(f"env.style has no {', '.join(sorted(unknown))}; it takes {', '.join(STYLE)}")
+            raise UserError(
+                f"a style (env.style, data.behaviour.styles) has no {', '.join(sorted(unknown))}; "
+                f"it takes {', '.join(STYLE)}"
+            )
         self.style = {**STYLE, **style}
         if not 0 < self.style["speed"] <= 1 or not 0.05 <= self.style["height"] <= 0.3:
             raise UserError("env.style.speed lies in (0, 1], and env.style.height in [0.05, 0.3] m")
