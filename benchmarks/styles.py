@@ -1,0 +1,204 @@
+"""The same task played in two styles, and answers that prefer one: do policies keep the task, and take up the style?
+
+    python -m benchmarks.styles                            # all tasks and methods, three seeds
+    python -m benchmarks.styles --tasks lift --seeds 1 --methods BC CPL
+
+Half of the data are of the style that is liked, half of the other; nothing tells a learner which is which but answers
+by a scripted teacher whose taste `env.prefer` is. Runs are ordinary `train.py` runs on one thread each. Their policies
+then play episodes of evaluation, whose styles are measured as the data's are. `benchmarks/results/styles.jsonl` gets a
+line a run; one that is there is not run again.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from benchmarks.offline import run_folder
+from benchmarks.report import RESULTS
+from pbrl import collect, evaluate
+from pbrl.likelihoods import load_policy
+from pbrl.rollout import Players
+from pbrl.types import Episode
+from sim.franka.tasks import Place
+
+Measures = dict[str, float]
+Style = dict[str, float]
+EPISODES = 50
+MOVING = 0.05  # m/s
+LOW = 0.1  # m: where the hand is at work
+FILE = RESULTS / "styles.jsonl"
+
+
+class Task(NamedTuple):
+    """Two styles, a taste for one, and the measure that tells them apart."""
+
+    env: str
+    horizon: int
+    prefer: Style
+    liked: Style
+    other: Style
+    measure: str
+
+    @property
+    def flags(self) -> list[str]:
+        both = f"[{words(self.liked)},{words(self.other)}]"
+        return [f"env={self.env}", f"env.horizon={self.horizon}", f"env.prefer={words(self.prefer)}", "data=styles",
+                f"data.behaviour.styles={both}"]  # fmt: skip
+
+
+def words(weights: Style) -> str:
+    return "{" + ",".join(f"{name}:{value:g}" for name, value in weights.items()) + "}"
+
+
+TASKS = {
+    "lift": Task("franka/lift", 130, {"haste": -20.0}, {"speed": 0.4}, {"speed": 1.0}, "speed"),
+    "group": Task("franka/group", 110, {"height": -3.0}, {"height": 0.05}, {"height": 0.2}, "height"),
+    "place": Task("franka/place", 160, {"height": -5.0}, {"around": 1.0}, {"around": 0.0}, "around"),
+}
+SIZE = ["steps=10000", "eval_every=10000", "checkpoint_every=10000", "final_episodes=1"]
+ANSWERS = ["feedback=perfect", "query.kind=pair", "query.count=800"]
+METHODS = {
+    "BC": ["algo=bc"],
+    "P-IQL": ["algo=iql", "reward=ensemble", "reward.steps=2000", *ANSWERS],
+    "CPL": ["algo=cpl", *ANSWERS],
+    "IQL, true reward": ["algo=iql"],
+}
+
+
+def measures(episodes: Sequence[Episode]) -> Measures:
+    """How episodes of a task look: means over episodes, and for a way past a glass the shares of both ways.
+
+    speed: m/s while the hand moves; height: m; peak: the highest, m, after it was down at work first; over, around:
+    whether hand is above the glass or not when the cube passes it.
+    """
+    return {name: float(np.nanmean([measure(e) for e in episodes])) for name, measure in MEASURED.items()}
+
+
+def speed(episode: Episode) -> float:
+    speeds = np.linalg.norm(episode.obs[1:, 3:6], axis=1)
+    return float(speeds[speeds > MOVING].mean()) if (speeds > MOVING).any() else np.nan
+
+
+def peak(episode: Episode) -> float:
+    height = episode.obs[:, 2]
+    working = np.flatnonzero(height < LOW)
+    return float(height[working[0] :].max()) if len(working) else np.nan
+
+
+def passing(episode: Episode) -> float | None:
+    """The hand's height, m, when the cube passes the glass; None if it does not."""
+    cube = episode.obs[:, 8]
+    passed = np.flatnonzero((cube[:-1] < Place.glass[1]) & (cube[1:] >= Place.glass[1]))
+    return float(episode.obs[passed[0], 2]) if len(passed) else None
+
+
+def over(episode: Episode) -> float:
+    height = passing(episode)
+    return float(height is not None and height > Place.height)
+
+
+def around(episode: Episode) -> float:
+    height = passing(episode)
+    return float(height is not None and height <= Place.height)
+
+
+MEASURED = {
+    "speed": speed, "height": lambda episode: float(episode.obs[1:, 2].mean()), "peak": peak, "over": over,
+    "around": around,
+}  # fmt: skip
+
+
+def moved(found: Measures, liked: Measures, other: Measures, measure: str) -> float:
+    """The share of the way from the other style's measure to the liked one's."""
+    return (found[measure] - other[measure]) / (liked[measure] - other[measure])
+
+
+def run(name: str, method: str, seed: int) -> dict[str, Any]:
+    """Trains and plays; returns a line of the results."""
+    task, flags = TASKS[name], [*TASKS[name].flags, *SIZE, *METHODS[method]]
+    folder = run_folder(task.env, f"style-{method.replace(' ', '').replace(',', '-')}-{seed}", flags)
+    folder.mkdir(parents=True, exist_ok=True)
+    fixed = ["threads=1", "workers=0", "compare=false", "video=false", f"seed={seed}", f"run={folder}"]
+    command = [sys.executable, "train.py", *fixed, *flags]
+    with open(folder / "output.txt", "w") as output:
+        if subprocess.run(command, stdout=output, stderr=output).returncode:
+            raise SystemExit(f"{' '.join(command)} failed; see {folder / 'output.txt'}")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    source = {"folder": Path(config["data_dir"]), "seed": config["data_seed"], "workers": 0}
+    data, _ = collect.dataset(config["env"], config["data"], **source)
+    liked, other = (
+        measures([e for e in data if e.source == f"styles: {words(style)[1:-1].replace(':', '=')}"])
+        for style in (task.liked, task.other)
+    )
+    played = evaluate.play(Players(config["env"], 0), load_policy(folder), EPISODES, config["eval_seed"])
+    found, result = measures(played), json.loads((folder / "result.json").read_text())
+    summary = evaluate.summarize(played)
+    return {
+        "task": name, "method": method, "seed": seed, "episodes": EPISODES, "success": summary.success,
+        "success_at_end": summary.success_at_end, "return": summary.return_mean, "measure": task.measure,
+        "moved": moved(found, liked, other, task.measure), "measures": found, "liked": liked, "other": other,
+        "data_success": evaluate.summarize(data).success, "flags": flags, "answers": result["answers"],
+        "reward_model": result["reward_model"], "seconds": result["policy"]["seconds"], "load": os.getloadavg()[0],
+        "git": json.loads((folder / "versions.json").read_text())["git"],
+    }  # fmt: skip
+
+
+def show(lines: Sequence[dict[str, Any]]) -> None:
+    """Prints a table for each task: mean ± standard deviation over seeds, between the data's two halves."""
+    for name in dict.fromkeys(line["task"] for line in lines):
+        own = [line for line in lines if line["task"] == name]
+        measure = own[0]["measure"]
+        columns = [
+            "success",
+            "at end",
+            "moved to the liked style",
+            *dict.fromkeys([measure, "speed", "height", "peak"]),
+        ]
+        print(f"\n| {name} | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
+        for half in ("liked", "other"):
+            at = own[0][half]
+            print(f"| data, {half} | {own[0]['data_success']:.0%} | | {float(half == 'liked'):.0%} | "
+                  + " | ".join(f"{at[column]:.3f}" for column in columns[3:]) + " |")  # fmt: skip
+        for method in dict.fromkeys(line["method"] for line in own):
+            of = [line for line in own if line["method"] == method]
+            cells = [spread([100 * line[key] for line in of], 0) for key in ("success", "success_at_end", "moved")]
+            cells += [spread([line["measures"][column] for line in of], 3) for column in columns[3:]]
+            print(f"| {method} | " + " | ".join(cells) + " |")
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean ± standard deviation."""
+    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{deviation}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    args = parser.parse_args()
+    lines = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
+    known = {(line["task"], line["method"], line["seed"]) for line in lines}
+    for seed in args.seeds:
+        for task in args.tasks:
+            for method in args.methods:
+                if (task, method, seed) in known:
+                    continue
+                lines.append(run(task, method, seed))
+                FILE.write_text("".join(json.dumps(line) + "\n" for line in lines))
+                print(f"{task}, {method}, {seed}: success {lines[-1]['success']:.0%}, moved {lines[-1]['moved']:.0%}")
+    order = {name: i for i, name in enumerate([*TASKS, *METHODS])}
+    show(sorted(lines, key=lambda line: (order[line["task"]], order[line["method"]], line["seed"])))
+
+
+if __name__ == "__main__":
+    main()
