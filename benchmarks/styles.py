@@ -63,7 +63,7 @@ TASKS = {
     "group": Task("franka/group", 110, {"height": -3.0}, {"height": 0.05}, {"height": 0.2}, "height"),
     "place": Task("franka/place", 160, {"height": -5.0}, {"around": 1.0}, {"around": 0.0}, "around"),
 }
-SIZE = ["steps=10000", "eval_every=10000", "checkpoint_every=10000", "final_episodes=1"]
+SIZE = ["steps=10000", "eval_every=10000", "checkpoint_every=10000", "final_episodes=2"]
 ANSWERS = ["feedback=perfect", "query.kind=pair", "query.count=800"]
 METHODS = {
     "BC": ["algo=bc"],

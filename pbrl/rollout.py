@@ -112,7 +112,7 @@ class Players:
         self, actor: Actor, seeds: Sequence[int], done: Callable[[int], Any] = lambda n: None
     ) -> list[Episode]:
         """One episode per seed, in the order of the seeds; `done` hears how many more are finished."""
-        even = 2 * -(-len(seeds) // (2 * LOCKSTEP))  # so many shares of one size; the number of processes changes none
+        even = min(2 * -(-len(seeds) // (2 * LOCKSTEP)), len(seeds))  # shares of one size, in any number of processes
         shares = [seeds[i * len(seeds) // even : (i + 1) * len(seeds) // even] for i in range(even)]
         played: dict[int, list[Episode]] = {}
         for i, episodes in self.map(_rollout, shares, actor):

@@ -44,6 +44,7 @@ def test_evaluation_is_seeded_and_the_same_in_any_number_of_processes():
     assert a == b and a.episodes == 20
     assert a.return_mean != c.return_mean
     assert still.return_mean == pytest.approx(30, abs=1e-4)
+    assert evaluate(one, policy, 1).episodes == 1
 
 
 def test_the_reference_value_is_the_experts(tmp_path):
