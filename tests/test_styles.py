@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.styles import TASKS, Task, measures, moved
+from benchmarks.styles import MEASURED, TASKS, Task, measures, moved
 from pbrl.behaviours import Styles
 from pbrl.feedback.teachers import Teacher
 from pbrl.rollout import rollout
@@ -92,13 +92,16 @@ def test_styles_are_measured():
     obs[1:21, 3] = 0.2
     obs[:, 8] = np.linspace(-0.2, 0.2, 41)  # the cube passes the glass in the middle, when the hand is at 0.2
     episode = Episode(0, obs, np.zeros((40, 4), np.float32), np.zeros(40, np.float32), False)
-    found = measures([episode, episode])
+    found = measures([episode, episode], tuple(MEASURED))
     assert found["speed"] == pytest.approx(0.2)
     assert found["height"] == pytest.approx(obs[1:, 2].mean())
     assert found["peak"] == pytest.approx(0.2)
     assert (found["over"], found["around"]) == (1.0, 0.0)
+    early = episode._replace(obs=obs.copy(), success=np.arange(41) >= 11)
+    early.obs[12:, 3] = 1.0
+    assert measures([early], ["speed"])["speed"] == pytest.approx(0.2)
     lying = episode._replace(obs=obs * np.array([1] * 8 + [0] + [1] * 8, np.float32))
-    assert measures([lying])["over"] == measures([lying])["around"] == 0.0
+    assert set(measures([lying], ("over", "around")).values()) == {0.0}
     assert moved({"speed": 0.2}, {"speed": 0.1}, {"speed": 0.3}, "speed") == pytest.approx(0.5)
 
 
