@@ -34,7 +34,7 @@ from real.settings import CONFIGS, of_robot
 from robots import arm as arms
 from robots.terms import Terms, observed
 
-HOME_S, HOME_RAD, START_S = 20.0, 0.01, 3.0
+CONNECT_S, HOME_S, HOME_RAD, START_S = 5.0, 20.0, 0.01, 3.0
 
 
 class Task:
@@ -57,7 +57,6 @@ class Task:
         self.hz = 20.0
         self.terms = Terms(self.arm, self.env["control"], self.hz)
         self.objects = (self.policy.spec.obs_dim - 10) // 7
-        self.goal = np.zeros(3)
 
     def obs(self, state: State) -> np.ndarray:
         return observed(self.terms.kinematics, state.q, state.dq, state.width, state.objects, state.goal)
@@ -203,7 +202,7 @@ def deploy(settings: dict[str, Any], mode: str) -> int:
     learnt = yaml.safe_load((folder / "config.yaml").read_text()) if (folder / "config.yaml").exists() else {}
     robot = of_robot(settings["robot"] or learnt.get("env", {}).get("robot", "panda"))
     task = Task(folder, robot)
-    robot["objects"] = task.objects
+    robot["objects"], robot["goal"] = task.objects, True
     try:
         safe = Filter(task.arm, Settings(**settings["safety"]))
     except TypeError as error:
@@ -219,7 +218,7 @@ def deploy(settings: dict[str, Any], mode: str) -> int:
         robot["url"] = settings["url"] or robot["url"]
         driver = Driver(task.arm, robot)
         stack.callback(driver.close)
-        driver.wait(10)
+        driver.wait(CONNECT_S)
         passed = True
         for check in preflight.checks(driver, sends=mode != "dry-run"):
             print(check, flush=True)

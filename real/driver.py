@@ -51,7 +51,7 @@ class Driver:
         url = settings["url"]
         self.stream, self.halt, self.actions = Rosbridge(url), Rosbridge(url), Rosbridge(url)
         self.topics = {name: tuple(pair) for name, pair in settings["topics"].items()}
-        heard = ["joint_states", "arm", "gripper"] + (["objects", "goal"] if settings["objects"] else [])
+        heard = ["joint_states", "arm", "gripper", *(name for name in ("objects", "goal") if settings[name])]
         self.heard: dict[str, Latest] = {name: self.stream.subscribe(*self.topics[name]) for name in heard}
         self.echoed = self.stream.subscribe(*self.topics["command"])
         self.stream.advertise(*self.topics["command"])
@@ -89,9 +89,10 @@ class Driver:
         if self.settings["objects"]:
             poses = [(p["position"], p["orientation"]) for p in said["objects"][0]["poses"]]
             objects = np.array([[*(p[k] for k in "xyz"), *(r[k] for k in "wxyz")] for p, r in poses], float)
-            goal = np.array([said["goal"][0]["point"][k] for k in "xyz"], float)
             if len(objects) != self.settings["objects"]:
                 raise ValueError(f"{len(objects)} objects instead of {self.settings['objects']}")
+        if self.settings["goal"]:
+            goal = np.array([said["goal"][0]["point"][k] for k in "xyz"], float)
         state = State(
             q, dq, float(sum(fingers["position"])), MODES[franka["robot_mode"]], float(np.linalg.norm(contact[:3])),
             float(franka["control_command_success_rate"]), objects, goal, self._seconds(joints["header"]["stamp"]), t,

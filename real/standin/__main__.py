@@ -32,7 +32,7 @@ def main() -> None:
 def serve(args: argparse.Namespace) -> None:
     """Until the input ends."""
     settings = of_robot(args.robot)
-    env = Franka(args.task, robot=settings["robot"], control=args.control, horizon=10**9, style={})
+    env = Franka(args.task, robot=settings["robot"], control=args.control, horizon=10**9, style={}, prefer={})
     hub = Hub(dialect=settings["dialect"])
     robot = Robot(hub, env, settings)
     bridge = Bridge(hub, port=args.port, threads=not args.serial)
