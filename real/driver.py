@@ -50,7 +50,7 @@ class Driver:
         self.ros1 = settings["dialect"] == "ros1"
         url = settings["url"]
         self.stream, self.halt, self.actions = Rosbridge(url), Rosbridge(url), Rosbridge(url)
-        self.topics = {name: tuple(pair) for name, pair in settings["topics"].items()}
+        self.topics = {name: (topic, type_) for name, (topic, type_) in settings["topics"].items()}
         heard = ["joint_states", "arm", "gripper", *(name for name in ("objects", "goal") if settings[name])]
         self.heard: dict[str, Latest] = {name: self.stream.subscribe(*self.topics[name]) for name in heard}
         self.echoed = self.stream.subscribe(*self.topics["command"])

@@ -18,10 +18,10 @@ import pytest
 from pbrl import episodes
 from pbrl.types import UserError
 from pbrl.video import recorded, recording
-from real import export, journal
-from real.finish import finish
-from real.record import Recorder, Step, main
-from real.ring import Ring
+from real.record import Recorder, Step, export, journal
+from real.record.__main__ import main
+from real.record.finish import finish
+from real.record.ring import Ring
 
 HZ = 20.0
 HOME = np.array([0, -0.785398, 0, -2.356194, 0, 1.570796, 0.785398])
@@ -487,7 +487,7 @@ def test_an_episode_appears_whole_or_not_at_all(tmp_path, monkeypatch):
             raise Killed
         moved.append(rename(source, target))
 
-    monkeypatch.setattr("real.finish.os.replace", replace)
+    monkeypatch.setattr("real.record.finish.os.replace", replace)
     part = written(tmp_path, 3)
     for allowed[0] in range(4):
         moved.clear()

@@ -10,7 +10,8 @@ import sys
 
 from pbrl.types import UserError
 from real.settings import of_robot
-from real.standin.bridge import Bridge, Hub
+from real.standin.bridge import Bridge
+from real.standin.hub import Hub
 from real.standin.robot import Robot
 from sim.franka import TASKS, Franka
 

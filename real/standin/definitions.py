@@ -1,7 +1,7 @@
 """Message, service and action types of ROS 1 and ROS 2, and what a bridge makes of the JSON it is given for them.
 
-The standard ones come from `rosbags`; those of the arm and its controllers are written out below, of which a line may
-name several fields. A part of a service or an action is a type of its own, named as the bridge's errors name it.
+The standard ones come from `rosbags`; those of the arm and its controllers stand in types/, where a line may name
+several fields. A part of a service or an action is a type of its own, named as the bridge's errors name it.
 """
 
 import base64
@@ -12,232 +12,14 @@ import time
 from array import array
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from rosbags.interfaces import Nodetype
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-BOTH = """
-srv std_srvs/Empty
----
-srv std_srvs/SetBool
-bool data
----
-bool success
-string message
-srv std_srvs/Trigger
----
-bool success
-string message
-srv rosapi/GetTime
----
-time time
-srv rosapi/TopicType
-string topic
----
-string type
-srv franka_msgs/SetForceTorqueCollisionBehavior
-float64[7] lower_torque_thresholds_nominal upper_torque_thresholds_nominal
-float64[6] lower_force_thresholds_nominal upper_force_thresholds_nominal
----
-bool success
-string error
-srv franka_msgs/SetFullCollisionBehavior
-float64[7] lower_torque_thresholds_acceleration upper_torque_thresholds_acceleration
-float64[7] lower_torque_thresholds_nominal upper_torque_thresholds_nominal
-float64[6] lower_force_thresholds_acceleration upper_force_thresholds_acceleration
-float64[6] lower_force_thresholds_nominal upper_force_thresholds_nominal
----
-bool success
-string error
-msg GRIPPER/GraspEpsilon
-float64 inner outer
-action GRIPPER/Grasp
-float64 width
-GRIPPER/GraspEpsilon epsilon
-float64 speed force
----
-bool success
-string error
----
-action GRIPPER/Homing
----
-bool success
-string error
----
-action GRIPPER/Move
-float64 width speed
----
-bool success
-string error
----
-action franka_msgs/ErrorRecovery
----
----
-msg control_msgs/JointTolerance
-string name
-float64 position velocity acceleration
-msg control_msgs/GripperCommand
-float64 position max_effort
-action control_msgs/GripperCommand
-control_msgs/GripperCommand command
----
-float64 position effort
-bool stalled reached_goal
----
-float64 position effort
-bool stalled reached_goal
-msg franka_msgs/Errors
-bool joint_position_limits_violation cartesian_position_limits_violation self_collision_avoidance_violation
-bool joint_velocity_violation cartesian_velocity_violation force_control_safety_violation joint_reflex cartesian_reflex
-bool max_goal_pose_deviation_violation max_path_pose_deviation_violation cartesian_velocity_profile_safety_violation
-bool joint_position_motion_generator_start_pose_invalid joint_motion_generator_position_limits_violation
-bool joint_motion_generator_velocity_limits_violation joint_motion_generator_velocity_discontinuity
-bool joint_motion_generator_acceleration_discontinuity cartesian_position_motion_generator_start_pose_invalid
-bool cartesian_motion_generator_elbow_limit_violation cartesian_motion_generator_velocity_limits_violation
-bool cartesian_motion_generator_velocity_discontinuity cartesian_motion_generator_acceleration_discontinuity
-bool cartesian_motion_generator_elbow_sign_inconsistent cartesian_motion_generator_start_elbow_invalid
-bool cartesian_motion_generator_joint_position_limits_violation
-bool cartesian_motion_generator_joint_velocity_limits_violation
-bool cartesian_motion_generator_joint_velocity_discontinuity
-bool cartesian_motion_generator_joint_acceleration_discontinuity
-bool cartesian_position_motion_generator_invalid_frame force_controller_desired_force_tolerance_violation
-bool controller_torque_discontinuity start_elbow_sign_inconsistent communication_constraints_violation
-bool power_limit_violation joint_p2p_insufficient_torque_for_planning tau_j_range_violation instability_detected
-"""
-
-ROS1 = """
-srv rosapi/GetParam
-string name default
----
-string value
-srv controller_manager_msgs/SwitchController
-string[] start_controllers stop_controllers
-int32 strictness
-bool start_asap
-float64 timeout
----
-bool ok
-action franka_gripper/Stop
----
-bool success
-string error
----
-action control_msgs/FollowJointTrajectory
-trajectory_msgs/JointTrajectory trajectory
-control_msgs/JointTolerance[] path_tolerance goal_tolerance
-duration goal_time_tolerance
----
-int32 error_code
-string error_string
----
-std_msgs/Header header
-string[] joint_names
-trajectory_msgs/JointTrajectoryPoint desired actual error
-msg franka_msgs/FrankaState
-std_msgs/Header header
-float64[6] cartesian_collision cartesian_contact
-float64[7] q q_d dq dq_d ddq_d theta dtheta tau_J dtau_J tau_J_d
-float64[6] K_F_ext_hat_K
-float64[2] elbow elbow_d elbow_c delbow_c ddelbow_c
-float64[7] joint_collision joint_contact
-float64[6] O_F_ext_hat_K O_dP_EE_d
-float64[3] O_ddP_O
-float64[6] O_dP_EE_c O_ddP_EE_c
-float64[7] tau_ext_hat_filtered
-float64 m_ee
-float64[3] F_x_Cee
-float64[9] I_ee
-float64 m_load
-float64[3] F_x_Cload
-float64[9] I_load
-float64 m_total
-float64[3] F_x_Ctotal
-float64[9] I_total
-float64[16] O_T_EE O_T_EE_d O_T_EE_c F_T_EE F_T_NE NE_T_EE EE_T_K
-float64 time control_command_success_rate
-uint8 robot_mode
-franka_msgs/Errors current_errors last_motion_errors
-"""
-
-ROS2 = """
-srv rosapi/GetParam
-string name default_value
----
-string value
-srv controller_manager_msgs/SwitchController
-string[] activate_controllers deactivate_controllers start_controllers stop_controllers
-int32 strictness
-bool start_asap activate_asap
-builtin_interfaces/Duration timeout
----
-bool ok
-msg control_msgs/JointComponentTolerance
-string joint_name
-uint16 component
-float64 position velocity acceleration
-action control_msgs/FollowJointTrajectory
-trajectory_msgs/JointTrajectory trajectory
-trajectory_msgs/MultiDOFJointTrajectory multi_dof_trajectory
-control_msgs/JointTolerance[] path_tolerance
-control_msgs/JointComponentTolerance[] component_path_tolerance
-control_msgs/JointTolerance[] goal_tolerance
-control_msgs/JointComponentTolerance[] component_goal_tolerance
-builtin_interfaces/Duration goal_time_tolerance
----
-int32 error_code
-string error_string
----
-std_msgs/Header header
-string[] joint_names
-trajectory_msgs/JointTrajectoryPoint desired actual error
-string[] multi_dof_joint_names
-trajectory_msgs/MultiDOFJointTrajectoryPoint multi_dof_desired multi_dof_actual multi_dof_error
-msg franka_msgs/FrankaState
-std_msgs/Header header
-float64[6] cartesian_collision cartesian_contact
-float64[7] q q_d dq dq_d ddq_d theta dtheta tau_j dtau_j tau_j_d
-float64[6] k_f_ext_hat_k
-float64[2] elbow elbow_d elbow_c delbow_c ddelbow_c
-float64[7] joint_collision joint_contact
-float64[6] o_f_ext_hat_k o_dp_ee_d o_dp_ee_c o_ddp_ee_c
-float64[7] tau_ext_hat_filtered
-float64 m_ee
-float64[3] f_x_cee
-float64[9] i_ee
-float64 m_load
-float64[3] f_x_cload
-float64[9] i_load
-float64 m_total
-float64[3] f_x_ctotal
-float64[9] i_total
-float64[16] o_t_ee o_t_ee_d o_t_ee_c f_t_ee ee_t_k
-float64 time control_command_success_rate
-uint8 robot_mode
-franka_msgs/Errors current_errors last_motion_errors
-msg franka_msgs/CollisionIndicators
-geometry_msgs/Vector3 is_cartesian_linear_collision is_cartesian_angular_collision
-geometry_msgs/Vector3 is_cartesian_linear_contact is_cartesian_angular_contact
-float64[7] is_joint_collision is_joint_contact
-msg franka_msgs/Elbow
-float64[2] position desired_position commanded_position commanded_velocity commanded_acceleration
-msg franka_msgs/FrankaRobotState
-std_msgs/Header header
-franka_msgs/CollisionIndicators collision_indicators
-sensor_msgs/JointState measured_joint_state desired_joint_state measured_joint_motor_state
-float64[7] ddq_d dtau_j
-sensor_msgs/JointState tau_ext_hat_filtered
-franka_msgs/Elbow elbow
-geometry_msgs/WrenchStamped k_f_ext_hat_k o_f_ext_hat_k
-geometry_msgs/InertiaStamped inertia_ee inertia_load inertia_total
-geometry_msgs/PoseStamped o_t_ee o_t_ee_d o_t_ee_c f_t_ee ee_t_k
-geometry_msgs/TwistStamped o_dp_ee_d o_dp_ee_c
-geometry_msgs/AccelStamped o_ddp_ee_c
-float64 time control_command_success_rate
-uint8 robot_mode
-franka_msgs/Errors current_errors last_motion_errors
-"""
+TYPES = Path(__file__).parent / "types"
 GRIPPER = {"ros1": "franka_gripper", "ros2": "franka_msgs"}  # the package that it lives in
 
 INTEGERS = {"int8": "b", "uint8": "B", "char": "B", "int16": "h", "uint16": "H", "int32": "i", "uint32": "I",
@@ -271,7 +53,8 @@ class Definitions:
         store = get_typestore(Stores.ROS1_NOETIC if self.ros1 else Stores.ROS2_HUMBLE)
         self.fields = {_short(name): fields for name, (_, fields) in store.fielddefs.items()}
         self.kinds = {name: "msg" for name in self.fields}  # of what may be asked for by name
-        text = BOTH.replace("GRIPPER", GRIPPER[dialect]) + (ROS1 if self.ros1 else ROS2)
+        both, own = ((TYPES / f"{name}.txt").read_text() for name in ("both", dialect))
+        text = both.replace("GRIPPER", GRIPPER[dialect]) + own
         for block in re.split(r"^(?=msg|srv|action)", text, flags=re.M)[1:]:
             self._define(block)
         self.slots: dict[str, Slot] = {}

@@ -11,26 +11,17 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
 
 from real.driver import MODES
+from real.standin.hub import Hub
 from sim.franka import Franka
 
 TICK_S = 0.004  # between looks at the clock; the physics' own step is 2 ms
 GAIN = {"joint_states": 0.01, "arm": 1 / 30, "gripper": 1 / 30, "objects": 0.02, "goal": 0.02}  # s between messages
-
-
-class World(Protocol):
-    """What a node needs of the bridge."""
-
-    def advertise(self, topic: str, type_: str) -> None: ...
-    def publish(self, topic: str, message: dict[str, Any]) -> None: ...
-    def subscribe(self, topic: str, type_: str, callback: Any) -> None: ...
-    def serve(self, service: str, type_: str, callback: Any) -> None: ...
-    def act(self, action: str, type_: str, callback: Any) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -69,26 +60,26 @@ class Point(NamedTuple):
 
 
 class Robot:
-    """Plays `env` in real time behind `world`. `settings` as in configs/robot."""
+    """Plays `env` in real time behind `hub`. `settings` as in configs/robot."""
 
-    def __init__(self, world: World, env: Franka, settings: dict[str, Any]):
-        self.world, self.env, self.settings = world, env, settings
+    def __init__(self, hub: Hub, env: Franka, settings: dict[str, Any]):
+        self.hub, self.env, self.settings = hub, env, settings
         self.ros1, self.faults = settings["dialect"] == "ros1", Faults()
-        self.topics = {name: tuple(pair) for name, pair in settings["topics"].items()}
+        self.topics = {name: (topic, type_) for name, (topic, type_) in settings["topics"].items()}
         self.lock, self.running, self.active = threading.RLock(), True, False
         self.count: Counter[str] = Counter()
         self.oldest = 0.0  # s, of the commands that moved the arm
         for name in GAIN:
-            world.advertise(*self.topics[name])
-        world.subscribe(*self.topics["command"], self._command)
-        world.serve(self.settings["services"]["start"][0], "controller_manager_msgs/SwitchController", self._switch)
-        world.serve(self.settings["services"]["description"][0], "rosapi/GetParam", self._description)
+            hub.advertise(*self.topics[name])
+        hub.subscribe(*self.topics["command"], self._command)
+        hub.serve(self.settings["services"]["start"][0], "controller_manager_msgs/SwitchController", self._switch)
+        hub.serve(self.settings["services"]["description"][0], "rosapi/GetParam", self._description)
         if self.ros1:
-            world.subscribe(*self.topics["move"], lambda message: self._grip(message["goal"]))
-            world.subscribe(*self.topics["grasp"], lambda message: self._grip(message["goal"]))
+            hub.subscribe(*self.topics["move"], lambda message: self._grip(message["goal"]))
+            hub.subscribe(*self.topics["grasp"], lambda message: self._grip(message["goal"]))
         else:
-            world.act(*self.topics["move"], self._grip)
-            world.act(*self.topics["grasp"], self._grip)
+            hub.act(*self.topics["move"], self._grip)
+            hub.act(*self.topics["grasp"], self._grip)
         self.reset(0)
         self.thread = threading.Thread(target=self._live, daemon=True)
         self.thread.start()
@@ -156,7 +147,7 @@ class Robot:
             return
         if self.faults.state != "frozen":
             self.stamp = now + self.faults.clock_s
-        self.world.publish(self.topics[name][0], getattr(self, f"_{name}")())
+        self.hub.publish(self.topics[name][0], getattr(self, f"_{name}")())
 
     def _joint_states(self) -> dict[str, Any]:
         names = list(self.settings["joints"])

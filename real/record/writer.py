@@ -17,8 +17,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from real.journal import Journal, Row, Step
-from real.ring import Ring
+from real.record.journal import Journal, Row, Step
+from real.record.ring import Ring
 
 PARTS = ".part"  # where journals are; the reader looks at no sub-folders
 WAIT_S = 0.1
@@ -184,7 +184,7 @@ class Writer:
         while (job := self.waiting.get()) is not None:
             journal, counts = job
             try:
-                from real.finish import finish  # it takes seconds, in which steps are written already
+                from real.record.finish import finish  # it takes seconds, in which steps are written already
 
                 finish(journal.folder, self.folder)
                 self.status.numbers[2] += counts

@@ -26,7 +26,7 @@ from PIL import Image
 
 from pbrl.episodes import versions
 from pbrl.video import recording, write_mp4
-from real.journal import SINGLE, VECTORS, Account, read
+from real.record.journal import SINGLE, VECTORS, Account, read
 from robots import arm as robots
 
 USUAL_HZ = 20.0  # where the times do not say

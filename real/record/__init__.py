@@ -9,7 +9,6 @@
 (`out.mcap`), a ROS 1 bag (`out.bag`) or a Minari data set (any other name) of it.
 """
 
-import argparse
 import atexit
 import json
 import multiprocessing
@@ -22,9 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pbrl.types import UserError
-from real.journal import Step
-from real.ring import Ring
-from real.writer import Status, run
+from real.record.journal import Step
+from real.record.ring import Ring
+from real.record.writer import Status, run
 
 __all__ = ["Recorder", "Step", "Summary"]
 
@@ -152,28 +151,3 @@ class Recorder:
         except Exception as error:  # a control loop does not stop for what cannot be recorded
             self.failed = self.failed or f"a {kind} could not be given to the recorder's writer ({error})"
             return False
-
-
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m real.record", description="Recorded episodes of a robot.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    listed = commands.add_parser("list", help="what there is, with aborted episodes and clips")
-    exported = commands.add_parser("export", help="a bag (.mcap for ROS 2, .bag for ROS 1) or a Minari data set")
-    for command in (listed, exported):
-        command.add_argument("folder", type=Path)
-    exported.add_argument("out", type=Path)
-    given = parser.parse_args(argv)
-    from real import export  # it needs what recording does not
-
-    try:
-        if given.command == "list":
-            print(export.table(given.folder))
-        else:
-            print(export.export(given.folder, given.out))
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
-if __name__ == "__main__":
-    main()
