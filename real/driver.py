@@ -45,11 +45,17 @@ class BadState(ValueError):
 class Driver:
     """Reads and commands one arm. `settings` as in configs/robot; `clock` is the wall clock that stamps commands."""
 
-    def __init__(self, arm: Arm, settings: dict[str, Any], clock: Callable[[], float] = time.time):
+    def __init__(
+        self,
+        arm: Arm,
+        settings: dict[str, Any],
+        clock: Callable[[], float] = time.time,
+        connect: Callable[[str], Rosbridge] = Rosbridge,
+    ):
         self.arm, self.settings, self.clock = arm, settings, clock
         self.ros1 = settings["dialect"] == "ros1"
         url = settings["url"]
-        self.stream, self.halt, self.actions = Rosbridge(url), Rosbridge(url), Rosbridge(url)
+        self.stream, self.halt, self.actions = connect(url), connect(url), connect(url)
         self.topics = {name: (topic, type_) for name, (topic, type_) in settings["topics"].items()}
         heard = ["joint_states", "arm", "gripper", *(name for name in ("objects", "goal") if settings[name])]
         self.heard: dict[str, Latest] = {name: self.stream.subscribe(*self.topics[name]) for name in heard}

@@ -9,7 +9,7 @@ import json
 import math
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -68,7 +68,8 @@ class Robot:
         self.topics = {name: (topic, type_) for name, (topic, type_) in settings["topics"].items()}
         self.lock, self.running, self.active = threading.RLock(), True, False
         self.count: Counter[str] = Counter()
-        self.oldest = 0.0  # s, of the commands that moved the arm
+        self.ages: deque[float] = deque(maxlen=100_000)  # s, of the commands that moved the arm, when they came
+        self.oldest = self.stopped = 0.0
         for name in GAIN:
             hub.advertise(*self.topics[name])
         hub.subscribe(*self.topics["command"], self._command)
@@ -95,11 +96,13 @@ class Robot:
             self.begun, self.steps = time.time(), 0
 
     def report(self) -> dict[str, Any]:
-        """What happened so far: success now and ever, commands by what became of them, seconds of the oldest one."""
+        """What happened so far: success now and ever, commands by what became of them, how old those were that moved
+        the arm (s: the oldest; median and p99 of the last), when it was stopped (its clock)."""
         with self.lock:
             _, success = self.env.job.judge(self.env._observe())
             return {"success": bool(success), "reached": self.reached, "count": dict(self.count),
-                    "oldest": self.oldest, "active": self.active, "q": self.env.data.qpos[:7].tolist()}  # fmt: skip
+                    "oldest": self.oldest, "ages": np.percentile(self.ages or [0.0], [50, 99]).tolist(),
+                    "stopped": self.stopped, "active": self.active, "q": self.env.data.qpos[:7].tolist()}  # fmt: skip
 
     def fault(self, **which: Any) -> None:
         """Switches faults on or off."""
@@ -214,7 +217,8 @@ class Robot:
                 self.count["expired"] += 1
             else:
                 self.count["executed"] += 1
-                self.oldest = max(self.oldest, now - (stamp[second] + 1e-9 * stamp[nano]))
+                self.ages.append(now - (stamp[second] + 1e-9 * stamp[nano]))
+                self.oldest = max(self.oldest, self.ages[-1])
                 start, speed = self.point.at(now)
                 self.point = Point(start, speed, now, q, dq, until)
 
@@ -227,7 +231,7 @@ class Robot:
                 self.active = self.faults.mode in ("", "idle", "move")
                 return {"ok": self.active}
             self.count["stops"] += 1
-            self.stopped_at = time.time()
+            self.stopped = time.time()
             self._halt()
             return {"ok": True}
 

@@ -1,0 +1,168 @@
+"""How punctual and how safe the way to an arm is, on the stand-in; each line of results/arm.jsonl says the load.
+
+python -m benchmarks.arm cadence     # a policy's steps, states and commands over real sockets
+python -m benchmarks.arm stop        # from an operator's stop to the robot
+python -m benchmarks.arm fuzz        # a million wild actions: what would go over the wire, read back
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from real.control import Chunk, Controller, Schedule
+from real.driver import Driver, State
+from real.process import Control
+from real.safety import Filter, Settings
+from real.settings import of_robot
+from real.standin.handle import Standin
+from robots import arm as arms
+from robots.terms import Terms
+
+RESULTS = Path(__file__).parent / "results" / "arm.jsonl"
+PANDA = arms.load("panda")
+
+
+def milliseconds(seconds: Any) -> dict[str, float]:
+    """Median, p99 and largest."""
+    values = 1e3 * np.asarray(seconds)
+    return {"p50": round(float(np.median(values)), 2), "p99": round(float(np.percentile(values, 99)), 2),
+            "max": round(float(values.max()), 2)}  # fmt: skip
+
+
+def cadence(args: argparse.Namespace) -> dict[str, Any]:
+    """A policy that wanders about, for so long."""
+    random = np.random.default_rng(0)
+    with Standin(robot=args.robot, task="reach") as standin:
+        control = Control({**of_robot(args.robot), "url": standin.url}, "cartesian", args.hz, {})
+        phase = control.start().phase
+        assert phase == "moving", control.report()
+        schedule, late, ages = Schedule(args.hz), [], []
+        for _ in tqdm(range(round(args.seconds * args.hz)), unit="step"):
+            planned = schedule.wait()
+            late.append(time.monotonic() - planned)
+            report = control.report()
+            ages.append(report.age)
+            control.give(Chunk(time.monotonic(), np.append(random.uniform(-0.5, 0.5, 3), -1.0)[None]))
+        told, count = standin.tell(), control.report().count
+        phase = control.report().phase
+        control.close()
+    return {
+        "late_ms": milliseconds(late), "state_age_ms": milliseconds(ages), "missed": schedule.missed, "phase": phase,
+        "command_age_ms": {"p50": round(1e3 * told["ages"][0], 2), "p99": round(1e3 * told["ages"][1], 2),
+                           "max": round(1e3 * told["oldest"], 2)},
+        "robot": told["count"], "control": count,
+    }  # fmt: skip
+
+
+def stop(args: argparse.Namespace) -> dict[str, Any]:
+    """An operator's stop, so many times: when the robot has it, and when its answer is back."""
+    there, back = [], []
+    with Standin(robot=args.robot, task="reach") as standin:
+        driver = Driver(arms.load(of_robot(args.robot)["robot"]), {**of_robot(args.robot), "url": standin.url})
+        driver.wait(5)
+        for _ in tqdm(range(args.times), unit="stop"):
+            driver.start()
+            time.sleep(0.05)
+            pressed, began = time.time(), time.monotonic()
+            driver.stop()
+            back.append(time.monotonic() - began)
+            there.append(standin.tell()["stopped"] - pressed)
+        driver.close()
+    return {"reaches_ms": milliseconds(there), "answered_ms": milliseconds(back)}
+
+
+class Tape:
+    """In a socket's place: keeps the last frame as it would go over the wire."""
+
+    def __init__(self, url: str):
+        self.connected, self.text = True, ""
+
+    def subscribe(self, topic: str, type_: str) -> None: ...
+    def advertise(self, topic: str, type_: str) -> None: ...
+    def publish(self, topic: str, message: dict[str, Any]) -> bool:
+        self.text = json.dumps({"op": "publish", "topic": topic, "msg": message})
+        return True
+
+
+class Fuzzed(Driver):
+    """A driver whose arm is where it was told to be, by a clock of ours."""
+
+    def __init__(self) -> None:
+        self.now, self.q = 1e9, PANDA.home
+        super().__init__(PANDA, of_robot("panda"), lambda: self.now, Tape)  # type: ignore[arg-type]
+
+    def state(self) -> State:
+        return State(self.q, np.zeros(7), 0.08, "move", 0.0, 1.0, np.zeros((0, 7)), np.zeros(3), self.now, self.now)
+
+    def echo(self) -> float | None:
+        text = self.stream.text  # type: ignore[attr-defined]
+        return self._seconds(json.loads(text)["msg"]["header"]["stamp"]) if text else None
+
+    def grip(self, close: bool) -> None: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+def fuzz(args: argparse.Namespace) -> dict[str, Any]:
+    """So many actions, wild in size and time; of each cycle's frame: finite, within limits, continuous."""
+    random, driver = np.random.default_rng(args.seed), Fuzzed()
+    safe = Filter(PANDA, Settings())
+    controller = Controller(driver, Terms(PANDA, "cartesian", 20), safe)
+    wrong = {"non_finite": 0, "beyond_limits": 0, "too_fast": 0, "jumped": 0}
+    actions, frames, before, drift = 0, 0, None, np.zeros(4)
+    with tqdm(total=args.actions, unit="action") as bar:
+        while actions < args.actions:
+            if controller.phase != "moving":
+                controller.start(driver.now)
+                while controller.phase == "starting":
+                    driver.now += 0.01
+                    controller.cycle(driver.now)
+            if random.random() < 0.01:
+                drift = random.normal(size=4) * 3  # into a wall, for a while
+            chunk = drift + random.normal(size=(random.integers(1, 9), 4)) * 10.0 ** random.integers(-1, 4)
+            if random.random() < 0.2:
+                chunk[random.integers(len(chunk)), random.integers(4)] = random.choice([np.nan, np.inf, -np.inf, 1e300])
+            controller.give(Chunk(driver.now + random.uniform(-0.3, 0.05), chunk))
+            actions += len(chunk)
+            bar.update(len(chunk))
+            for _ in range(random.integers(1, 4)):
+                dt = random.choice([0.01, 0.01, 0.01, 0.0, 0.03, 0.09])
+                driver.now += dt
+                controller.cycle(driver.now)
+                frames += 1
+                point = json.loads(driver.stream.text)["msg"]["points"][0]  # type: ignore[attr-defined]
+                q, dq = np.array(point["positions"], float), np.array(point["velocities"], float)
+                limits = PANDA.limits
+                wrong["non_finite"] += not (np.isfinite(q).all() and np.isfinite(dq).all())
+                wrong["beyond_limits"] += bool((q < limits.position_min).any() or (q > limits.position_max).any())
+                wrong["too_fast"] += bool((np.abs(dq) > safe.speed + 1e-6).any())
+                if before is not None:
+                    wrong["jumped"] += bool((np.abs(q - before) > safe.speed * max(dt, 1e-9) + 1e-6).any())
+                before = driver.q = q
+    return {"actions_seen": actions, "frames": frames, **wrong, "interventions": dict(controller.count)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("cadence", "stop", "fuzz"))
+    parser.add_argument("--robot", default="panda")
+    parser.add_argument("--hz", type=float, default=20)
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--times", type=int, default=200)
+    parser.add_argument("--actions", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    line = {**vars(args), **globals()[args.what](args), "load": [round(x, 1) for x in os.getloadavg()]}
+    print(json.dumps(line))
+    with open(RESULTS, "a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()
