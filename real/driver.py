@@ -62,7 +62,7 @@ class Driver:
         self.echoed = self.stream.subscribe(*self.topics["command"])
         self.stream.advertise(*self.topics["command"])
         if self.ros1:
-            for name in ("move", "grasp", "recover"):
+            for name in ("move", "grasp"):
                 self.actions.advertise(*self.topics[name])
         self.closed_gripper: bool | None = None
 
@@ -143,10 +143,6 @@ class Driver:
     def stop(self) -> None:
         """Takes no more commands: the arm brakes and holds. On a socket of its own. Raises BridgeError."""
         self._switch("stop")
-
-    def recover(self) -> None:
-        """Clears the arm's own errors after a reflex."""
-        self._act("recover", {})
 
     def description(self) -> str:
         """The arm's URDF, as the robot has it. Raises BridgeError."""

@@ -32,6 +32,7 @@ class Simulation(gym.Env):
     has_success = False
     horizon: int  # steps until truncation
     control_hz: float
+    instruction = ""  # what to do, for a policy or a judge that reads; `reset` tells it too
     cameras: tuple[str, ...] = ()  # the first is the default
     upside_down: tuple[str, ...] = ()  # cameras that the model has mounted on their head
 
@@ -50,7 +51,9 @@ class Simulation(gym.Env):
         super().reset(seed=seed)
         self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
         self.t = 0
-        info = {"success": False} if self.has_success else {}
+        info: dict[str, Any] = {"success": False} if self.has_success else {}
+        if self.instruction:
+            info["instruction"] = self.instruction
         return self._reset(self.episode_seed).astype(np.float32), info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:

@@ -171,3 +171,10 @@ def test_what_it_does_not_take():
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_is_a_flag(task):
     assert config(f"env=franka/{task}")["env"]["task"] == task
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_to_do_is_said_in_words(task):
+    env = Franka(task, robot="panda", control="cartesian", horizon=5, style={}, prefer={})
+    _, info = env.reset(seed=0)
+    assert info["instruction"] == env.instruction and env.instruction.split()[0] in ("move", "lift", "push", "put")

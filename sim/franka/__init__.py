@@ -57,6 +57,7 @@ class Franka(Simulation):
         self.arm = arm.load(robot)
         self.terms = Terms(self.arm, control, self.control_hz)
         self.job = tasks.TASKS[task]()
+        self.instruction = self.job.instruction
         self.model = self._scene()
         self.data = mujoco.MjData(self.model)
         self.site, self.goal = self.model.site("tcp").id, self.model.site("goal").id

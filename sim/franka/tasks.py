@@ -18,6 +18,7 @@ Spot = tuple[np.ndarray, float]  # position and yaw
 class Task(ABC):
     """A task without objects: subclasses say what there is to do."""
 
+    instruction: str
     objects: tuple[str, ...] = ()
     fragile: tuple[str, ...] = ()  # geoms that should not be touched
 
@@ -53,6 +54,8 @@ def on_table(random: np.random.Generator, low: tuple[float, float], high: tuple[
 class Reach(Task):
     """The hand comes to a point in the air."""
 
+    instruction = "move the hand to the green point"
+
     def draw(self, random):
         return [], random.uniform([0.35, -0.25, 0.08], [0.62, 0.25, 0.4])
 
@@ -64,6 +67,7 @@ class Reach(Task):
 class Lift(Task):
     """A cube is picked up and held above the goal's height, which is 15 cm over where it lay."""
 
+    instruction = "lift the cube to the green point"
     objects = ("cube",)
 
     def draw(self, random):
@@ -79,6 +83,7 @@ class Lift(Task):
 class Push(Task):
     """A cube is slid over the table to a goal ahead of it."""
 
+    instruction = "push the cube to the green point"
     objects = ("cube",)
 
     def draw(self, random):
@@ -98,6 +103,7 @@ class Group(Task):
     RAPL asks for such a task (Tian et al. 2023, arXiv:2310.07932); sizes and places here are ours.
     """
 
+    instruction = "push both cubes together to the green point"
     objects = ("left_cube", "right_cube")
 
     def draw(self, random):
@@ -117,6 +123,7 @@ class Group(Task):
 class Place(Task):
     """A cube is carried past a glass in the way and put down behind it: over it or around it, as one likes."""
 
+    instruction = "put the cube down behind the glass, without touching the glass"
     objects = ("cube",)
     fragile = ("glass",)
     glass = np.array([0.5, 0.0])  # where it stands
@@ -148,6 +155,7 @@ class Clutter(Place):
     RAPL's other task, with our sizes. The space between the glasses is 9 cm, the cube's side 4 cm.
     """
 
+    instruction = "put the cube down between the glasses, without touching them"
     fragile = ("left_glass", "right_glass")
     middle = np.array([0.5, 0.15])
     glasses = middle + [[0.075, 0], [-0.075, 0]]
