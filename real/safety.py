@@ -35,7 +35,7 @@ class Settings:
     joint_margin: float = 0.05  # from each end of a joint
     step: float = 0.3  # rad from what was last commanded to a wish, for each joint
     workspace: tuple[tuple[float, ...], ...] = ((0.25, -0.4, 0.01), (0.75, 0.4, 0.7))  # of the tool point
-    table: float = 0.01  # m that all but the base stay above the plane it stands on
+    table: float = 0.004  # m that all but the base stay above the plane it stands on: what lies there can be gripped
     force: float = 25.0  # N, of the estimated contact
     latest: float = 0.1  # s; more time than this between two commands counts as this much
 
