@@ -26,7 +26,6 @@ FAULTS = {  # a word for the record, and the exit status of `python -m real.depl
 AHEAD_S = 0.05  # a state that says it comes from later than this is of a clock that is wrong
 ECHO_S = 0.5  # a command that was delivered comes back on its topic within this
 AT_REST = 1e-6  # rad/s
-LEAD = 0.1  # rad that what is wished may be ahead of what is commanded, which is held to speeds
 
 
 class Arm(Protocol):
@@ -228,8 +227,10 @@ class Controller:
             self.wish = None
             return
         action = np.clip(action, -1, 1)
-        lead = np.zeros(7) if self.wish is None else np.clip(self.wish - self.last.q, -LEAD, LEAD)
-        self.wish, self.until = self.terms.joints(self.last.q + lead, action), self.chunk.t + (k + 2) * step
+        rest = self.safe.rest(
+            self.last
+        )  # from there: an action of nothing brakes, and none adds to what is still to go
+        self.wish, self.until = self.terms.joints(rest, action), self.chunk.t + (k + 2) * step
         self.arm.grip(bool(action[-1] > 0))
 
     def _finished(self, job: Future) -> None:

@@ -8,6 +8,7 @@ It holds by induction: a motion is sent only if the arm, braking from there, com
 else the brake of the motion before is sent, which ends at one. What was changed about a wish is said by name.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -145,6 +146,11 @@ class Filter:
             return "workspace"
         mujoco.mj_collision(self.model, self.data)
         return "collision" if self.data.ncon else None
+
+    def rest(self, last: Motion) -> np.ndarray:
+        """Where the arm comes to rest [7] if it brakes from a motion."""
+        stop = self._after(self._stop(last), math.inf)
+        return last.q if stop is None else stop.q
 
     def _braked(self, last: Motion, dt: float, why: list[str]) -> Motion:
         """The quickest way to rest; where there is none, as from a motion that was never sent, the place itself."""
