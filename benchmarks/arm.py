@@ -8,13 +8,20 @@ python -m benchmarks.arm fuzz        # a million wild actions: what would go ove
 import argparse
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
+from scipy.stats import binomtest
 from tqdm import tqdm
 
+from pbrl.evaluate import evaluation_seeds
+from pbrl.likelihoods import load_policy
+from pbrl.rollout import Players, PolicyActor
 from real.control import Chunk, Controller, Schedule
 from real.driver import Driver, State
 from real.process import Control
@@ -148,17 +155,45 @@ def fuzz(args: argparse.Namespace) -> dict[str, Any]:
     return {"actions_seen": actions, "frames": frames, **wrong, "interventions": dict(controller.count)}
 
 
+def success(args: argparse.Namespace) -> dict[str, Any]:
+    """A run's policy on the evaluation's episodes: played by the simulation, and deployed in real time."""
+    made = yaml.safe_load((Path(args.policy) / "config.yaml").read_text())["env"]
+    seeds = evaluation_seeds(args.episodes)
+    players = Players({"prefer": {}, **made}, 0)
+    played = [bool(e.success.any()) for e in players.play_all(PolicyActor(load_policy(args.policy)), list(seeds))]  # type: ignore[union-attr]
+    command = [sys.executable, "-m", "real.deploy", "--sim", f"policy={args.policy}", f"episodes={args.episodes}",
+               f"seed={seeds[0]}", "record=null", *args.settings]  # fmt: skip
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    deployed = [line.endswith(": success") for line in said.splitlines() if "episode " in line and ": " in line]
+    assert len(deployed) == args.episodes, said
+    return {
+        "simulated": share(played), "deployed": share(deployed),
+        "said": [line for line in said.splitlines() if line.startswith(("cadence", "safety"))],
+    }  # fmt: skip
+
+
+def share(successes: list[bool]) -> list[float]:
+    """Of successes, with Wilson's interval (95 %)."""
+    found = binomtest(sum(successes), len(successes))
+    low, high = found.proportion_ci(method="wilson")
+    return [round(float(x), 3) for x in (found.statistic, low, high)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cadence", "stop", "fuzz"))
+    parser.add_argument("what", choices=("cadence", "stop", "fuzz", "success"))
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="of configs/deploy.yaml, for success")
     parser.add_argument("--robot", default="panda")
     parser.add_argument("--hz", type=float, default=20)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--times", type=int, default=200)
     parser.add_argument("--actions", type=int, default=1_000_000)
+    parser.add_argument("--policy", help="a run's folder")
+    parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    line = {**vars(args), **globals()[args.what](args), "load": [round(x, 1) for x in os.getloadavg()]}
+    args = parser.parse_intermixed_args()
+    asked = {key: value for key, value in vars(args).items() if key != "policy"}
+    line = {**asked, **globals()[args.what](args), "load": [round(x, 1) for x in os.getloadavg()]}
     print(json.dumps(line))
     with open(RESULTS, "a") as file:
         file.write(json.dumps(line) + "\n")
