@@ -228,9 +228,9 @@ def deploy(settings: dict[str, Any], mode: str) -> int:
             return 0 if passed else FAULTS["refused"]
         if not passed:
             raise UserError("the arm is not moved before all of that is in order")
-        control = Control(robot, task.env["control"], task.hz, settings["safety"])
-        stack.callback(control.close)
         recorder = stack.enter_context(Recorder(Path(settings["record"]))) if settings["record"] else None
+        control = Control(robot, task.env["control"], task.hz, settings["safety"])
+        stack.callback(control.close)  # the first to be closed: the arm does not wait for files
         keys = stack.enter_context(Keys())
         session = Session(task, control, driver, recorder, keys, settings["keep_s"])
         return episodes(session, settings, steps, standin)
@@ -283,7 +283,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of configs/deploy.yaml")
     given = parser.parse_intermixed_args(argv)
     try:
-        defaults = OmegaConf.load(CONFIGS / "deploy.yaml")
+        defaults: Any = OmegaConf.load(CONFIGS / "deploy.yaml")
         OmegaConf.set_struct(defaults, True)
         OmegaConf.set_struct(defaults["safety"], False)
         merged = OmegaConf.merge(defaults, OmegaConf.from_dotlist(given.settings))

@@ -19,14 +19,16 @@ LISTEN_S = 1.0
 
 
 class Check(NamedTuple):
-    """`passed` None: it could not be looked at in this mode."""
+    """`passed` None: it could not be looked at in this mode. `help` is what to do where it is not so."""
 
     what: str
     passed: bool | None
     said: str
+    help: str = ""
 
     def __str__(self) -> str:
-        return f"{'·' if self.passed is None else '✓' if self.passed else '✗'} {self.what:24} {self.said}"
+        sign = "·" if self.passed is None else "✓" if self.passed else "✗"
+        return f"{sign} {self.what:24} {self.said}{'' if self.passed or not self.help else ': ' + self.help}"
 
 
 def checks(driver: Driver, *, sends: bool) -> Iterator[Check]:
@@ -38,16 +40,18 @@ def checks(driver: Driver, *, sends: bool) -> Iterator[Check]:
     stamps = {state.t_robot for state in states}
     rate, needed = (len(stamps) - 1) / WATCH_S, 2 / driver.settings["latest_state_s"]
     yield Check(
-        "state rate", rate >= needed, f"{rate:.0f} a second; {needed:.0f} are needed: raise the publisher's rate"
+        "state rate", rate >= needed, f"{rate:.0f} a second, {needed:.0f} are needed", "raise the publisher's rate"
     )
     offset = float(np.median([state.t_robot - (driver.clock() - (time.monotonic() - state.t)) for state in states]))
     yield Check(
-        "clocks", abs(offset) < OFFSET_S, f"the robot's is {1e3 * offset:+.0f} ms from ours: run chrony on both"
+        "clocks", abs(offset) < OFFSET_S, f"the robot's is {1e3 * offset:+.0f} ms from ours", "run chrony on both"
     )
     yield limits(driver)
     last = states[-1]
-    yield Check("mode", last.mode in ("idle", "move"), f"{last.mode}: the stop released, no error")
-    yield Check("contact", last.force < 10, f"{last.force:.0f} N felt at rest")
+    yield Check("mode", last.mode in ("idle", "move"), last.mode, "release the stop, clear the arm's errors")
+    yield Check(
+        "contact", last.force < 10, f"{last.force:.0f} N felt at rest", "free the hand, or set the load that it carries"
+    )
     if not sends:
         yield Check("stop", None, "nothing is sent in a dry run")
         yield Check("commands come back", None, "nothing is sent in a dry run")
@@ -81,7 +85,7 @@ def limits(driver: Driver) -> Check:
     try:
         text = driver.description()
     except BridgeError as error:
-        return Check(what, False, f"{error}: start rosapi, which gives /robot_description")
+        return Check(what, False, str(error), "start rosapi, which gives /robot_description")
     try:
         theirs = described(text, driver.settings["joints"])
     except (xml.ParseError, KeyError, ValueError) as error:
@@ -117,4 +121,4 @@ def echoed(driver: Driver, state: State) -> Check:
         time.sleep(0.02)
         if driver.echo() in stamps - {None}:
             return Check("commands come back", True, "the bridge delivers them")
-    return Check("commands come back", False, "the bridge drops them, and says nothing: look at topic and type")
+    return Check("commands come back", False, "the bridge drops them, and says nothing", "look at topic and type")
