@@ -91,8 +91,10 @@ def test_styles_are_measured():
     obs[:, 2] = np.interp(np.arange(41), [0, 10, 20, 40], [0.48, 0.05, 0.2, 0.1])
     obs[1:21, 3] = 0.2
     obs[:, 8] = np.linspace(-0.2, 0.2, 41)  # the cube passes the glass in the middle, when the hand is at 0.2
-    episode = Episode(0, obs, np.zeros((40, 4), np.float32), np.zeros(40, np.float32), False)
-    found = measures([episode, episode], tuple(MEASURED))
+    late = np.arange(41) >= 40
+    episode = Episode(0, obs, np.zeros((40, 4), np.float32), np.zeros(40, np.float32), False, late)
+    failed = episode._replace(obs=obs + 1, success=np.zeros(41, bool))
+    found = measures([episode, failed, episode], tuple(MEASURED))
     assert found["speed"] == pytest.approx(0.2)
     assert found["height"] == pytest.approx(obs[1:, 2].mean())
     assert found["peak"] == pytest.approx(0.2)
@@ -100,6 +102,7 @@ def test_styles_are_measured():
     early = episode._replace(obs=obs.copy(), success=np.arange(41) >= 11)
     early.obs[12:, 3] = 1.0
     assert measures([early], ["speed"])["speed"] == pytest.approx(0.2)
+    assert np.isnan(measures([failed], ["speed"])["speed"])
     lying = episode._replace(obs=obs * np.array([1] * 8 + [0] + [1] * 8, np.float32))
     assert set(measures([lying], ("over", "around")).values()) == {0.0}
     assert moved({"speed": 0.2}, {"speed": 0.1}, {"speed": 0.3}, "speed") == pytest.approx(0.5)
