@@ -59,11 +59,11 @@ def words(weights: Style) -> str:
     return "{" + ",".join(f"{name}:{value:g}" for name, value in weights.items()) + "}"
 
 
-# a taste must not outweigh success: for three times -0.5, a hand that gives up low earns more than one that gets done
+# a taste must not outweigh success: for three times -1, a hand that gives up low earns more than one that gets done
 TASKS = {
     "lift": Task("franka/lift", 160, {"haste": -20.0}, {"speed": 0.4}, {"speed": 1.0}, ("speed", "peak")),
     "group": Task(
-        "franka/group", 120, {"height": -0.5}, {"height": 0.05}, {"height": 0.2}, ("height", "peak", "speed")
+        "franka/group", 120, {"height": -1.0}, {"height": 0.05}, {"height": 0.2}, ("height", "peak", "speed")
     ),
     "place": Task(
         "franka/place", 160, {"height": -2.0}, {"around": 1.0}, {"around": 0.0}, ("around", "over", "peak", "speed")
@@ -71,7 +71,8 @@ TASKS = {
 }
 SIZE = ["eval_every=${steps}", "checkpoint_every=${steps}", "final_episodes=2"]
 # whole episodes: of parts the true return says how far the task is rather than how it is done
-ANSWERS = ["feedback=perfect", "query.kind=pair", "query.count=800", "query.length=${env.horizon}"]
+# and two of a style are a tie: what little differs between them is noise, which CPL would learn to act on
+ANSWERS = ["feedback=equal", "feedback.equal=0.05", "query.kind=pair", "query.count=800", "query.length=${env.horizon}"]
 METHODS = {
     "BC": ["algo=bc", "steps=6000"],
     "P-IQL": ["algo=iql", "steps=6000", "reward=ensemble", "reward.steps=500", "reward.batch_size=16", *ANSWERS],
@@ -207,7 +208,8 @@ def main() -> None:
                 if (task, method, seed) in known:
                     continue
                 lines.append(run(task, method, seed))
-                FILE.write_text("".join(json.dumps(line) + "\n" for line in lines))
+                with open(FILE, "a") as file:
+                    file.write(json.dumps(lines[-1]) + "\n")
                 print(f"{task}, {method}, {seed}: success {lines[-1]['success']:.0%}, moved {lines[-1]['moved']:.0%}")
     order = {name: i for i, name in enumerate([*TASKS, *METHODS])}
     show(sorted(lines, key=lambda line: (order[line["task"]], order[line["method"]], line["seed"])))
