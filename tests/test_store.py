@@ -132,7 +132,7 @@ def test_no_shared_memory_on_a_network_file_system(tmp_path, monkeypatch):
             return connection.exec_driver_sql("PRAGMA journal_mode").scalar()
 
     assert journal("near.sqlite") == "wal"
-    monkeypatch.setattr(database, "is_remote", lambda file: True)
+    monkeypatch.setattr(database, "is_remote", lambda file: True)  # no test can mount one
     assert journal("far.sqlite") == "delete"
 
 
