@@ -198,6 +198,9 @@ def dry(task: Task, driver: Driver, safe: Filter, steps: int) -> None:
 
 def deploy(settings: dict[str, Any], mode: str) -> int:
     """Runs it; the exit status. Raises UserError."""
+    for name in ("episodes", "steps"):
+        if settings[name] is not None and not (isinstance(settings[name], int) and settings[name] > 0):
+            raise UserError(f"{name}={settings[name]} is a number from 1 on")
     folder = Path(settings["policy"]).expanduser()
     learnt = yaml.safe_load((folder / "config.yaml").read_text()) if (folder / "config.yaml").exists() else {}
     robot = of_robot(settings["robot"] or learnt.get("env", {}).get("robot", "panda"))
@@ -207,6 +210,11 @@ def deploy(settings: dict[str, Any], mode: str) -> int:
         safe = Filter(task.arm, Settings(**settings["safety"]))
     except TypeError as error:
         raise UserError(f"safety: {error}; see real/safety.py") from error
+    if settings["record"] and mode != "dry-run":
+        try:
+            Path(settings["record"]).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot record to {settings['record']} ({error}): choose another folder") from error
     steps = settings["steps"] or task.env["horizon"]
     with contextlib.ExitStack() as stack:
         standin = None

@@ -45,6 +45,8 @@ class Settings:
         for name, value in shares.items():
             if not 0 < value <= 1:
                 raise UserError(f"safety.{name}={value} is a share of the arm's limit, in (0, 1]")
+        if np.shape(self.workspace) != (2, 3) or not np.less(*self.workspace).all():
+            raise UserError(f"safety.workspace={self.workspace} is two corners in m: [[x, y, z], [x, y, z]]")
         if min(self.joint_margin, self.table) < 0 or min(self.step, self.force, self.latest) <= 0:
             raise UserError("safety's margins are not negative, and step, force and latest are positive")
 

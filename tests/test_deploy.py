@@ -124,6 +124,9 @@ def wait_for(said, seconds=40):
         (("policy={run}", "robot=fr3"), "learnt on a panda"),
         (("policy={run}", "safety.speed=2"), "share of the arm's limit"),
         (("policy={run}", "safety.sped=1"), "sped"),
+        (("policy={run}", "safety.workspace=[1,2]"), "two corners"),
+        (("policy={run}", "steps=many"), "steps=many is a number"),
+        (("policy={run}", "--sim", "record=/proc/nowhere"), "cannot record to /proc/nowhere"),
         (("policy={run}", "url=ws://127.0.0.1:9"), "nobody answers at ws://127.0.0.1:9"),
     ],
 )  # fmt: skip

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
             print(export.table(given.folder))
         else:
             print(export.export(given.folder, given.out))
-    except UserError as error:
+    except (UserError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
 
 
