@@ -63,7 +63,7 @@ def cadence(args: argparse.Namespace) -> dict[str, Any]:
         "late_ms": milliseconds(late), "state_age_ms": milliseconds(ages), "missed": schedule.missed, "phase": phase,
         "command_age_ms": {"p50": round(1e3 * told["ages"][0], 2), "p99": round(1e3 * told["ages"][1], 2),
                            "max": round(1e3 * told["oldest"], 2)},
-        "robot": told["count"], "control": count,
+        "arm": told["count"], "control": count,
     }  # fmt: skip
 
 
