@@ -8,13 +8,17 @@ whose time has passed: what is late moves nothing.
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from pbrl.types import UserError
 from real.rosbridge import BridgeError, Latest, Rosbridge
-from real.safety import Motion
+from real.safety import Motion, Settings
 from robots.arm import Arm
+
+if TYPE_CHECKING:
+    from real.libfranka import Libfranka
 
 MODES = ("other", "idle", "move", "guiding", "reflex", "user_stopped", "recovering")  # Franka's, by number
 
@@ -44,6 +48,8 @@ class BadState(ValueError):
 
 class Driver:
     """Reads and commands one arm. `settings` as in configs/robot; `clock` is the wall clock that stamps commands."""
+
+    shared = True  # several processes may each have one
 
     def __init__(
         self,
@@ -173,3 +179,14 @@ class Driver:
     def _seconds(self, stamp: dict[str, int]) -> float:
         second, nano = ("secs", "nsecs") if self.ros1 else ("sec", "nanosec")
         return stamp[second] + stamp[nano] * 1e-9
+
+
+def connect(arm: Arm, settings: dict[str, Any], safe: Settings) -> "Driver | Libfranka":
+    """The driver that a robot's settings name, not yet connected: see its `wait`. Raises UserError."""
+    if settings["driver"] == "libfranka":
+        from real.libfranka import Libfranka
+
+        return Libfranka(arm, settings, safe)
+    if settings["driver"] != "rosbridge":
+        raise UserError(f"driver: {settings['driver']}: it is rosbridge or libfranka")
+    return Driver(arm, settings)

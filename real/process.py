@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from pbrl.types import UserError
-from real.control import Chunk, Controller, Report, Schedule
-from real.driver import BadState, Driver
+from real.control import Arm, Chunk, Controller, Report, Schedule
+from real.driver import BadState, connect
 from real.safety import Filter, Settings
 from robots import arm as arms
 from robots.terms import Terms
@@ -139,10 +139,11 @@ def run(
     board, driver = Board(memory), None
     try:
         arm = arms.load(robot["robot"])
-        driver = Driver(arm, robot)
+        safe = Settings(**safety)
+        driver = connect(arm, robot, safe)
         driver.wait(timeout_s)
         hear(driver, HEAR_S)
-        controller = Controller(driver, Terms(arm, control, hz), Filter(arm, Settings(**safety)))
+        controller = Controller(driver, Terms(arm, control, hz), Filter(arm, safe))
     except (UserError, TypeError) as error:
         pipe.send(str(error))
         if driver is not None:
@@ -166,7 +167,7 @@ def run(
     driver.close()
 
 
-def hear(driver: Driver, timeout_s: float) -> None:
+def hear(driver: Arm, timeout_s: float) -> None:
     """Waits until every topic has spoken. Raises UserError."""
     end = time.monotonic() + timeout_s
     while True:
