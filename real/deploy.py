@@ -24,8 +24,9 @@ from pbrl.likelihoods import load_policy
 from pbrl.types import UserError
 from real import preflight
 from real.control import FAULTS, Chunk, Report, Schedule
-from real.driver import BadState, Driver, State
+from real.driver import BadState, Driver, State, connect
 from real.keys import Keys
+from real.libfranka import Libfranka
 from real.process import Control
 from real.record import Recorder, Step
 from real.rosbridge import BridgeError
@@ -73,7 +74,13 @@ class Session:
     """Episodes of one policy on one arm."""
 
     def __init__(
-        self, task: Task, control: Control, driver: Driver, recorder: Recorder | None, keys: Keys, keep_s: float
+        self,
+        task: Task,
+        control: Control,
+        driver: Driver | Libfranka,
+        recorder: Recorder | None,
+        keys: Keys,
+        keep_s: float,
     ):
         self.task, self.control, self.driver, self.recorder, self.keys = task, control, driver, recorder, keys
         self.keep_s = keep_s
@@ -177,7 +184,7 @@ class Session:
         )
 
 
-def dry(task: Task, driver: Driver, safe: Filter, steps: int) -> None:
+def dry(task: Task, driver: Driver | Libfranka, safe: Filter, steps: int) -> None:
     """Shows what would be sent: every action asked of the arm where it stands."""
     schedule, changed, sizes = Schedule(task.hz), Counter(), []
     for _ in range(steps):
@@ -219,12 +226,14 @@ def deploy(settings: dict[str, Any], mode: str) -> int:
     with contextlib.ExitStack() as stack:
         standin = None
         if mode == "sim":
+            if robot["driver"] != "rosbridge":
+                raise UserError("--sim is behind a stand-in for rosbridge: robot=panda or robot=fr3")
             from real.standin.handle import Standin
 
             standin = stack.enter_context(Standin(robot=robot["robot"], task=task.env["task"]))
             robot["url"] = standin.url
         robot["url"] = settings["url"] or robot["url"]
-        driver = Driver(task.arm, robot)
+        driver = connect(task.arm, robot, safe.settings)
         stack.callback(driver.close)
         driver.wait(CONNECT_S)
         passed = True
@@ -236,6 +245,8 @@ def deploy(settings: dict[str, Any], mode: str) -> int:
             return 0 if passed else FAULTS["refused"]
         if not passed:
             raise UserError("the arm is not moved before all of that is in order")
+        if not driver.shared:
+            driver.close()  # one process at a time has the arm: from here on the one that controls it
         recorder = stack.enter_context(Recorder(Path(settings["record"]))) if settings["record"] else None
         control = Control(robot, task.env["control"], task.hz, settings["safety"])
         stack.callback(control.close)  # the first to be closed: the arm does not wait for files

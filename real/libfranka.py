@@ -21,9 +21,11 @@ from real.rosbridge import BridgeError
 from real.safety import Motion, Settings
 from robots.arm import Arm
 
-REST_S, REST = 0.3, 1e-3  # how long a stop waits for the arm to be at its last target, and rad/s that are rest
+REST_S, REST = 1.0, 1e-3  # how long a stop waits for the arm to be at its last target, and rad/s that are rest
 BEGIN_S = 1.0
 READ_S = 0.002
+UNFILTERED = 1000.0  # Hz, libfranka's word for no low-pass filter: franky's plan is smooth
+SAME = 1e-6  # rad: to plan anew for what is the same only delays it
 # A motion that takes over begins where the one before told the arm to be, not where franky estimates that it is: with
 # franky's own variances a new target every 30 ms loses the acceleration, and the arm goes to and fro.
 COMMANDED = {
@@ -105,6 +107,7 @@ class Libfranka:
         self.latest: State | None = None
         self.broken: BadState | None = None  # why the last motion ended; the word no_state: the connection is gone
         self.accepted: float | None = None
+        self.target: np.ndarray | None = None  # [7] rad, franky's now
         self.active, self.over = False, False
         self.lock = threading.Lock()  # no command slips in behind a stop
         self.connecting = threading.Thread(target=self._connect, daemon=True)
@@ -175,9 +178,9 @@ class Libfranka:
         return self.latest
 
     def command(self, motion: Motion) -> float | None:
-        """Moves towards a motion's place; the stamp of the last that franky took, or None where it takes none.
+        """Moves to where a motion would end if it braked; the stamp of the last that franky took, or None where it takes none.
 
-        A new target goes out every `retarget_s`; those between are passed over.
+        A new target goes out every `retarget_s`; those between are passed over, and one that it has is not told again.
         """
         if not all(part.shape == (7,) and np.isfinite(part).all() for part in motion):
             return None  # franky takes what is no number, and fails when it plans
@@ -187,11 +190,13 @@ class Libfranka:
                 return None
             if self.accepted is None or not 0 <= now - self.accepted < self.settings["retarget_s"]:
                 try:
-                    self._towards(motion.q)
+                    rest = self._rest(motion)
+                    if self.target is None or np.abs(rest - self.target).max() > SAME:
+                        self._towards(rest)
                 except Exception as error:  # what ended the motion before comes up here too
                     self._broke(error)
                     return None
-                self.accepted = now
+                self.accepted, self.target = now, rest
             return self.accepted
 
     def echo(self) -> float | None:
@@ -215,7 +220,7 @@ class Libfranka:
                 self._towards(np.array(state.q_d, float))
             except self.franky.Exception as error:
                 raise BridgeError(f"the arm does not start: {error}") from error
-            self.accepted, self.active = None, True
+            self.accepted, self.target, self.active = None, None, True
         end = time.monotonic() + BEGIN_S
         while self.latest is None or self.latest.mode != "move":
             if self.broken is not None or time.monotonic() > end:
@@ -260,9 +265,16 @@ class Libfranka:
                 self.robot.stop()
         self.robot = self.hand = None  # the last that refers to them closes the connection
 
+    def _rest(self, motion: Motion) -> np.ndarray:
+        """Where a motion ends if it brakes, by its speed: the filter let it pass since that place is allowed."""
+        a = self.safe.acceleration * self.arm.limits.acceleration
+        j = self.safe.jerk * self.arm.limits.jerk
+        return motion.q + motion.dq * (np.abs(motion.dq) / a + a / j) / 2
+
     def _towards(self, q: np.ndarray) -> None:
         target = self.franky.JointState(q)
-        self._robot().move(self.franky.JointMotion(target, return_when_finished=False), asynchronous=True)
+        motion = self.franky.JointMotion(target, return_when_finished=False)
+        self._robot().move(motion, asynchronous=True, cutoff_frequency=UNFILTERED)
 
     def _robot(self) -> Any:
         if self.robot is None or self._gone():
