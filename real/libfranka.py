@@ -2,9 +2,10 @@
 
 This computer is then the real-time one: franky's own thread talks to the arm a thousand times a second, and plans the
 way to the newest target within the shares of the arm's limits that the safety filter has. Every target is a place to
-rest at: an arm that hears no more goes to the last one and holds. What rosbridge has and this path has not: commands
-do not come back, so `echo` is no more than the last command that franky took; the arm's clock is not ours, so a state
-is stamped when it comes; one client holds the arm at a time; and objects are not seen, nor a goal: it is a setting.
+rest at: an arm that hears no more goes to the last one and holds. At full speed it is half a second behind. What
+rosbridge has and this path has not: commands do not come back, so `echo` is no more than the last command that franky
+took; the arm's clock is not ours, so a state is stamped when it comes; one client holds the arm at a time; and objects
+are not seen, nor a goal: it is a setting.
 """
 
 import contextlib
@@ -178,7 +179,7 @@ class Libfranka:
         return self.latest
 
     def command(self, motion: Motion) -> float | None:
-        """Moves to where a motion would end if it braked; the stamp of the last that franky took, or None where it takes none.
+        """Moves to where a motion would end if it braked; the stamp of the last that franky took, or None.
 
         A new target goes out every `retarget_s`; those between are passed over, and one that it has is not told again.
         """
