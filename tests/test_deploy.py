@@ -121,7 +121,7 @@ def wait_for(said, seconds=40):
     "flags, sentence",
     [
         ((), "policy"), (("policy=nowhere",), "there is no policy at"), (("policy=x", "sped=3"), "sped"),
-        (("policy={run}", "robot=r2d2"), "it is one of fr3, panda"),
+        (("policy={run}", "robot=r2d2"), "it is one of fr3, fr3_direct, panda"),
         (("policy={run}", "robot=fr3"), "learnt on a panda"),
         (("policy={run}", "safety.speed=2"), "share of the arm's limit"),
         (("policy={run}", "safety.sped=1"), "sped"),

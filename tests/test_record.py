@@ -243,10 +243,11 @@ def test_minari(session, tmp_path):
 
 
 GIVEN = """
-import os, sys, time
+import os, signal, sys, time
 import numpy as np
 from real.record import Recorder, Step
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
 recorder, home = Recorder(sys.argv[1]), np.array([0, -0.8, 0, -2.4, 0, 1.6, 0.8])
 image = np.zeros((48, 64, 3), np.uint8)
 for episode in range(1000):
