@@ -9,6 +9,7 @@ are not seen, nor a goal: it is a setting.
 """
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from real.driver import MODES, BadState, State
 from real.rosbridge import BridgeError
 from real.safety import Motion, Settings
 from robots.arm import Arm
+
+log = logging.getLogger(__name__)
 
 REST_S, REST = 1.0, 1e-3  # how long a stop waits for the arm to be at its last target, and rad/s that are rest
 BEGIN_S = 1.0
@@ -51,7 +54,6 @@ class Hand:
     def __init__(self, gripper: Any, numbers: dict[str, float]):
         self.gripper, self.numbers = gripper, numbers
         self.width = float(gripper.state.width)  # m
-        self.error = ""
         self.wish: bool | None = None
         self.new, self.over = threading.Event(), threading.Event()
         for work in (self._read, self._act):
@@ -84,9 +86,8 @@ class Hand:
                     self.gripper.grasp(0.0, speed, force / 2, epsilon_inner=full, epsilon_outer=full)
                 else:
                     self.gripper.move(full, speed)
-                self.error = ""
             except Exception as error:  # whatever it is, the arm goes on
-                self.error = str(error)
+                log.warning("the gripper did not %s: %s", "close" if self.wish else "open", error)
 
 
 class Libfranka:

@@ -488,7 +488,7 @@ def test_an_episode_appears_whole_or_not_at_all(tmp_path, monkeypatch):
             raise Killed
         moved.append(rename(source, target))
 
-    monkeypatch.setattr("real.record.finish.os.replace", replace)
+    monkeypatch.setattr("real.record.finish.os.replace", replace)  # no kill can be timed between two renames
     part = written(tmp_path, 3)
     for allowed[0] in range(4):
         moved.clear()

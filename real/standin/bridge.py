@@ -344,7 +344,7 @@ class Client:
         part = self.hub.definitions.part(type_, "Result")
         try:
             result = self.hub.definitions.validated(part, callback(goal))
-        except Exception:
+        except Exception:  # a goal that fails is told to its client, as aborted
             log.exception("the server of an action")
             return self.hub.definitions.validated(part, {}), ABORTED
         return result, CANCELED if goal.cancelled.is_set() else SUCCEEDED
