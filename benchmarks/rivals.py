@@ -31,6 +31,7 @@ from pbrl.table import Table
 from pbrl.types import PreferenceBatch, Transitions
 
 CPU = torch.device("cpu")
+SCANNED = 200  # updates in one call of JAX
 
 
 def mlp(*sizes: int) -> nn.Sequential:
@@ -136,7 +137,7 @@ def jax_iql(draw: Callable[[], Transitions], table: Table) -> Callable[[], None]
     """IQL in JAX."""
     from benchmarks import scanned
 
-    return scanned.iql(table)
+    return scanned.iql(table, SCANNED)
 
 
 RIVALS: dict[str, tuple[str, Callable[[Any, Table], Callable[[], None]] | None, float]] = {
@@ -171,7 +172,7 @@ def measure(name: str, threads: int) -> dict[str, Any]:
     ours, draw, table = speed.made(shape, CPU)
     fast = Engine(CPU, compile=True, bf16=True).prepare(ours.update)
     other = rival(draw, table) if rival is not None else lambda: ours.update(draw())
-    each = {"ours": 1, "rival": 200 if rival is jax_iql else 1}  # updates in a call
+    each = {"ours": 1, "rival": SCANNED if rival is jax_iql else 1}  # updates in a call
     sides = {"ours": lambda: fast(draw()), "rival": other}
     counts = {side: speed.warmed(go, lambda: None) for side, go in sides.items()}
     rates: dict[str, list[float]] = {side: [] for side in sides}

@@ -14,12 +14,11 @@ from jax import lax  # pyright: ignore[reportMissingImports]
 
 from pbrl.table import Table
 
-UPDATES = 200  # in one call
 BATCH, EXPECTILE, BETA, DISCOUNT, TAU, LR = 256, 0.7, 3.0, 0.99, 0.005, 3e-4
 
 
-def iql(table: Table) -> Callable[[], None]:
-    """`UPDATES` updates a call, of two critics, a value and a policy of 2 × 256."""
+def iql(table: Table, updates: int) -> Callable[[], None]:
+    """So many updates a call, of two critics, a value and a policy of 2 × 256."""
     obs, action = (jnp.asarray(part.numpy()) for part in (table.obs, table.action))
     reward, done = (jnp.asarray(part.numpy()) for part in (table.learned, table.done))
     rows = jnp.asarray(table.rows.numpy(), jnp.int32)
@@ -56,7 +55,7 @@ def iql(table: Table) -> Callable[[], None]:
         target = optax.incremental_update(params["q"], target, TAU)
         return (params, target, moments, key), value
 
-    scan = jax.jit(lambda state: lax.scan(update, state, None, UPDATES))
+    scan = jax.jit(lambda state: lax.scan(update, state, None, updates))
 
     def go() -> None:
         nonlocal state
