@@ -1,8 +1,10 @@
 """A Franka arm behind rosbridge: what it says, checked, and what it is told, stamped.
 
-Three sockets, since a bridge may serve one in order: state and commands, stop, actions. A command is a joint trajectory
-of one point; its stamp and the point's time say until when it holds, and the arm's trajectory controller ignores points
-whose time has passed: what is late moves nothing.
+Three sockets, since a bridge may serve one in order: state and commands, stop, actions. A command is a joint
+trajectory: the motion that it is for and the way from there to rest, so that an arm that hears no more brakes as it was
+planned. Points have times on the clock, and the arm's trajectory controller drops those that have passed: a command
+whose way is over moves nothing. One that is late and not over finds the arm on the way to rest that it was told before:
+that there is no more than one such command, and little between the two ways, `real.control` sees to.
 """
 
 import math
@@ -14,7 +16,7 @@ import numpy as np
 
 from pbrl.types import UserError
 from real.rosbridge import BridgeError, Latest, Rosbridge
-from real.safety import Motion, Settings
+from real.safety import Motion, Settings, Way
 from robots.arm import Arm
 
 if TYPE_CHECKING:
@@ -114,15 +116,16 @@ class Driver:
             raise ValueError("a number that is none")
         return state
 
-    def command(self, motion: Motion) -> float | None:
-        """Sends a motion to be reached within `valid_s`; its stamp, or None where the link does not take it."""
-        now = self._time(self.clock())
-        point = {
-            "positions": motion.q.tolist(), "velocities": motion.dq.tolist(), "accelerations": motion.ddq.tolist(),
-            "time_from_start": self._time(self.settings["valid_s"]),
-        }  # fmt: skip
+    def command(self, motion: Motion, way: Way = (), t: float | None = None) -> float | None:
+        """Sends a motion to be reached `valid_s` after `t` (our wall clock; None: now), and the way from there to rest.
+        Its stamp, or None where the link does not take it."""
+        now = self._time(self.clock() if t is None else t)
+        begin = self.settings["valid_s"]
+        points = [(begin, motion), *((begin + after, braked) for after, braked in way)]
         message = {
-            "header": {"stamp": now}, "joint_names": self.settings["joints"], "points": [point],
+            "header": {"stamp": now}, "joint_names": self.settings["joints"],
+            "points": [{"positions": short(at.q), "velocities": short(at.dq), "accelerations": short(at.ddq),
+                        "time_from_start": self._time(t)} for t, at in points],
         }  # fmt: skip
         return self._seconds(now) if self.stream.publish(self.topics["command"][0], message) else None
 
@@ -179,6 +182,11 @@ class Driver:
     def _seconds(self, stamp: dict[str, int]) -> float:
         second, nano = ("secs", "nsecs") if self.ros1 else ("sec", "nanosec")
         return stamp[second] + stamp[nano] * 1e-9
+
+
+def short(values: np.ndarray) -> list[float]:
+    """As numbers of few digits: a frame is sent a hundred times a second."""
+    return np.round(values, 9).tolist()
 
 
 def connect(arm: Arm, settings: dict[str, Any], safe: Settings) -> "Driver | Libfranka":
