@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pbrl.types import UserError
-from real.rosbridge import BridgeError, Latest, Rosbridge
+from real.link import BridgeError, Latest, Link, linked
 from real.safety import Motion, Settings, Way
 from robots.arm import Arm
 
@@ -58,11 +58,11 @@ class Driver:
         arm: Arm,
         settings: dict[str, Any],
         clock: Callable[[], float] = time.time,
-        connect: Callable[[str], Rosbridge] = Rosbridge,
+        connect: Callable[[str], Link] | None = None,
     ):
         self.arm, self.settings, self.clock = arm, settings, clock
         self.ros1 = settings["dialect"] == "ros1"
-        url = settings["url"]
+        connect, url = connect or linked(settings), settings["url"]
         self.stream, self.halt, self.actions = connect(url), connect(url), connect(url)
         self.topics = {name: (topic, type_) for name, (topic, type_) in settings["topics"].items()}
         heard = ["joint_states", "arm", "gripper", *(name for name in ("objects", "goal") if settings[name])]
@@ -155,7 +155,7 @@ class Driver:
 
     def description(self) -> str:
         """The arm's URDF, as the robot has it. Raises BridgeError."""
-        service, args = self.settings["services"]["description"]
+        service, args, _ = self.settings["services"]["description"]
         return str(self.halt.call(service, args, 5.0).get("value", ""))
 
     def close(self) -> None:
@@ -163,7 +163,7 @@ class Driver:
             socket.close()
 
     def _switch(self, name: str) -> None:
-        service, args = self.settings["services"][name]
+        service, args, _ = self.settings["services"][name]
         if not self.halt.call(service, args, 1.0).get("ok"):
             raise BridgeError(f"{service} refused to {name} the controller")
 
@@ -172,7 +172,7 @@ class Driver:
         if self.ros1:
             stamp = self._time(self.clock())
             return self.actions.publish(topic, {"header": {"stamp": stamp}, "goal_id": {"stamp": stamp}, "goal": goal})
-        return self.actions.send({"op": "send_action_goal", "action": topic, "action_type": type_, "args": goal})
+        return self.actions.act(topic, type_, goal)
 
     def _time(self, seconds: float) -> dict[str, int]:
         whole = math.floor(seconds)

@@ -19,7 +19,7 @@ import numpy as np
 
 from pbrl.types import UserError
 from real.driver import MODES, BadState, State
-from real.rosbridge import BridgeError
+from real.link import BridgeError
 from real.safety import Motion, Settings, Way
 from robots.arm import Arm
 

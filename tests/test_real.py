@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ import pytest
 from pbrl.types import UserError
 from real.control import Chunk
 from real.driver import Driver
+from real.link import BridgeError, linked
 from real.preflight import checks
 from real.process import Control
-from real.rosbridge import BridgeError, Rosbridge
 from real.safety import Motion
 from real.settings import of_robot
 from real.standin.handle import Standin
@@ -175,8 +176,9 @@ def wire(standin, robot):
     wire.close()
 
 
-@pytest.mark.parametrize("outage", ["hold", "cut"])
-def test_after_an_outage_nothing_that_was_meant_for_earlier_moves_the_arm(standin, robot, wire, outage):
+@pytest.mark.parametrize("outage, transport", [("hold", "websockets"), ("cut", "websockets"), ("cut", "roslibpy")])
+def test_after_an_outage_nothing_that_was_meant_for_earlier_moves_the_arm(standin, robot, wire, outage, transport):
+    robot["transport"] = transport
     control = Control(robot, "cartesian", 20, {})
     stream(moving(control), 0.8)
     getattr(wire, outage)()
@@ -317,8 +319,9 @@ def test_a_gripper_that_hangs_stops_neither_commands_nor_the_stop(gripper):
         control.close()
 
 
-def test_what_is_published_while_the_link_is_down_is_never_sent(standin, robot, wire):
-    link = Rosbridge(robot["url"])
+@pytest.mark.parametrize("transport", ["websockets", "roslibpy"])
+def test_what_is_published_while_the_link_is_down_is_never_sent(standin, robot, wire, transport):
+    link: Any = linked({**robot, "transport": transport})(robot["url"])
     link.wait(SOON)
     link.advertise("/words", "std_msgs/String")
     heard = link.subscribe("/words", "std_msgs/String")
@@ -341,8 +344,9 @@ def test_what_is_published_while_the_link_is_down_is_never_sent(standin, robot, 
     assert not link.publish("/words", {"data": "late"})
 
 
-def test_a_peer_that_freezes_is_left(standin, robot, wire):
-    link = Rosbridge(robot["url"])
+@pytest.mark.parametrize("transport", ["websockets", "roslibpy"])
+def test_a_peer_that_freezes_is_left(standin, robot, wire, transport):
+    link: Any = linked({**robot, "transport": transport})(robot["url"])
     link.wait(SOON)
     wire.hold()
     gone, after = until(lambda: not link.connected, 4)
