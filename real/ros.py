@@ -105,7 +105,7 @@ class Rclpy:
         if not rclpy.ok():
             rclpy.init(signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
         self.node = rclpy.create_node(f"pbrl_{os.getpid()}_{next(self.numbers)}")
-        qos = rclpy.qos  # always imported with it
+        qos = rclpy.qos
         self.listening = qos.QoSProfile(depth=1, reliability=qos.ReliabilityPolicy.BEST_EFFORT)  # hears either kind
         self.speaking = qos.QoSProfile(depth=1)
         self.topics: dict[str, Latest] = {}
@@ -202,5 +202,5 @@ def imported(*names: str) -> list[Any]:
         return [import_module(name) for name in names]
     except ImportError as error:
         raise UserError(
-            f"transport: {names[0]} needs ROS on this machine ({error}): source its setup.bash, or transport: websockets"
+            f"transport: {names[0]} needs ROS on this machine ({error}): source its setup.bash, or use websockets"
         ) from error

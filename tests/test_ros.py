@@ -17,7 +17,8 @@ ROBOTS = {"rospy": "panda", "rclpy": "fr3"}
 def test_one_node_of_ours_hears_another(transport):
     pytest.importorskip(transport, reason="needs ROS on this machine")
     robot = {**of_robot(ROBOTS[transport]), "transport": transport}
-    here, there = linked(robot)(""), linked(robot)("")
+    here: Any = linked(robot)("")
+    there: Any = linked(robot)("")
     topic, type_ = robot["topics"]["command"]
     here.advertise(topic, type_)
     heard = there.subscribe(topic, type_)
@@ -36,6 +37,13 @@ def test_one_node_of_ours_hears_another(transport):
     assert not here.publish(topic, {"points": [{"positions": [float("nan")]}]}), "no number is no command"
     with pytest.raises(BridgeError):
         here.call(robot["services"]["stop"][0], {}, 0.5)
+    name, type_, key = (
+        (here.rospy.get_name() + "/get_loggers", "roscpp/GetLoggers", "loggers")
+        if transport == "rospy"
+        else (there.node.get_fully_qualified_name() + "/list_parameters", "rcl_interfaces/ListParameters", "result")
+    )
+    here.types[name] = type_
+    assert key in here.call(name, {}, 3.0), "every node has such a service"
     here.close()
     assert not here.publish(topic, message)
     there.close()
