@@ -2,6 +2,7 @@
 
 python -m benchmarks.arm cadence     # a policy's steps, states and commands over real sockets
 python -m benchmarks.arm stop        # from an operator's stop to the robot
+python -m benchmarks.arm stalls      # of the link, by a clock of its own: what the late command makes of the arm
 python -m benchmarks.arm fuzz        # a million wild actions: what would go over the wire, read back
 """
 
@@ -30,6 +31,7 @@ from real.settings import of_robot
 from real.standin.handle import Standin
 from robots import arm as arms
 from robots.terms import Terms
+from tests.test_link import Run
 
 RESULTS = Path(__file__).parent / "results" / "arm.jsonl"
 PANDA = arms.load("panda")
@@ -121,7 +123,7 @@ def fuzz(args: argparse.Namespace) -> dict[str, Any]:
     random, driver = np.random.default_rng(args.seed), Fuzzed()
     safe = Filter(PANDA, Settings())
     controller = Controller(driver, Terms(PANDA, "cartesian", 20), safe)
-    wrong = {"non_finite": 0, "beyond_limits": 0, "too_fast": 0, "jumped": 0}
+    wrong = {"non_finite": 0, "beyond_limits": 0, "too_fast": 0, "jumped": 0, "moving_at_its_end": 0}
     actions, frames, before, drift = 0, 0, None, np.zeros(4)
     with tqdm(total=args.actions, unit="action") as bar:
         while actions < args.actions:
@@ -142,17 +144,44 @@ def fuzz(args: argparse.Namespace) -> dict[str, Any]:
                 dt = random.choice([0.01, 0.01, 0.01, 0.0, 0.03, 0.09])
                 driver.now += dt
                 controller.cycle(driver.now)
+                message = json.loads(driver.stream.text)["msg"]  # type: ignore[attr-defined]
+                t = driver._seconds(message["header"]["stamp"])
+                if before is not None and t == before[0]:
+                    continue  # it waits for the one before
                 frames += 1
-                point = json.loads(driver.stream.text)["msg"]["points"][0]  # type: ignore[attr-defined]
-                q, dq = np.array(point["positions"], float), np.array(point["velocities"], float)
+                q, dq = (np.array([p[key] for p in message["points"]], float) for key in ("positions", "velocities"))
                 limits = PANDA.limits
                 wrong["non_finite"] += not (np.isfinite(q).all() and np.isfinite(dq).all())
                 wrong["beyond_limits"] += bool((q < limits.position_min).any() or (q > limits.position_max).any())
                 wrong["too_fast"] += bool((np.abs(dq) > safe.speed + 1e-6).any())
+                wrong["moving_at_its_end"] += bool(dq[-1].any())
                 if before is not None:
-                    wrong["jumped"] += bool((np.abs(q - before) > safe.speed * max(dt, 1e-9) + 1e-6).any())
-                before = driver.q = q
+                    wrong["jumped"] += bool((np.abs(q[0] - before[1]) > safe.speed * (t - before[0]) + 1e-6).any())
+                before, driver.q = (t, q[0]), q[0]
     return {"actions_seen": actions, "frames": frames, **wrong, "interventions": dict(controller.count)}
+
+
+def stalls(args: argparse.Namespace) -> dict[str, Any]:
+    """So many stalls of 50 to 300 ms in mid-motion; of each the most that the arm's controller wanted, as shares of the
+    arm's limits of speed and acceleration."""
+    run, most, late = Run(args.robot, args.seed, workspace=((-2, -2, 0), (2, 2, 2))), [], 0
+    for _ in tqdm(range(args.times), unit="stall"):
+        action = (*run.random.uniform(-1, 1, 3), -1.0)
+        run.go(0.4, action)
+        run.arm.fastest = run.arm.hardest = 0.0
+        run.arm.wire.held, before = True, run.arm.late
+        run.go(run.random.uniform(0.05, 0.3), action)
+        run.arm.wire.held = False
+        run.go(0.8, action)
+        assert run.control.phase == "moving"
+        late += run.arm.late > before
+        most.append((run.arm.fastest, run.arm.hardest))
+    fastest, hardest = np.array(most, float).T
+    return {
+        "late": late, "too_fast": int((fastest > 1).sum()), "too_hard": int((hardest > 1).sum()),
+        "fastest": np.percentile(fastest, [50, 99, 100]).round(2).tolist(),
+        "hardest": np.percentile(hardest, [50, 99, 100]).round(2).tolist(),
+    }  # fmt: skip
 
 
 def success(args: argparse.Namespace) -> dict[str, Any]:
@@ -181,7 +210,7 @@ def share(successes: list[bool]) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cadence", "stop", "fuzz", "success"))
+    parser.add_argument("what", choices=("cadence", "stop", "stalls", "fuzz", "success"))
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of configs/deploy.yaml, for success")
     parser.add_argument("--robot", default="panda")
     parser.add_argument("--hz", type=float, default=20)

@@ -9,7 +9,7 @@ import numpy as np
 
 from real.driver import BadState, Driver, State
 from real.libfranka import Libfranka
-from real.rosbridge import BridgeError
+from real.link import BridgeError
 from real.safety import Motion
 from robots.arm import Arm
 
