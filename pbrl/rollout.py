@@ -89,11 +89,11 @@ def rollout(envs: Sequence[Any], actor: Actor, seeds: Sequence[int]) -> list[Epi
 def _wave(envs: Sequence[Any], actor: Actor, seeds: Sequence[int]) -> list[Episode]:
     starts = [env.reset(seed=int(seed)) for env, seed in zip(envs, seeds, strict=True)]
     recordings = [Recording(env, seed, *start) for env, seed, start in zip(envs, seeds, starts, strict=True)]
-    obs = np.stack([o for o, _ in starts])
+    obs = [o for o, _ in starts]
     running = np.ones(len(envs), bool)
     actor.start(envs, seeds)
     while running.any():
-        actions = actor.act(obs, running)
+        actions = actor.act(np.stack(obs), running)  # a new array each time: some policies remember what they saw
         for i in np.flatnonzero(running):
             new, reward, terminated, truncated, info = envs[i].step(actions[i])
             recordings[i].add(actions[i], new, reward, terminated, info)

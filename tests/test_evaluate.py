@@ -9,7 +9,7 @@ from pbrl import reference
 from pbrl.evaluate import evaluate, evaluation_seeds, summarize
 from pbrl.likelihoods import GaussianPolicy, save_policy
 from pbrl.reference import Reference
-from pbrl.rollout import Players
+from pbrl.rollout import Players, PolicyActor, rollout
 from pbrl.table import Table
 from pbrl.types import UserError
 from pbrl.video import frames, write_gif, write_mp4
@@ -45,6 +45,23 @@ def test_evaluation_is_seeded_and_the_same_in_any_number_of_processes():
     assert a.return_mean != c.return_mean
     assert still.return_mean == pytest.approx(30, abs=1e-4)
     assert evaluate(one, policy, 1).episodes == 1
+
+
+class Rememberer:
+    """Keeps all it is shown, as a transformer does, and walks on."""
+
+    def reset(self):
+        self.seen = []
+
+    def act(self, obs):
+        self.seen.append(obs)
+        return torch.full((len(obs), 2), 0.3)
+
+
+def test_what_a_policy_was_shown_stays_as_it_was():
+    policy = Rememberer()
+    episodes = rollout([toy.Point(), toy.Point()], PolicyActor(policy), [1, 2])
+    np.testing.assert_array_equal(torch.stack(policy.seen, 1), [e.obs[:-1] for e in episodes])
 
 
 def test_the_reference_value_is_the_experts(tmp_path):
