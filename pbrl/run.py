@@ -95,7 +95,7 @@ def _train(
     print(f"run     {folder}\ndata    {len(table.steps)} episodes, {len(table)} steps, {data}")
 
     players = Players(config["env"], workers) if parallel.first() else None
-    experts = None  # who play without images, where policies have them: what a scripted expert need not render
+    experts = None  # who play without images where policies have them: a scripted expert does not look
     if players is not None and config["env"].get("images"):
         experts = Players(filmed.blind(config["env"]), workers)
     log = Log(folder, **config["logger"], config=config)
@@ -111,7 +111,8 @@ def _train(
             teacher = build(config["feedback"])
             if players is not None:
                 store = Store(config["store"] or f"sqlite:///{folder / 'answers.sqlite'}")
-                introduce(teacher, config, table, dataset, players, experts)
+                playing = players if config["reference"]["policy"] else experts or players
+                introduce(teacher, config, table, dataset, playing)
         algo = learner(config["algo"], config, spec, device)
         if reward is not None:
             reward.to(device)
@@ -140,15 +141,13 @@ def _train(
         log.close()
 
 
-def introduce(
-    teacher: Any, config: Config, table: Table, dataset: str, players: Players, experts: Players | None
-) -> None:
+def introduce(teacher: Any, config: Config, table: Table, dataset: str, players: Players) -> None:
     """Gives a scripted teacher its name in the store, where other settings make another teacher, and what it needs."""
     if hasattr(teacher, "answer"):
         teacher.author = f"scripted-{digest(config['feedback'], config['reference'])}"
     if teacher.needs_value:
         teacher.value = Reference(
-            table, players if config["reference"]["policy"] or not experts else experts, dataset=dataset, folder=Path(config["data_dir"]),
+            table, players, dataset=dataset, folder=Path(config["data_dir"]),
             discount=config["feedback"]["discount"], **config["reference"],
         ).values  # fmt: skip
 
@@ -191,7 +190,7 @@ def check(config: Config) -> tuple[Query | None, Schedule, tuple[int, int]]:
         )
     pick_device(config["device"])
     ask = Query(**config["query"])
-    env = instantiate(config["env"])
+    env = build(config["env"])
     env.close()
     tiny = Spec(1, 1, (0.0,), (1.0,), 1, filmed.shape(config["env"]))  # the parts find what is wrong with their numbers
     check_objectives(
