@@ -102,10 +102,16 @@ class Simulation(gym.Env):
         if not self.images:
             return obs.astype(np.float32)
         try:
-            image = np.stack([self._frame(self._eyes, self.image_size, self.image_size, c) for c in self.images])
+            image = np.stack([self._seen(camera) for camera in self.images])
         except RendererMissing as error:
             raise UserError(str(error)) from error
         return {"state": obs.astype(np.float32), "image": image}
+
+    def _seen(self, camera: str) -> np.ndarray:
+        """An image [H, W, 3] uint8 whose pixels are means of four points: a camera's see all that is in them."""
+        size = self.image_size
+        fine = self._frame(self._eyes, 2 * size, 2 * size, camera).reshape(size, 2, size, 2, 3)
+        return ((fine.sum((1, 3), dtype=np.uint16) + 2) // 4).astype(np.uint8)
 
     @cached_property
     def _camera(self) -> Camera:
