@@ -17,7 +17,7 @@ from gymnasium.spaces import Box, Dict
 
 from pbrl.types import UserError
 from robots import arm
-from robots.terms import Terms, observed
+from robots.terms import OWN, Terms, observed
 from sim.franka import tasks
 from sim.franka.experts import Expert
 from sim.simulation import Simulation
@@ -25,7 +25,6 @@ from sim.simulation import Simulation
 TASKS = tuple(tasks.TASKS)
 TIMESTEP = 0.002  # s
 STATES = ("full", "robot")
-ROBOT = 7  # numbers of an observation that are the robot's own
 UNHURRIED = 0.2  # m/s; experts at full speed reach 0.3
 MEASURES = ("height", "speed", "haste", "collisions", "clearance")  # what people would prefer by, of each step
 
@@ -80,7 +79,7 @@ class Franka(Simulation):
         self.data = mujoco.MjData(self.model)
         self.site, self.goal = self.model.site("tcp").id, self.model.site("goal").id
         self.objects = [self.model.body(name).id for name in self.job.objects]
-        size = ROBOT if state == "robot" else ROBOT + 7 * len(self.objects) + 3
+        size = OWN if state == "robot" else OWN + 7 * len(self.objects) + 3
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
         if images:
             image = Box(0, 255, (len(images), image_size, image_size, 3), np.uint8)
@@ -163,7 +162,7 @@ class Franka(Simulation):
         objects = np.array([[*self.data.xpos[body], *self.data.xquat[body]] for body in self.objects])
         goal = self.model.site_pos[self.goal]
         self.full_obs = observed(self.terms.kinematics, q, self.data.qvel[:7], width, objects, goal)
-        return self.full_obs[:ROBOT] if self.state == "robot" else self.full_obs
+        return self.full_obs[:OWN] if self.state == "robot" else self.full_obs
 
     def expert(self, **style: float) -> Expert:
         """The task's scripted expert, in this environment's style, or as far as it is given in another."""
