@@ -12,7 +12,6 @@ import yaml
 from pbrl import collect, frames
 from pbrl import run as training
 from pbrl.likelihoods import GaussianPolicy, save_policy
-from pbrl.table import Table
 from pbrl.types import Spec, UserError
 from pbrl.video import square
 from real.cameras import Cameras
@@ -25,7 +24,7 @@ from real.standin.hub import Hub
 from real.standin.robot import Robot
 from sim.franka import Franka
 from tests.parts import config
-from tests.test_deploy import deploy, wait_for
+from tests.test_deploy import wait_for
 
 LOOKING = ("env=franka/reach", "env.images=[front,wrist]", "env.image_size=32", "env.state=robot", "env.horizon=40")
 
@@ -117,36 +116,32 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_what_an_arm_with_cameras_did_can_be_looked_at_and_learnt_from(run, tmp_path):
-    done = deploy("--sim", f"policy={run}", "steps=30", f"record={tmp_path}/recorded")
-    assert done.returncode == 0, done.stderr
-    assert "✓ camera front" in done.stdout and "✓ camera wrist" in done.stdout
-    (video,) = (tmp_path / "recorded").glob("*.mp4")
-    assert set(json.loads(video.with_suffix(".json").read_text())["cameras"]) == {"front", "wrist"}
-    flags = ["data=recordings", f"data.path={tmp_path}/recorded", "algo=bc", "feedback=none", "steps=3", "workers=0",
-             "eval_every=3", "eval_episodes=1", "final_episodes=1", "compare=false", "video=false",
-             f"data_dir={tmp_path}", f"run={tmp_path}/run"]  # fmt: skip
-    assert training.train(config(*LOOKING, *flags))["data"]["episodes"] == 1
-    env = config(*LOOKING)["env"]
-    read, dataset = collect.dataset(env, {"path": f"{tmp_path}/recorded"}, folder=tmp_path, seed=0, workers=0)
-    seen = frames.frames(env, read, dataset, folder=tmp_path, workers=0)
-    assert seen is not None and Table(read, frames=seen).spec().image == (2, 32, 32, 3)
-    assert [e.obs.shape[1] for e in read] == [7] and len(seen) == len(read[0].obs) >= 25
-    sim = Franka(**{key: value for key, value in env.items() if key != "_target_"})
-    start = sim.reset(seed=0)[0]["image"].astype(float)
-    assert np.abs(seen[0].astype(float) - start).mean() < 8, "what the simulator shows at the episode's beginning"
-    assert isinstance(episodes.content_hash(read), str)
-
-
-def test_an_arm_that_sees_nothing_any_more_holds_and_is_stopped(run, tmp_path):
+def test_an_arm_that_sees_nothing_any_more_is_stopped_and_what_it_saw_can_be_learnt_from(run, tmp_path):
     with Standin(task="reach") as standin:
+        standin.tell(reset=0)
         process = subprocess.Popen(
             [sys.executable, "-m", "real.deploy", "--go", f"policy={run}", f"url={standin.url}", "steps=4000",
              "home=false", f"record={tmp_path}/recorded"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        wait_for(lambda: standin.tell()["count"].get("executed", 0) > 50)
+        wait_for(lambda: standin.tell()["count"].get("executed", 0) > 150)
         standin.tell(fault={"cameras": "silent"})
         said, error = process.communicate(timeout=60)
         assert process.returncode == FAULTS["no_image"] and "aborted:no_image" in said, said + error
         assert "the newest picture on" in error and not standin.tell()["active"]
+    assert "✓ camera front" in said and "✓ camera wrist" in said
+    recorded = tmp_path / "recorded" / "aborted"
+    (about,) = recorded.glob("*.json")
+    assert set(json.loads(about.read_text())["cameras"]) == {"front", "wrist"}
+    env, flags = config(*LOOKING)["env"], [
+        "data=recordings", f"data.path={recorded}", "algo=bc", "feedback=none", "steps=3", "workers=0", "eval_every=3",
+        "eval_episodes=1", "final_episodes=1", "compare=false", "video=false", f"data_dir={tmp_path}",
+        f"run={tmp_path}/run",
+    ]  # fmt: skip
+    assert training.train(config(*LOOKING, *flags))["data"]["episodes"] == 1
+    (episode,), dataset = collect.dataset(env, {"path": str(recorded)}, folder=tmp_path, seed=0, workers=0)
+    seen = frames.frames(env, [episode], dataset, folder=tmp_path, workers=0)
+    assert seen is not None and len(seen) == len(episode.obs) > 5 and episode.obs.shape[1] == 7
+    sim = Franka(**{key: value for key, value in env.items() if key != "_target_"})
+    start = sim.reset(seed=0)[0]["image"].astype(float)
+    assert np.abs(seen[0].astype(float) - start).mean() < 8, "what the simulator shows at the episode's beginning"
