@@ -3,9 +3,10 @@
     python -m benchmarks.images                         # reach, three seeds
     python -m benchmarks.images --tasks lift --seeds 0
 
-All three clone the same episodes with the same number of updates. Who looks and who does not are told of the hand alone
-(`env.state=robot`): where the goal and the cube are has to be seen. Runs are ordinary `train.py` runs on one thread
-each. A line a run goes to `benchmarks/results/images.jsonl`; what is there is not run again.
+They clone the same episodes with the same number of updates. Who looks and who does not are told of the hand alone
+(`env.state=robot`): where the goal and the cube are has to be seen. With `noise` the data's actions are spoilt, so that
+they show the way back; what is deployed needs that. Runs are ordinary `train.py` runs on one thread each. A line a run
+goes to `benchmarks/results/images.jsonl`; what is there is not run again.
 """
 
 import argparse
@@ -28,6 +29,7 @@ METHODS = {
     "front camera": ["env.images=[front]", "env.state=robot"],
     "wrist camera": ["env.images=[wrist]", "env.state=robot"],
     "no camera": ["env.state=robot"],
+    "two cameras, noise": ["env.images=[front,wrist]", "env.state=robot", "data.behaviour.noise=0.6"],
     "poses": ["env.state=full"],
 }
 USUAL = ["two cameras", "no camera", "poses"]
@@ -38,7 +40,7 @@ SIZE = ["data=expert", "algo=bc", "algo.batch_size=128", "algo.lr=1e-3", "steps=
 def run(task: str, method: str, seed: int) -> dict[str, Any]:
     """Trains and plays; returns a line of the results."""
     flags = [f"env.horizon={TASKS[task]}", *METHODS[method], *SIZE]
-    folder = run_folder(f"franka/{task}", f"images-{method.replace(' ', '-')}-{seed}", flags)
+    folder = run_folder(f"franka/{task}", f"images-{method.replace(', ', '-').replace(' ', '-')}-{seed}", flags)
     folder.mkdir(parents=True, exist_ok=True)
     fixed = ["threads=1", "workers=0", "compare=false", "video=false", f"seed={seed}", f"run={folder}"]
     command = [sys.executable, "train.py", f"env=franka/{task}", *fixed, *flags]
