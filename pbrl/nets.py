@@ -75,11 +75,13 @@ class Encoder(nn.Module):
     """Images [..., C, H, W, 3] uint8 → features [..., F] in [-1, 1]; all cameras' colours are channels of one input.
 
     Four convolutions and a normalised linear layer, as in DrQ-v2 (Yarats et al. 2021, arXiv:2107.09645), but each of
-    them halves the image: a sixth of the arithmetic.
+    them halves the image: a sixth of the arithmetic. Raises UserError.
     """
 
     def __init__(self, image: tuple[int, ...], *, channels: int, features: int):
         super().__init__()
+        if min(channels, features) < 1:
+            raise UserError(f"policy.channels={channels} and policy.features={features} must be at least 1")
         cameras, height, width, _ = image
         self.convolutions, sides, inputs = nn.ModuleList(), [height, width], cameras * 3
         for _ in range(4):

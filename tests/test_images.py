@@ -205,6 +205,7 @@ def test_preferences_train_a_policy_that_looks(tmp_path):
         (["algo=bc", "env.images=[back]"], "no back; it takes front, side, wrist"),
         (["algo=bc", "env.image_size=8"], "between 16 and 512"),
         (["algo=bc", "env.state=none"], "one of full, robot"),
+        (["algo=bc", "policy.channels=0"], "channels=0 and policy.features=64 must be at least 1"),
         (["algo=iql"], "IQL reads states and does not look"),
         (["algo=dtr", "reward=ensemble"], "a reward model reads states"),
         (["algo=cpl", "reward=ensemble"], "a reward model reads states"),
