@@ -121,7 +121,7 @@ def fuzz(args: argparse.Namespace) -> dict[str, Any]:
     random, driver = np.random.default_rng(args.seed), Fuzzed()
     safe = Filter(PANDA, Settings())
     controller = Controller(driver, Terms(PANDA, "cartesian", 20), safe)
-    wrong = {"non_finite": 0, "beyond_limits": 0, "too_fast": 0, "jumped": 0}
+    wrong = {"non_finite": 0, "beyond_limits": 0, "too_fast": 0, "jumped": 0, "moving_at_its_end": 0}
     actions, frames, before, drift = 0, 0, None, np.zeros(4)
     with tqdm(total=args.actions, unit="action") as bar:
         while actions < args.actions:
@@ -142,16 +142,20 @@ def fuzz(args: argparse.Namespace) -> dict[str, Any]:
                 dt = random.choice([0.01, 0.01, 0.01, 0.0, 0.03, 0.09])
                 driver.now += dt
                 controller.cycle(driver.now)
+                message = json.loads(driver.stream.text)["msg"]  # type: ignore[attr-defined]
+                t = driver._seconds(message["header"]["stamp"])
+                if before is not None and t == before[0]:
+                    continue  # it waits for the one before
                 frames += 1
-                point = json.loads(driver.stream.text)["msg"]["points"][0]  # type: ignore[attr-defined]
-                q, dq = np.array(point["positions"], float), np.array(point["velocities"], float)
+                q, dq = (np.array([p[key] for p in message["points"]], float) for key in ("positions", "velocities"))
                 limits = PANDA.limits
                 wrong["non_finite"] += not (np.isfinite(q).all() and np.isfinite(dq).all())
                 wrong["beyond_limits"] += bool((q < limits.position_min).any() or (q > limits.position_max).any())
                 wrong["too_fast"] += bool((np.abs(dq) > safe.speed + 1e-6).any())
+                wrong["moving_at_its_end"] += bool(dq[-1].any())
                 if before is not None:
-                    wrong["jumped"] += bool((np.abs(q - before) > safe.speed * max(dt, 1e-9) + 1e-6).any())
-                before = driver.q = q
+                    wrong["jumped"] += bool((np.abs(q[0] - before[1]) > safe.speed * (t - before[0]) + 1e-6).any())
+                before, driver.q = (t, q[0]), q[0]
     return {"actions_seen": actions, "frames": frames, **wrong, "interventions": dict(controller.count)}
 
 

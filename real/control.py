@@ -3,6 +3,13 @@
 A policy's actions say when they are meant: action k of a chunk belongs to the observation's time + k control steps, and
 one whose time has passed is left out. When none is left the arm brakes and holds what it was last *commanded*. A fault
 brakes, stops the arm's controller, and nothing moves until a person arms it again.
+
+Every command holds its way to rest, so that an arm which hears no more brakes as planned. A late one must not pull the
+arm from the way that it is on to another one, which may be quick, however short the way between them. So one command at
+a time is under way: the next goes out when the last has come back on its topic, and begins on it. Until then the arm
+does what the last says, which is to go on for `valid_s` and then to brake. What did not come back in that time may be
+late: then nothing is sent until its way is over, when the arm rests at one of two places, a cycle apart, and the state
+says at which. That one late command is all that may move the arm after an outage, of any length.
 """
 
 import math
@@ -15,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from real.driver import BadState, State
-from real.safety import Filter, Motion
+from real.safety import Filter, Motion, Way
 from robots.terms import Terms
 
 FAULTS = {  # a word for the record, and the exit status of `python -m real.deploy`
@@ -25,7 +32,7 @@ FAULTS = {  # a word for the record, and the exit status of `python -m real.depl
 }  # fmt: skip
 AHEAD_S = 0.05  # a state that says it comes from later than this is of a clock that is wrong
 ECHO_S = 0.5  # a command that was delivered comes back on its topic within this
-AT_REST = 1e-6  # rad/s
+POINTS = 2  # of the way to rest that are sent: the next one is seldom near, for a command that is late
 
 
 class Arm(Protocol):
@@ -35,8 +42,8 @@ class Arm(Protocol):
     clock: Callable[[], float]
 
     def state(self) -> State: ...
-    def command(self, motion: Motion) -> float | None:
-        """The command's stamp, or None where it was not sent."""
+    def command(self, motion: Motion, way: Way, t: float) -> float | None:
+        """Sends a motion and its way to rest, as told at `t`, its clock's. The stamp, or None: it was not sent."""
         ...
 
     def echo(self) -> float | None:
@@ -75,12 +82,16 @@ class Controller:
     def __init__(self, arm: Arm, terms: Terms, safe: Filter):
         self.arm, self.terms, self.safe = arm, terms, safe
         self.latest_s = float(arm.settings["latest_state_s"])
+        self.valid_s = float(arm.settings.get("valid_s", safe.settings.latest))
         self.phase, self.fault, self.detail = "idle", "", ""
         self.count: Counter[str] = Counter()
-        self.last: Motion | None = None
+        self.last: Motion | None = None  # that was sent
+        self.known: Motion | None = None  # that came back in time
         self.chunk, self.done, self.until = None, -1, -math.inf
         self.wish: np.ndarray | None = None
         self.now = self.armed = self.t_sent = self.t_echo = -math.inf
+        self.t_last = self.ends = -math.inf  # when `last` was sent, and when the last that moves is over
+        self.underway: float | None = None  # the stamp of a command that has not come back
         self.stamp, self.changed = -math.inf, -math.inf  # of the newest state, and when it came
         self.stamps: list[float] = []  # of the commands sent last
         self.echoed: float | None = None  # the last that came back
@@ -120,11 +131,13 @@ class Controller:
             self._fail("refused", why)
             return
         state = self.arm.state()
-        near = self.last is not None and np.abs(self.last.q - state.q).max() < self.safe.settings.step / 3
-        self.last = Motion.at_rest(self.last.q if near and self.last is not None else state.q)
+        rest = state.q if self.last is None else self.safe.rest(self.last)
+        near = np.abs(rest - state.q).max() < self.safe.settings.step / 3
+        self.last = self.known = Motion.at_rest(rest if near else state.q)
+        self.underway = None
         self.chunk, self.wish, self.until, self.fault, self.detail = None, None, -math.inf, "", ""
         self.stamps.clear()
-        self.t_echo = self.now = now
+        self.t_echo = self.now = self.t_last = now
         self.phase, self.job = "starting", self.jobs.submit(self.arm.start)
 
     def stop(self, word: str = "stopped", detail: str = "") -> None:
@@ -134,7 +147,7 @@ class Controller:
 
     def cycle(self, now: float) -> Report:
         """What there is to do at `now`."""
-        dt, self.now = now - self.now, now
+        self.now, t = now, self.arm.clock()
         state, age = None, math.inf
         try:
             state = self.arm.state()
@@ -145,7 +158,12 @@ class Controller:
         if self.job is not None and self.job.done():
             self._finished(self.job)
         if self.phase in ("moving", "stopping"):
-            self._move(state, age, dt, now)
+            if self._clear(state, age, now):
+                self._move(state, age, now, t)
+            elif self.phase == "moving" and now - self.t_last > self.valid_s:
+                self.count["held"] += 1
+            if self.phase == "stopping" and now > self.ends:
+                self.phase, self.job = "fault", self.jobs.submit(self.arm.stop)
         sent = np.full(7, np.nan) if self.last is None else self.last.q
         return Report(now, self.phase, self.fault, self.detail, state, age, sent, self.t_sent, dict(self.count))
 
@@ -169,9 +187,9 @@ class Controller:
         elif not state.force <= self.safe.settings.force:
             self.stop("force", f"the arm feels {state.force:.0f} N")
         else:
-            self._listen(now)
+            self._listen(age, now)
 
-    def _listen(self, now: float) -> None:
+    def _listen(self, age: float, now: float) -> None:
         """Commands come back on their topic: ours, and nobody else's."""
         echo = self.arm.echo()
         if echo is not None and echo != self.echoed:
@@ -180,11 +198,33 @@ class Controller:
             elif self.stamps and echo > self.stamps[0]:
                 self.stop("second_client", "somebody else commands the arm too")
             self.echoed = echo
+        if age > self.latest_s:  # nor do states come
+            self.t_echo = now
         if now - self.t_echo > ECHO_S:
             self.stop("no_echo", "commands do not come back: the bridge drops them, and says nothing")
 
-    def _move(self, state: State | None, age: float, dt: float, now: float) -> None:
+    def _clear(self, state: State | None, age: float, now: float) -> bool:
+        """Whether it is known on what way the arm is, so that it can be told the next."""
+        if self.underway is None:
+            return True
+        assert self.last is not None and self.known is not None
+        echo, waited = self.arm.echo(), now - self.t_last
+        if echo is not None and abs(echo - self.underway) < 1e-6 and waited <= self.valid_s:
+            self.known = self.last
+        elif now <= self.ends or waited <= self.valid_s or state is None or age > self.latest_s:
+            return False
+        else:
+            rests = [self.safe.rest(motion) for motion in (self.known, self.last)]
+            rest = min(rests, key=lambda rest: np.abs(rest - state.q).max())
+            self.last = self.known = Motion.at_rest(rest)
+        self.underway = None
+        return True
+
+    def _move(self, state: State | None, age: float, now: float, t: float) -> None:
         assert self.last is not None
+        over = now - self.t_last - self.valid_s
+        if over > 0:
+            self.last, self.t_last = self.safe.braked(self.last, over), now - self.valid_s
         wish, expired = None, False
         if self.phase == "moving":
             if age > self.latest_s:
@@ -193,20 +233,20 @@ class Controller:
                 self._due(now)
                 wish, expired = self.wish, self.wish is not None and now > self.until
                 self.wish = None if expired else self.wish
-        force = 0.0 if state is None else state.force
-        sent = self.safe(wish, self.last, dt, expired=expired, force=force if self.phase == "moving" else 0.0)
-        self.count.update(sent.why)
-        self.last = sent.motion
-        if "no_plan" in sent.why:
+        force = 0.0 if state is None or self.phase != "moving" else state.force
+        motion, why = self.safe(wish, self.last, now - self.t_last, expired=expired, force=force)
+        self.count.update(why)
+        if "no_plan" in why:
             self.stop("no_plan", "no way to rest was found")
-        stamp = self.arm.command(sent.motion)
+        way = self.safe.way(motion, POINTS)
+        stamp = self.arm.command(motion, way, t)
         if stamp is None:
             self.count["not_sent"] += 1
-        else:
-            self.t_sent = now
-            self.stamps = [*self.stamps[-99:], stamp]
-        if self.phase == "stopping" and np.abs(self.last.dq).max() < AT_REST:
-            self.phase, self.job = "fault", self.jobs.submit(self.arm.stop)
+            return
+        self.last, self.t_last, self.t_sent, self.underway = motion, now, now, stamp
+        self.stamps = [*self.stamps[-99:], stamp]
+        if way:
+            self.ends = now + self.valid_s + way[-1][0]
 
     def _due(self, now: float) -> None:
         """Takes up the action whose time has come."""

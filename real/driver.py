@@ -1,8 +1,10 @@
 """A Franka arm behind rosbridge: what it says, checked, and what it is told, stamped.
 
-Three sockets, since a bridge may serve one in order: state and commands, stop, actions. A command is a joint trajectory
-of one point; its stamp and the point's time say until when it holds, and the arm's trajectory controller ignores points
-whose time has passed: what is late moves nothing.
+Three sockets, since a bridge may serve one in order: state and commands, stop, actions. A command is a joint
+trajectory: the motion that it is for and the way from there to rest, so that an arm that hears no more brakes as it was
+planned. Points have times on the clock, and the arm's trajectory controller drops those that have passed: a command
+whose way is over moves nothing. One that is late and not over finds the arm on the way to rest that it was told before:
+that there is no more than one such command, and little between the two ways, `real.control` sees to.
 """
 
 import math
@@ -13,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pbrl.types import UserError
-from real.rosbridge import BridgeError, Latest, Rosbridge
-from real.safety import Motion, Settings
+from real.link import BridgeError, Latest, Link, linked
+from real.safety import Motion, Settings, Way
 from robots.arm import Arm
 
 if TYPE_CHECKING:
@@ -56,11 +58,11 @@ class Driver:
         arm: Arm,
         settings: dict[str, Any],
         clock: Callable[[], float] = time.time,
-        connect: Callable[[str], Rosbridge] = Rosbridge,
+        connect: Callable[[str], Link] | None = None,
     ):
         self.arm, self.settings, self.clock = arm, settings, clock
         self.ros1 = settings["dialect"] == "ros1"
-        url = settings["url"]
+        connect, url = connect or linked(settings), settings["url"]
         self.stream, self.halt, self.actions = connect(url), connect(url), connect(url)
         self.topics = {name: (topic, type_) for name, (topic, type_) in settings["topics"].items()}
         heard = ["joint_states", "arm", "gripper", *(name for name in ("objects", "goal") if settings[name])]
@@ -114,15 +116,16 @@ class Driver:
             raise ValueError("a number that is none")
         return state
 
-    def command(self, motion: Motion) -> float | None:
-        """Sends a motion to be reached within `valid_s`; its stamp, or None where the link does not take it."""
-        now = self._time(self.clock())
-        point = {
-            "positions": motion.q.tolist(), "velocities": motion.dq.tolist(), "accelerations": motion.ddq.tolist(),
-            "time_from_start": self._time(self.settings["valid_s"]),
-        }  # fmt: skip
+    def command(self, motion: Motion, way: Way = (), t: float | None = None) -> float | None:
+        """Sends a motion to be reached `valid_s` after `t` (our wall clock; None: now), and the way from there to rest.
+        Its stamp, or None where the link does not take it."""
+        now = self._time(self.clock() if t is None else t)
+        begin = self.settings["valid_s"]
+        points = [(begin, motion), *((begin + after, braked) for after, braked in way)]
         message = {
-            "header": {"stamp": now}, "joint_names": self.settings["joints"], "points": [point],
+            "header": {"stamp": now}, "joint_names": self.settings["joints"],
+            "points": [{"positions": short(at.q), "velocities": short(at.dq), "accelerations": short(at.ddq),
+                        "time_from_start": self._time(t)} for t, at in points],
         }  # fmt: skip
         return self._seconds(now) if self.stream.publish(self.topics["command"][0], message) else None
 
@@ -152,7 +155,7 @@ class Driver:
 
     def description(self) -> str:
         """The arm's URDF, as the robot has it. Raises BridgeError."""
-        service, args = self.settings["services"]["description"]
+        service, args, _ = self.settings["services"]["description"]
         return str(self.halt.call(service, args, 5.0).get("value", ""))
 
     def close(self) -> None:
@@ -160,7 +163,7 @@ class Driver:
             socket.close()
 
     def _switch(self, name: str) -> None:
-        service, args = self.settings["services"][name]
+        service, args, _ = self.settings["services"][name]
         if not self.halt.call(service, args, 1.0).get("ok"):
             raise BridgeError(f"{service} refused to {name} the controller")
 
@@ -169,7 +172,7 @@ class Driver:
         if self.ros1:
             stamp = self._time(self.clock())
             return self.actions.publish(topic, {"header": {"stamp": stamp}, "goal_id": {"stamp": stamp}, "goal": goal})
-        return self.actions.send({"op": "send_action_goal", "action": topic, "action_type": type_, "args": goal})
+        return self.actions.act(topic, type_, goal)
 
     def _time(self, seconds: float) -> dict[str, int]:
         whole = math.floor(seconds)
@@ -179,6 +182,11 @@ class Driver:
     def _seconds(self, stamp: dict[str, int]) -> float:
         second, nano = ("secs", "nsecs") if self.ros1 else ("sec", "nanosec")
         return stamp[second] + stamp[nano] * 1e-9
+
+
+def short(values: np.ndarray) -> list[float]:
+    """As numbers of few digits: a frame is sent a hundred times a second."""
+    return np.round(values, 9).tolist()
 
 
 def connect(arm: Arm, settings: dict[str, Any], safe: Settings) -> "Driver | Libfranka":

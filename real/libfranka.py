@@ -19,8 +19,8 @@ import numpy as np
 
 from pbrl.types import UserError
 from real.driver import MODES, BadState, State
-from real.rosbridge import BridgeError
-from real.safety import Motion, Settings
+from real.link import BridgeError
+from real.safety import Motion, Settings, Way
 from robots.arm import Arm
 
 log = logging.getLogger(__name__)
@@ -179,12 +179,14 @@ class Libfranka:
             raise BadState("bad_state", "a state that cannot be read: a number that is none")
         return self.latest
 
-    def command(self, motion: Motion) -> float | None:
-        """Moves to where a motion would end if it braked; the stamp of the last that franky took, or None.
+    def command(self, motion: Motion, way: Way = (), t: float | None = None) -> float | None:
+        """Moves to where a motion's way to rest ends; the stamp of the last that franky took, or None.
 
-        A new target goes out every `retarget_s`; those between are passed over, and one that it has is not told again.
+        franky plans how and when. A new target goes out every `retarget_s`; those between are passed over, and one that
+        it has is not told again.
         """
-        if not all(part.shape == (7,) and np.isfinite(part).all() for part in motion):
+        rest = way[-1][1].q if way else motion.q
+        if not all(part.shape == (7,) and np.isfinite(part).all() for part in (*motion, rest)):
             return None  # franky takes what is no number, and fails when it plans
         with self.lock:
             now = self.clock()
@@ -192,7 +194,6 @@ class Libfranka:
                 return None
             if self.accepted is None or not 0 <= now - self.accepted < self.settings["retarget_s"]:
                 try:
-                    rest = self._rest(motion)
                     if self.target is None or np.abs(rest - self.target).max() > SAME:
                         self._towards(rest)
                 except Exception as error:  # what ended the motion before comes up here too
@@ -266,12 +267,6 @@ class Libfranka:
             with contextlib.suppress(self.franky.Exception):
                 self.robot.stop()
         self.robot = self.hand = None  # the last that refers to them closes the connection
-
-    def _rest(self, motion: Motion) -> np.ndarray:
-        """Where a motion ends if it brakes, by its speed: the filter let it pass since that place is allowed."""
-        a = self.safe.acceleration * self.arm.limits.acceleration
-        j = self.safe.jerk * self.arm.limits.jerk
-        return motion.q + motion.dq * (np.abs(motion.dq) / a + a / j) / 2
 
     def _towards(self, q: np.ndarray) -> None:
         target = self.franky.JointState(q)

@@ -10,7 +10,7 @@ import numpy as np
 from real.cameras import Cameras
 from real.driver import BadState, Driver, State
 from real.libfranka import Libfranka
-from real.rosbridge import BridgeError
+from real.link import BridgeError
 from real.safety import Motion
 from robots.arm import Arm
 

@@ -8,7 +8,6 @@ what it does not understand and says nothing, so that nothing here is proof of d
 import asyncio
 import contextlib
 import json
-import math
 import threading
 import time
 from concurrent.futures import Future, InvalidStateError
@@ -20,22 +19,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidURI, WebSocketException
 
 from pbrl.types import UserError
+from real.link import BridgeError, Latest
 
 PING_S, PONG_S, CLOSE_S = 0.25, 0.5, 0.2
 REDIAL_S = (0.1, 0.2, 0.5, 1.0)  # the last one again and again
 FULL = 16_384  # bytes that wait for the link; a command more would be late
-
-
-class BridgeError(RuntimeError):
-    """The bridge did not do what it was asked."""
-
-
-@dataclass
-class Latest:
-    """The newest message of a topic with the time it came (s, `time.monotonic`), in one piece."""
-
-    type: str
-    heard: tuple[dict[str, Any] | None, float] = (None, -math.inf)
 
 
 @dataclass
@@ -49,9 +37,11 @@ class Rosbridge:
     wanted: dict[str, Future] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.ids, self.socket, self.closing = count(), None, False
+        self.ids, self.socket, self.closing, self.up = count(), None, False, threading.Event()
+        self._open()
+
+    def _open(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self.up = threading.Event()
         self.thread = threading.Thread(target=self._run, name=f"rosbridge {self.url}", daemon=True)
         self.thread.start()
 
@@ -72,13 +62,13 @@ class Rosbridge:
         """The newest message of a topic from now on; subscribed anew after each loss of the link."""
         if topic not in self.topics:
             self.topics[topic] = Latest(type_)
-            self.send({"op": "subscribe", "topic": topic, "type": type_, "id": f"s:{topic}", "queue_length": 1})
+            self.send(subscription(topic, type_))
         return self.topics[topic]
 
     def advertise(self, topic: str, type_: str) -> None:
         """Says what will be published: before the first message, since the bridge takes a moment."""
         self.advertised[topic] = type_
-        self.send({"op": "advertise", "topic": topic, "type": type_, "id": f"a:{topic}"})
+        self.send(advertisement(topic, type_))
 
     def publish(self, topic: str, message: dict[str, Any]) -> bool:
         """Sends now or never: False where the link is down or full, or a number is not finite."""
@@ -87,25 +77,26 @@ class Rosbridge:
 
     def call(self, service: str, args: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """What the service answers. Raises BridgeError."""
-        return self.ask({"op": "call_service", "service": service, "args": args}, timeout_s)
-
-    def ask(self, frame: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """The `values` of the answer to a frame that has one. Raises BridgeError."""
-        name, key = frame.get("service") or frame.get("action"), f"c:{next(self.ids)}"
+        key = f"c:{next(self.ids)}"
         answer: Future = Future()
         self.wanted[key] = answer
         try:
-            if not self.send({**frame, "id": key}):
-                raise BridgeError(f"{name} was not asked: no connection to {self.url}")
+            if not self.send({"op": "call_service", "service": service, "args": args, "id": key}):
+                raise BridgeError(f"{service} was not asked: no connection to {self.url}")
             frame = answer.result(timeout_s)
         except TimeoutError:
-            raise BridgeError(f"{name} did not answer within {timeout_s} s") from None
+            raise BridgeError(f"{service} did not answer within {timeout_s} s") from None
         finally:
             self.wanted.pop(key, None)
         values = frame.get("values")
         if not frame.get("result"):
-            raise BridgeError(f"{name} failed: {values}")
+            raise BridgeError(f"{service} failed: {values}")
         return values if isinstance(values, dict) else {}
+
+    def act(self, action: str, type_: str, goal: dict[str, Any]) -> bool:
+        """Sends an action's goal (ROS 2), and hears no more of it."""
+        key = f"g:{next(self.ids)}"
+        return self.send({"op": "send_action_goal", "action": action, "action_type": type_, "args": goal, "id": key})
 
     def close(self) -> None:
         """Ends the connection; nothing is sent afterwards."""
@@ -116,14 +107,17 @@ class Rosbridge:
     def send(self, frame: dict[str, Any]) -> bool:
         """Sends a frame now or never: False where the link is down or full, or a number is not finite."""
         socket = self.socket
-        if socket is None or socket.transport.get_write_buffer_size() > FULL:
+        if socket is None or self.closing or socket.transport.get_write_buffer_size() > FULL:
             return False
         try:
             text = json.dumps(frame, allow_nan=False)
         except ValueError:
             return False
-        self.loop.call_soon_threadsafe(self._write, socket, text)
+        self._give(socket, frame, text)
         return True
+
+    def _give(self, socket: Any, frame: dict[str, Any], text: str) -> None:
+        self.loop.call_soon_threadsafe(self._write, socket, text)
 
     def _write(self, socket: ClientConnection, text: str) -> None:
         if socket is self.socket:  # not on the next one: it would be late
@@ -163,12 +157,15 @@ class Rosbridge:
     async def _greet(self, socket: ClientConnection) -> None:
         """Says again what was said on the socket before."""
         self.socket, self.connections = socket, self.connections + 1
-        for topic, type_ in list(self.advertised.items()):
-            await socket.send(json.dumps({"op": "advertise", "topic": topic, "type": type_, "id": f"a:{topic}"}))
-        for topic, latest in list(self.topics.items()):
-            frame = {"op": "subscribe", "topic": topic, "type": latest.type, "id": f"s:{topic}", "queue_length": 1}
+        for frame in self.greeting():
             await socket.send(json.dumps(frame))
         self.up.set()
+
+    def greeting(self) -> list[dict[str, Any]]:
+        """What a new connection must hear: all that is published and subscribed."""
+        return [advertisement(*said) for said in list(self.advertised.items())] + [
+            subscription(topic, latest.type) for topic, latest in list(self.topics.items())
+        ]
 
     def _gone(self) -> None:
         self.socket = None
@@ -178,15 +175,28 @@ class Rosbridge:
                 answer.set_exception(BridgeError(f"the connection to {self.url} was lost"))
 
     def _heard(self, text: str | bytes) -> None:
-        at = time.monotonic()
         try:
             frame = json.loads(text)
             op = frame["op"]
         except (ValueError, KeyError, TypeError):
             return  # binary frames and noise: nothing that was asked for
         if op == "publish" and frame.get("topic") in self.topics:
-            self.topics[frame["topic"]].heard = frame.get("msg"), at
-        elif op in ("service_response", "action_result"):
-            answer = self.wanted.pop(frame.get("id", ""), None)
-            if answer is not None and not answer.done():
-                answer.set_result(frame)
+            self._store(frame["topic"], frame.get("msg"))
+        elif op == "service_response":
+            self._answered(frame)
+
+    def _store(self, topic: str, message: Any) -> None:
+        self.topics[topic].heard = message, time.monotonic()
+
+    def _answered(self, frame: dict[str, Any]) -> None:
+        answer = self.wanted.pop(frame.get("id", ""), None)
+        if answer is not None and not answer.done():
+            answer.set_result(frame)
+
+
+def advertisement(topic: str, type_: str) -> dict[str, Any]:
+    return {"op": "advertise", "topic": topic, "type": type_, "id": f"a:{topic}"}
+
+
+def subscription(topic: str, type_: str) -> dict[str, Any]:
+    return {"op": "subscribe", "topic": topic, "type": type_, "id": f"s:{topic}", "queue_length": 1}

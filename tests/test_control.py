@@ -8,6 +8,7 @@ import pytest
 from real.control import ECHO_S, Chunk, Controller, Schedule
 from real.driver import BadState, State
 from real.safety import Filter, Motion, Settings
+from real.standin.trajectory import Point, Trajectory
 from robots import arm
 from robots.terms import Terms
 
@@ -17,12 +18,13 @@ HALF = np.array([0.5, 0, 0, -1])
 
 
 class Arm:
-    """An arm that does what it is told at once, and can be told to misbehave. Times are all of one clock."""
+    """An arm that follows what it is told, and can be told to misbehave. Times are all of one clock."""
 
     def __init__(self):
-        self.settings = {"latest_state_s": 0.1}
+        self.settings = {"latest_state_s": 0.1, "valid_s": 0.05}
         self.now, self.sent, self.switched, self.gripped = 100.0, [], [], []
-        self.q, self.mode, self.stamp_offset, self.rate, self.force = PANDA.home.copy(), "idle", 0.0, 1.0, 0.0
+        self.q = PANDA.home
+        self.mode, self.stamp_offset, self.rate, self.force = "idle", 0.0, 1.0, 0.0
         self.word, self.frozen, self.deaf, self.link = "", None, False, True
         self.echoed = None
 
@@ -36,11 +38,20 @@ class Arm:
         return State(self.q, np.zeros(7), 0.08, self.mode, self.force, self.rate, np.zeros((0, 7)), np.zeros(3),
                      t + self.stamp_offset, self.now)  # fmt: skip
 
-    def command(self, motion):
+    @property
+    def q(self):
+        return self.trajectory.at(self.now).q
+
+    @q.setter
+    def q(self, q):
+        self.trajectory = Trajectory([Point.at_rest(np.array(q))])
+
+    def command(self, motion, way, t):
         if not self.link:
             return None
         self.sent.append((self.now, motion))
-        self.q = motion.q
+        points = [Point(t + 0.05 + after, *at) for after, at in [(0.0, motion), *way]]
+        self.trajectory = self.trajectory.replaced(points, self.now, self.now, jumps=False)
         if not self.deaf:
             self.echoed = self.now
         return self.now
@@ -124,10 +135,11 @@ def test_of_a_chunk_each_action_has_its_time():
     run.control.give(Chunk(run.arm.now, np.array([[a, 0, 0, -1] for a in x])))
     begin = PANDA.kinematics.pose(run.arm.q)[0][0]
     places = []
-    for _ in range(6):
+    for _ in range(7):
         run.go(STEP)
         places.append(PANDA.kinematics.pose(run.arm.q)[0][0] - begin)
-    assert abs(places[1]) < 1e-3 and places[2] > 2e-3 and places[5] == pytest.approx(0.02, abs=0.005)
+    assert abs(places[2]) < 1e-3 and places[3] > 2e-3, "a command's time later"
+    assert places[6] == pytest.approx(0.02, abs=0.005)
     late = Run().moving()
     late.arm.now += 0.1  # the first two are over when it comes
     late.control.give(Chunk(late.arm.now - 0.1, np.array([[1, 0, 0, -1]] * 2 + [[0, 1, 0, -1]] * 2)))

@@ -67,7 +67,7 @@ def test_with_go_the_arm_moves_home_and_then_as_the_policy_says(run, robot, tmp_
     done = deploy("--go", f"policy={run}", f"url={robot.url}", "steps=40", f"record={tmp_path}/episodes")
     assert done.returncode == 0, done.stderr
     told = robot.tell()
-    assert told["count"]["executed"] > 100 and told["oldest"] < 0.05 and not told["active"]
+    assert told["count"]["executed"] > 100 and told["oldest"] < 0.4 and not told["active"]
     assert not {"non_finite", "out_of_limits", "too_fast"} & set(told["count"])
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ import pytest
 from pbrl.types import UserError
 from real.control import Chunk
 from real.driver import Driver
+from real.link import BridgeError, linked
 from real.preflight import checks
 from real.process import Control
-from real.rosbridge import BridgeError, Rosbridge
 from real.safety import Motion
 from real.settings import of_robot
 from real.standin.handle import Standin
@@ -24,6 +25,7 @@ from tests.proxy import Wire
 PANDA = arm.load("panda")
 STEP = 0.05
 FORWARD = np.array([[0.4, 0.0, 0.2, -1.0]])
+OVER_S = 0.4  # a command's way to rest is over by then
 SOON = 2.0  # s, for what takes a moment on a machine with other work
 
 
@@ -92,7 +94,7 @@ def test_it_moves_as_it_is_told(standin, control):
     told = standin.tell()
     assert np.abs(np.array(told["q"]) - before).max() > 0.1
     assert np.abs(np.array(told["q"]) - control.report().sent).max() < 0.01, "the arm is where it was commanded"
-    assert told["count"]["executed"] > 80 and told["oldest"] < 0.05
+    assert told["count"]["executed"] > 40 and told["oldest"] < OVER_S
     assert not {"non_finite", "out_of_limits", "too_fast"} & set(told["count"])
 
 
@@ -161,8 +163,8 @@ def test_somebody_else_at_the_same_arm_is_noticed(standin, robot, control):
     other = Driver(PANDA, robot)
     other.wait(SOON)
     time.sleep(0.3)
-    assert other.command(Motion.at_rest(control.report().sent)) is not None
-    assert until(lambda: stream(control, STEP).fault == "second_client")[0], control.report()
+    rest = Motion.at_rest(control.report().sent)
+    assert until(lambda: other.command(rest) and stream(control, STEP).fault == "second_client")[0], control.report()
     other.close()
 
 
@@ -174,8 +176,9 @@ def wire(standin, robot):
     wire.close()
 
 
-@pytest.mark.parametrize("outage", ["hold", "cut"])
-def test_after_an_outage_nothing_that_was_meant_for_earlier_moves_the_arm(standin, robot, wire, outage):
+@pytest.mark.parametrize("outage, transport", [("hold", "websockets"), ("cut", "websockets"), ("cut", "roslibpy")])
+def test_after_an_outage_nothing_that_was_meant_for_earlier_moves_the_arm(standin, robot, wire, outage, transport):
+    robot["transport"] = transport
     control = Control(robot, "cartesian", 20, {})
     stream(moving(control), 0.8)
     getattr(wire, outage)()
@@ -188,7 +191,8 @@ def test_after_an_outage_nothing_that_was_meant_for_earlier_moves_the_arm(standi
     assert until(lambda: stream(control, STEP).age < 0.1, 5)[0], "the connection comes back"
     stream(control, 0.5)
     told = standin.tell()
-    assert told["oldest"] < 0.05, "no command older than its validity was executed"
+    assert told["oldest"] < OVER_S, "no command whose way was over was executed"
+    assert told["count"].get("late", 0) <= 1 and told["fastest"] < 1
     assert np.abs(np.array(told["q"]) - q).max() < 0.02, "and the arm stayed"
     assert control.report().phase == "fault"
     control.close()
@@ -202,7 +206,21 @@ def test_a_short_stutter_holds_the_arm_and_it_goes_on(standin, robot, wire):
     wire.let_go()
     report = stream(control, 0.5)
     assert report.phase == "moving" and report.count["held"] > 0
-    assert standin.tell()["oldest"] < 0.05
+    assert standin.tell()["oldest"] < OVER_S
+    control.close()
+
+
+def test_a_link_that_is_cut_leaves_an_arm_that_brakes_as_it_was_planned(standin, robot, wire):
+    control = moving(Control(robot, "cartesian", 20, {}))
+    report = stream(control, 0.8)
+    assert report.state is not None and np.abs(report.state.dq).max() > 0.05, "in mid-motion"
+    wire.cut()
+    time.sleep(0.8)
+    told = standin.tell()
+    assert told["fastest"] < 0.3, "the filter's share is a fifth; accelerations: tests/test_link.py"
+    assert told["active"], "nobody told it to stop"
+    time.sleep(0.2)
+    assert np.abs(np.array(standin.tell()["q"]) - told["q"]).max() < 1e-3
     control.close()
 
 
@@ -220,7 +238,7 @@ def test_a_bridge_that_dies_or_freezes(end):
             standin.thaw()
             stream(control, 1.0)
             told = standin.tell()
-            assert told["oldest"] < 0.05 and control.report().phase == "fault"
+            assert told["oldest"] < OVER_S and control.report().phase == "fault"
         control.close()
 
 
@@ -292,7 +310,7 @@ def test_a_gripper_that_hangs_stops_neither_commands_nor_the_stop(gripper):
         report = stream(control, 1.0, np.array([[0.3, 0, 0, 1.0]]))
         assert report.phase == "moving", report.detail
         told = standin.tell()
-        assert told["count"]["executed"] > 50 and told["oldest"] < 0.05
+        assert told["count"]["executed"] > 30 and told["oldest"] < OVER_S
         driver = Driver(arm.load("fr3"), robot)
         driver.wait(SOON)
         driver.stop()
@@ -301,8 +319,9 @@ def test_a_gripper_that_hangs_stops_neither_commands_nor_the_stop(gripper):
         control.close()
 
 
-def test_what_is_published_while_the_link_is_down_is_never_sent(standin, robot, wire):
-    link = Rosbridge(robot["url"])
+@pytest.mark.parametrize("transport", ["websockets", "roslibpy"])
+def test_what_is_published_while_the_link_is_down_is_never_sent(standin, robot, wire, transport):
+    link: Any = linked({**robot, "transport": transport})(robot["url"])
     link.wait(SOON)
     link.advertise("/words", "std_msgs/String")
     heard = link.subscribe("/words", "std_msgs/String")
@@ -325,8 +344,9 @@ def test_what_is_published_while_the_link_is_down_is_never_sent(standin, robot, 
     assert not link.publish("/words", {"data": "late"})
 
 
-def test_a_peer_that_freezes_is_left(standin, robot, wire):
-    link = Rosbridge(robot["url"])
+@pytest.mark.parametrize("transport", ["websockets", "roslibpy"])
+def test_a_peer_that_freezes_is_left(standin, robot, wire, transport):
+    link: Any = linked({**robot, "transport": transport})(robot["url"])
     link.wait(SOON)
     wire.hold()
     gone, after = until(lambda: not link.connected, 4)

@@ -1,8 +1,8 @@
 """The arm behind the stand-in's bridge: MuJoCo in real time, a trajectory controller, and faults at a switch.
 
-The controller does what ros_control's joint trajectory controller does with a trajectory of one point: it goes there by
-a cubic spline until the point's time, ignores a point whose time has passed, and holds. What no policy may send is
-counted as it arrives. The arm has no reflexes of its own: those are switched on, like every fault.
+The controller does with trajectories what ros_control's does (`real.standin.trajectory`). What no policy may send is
+counted as it arrives, and every step of the physics at which the controller wants more speed or acceleration than the
+arm has. The arm has no reflexes of its own: those are switched on, like every fault.
 """
 
 import json
@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from real.driver import MODES
 from real.standin.cameras import Cameras
 from real.standin.hub import Hub
+from real.standin.trajectory import Point, Trajectory, heard
 from sim.franka import Franka
 
 TICK_S = 0.004  # between looks at the clock; the physics' own step is 2 ms
@@ -39,28 +40,6 @@ class Faults:
     cameras: str = ""  # silent, frozen, torn
 
 
-class Point(NamedTuple):
-    """Where a spline goes, from where, and when: rad, rad/s, s."""
-
-    q0: np.ndarray
-    dq0: np.ndarray
-    t0: float
-    q1: np.ndarray
-    dq1: np.ndarray
-    t1: float
-
-    def at(self, t: float) -> tuple[np.ndarray, np.ndarray]:
-        """Position and speed."""
-        if t >= self.t1:
-            return self.q1, np.zeros(7)
-        span = self.t1 - self.t0
-        s = (t - self.t0) / span
-        a, b = self.dq0 * span, self.dq1 * span
-        d = self.q1 - self.q0
-        q = self.q0 + a * s + (3 * d - 2 * a - b) * s**2 + (a + b - 2 * d) * s**3
-        return q, (a + 2 * (3 * d - 2 * a - b) * s + 3 * (a + b - 2 * d) * s**2) / span
-
-
 class Robot:
     """Plays `env` in real time behind `hub`. `settings` as in configs/robot."""
 
@@ -71,7 +50,7 @@ class Robot:
         self.lock, self.running, self.active = threading.RLock(), True, False
         self.count: Counter[str] = Counter()
         self.ages: deque[float] = deque(maxlen=100_000)  # s, of the commands that moved the arm, when they came
-        self.oldest = self.stopped = 0.0
+        self.oldest = self.stopped = 0.0  # s: the oldest of those
         for name in GAIN:
             hub.advertise(*self.topics[name])
         hub.subscribe(*self.topics["command"], self._command)
@@ -96,18 +75,21 @@ class Robot:
             self.env.reset(seed=seed)
             self.active, self.reached = False, False
             q = self.env.data.ctrl[:7].copy()
-            self.point = Point(q, np.zeros(7), 0.0, q, np.zeros(7), 0.0)
+            self.trajectory, self.before = Trajectory([Point.at_rest(q)]), None
+            self.fastest = self.hardest = 0.0
             self.width = self.opened = float(2 * self.env.data.ctrl[7])
             self.begun, self.steps = time.time(), 0
 
     def report(self) -> dict[str, Any]:
         """What happened so far: success now and ever, commands by what became of them, how old those were that moved
-        the arm (s: the oldest; median and p99 of the last), when it was stopped (its clock)."""
+        the arm (s: the oldest; median and p99 of the last), when it was stopped (its clock); what the controller wanted
+        since the beginning at most, as shares of the arm's limits of speed and acceleration."""
         with self.lock:
             _, success = self.env.job.judge(self.env._observe())
             return {"success": bool(success), "reached": self.reached, "count": dict(self.count),
                     "oldest": self.oldest, "ages": np.percentile(self.ages or [0.0], [50, 99]).tolist(),
-                    "stopped": self.stopped, "active": self.active, "q": self.env.data.qpos[:7].tolist()}  # fmt: skip
+                    "stopped": self.stopped, "active": self.active, "q": self.env.data.qpos[:7].tolist(),
+                    "fastest": self.fastest, "hardest": self.hardest}  # fmt: skip
 
     def fault(self, **which: Any) -> None:
         """Switches faults on or off."""
@@ -137,19 +119,30 @@ class Robot:
         data, step = self.env.data, self.env.model.opt.timestep
         now = time.time()
         if now - self.begun - self.steps * step > 0.2:
-            self.begun = now - self.steps * step
+            self.begun, self.before = now - self.steps * step, None
         while self.begun + self.steps * step < now:
             self.steps += 1
-            q, dq = self.point.at(self.begun + self.steps * step)
-            if self.active and (np.abs(dq) > 1.001 * self.env.arm.limits.velocity).any():
-                self.count["too_fast"] += 1
-            fastest = self.env.arm.gripper["speed"] * step
+            wanted = self.trajectory.at(self.begun + self.steps * step)
+            self._judge(wanted, step)
+            far = self.env.arm.gripper["speed"] * step
             if self.faults.gripper != "stuck":
-                self.width += float(np.clip(self.opened - self.width, -fastest, fastest))
-            data.ctrl[:7], data.ctrl[7:9] = q, self.width / 2
+                self.width += float(np.clip(self.opened - self.width, -far, far))
+            data.ctrl[:7], data.ctrl[7:9] = wanted.q, self.width / 2
             mujoco.mj_step(self.env.model, data)
         mujoco.mj_forward(self.env.model, data)
         self.reached |= bool(self.env.job.judge(self.env._observe())[1])
+
+    def _judge(self, wanted: Point, step: float) -> None:
+        """Speed and acceleration from one step to the next, whatever a spline says of its own: seams count too."""
+        before, self.before = self.before, wanted if self.active else None
+        if before is None or self.before is None:
+            return
+        limits = self.env.arm.limits
+        speed = float((np.abs(wanted.q - before.q) / step / limits.velocity).max())
+        acceleration = float((np.abs(wanted.dq - before.dq) / step / limits.acceleration).max())
+        self.count.update({"too_fast": speed > 1.001, "too_hard": acceleration > 1.001})
+        self.count = +self.count
+        self.fastest, self.hardest = max(self.fastest, speed), max(self.hardest, acceleration)
 
     def _say(self, name: str, now: float) -> None:
         if self.faults.state == "silent":
@@ -203,30 +196,26 @@ class Robot:
         return {"stamp": {second: whole, nano: int((self.stamp - whole) * 1e9)}}
 
     def _command(self, message: dict[str, Any]) -> None:
-        """A trajectory of one point."""
         now = time.time()
-        second, nano = ("secs", "nsecs") if self.ros1 else ("sec", "nanosec")
-        stamp, point = message["header"]["stamp"], message["points"][0]
-        after = point["time_from_start"]
-        until = stamp[second] + after[second] + 1e-9 * (stamp[nano] + after[nano])
+        begin, points = heard(message, self.settings["joints"], now)
+        limits = self.env.arm.limits
         with self.lock:
-            order = [message["joint_names"].index(name) for name in self.settings["joints"]]
-            q, dq = (np.array([point[key][i] for i in order], float) for key in ("positions", "velocities"))
-            limits = self.env.arm.limits
-            if not (np.isfinite(q).all() and np.isfinite(dq).all()):
+            if not all(point.finite for point in points):
                 self.count["non_finite"] += 1
-            elif (q < limits.position_min).any() or (q > limits.position_max).any():
+            elif any((p.q < limits.position_min).any() or (p.q > limits.position_max).any() for p in points):
                 self.count["out_of_limits"] += 1
             elif not self.active:
                 self.count["ignored"] += 1
-            elif until <= now:
-                self.count["expired"] += 1
             else:
-                self.count["executed"] += 1
-                self.ages.append(now - (stamp[second] + 1e-9 * stamp[nano]))
-                self.oldest = max(self.oldest, self.ages[-1])
-                start, speed = self.point.at(now)
-                self.point = Point(start, speed, now, q, dq, until)
+                updated = self.begun + self.steps * self.env.model.opt.timestep
+                trajectory = self.trajectory.replaced(points, updated, now, jumps=not self.ros1)
+                if trajectory is None:
+                    self.count["expired"] += 1
+                    return
+                self.trajectory = trajectory
+                self.count["executed" if points[0].t > now else "late"] += 1
+                self.ages.append(now - begin)
+                self.oldest = max(self.oldest, now - begin)
 
     def _switch(self, request: dict[str, Any]) -> dict[str, Any]:
         first = "start_controllers" if self.ros1 else "activate_controllers"
@@ -245,8 +234,7 @@ class Robot:
         """Takes no more commands, and stays."""
         with self.lock:
             self.active = False
-            q, _ = self.point.at(time.time())
-            self.point = Point(q, np.zeros(7), 0.0, q, np.zeros(7), 0.0)
+            self.trajectory = Trajectory([Point.at_rest(self.trajectory.at(time.time()).q)])
 
     def _grip(self, goal: dict[str, Any]) -> dict[str, Any]:
         with self.lock:
