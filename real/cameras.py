@@ -15,7 +15,7 @@ from PIL import Image
 
 from pbrl.types import UserError
 from real.driver import BadState
-from real.rosbridge import Latest, Rosbridge
+from real.link import Latest, Link, linked
 
 TYPE = "sensor_msgs/CompressedImage"
 
@@ -28,7 +28,7 @@ class Cameras:
         settings: dict[str, Any],
         names: Sequence[str],
         clock: Callable[[], float] = time.time,
-        connect: Callable[[str], Rosbridge] = Rosbridge,
+        connect: Callable[[str], Link] | None = None,
     ):
         if settings["driver"] != "rosbridge":
             raise UserError(f"pictures come over rosbridge: robot=panda or robot=fr3, not driver: {settings['driver']}")
@@ -38,7 +38,7 @@ class Cameras:
             raise UserError(f"the policy looks through {', '.join(missing)}: name its topic in configs/robot, cameras")
         self.latest_s, self.clock = float(settings["latest_image_s"]), clock
         self.ros1 = settings["dialect"] == "ros1"
-        self.socket = connect(settings["url"])
+        self.socket = (connect or linked(settings))(settings["url"])
         self.topics = {name: topics[name] for name in names}
         self.heard: dict[str, Latest] = {name: self.socket.subscribe(topics[name], TYPE) for name in names}
         self.newest: dict[str, tuple[float, float, np.ndarray]] = {}  # its stamp, when it came, the picture

@@ -29,12 +29,13 @@ from tests.test_deploy import wait_for
 LOOKING = ("env=franka/reach", "env.images=[front,wrist]", "env.image_size=32", "env.state=robot", "env.horizon=40")
 
 
-@pytest.fixture(scope="module", params=["panda", "fr3"])
+@pytest.fixture(scope="module", params=["panda websockets", "fr3 websockets", "panda roslibpy"])
 def robot(request):
     """A robot with cameras in this process, in either dialect, and where its bridge is."""
-    settings = of_robot(request.param)
+    name, transport = request.param.split()
+    settings = of_robot(name) | {"transport": transport}
     hub = Hub(dialect=settings["dialect"])
-    env = Franka("reach", robot=request.param, control="cartesian", horizon=10**9, style={}, prefer={})
+    env = Franka("reach", robot=name, control="cartesian", horizon=10**9, style={}, prefer={})
     robot, bridge = Robot(hub, env, settings), Bridge(hub, port=0)
     bridge.start()
     yield robot, {**settings, "url": f"ws://127.0.0.1:{bridge.port}"}
