@@ -2,6 +2,7 @@
 
 python -m benchmarks.arm cadence     # a policy's steps, states and commands over real sockets
 python -m benchmarks.arm stop        # from an operator's stop to the robot
+python -m benchmarks.arm stalls      # of the link, by a clock of its own: what the late command makes of the arm
 python -m benchmarks.arm fuzz        # a million wild actions: what would go over the wire, read back
 """
 
@@ -30,6 +31,7 @@ from real.settings import of_robot
 from real.standin.handle import Standin
 from robots import arm as arms
 from robots.terms import Terms
+from tests.test_link import Run
 
 RESULTS = Path(__file__).parent / "results" / "arm.jsonl"
 PANDA = arms.load("panda")
@@ -159,6 +161,29 @@ def fuzz(args: argparse.Namespace) -> dict[str, Any]:
     return {"actions_seen": actions, "frames": frames, **wrong, "interventions": dict(controller.count)}
 
 
+def stalls(args: argparse.Namespace) -> dict[str, Any]:
+    """So many stalls of 50 to 300 ms in mid-motion; of each the most that the arm's controller wanted, as shares of the
+    arm's limits of speed and acceleration."""
+    run, most, late = Run(args.robot, args.seed, workspace=((-2, -2, 0), (2, 2, 2))), [], 0
+    for _ in tqdm(range(args.times), unit="stall"):
+        action = (*run.random.uniform(-1, 1, 3), -1.0)
+        run.go(0.4, action)
+        run.arm.fastest = run.arm.hardest = 0.0
+        run.arm.wire.held, before = True, run.arm.late
+        run.go(run.random.uniform(0.05, 0.3), action)
+        run.arm.wire.held = False
+        run.go(0.8, action)
+        assert run.control.phase == "moving"
+        late += run.arm.late > before
+        most.append((run.arm.fastest, run.arm.hardest))
+    fastest, hardest = np.array(most, float).T
+    return {
+        "late": late, "too_fast": int((fastest > 1).sum()), "too_hard": int((hardest > 1).sum()),
+        "fastest": np.percentile(fastest, [50, 99, 100]).round(2).tolist(),
+        "hardest": np.percentile(hardest, [50, 99, 100]).round(2).tolist(),
+    }  # fmt: skip
+
+
 def success(args: argparse.Namespace) -> dict[str, Any]:
     """A run's policy on the evaluation's episodes: played by the simulation, and deployed in real time."""
     made = yaml.safe_load((Path(args.policy) / "config.yaml").read_text())["env"]
@@ -185,7 +210,7 @@ def share(successes: list[bool]) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cadence", "stop", "fuzz", "success"))
+    parser.add_argument("what", choices=("cadence", "stop", "stalls", "fuzz", "success"))
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of configs/deploy.yaml, for success")
     parser.add_argument("--robot", default="panda")
     parser.add_argument("--hz", type=float, default=20)

@@ -1,6 +1,6 @@
-"""Cameras behind rosbridge: of each its newest picture, as long as it is new.
+"""Cameras that publish sensor_msgs/CompressedImage: of each its newest picture, as long as it is new.
 
-They publish sensor_msgs/CompressedImage. On a socket of their own: no state and no command waits behind a picture.
+On a link of their own, so that no state and no command waits behind a picture.
 """
 
 import base64
@@ -31,7 +31,7 @@ class Cameras:
         connect: Callable[[str], Link] | None = None,
     ):
         if settings["driver"] != "rosbridge":
-            raise UserError(f"pictures come over rosbridge: robot=panda or robot=fr3, not driver: {settings['driver']}")
+            raise UserError(f"pictures come over ROS: robot=panda or robot=fr3, not driver: {settings['driver']}")
         topics = settings["cameras"]
         missing = [name for name in names if name not in topics]
         if missing:

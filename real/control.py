@@ -211,7 +211,7 @@ class Controller:
         echo, waited = self.arm.echo(), now - self.t_last
         if echo is not None and abs(echo - self.underway) < 1e-6 and waited <= self.valid_s:
             self.known = self.last
-        elif now <= self.ends or waited <= self.valid_s or state is None or age > self.latest_s:
+        elif state is None or age > self.latest_s or now - age <= max(self.ends, self.t_last + self.valid_s):
             return False
         else:
             rests = [self.safe.rest(motion) for motion in (self.known, self.last)]
@@ -267,9 +267,7 @@ class Controller:
             self.wish = None
             return
         action = np.clip(action, -1, 1)
-        rest = self.safe.rest(
-            self.last
-        )  # from there: an action of nothing brakes, and none adds to what is still to go
+        rest = self.safe.rest(self.last)  # so that nothing asked for brakes, and what is still to go counts once
         self.wish, self.until = self.terms.joints(rest, action), self.chunk.t + (k + 2) * step
         self.arm.grip(bool(action[-1] > 0))
 

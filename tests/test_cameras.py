@@ -103,7 +103,7 @@ def test_old_and_torn_pictures_are_none(robot, cameras):
 def test_what_cannot_be_is_said_in_a_sentence():
     with pytest.raises(UserError, match="looks through ceiling: name its topic"):
         Cameras(of_robot("panda"), ["front", "ceiling"])
-    with pytest.raises(UserError, match="over rosbridge"):
+    with pytest.raises(UserError, match="over ROS"):
         Cameras(of_robot("fr3_direct"), ["front"])
 
 
