@@ -3,6 +3,7 @@
     python -m benchmarks.annotator                      # sweep-into, three seeds: at the page, and told directly
     python -m benchmarks.annotator --only page --seeds 0
     python -m benchmarks.annotator --only keys          # no training: when the next pair comes, and if it is in step
+    python -m benchmarks.annotator --only keys --far    # the same, as over a slow line
 
 It looks at what a person looks at, the clips on the screen, and answers with an arrow key as a teacher of B-Pref would
 (arXiv:2111.03026): a share of mistakes, ties where returns are close, "can't tell" where both are low. Then what the
@@ -24,8 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+import sim.configs
 from benchmarks.report import RESULTS
+from benchmarks.rewards import CONFIGS
 from pbrl import collect, log
 from pbrl.feedback.store import Store
 from pbrl.feedback.teachers import SKIP, TIE, Teacher
@@ -42,6 +47,7 @@ RUN = [
 ]  # fmt: skip
 KEYS = {0.0: "ArrowLeft", 1.0: "ArrowRight", 0.5: "ArrowDown"}
 WATCH_MS = 200  # while training waits: from when a pair is there to the key
+FAR = {"offline": False, "latency": 80, "downloadThroughput": 200_000, "uploadThroughput": 200_000}  # ms, bytes/s
 PERSON_MS = 2500  # where only keys are timed: a quick person's pace, which leaves time to render
 TIME_FRAMES = """() => {
   window.took = [];
@@ -85,12 +91,14 @@ class Annotator:
         self.pressed[question] = key, bool(wrong)
         return key
 
-    def sit_down(self, at: str, store: Store, goes_on: Callable[[], bool], watch_ms: int) -> list[float]:
+    def sit_down(
+        self, at: str, store: Store, goes_on: Callable[[], bool], watch_ms: int, far: bool = False
+    ) -> list[float]:
         """Answers what the page asks while it `goes_on`; returns ms from each key to the next pair's frames."""
         from playwright.sync_api import Error
 
         took: list[float] = []
-        with opened(at) as page:
+        with opened(at, far) as page:
             page.evaluate(TIME_FRAMES)
             while goes_on():
                 question = page.evaluate("document.body.dataset.question ?? null")
@@ -110,13 +118,17 @@ class Annotator:
 
 
 @contextmanager
-def opened(at: str) -> Iterator[Any]:
-    """The page in a browser, its help closed."""
+def opened(at: str, far: bool = False) -> Iterator[Any]:
+    """The page in a browser, its help closed; `far`: over a line of 80 ms and 1.6 Mbit/s, both ways."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1200, "height": 850})
+        if far:
+            wire = page.context.new_cdp_session(page)
+            wire.send("Network.enable")
+            wire.send("Network.emulateNetworkConditions", FAR)
         page.goto(at)
         page.wait_for_selector("#help[open]")
         page.keyboard.press("Escape")
@@ -131,15 +143,17 @@ def at_the_page(seed: int, folder: Path) -> dict[str, Any]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     at = next(line.split()[1] for line in process.stdout if line.startswith("answers "))
-    store, annotator = Store(f"sqlite:///{folder / 'answers.sqlite'}"), beside(folder, seed)
+    store, annotator = (
+        Store(f"sqlite:///{folder / 'answers.sqlite'}"),
+        beside(yaml.safe_load((folder / "config.yaml").read_text()), seed),
+    )
     took = annotator.sit_down(at, store, lambda: process.poll() is None, WATCH_MS)
     assert process.wait() == 0
     return {**judged(annotator, store), **percentiles(took)}
 
 
-def beside(folder: Path, seed: int) -> Annotator:
-    """An annotator who knows the data of a run."""
-    made = yaml.safe_load((folder / "config.yaml").read_text())
+def beside(made: dict[str, Any], seed: int) -> Annotator:
+    """An annotator who knows the data of a run with these settings."""
     source = {"folder": Path(made["data_dir"]), "seed": made["data_seed"], "workers": 0}
     episodes, _ = collect.dataset(made["env"], made["data"], **source)
     return Annotator(Table(episodes), made["query"]["length"], seed)
@@ -149,8 +163,12 @@ def percentiles(took: list[float]) -> dict[str, int]:
     return {f"next_p{p}_ms": round(float(np.percentile(took, p))) for p in (50, 95)}
 
 
-def keys(run: Path) -> dict[str, Any]:
-    """A page alone, on the data of a finished run; a person thinks longer than a clip takes to render."""
+def keys(far: bool) -> dict[str, Any]:
+    """A page alone; a person thinks longer than a clip takes to render."""
+    sim.configs.register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("train", DATA), resolve=True)
+    annotator = beside(config, 0)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(f"sqlite:///{folder}/answers.sqlite")
         command = [sys.executable, "-m", "pbrl.label", *DATA, "query.count=120", "port=8800", f"store={store.url}",
@@ -158,9 +176,8 @@ def keys(run: Path) -> dict[str, Any]:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         at = next(line.split()[1] for line in process.stdout if line.startswith("answers "))
-        annotator = beside(run, 0)
-        took = annotator.sit_down(at, store, lambda: len(annotator.pressed) <= 60, PERSON_MS)
-        with opened(at) as page:
+        took = annotator.sit_down(at, store, lambda: len(annotator.pressed) <= 60, PERSON_MS, far)
+        with opened(at, far) as page:
             page.wait_for_selector("body[data-question]")
             apart = page.evaluate(APART)
         process.kill()
@@ -206,6 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", choices=("page", "directly", "keys"))
+    parser.add_argument("--far", action="store_true", help="of keys: a line of 80 ms and 1.6 Mbit/s")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark/annotator"))
     args = parser.parse_args()
     for how, go in (("page", at_the_page), ("directly", directly)):
@@ -219,7 +237,7 @@ def main() -> None:
                 "git": json.loads((folder / "versions.json").read_text())["git"],
             })  # fmt: skip
     if args.only == "keys":
-        keep({"how": "keys", **keys(args.folder / "directly-0")})
+        keep({"how": "keys", "far": args.far, **keys(args.far)})
 
 
 def keep(line: dict[str, Any]) -> None:

@@ -4,9 +4,10 @@
     python -m benchmarks.rivals iql --threads 2
 
 The other side is plain PyTorch, run eagerly: one module, one optimiser and one loss after the other, a loop over the
-members of an ensemble or over the pairs of a batch, numbers read with `.item()` for the log. Five turns each; the ratio
-is of medians, per second of this process's own CPU time. Writes `benchmarks/results/rivals.jsonl`; absolute figures are
-of the machine at hand and stand there to be divided. Beside them: what matrix products alone reach.
+members of an ensemble or over the pairs of a batch, numbers read with `.item()` for the log. For IQL also JAX, with
+many updates in one `lax.scan` (`pip install -e ".[bench]"`). Five turns each; the ratio is of medians, per second of
+this process's own CPU time. Writes `benchmarks/results/rivals.jsonl`; absolute figures are of the machine at hand and
+stand there to be divided. Beside them: what matrix products alone reach.
 """
 
 import argparse
@@ -26,9 +27,11 @@ import sim.configs
 from benchmarks import speed
 from benchmarks.report import RESULTS
 from pbrl.engine import Engine
+from pbrl.table import Table
 from pbrl.types import PreferenceBatch, Transitions
 
 CPU = torch.device("cpu")
+SCANNED = 200  # updates in one call of JAX
 
 
 def mlp(*sizes: int) -> nn.Sequential:
@@ -36,7 +39,7 @@ def mlp(*sizes: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def iql(draw: Callable[[], Transitions]) -> Callable[[], None]:
+def iql(draw: Callable[[], Transitions], table: Table) -> Callable[[], None]:
     """IQL with two critics, a value and a policy of 2 × 256, each with its Adam."""
     obs, action = draw().obs.shape[1], draw().action.shape[1]
     critics = [mlp(obs + action, 256, 256, 1) for _ in range(2)]
@@ -83,7 +86,7 @@ def iql(draw: Callable[[], Transitions]) -> Callable[[], None]:
     return update
 
 
-def ensemble(draw: Callable[[], PreferenceBatch]) -> Callable[[], None]:
+def ensemble(draw: Callable[[], PreferenceBatch], table: Table) -> Callable[[], None]:
     """Seven reward networks of 3 × 256, one after the other."""
     first = draw()
     sizes = first.obs.shape[-1] + first.action.shape[-1], 256, 256, 256, 1
@@ -107,7 +110,7 @@ def ensemble(draw: Callable[[], PreferenceBatch]) -> Callable[[], None]:
     return update
 
 
-def pairs(draw: Callable[[], PreferenceBatch]) -> Callable[[], None]:
+def pairs(draw: Callable[[], PreferenceBatch], table: Table) -> Callable[[], None]:
     """A reward network of 2 × 32 that is shown one pair after the other."""
     first = draw()
     net = mlp(first.obs.shape[-1] + first.action.shape[-1], 32, 32, 1)
@@ -130,9 +133,17 @@ def pairs(draw: Callable[[], PreferenceBatch]) -> Callable[[], None]:
     return update
 
 
-RIVALS: dict[str, tuple[str, Callable[[Any], Callable[[], None]] | None, float]] = {
+def jax_iql(draw: Callable[[], Transitions], table: Table) -> Callable[[], None]:
+    """IQL in JAX."""
+    from benchmarks import scanned
+
+    return scanned.iql(table, SCANNED)
+
+
+RIVALS: dict[str, tuple[str, Callable[[Any, Table], Callable[[], None]] | None, float]] = {
     # our shape in benchmarks/speed.py, the rival (None: ourselves, eager in float32), the ratio that is aimed at
     "iql": ("iql", iql, 4.0),
+    "iql, JAX": ("iql", jax_iql, 1.5),
     "ensemble of 7, 64 pairs": ("ensemble", ensemble, 2.3),
     "ensemble of 7, 128 pairs": ("ensemble_128", ensemble, 2.3),
     "32 pairs, 2 × 32": ("pairs", pairs, 10.0),
@@ -155,11 +166,13 @@ def products(dtype: torch.dtype) -> float:
 def measure(name: str, threads: int) -> dict[str, Any]:
     """A line of the results."""
     torch.set_num_threads(threads)
+    os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
     sim.configs.register()
     shape, rival, aim = RIVALS[name]
-    ours, draw = speed.made(shape, CPU)
+    ours, draw, table = speed.made(shape, CPU)
     fast = Engine(CPU, compile=True, bf16=True).prepare(ours.update)
-    other = rival(draw) if rival is not None else lambda: ours.update(draw())
+    other = rival(draw, table) if rival is not None else lambda: ours.update(draw())
+    each = {"ours": 1, "rival": SCANNED if rival is jax_iql else 1}  # updates in a call
     sides = {"ours": lambda: fast(draw()), "rival": other}
     counts = {side: speed.warmed(go, lambda: None) for side, go in sides.items()}
     rates: dict[str, list[float]] = {side: [] for side in sides}
@@ -168,7 +181,7 @@ def measure(name: str, threads: int) -> dict[str, Any]:
             began = time.process_time()
             for _ in range(counts[side]):
                 go()
-            rates[side].append(counts[side] / (time.process_time() - began))
+            rates[side].append(counts[side] * each[side] / (time.process_time() - began))
     middle = {side: sorted(found)[2] for side, found in rates.items()}
     ratios = sorted(a / b for a, b in zip(rates["ours"], rates["rival"], strict=True))
     return {

@@ -54,8 +54,8 @@ def episodes(obs_dim: int, action_dim: int) -> list[Episode]:
     ]  # fmt: skip
 
 
-def made(name: str, where: torch.device) -> tuple[Any, Callable[[], Any]]:
-    """A learner of that shape, and what draws its batches from noise."""
+def made(name: str, where: torch.device) -> tuple[Any, Callable[[], Any], Table]:
+    """A learner of that shape, and what draws its batches from a table of noise."""
     flags, obs_dim, action_dim, length = SHAPES[name]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("train", flags), resolve=True)
@@ -74,7 +74,7 @@ def made(name: str, where: torch.device) -> tuple[Any, Callable[[], Any]]:
             return PreferenceBatch(table.obs[pair], table.action[pair], torch.rand(len(starts), device=where).round())
         return table.windows(starts, learns.context)
 
-    return learns, draw
+    return learns, draw, table
 
 
 def warmed(go: Callable[[], Any], settle: Callable[[], None]) -> int:
@@ -93,7 +93,7 @@ def measure(name: str, threads: int, compile: bool, bf16: bool, device: str) -> 
     torch.set_num_threads(threads)
     sim.configs.register()
     where = torch.device(device)
-    learns, draw = made(name, where)
+    learns, draw, _ = made(name, where)
 
     def settle() -> None:
         if device != "cpu":

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from pbrl import query
-from pbrl.feedback.kept import of_tiers
+from pbrl.feedback.kept import of_spans, of_tiers
 from pbrl.feedback.store import Answered, Store
 from pbrl.plan import Query
 from pbrl.preferences import Preferences
@@ -82,9 +82,10 @@ class Interview:
         self.counts = dict.fromkeys(self.counts, 0)
         answered = self._counted(self.store.answers(self.questions))
         self.counts["asked"] = len(self.questions)
-        if self.ask.kind == "ranking":
-            ranked = of_tiers(self.store.details(questions=self.questions))
-            self.preferences.replace(ranked.starts, ranked.label, ranked.question)
+        if self.ask.kind in ("ranking", "spans"):
+            details = self.store.details(questions=self.questions)
+            found = of_tiers(details) if self.ask.kind == "ranking" else of_spans(details, self.ask.span)
+            self.preferences.replace(found.starts, found.label, found.question)
             return dict(self.counts)
         given = answered.outcome != "skip"
         self.preferences.replace(answered.starts[given], answered.label[given], answered.question[given])
@@ -154,7 +155,7 @@ class Interview:
         if starts.shape[1] == 1:
             starts = np.concatenate([starts[:-1], starts[1:]], 1)
             label = 0.5 * (1 + np.sign(label[1:] - label[:-1]))
-        rows = self.table.segments(torch.from_numpy(starts).to(self.table.device), self.ask.length)
+        rows = self.table.segments(torch.from_numpy(starts).to(self.table.device), self.preferences.length)
         gap = self.table.reward[rows].sum(-1).diff(dim=1)[:, 0].cpu().numpy()
         clear = (label != 0.5) & (gap != 0)
         agree = (label > 0.5) == (gap > 0)

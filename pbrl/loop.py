@@ -70,7 +70,9 @@ class Training:
         self.preferences = self.interview = None
         if ask is not None:
             held_out = 0.0 if reward is None else ask.held_out  # nothing else is judged by them
-            self.preferences = Preferences(table, kind=ask.kind, length=ask.length, held_out=held_out, seed=ask.seed)
+            self.preferences = Preferences(
+                table, kind=ask.kind, length=ask.learnt_length, held_out=held_out, seed=ask.seed
+            )
             self.interview = Interview(
                 table=table,
                 dataset=dataset,

@@ -10,7 +10,8 @@ from pbrl.types import UserError
 class Query:
     """What is asked: `count` questions in `rounds`, about segments of `length` steps.
 
-    `kind` is pair, rating, or ranking: pairs that sort segments into lists, with `per_list` of them spent on each.
+    `kind` is pair, rating, ranking (pairs that sort segments into lists, with `per_list` of them spent on each), or
+    spans: stretches marked in a segment as good or bad, which are cut into pieces of `span` steps to learn from.
     `seed` decides which are asked: runs with different seeds of their own learn from the same answers.
     """
 
@@ -18,6 +19,7 @@ class Query:
     count: int
     rounds: int
     length: int
+    span: int
     strategy: str
     candidates: int
     per_list: int
@@ -25,8 +27,10 @@ class Query:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.kind not in ("pair", "rating", "ranking"):
-            raise UserError(f"query.kind={self.kind}: it is pair, rating or ranking")
+        if self.kind not in ("pair", "rating", "ranking", "spans"):
+            raise UserError(f"query.kind={self.kind}: it is pair, rating, ranking or spans")
+        if self.kind == "spans" and not 1 <= self.span <= self.length:
+            raise UserError(f"query.span={self.span} lies between 1 and query.length={self.length}")
         if self.per_list < 1:
             raise UserError("query.per_list must be at least 1")
         if self.count < 1:
@@ -44,6 +48,11 @@ class Query:
             )
         if self.kind != "pair" and self.strategy != "uniform":
             raise UserError(f"query.strategy chooses pairs: with query.kind={self.kind} it must be uniform")
+
+    @property
+    def learnt_length(self) -> int:
+        """Steps of a segment as learners get it."""
+        return self.span if self.kind == "spans" else self.length
 
 
 @dataclass(frozen=True)

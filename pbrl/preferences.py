@@ -1,8 +1,9 @@
 """Answers as tensors: what learners draw their batches from, and what is held out to judge a reward model by.
 
-Three kinds of answer become pairs. A comparison is one pair. A rating gives its segment a score, and pairs are drawn
-anew from all scored segments in each batch ("dense" in CPL, arXiv:2310.13639). A ranking does so within each list. From
-ratings and rankings, lists of more than two segments are drawn in the same way.
+Four kinds of answer become pairs. A comparison is one pair. A rating gives its segment a score, and pairs are drawn
+anew from all scored segments in each batch ("dense" in CPL, arXiv:2310.13639). A ranking does so within each list.
+Spans that were marked as good or bad are segments rated 1 or 0. From ratings and rankings, lists of more than two
+segments are drawn in the same way.
 """
 
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ class Preferences:
 
     def __init__(self, table: Table, *, kind: str, length: int, held_out: float, seed: int):
         self.table, self.kind, self.length, self.held_out = table, kind, length, held_out
-        self.width = {"pair": 2, "rating": 1, "ranking": 1}[kind]
+        self.width = {"pair": 2, "rating": 1, "ranking": 1, "spans": 1}[kind]
         self.random = np.random.default_rng([seed, 7])
         self.places: Tensor | None = None  # where a segment may start
         self.lists = self.shortest = 0

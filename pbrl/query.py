@@ -2,7 +2,8 @@
 
 `logits` [E, C] are the members' log-odds that the second segment of each candidate pair is preferred, `features` [C, D]
 describe the pairs; all return the indices [n] of the chosen pairs. Uniform, disagreement, entropy, k-centre and the two
-mixed strategies are those of B-Pref, Lee et al. 2021, arXiv:2111.03026.
+mixed strategies are those of B-Pref, Lee et al. 2021, arXiv:2111.03026; `decisive` is for data where most pairs are
+ties.
 """
 
 import torch
@@ -25,6 +26,11 @@ def disagreement(logits: Tensor, features: Tensor, n: int) -> Tensor:
 def entropy(logits: Tensor, features: Tensor, n: int) -> Tensor:
     """Where the mean probability is nearest to a coin's."""
     return (torch.sigmoid(logits).mean(0) - 0.5).abs().topk(n, largest=False).indices
+
+
+def decisive(logits: Tensor, features: Tensor, n: int) -> Tensor:
+    """Where the mean log-odds are farthest from a tie."""
+    return logits.mean(0).abs().topk(n).indices
 
 
 def k_center(logits: Tensor, features: Tensor, n: int) -> Tensor:
@@ -53,7 +59,7 @@ def _cover_of(first, logits: Tensor, features: Tensor, n: int) -> Tensor:
 
 
 STRATEGIES = {
-    f.__name__: f for f in (uniform, disagreement, entropy, k_center, k_center_disagreement, k_center_entropy)
+    f.__name__: f for f in (uniform, disagreement, entropy, decisive, k_center, k_center_disagreement, k_center_entropy)
 }
 
 

@@ -233,6 +233,8 @@ def check_teacher(config: Config, ask: Query, env: Any) -> None:
     if hasattr(teacher, "recall"):
         if not config["store"]:
             raise UserError("feedback=kept takes answers from a store: name it with store=sqlite:///answers.sqlite")
+    elif hasattr(teacher, "answer") and ask.kind == "spans":
+        raise UserError("scripted teachers mark no spans: feedback=human, or feedback=kept")
     elif (
         hasattr(teacher, "answer")
         and ask.kind == "rating"

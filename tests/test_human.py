@@ -44,9 +44,9 @@ class People:
 
 def interview(tmp_path, kind="pair", **options):
     table = toy.table(10)
-    ask = Query(kind=kind, count=8, rounds=2, length=8, strategy="uniform", candidates=1, per_list=1, held_out=0.25,
-                seed=0)  # fmt: skip
-    preferences = Preferences(table, kind=kind, length=8, held_out=0.25, seed=0)
+    ask = Query(kind=kind, count=8, rounds=2, length=8, span=2, strategy="uniform", candidates=1, per_list=1,
+                held_out=0.25, seed=0)  # fmt: skip
+    preferences = Preferences(table, kind=kind, length=ask.learnt_length, held_out=0.25, seed=0)
     store = Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
     store.add_rater("ada", "human")
     teacher = People()
@@ -58,7 +58,7 @@ def interview(tmp_path, kind="pair", **options):
 
 def say(store: Store, question: str, label: float | None, **more) -> str:
     outcome = "skip" if label is None else "tie" if label == 0.5 else "answer"
-    told = Told(uuid4().hex, question, "ada", outcome=outcome, label=label, **more)
+    told = Told(uuid4().hex, question, "ada", **{"outcome": outcome, "label": label, **more})
     store.append([told])
     return told.uid
 
@@ -99,6 +99,16 @@ def test_the_next_round_asks_anew_instead(tmp_path):
     leased = [k.question for k in lease(store, "ada", 9)]
     assert leased == asking.questions[5:], "those of the round before are asked no more"
     assert len(asking.preferences.train.label) + len(asking.preferences.test.label) == 2
+
+
+def test_marked_spans_are_heard_as_pieces(tmp_path):
+    asking, store = interview(tmp_path, kind="spans", minimum=1)
+    spans = {"spans": [{"start": 1, "end": 4, "good": True}, {"start": 5, "end": 7, "good": False}], "marks": []}
+    threading.Timer(0.2, lambda: say(store, asking.questions[0], None, detail=spans, outcome="answer")).start()
+    assert asking.round(0, None)["answered"] == 1
+    (clip,) = store.answers(asking.questions[:1]).starts
+    kept = [torch.cat(parts) for parts in zip(asking.preferences.train, asking.preferences.test, strict=True)]
+    assert (kept[0][:, 0] - int(clip[0])).tolist() == [1, 3, 5] and kept[1].tolist() == [1, 1, 0]
 
 
 def test_which_answers_are_held_out_does_not_change_when_more_come(tmp_path):

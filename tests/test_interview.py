@@ -36,7 +36,7 @@ def test_a_ranking_is_sorted_and_ties_share_a_group():
 @pytest.mark.parametrize("count,lists", [(100, 4), (101, 5), (10, 1)])
 def test_lists_are_asked_for_by_pairs_that_the_store_keeps(tmp_path, count, lists):
     table = toy.table(40)
-    ask = Query(kind="ranking", count=count, rounds=1, length=8, strategy="uniform", candidates=1, per_list=25,
+    ask = Query(kind="ranking", count=count, rounds=1, length=8, span=2, strategy="uniform", candidates=1, per_list=25,
                 held_out=0.0, seed=0)  # fmt: skip
     teacher = Teacher(**RIGHT, seed=0)
     teacher.author = "perfect"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from pbrl.feedback.kept import Kept
 from pbrl.feedback.store import Store, Told
@@ -15,8 +16,8 @@ PLAIN = dict(author=None, count=None, weigh=False, attribute=None)
 
 
 def query(**options) -> Query:
-    plain = dict(kind="pair", count=9, rounds=1, length=8, strategy="uniform", candidates=1, per_list=1, held_out=0.0,
-                 seed=0)  # fmt: skip
+    plain = dict(kind="pair", count=9, rounds=1, length=8, span=2, strategy="uniform", candidates=1, per_list=1,
+                 held_out=0.0, seed=0)  # fmt: skip
     return Query(**{**plain, **options})
 
 
@@ -48,6 +49,31 @@ def test_rankings_become_lists(store):
     interview.round(0, None)
     assert preferences.train.group.tolist() == [0, 0, 0, 1, 1, 1] and preferences.shortest == 3
     assert len(Kept(**PLAIN | {"count": 1}).recall(store, "abc", query(kind="ranking")).label) == 3
+
+
+def test_spans_become_rated_pieces(store):
+    good, bad = {"start": 0, "end": 4, "good": True}, {"start": 5, "end": 6, "good": False}
+    short = {"start": 0, "end": 0, "good": True}
+    told(store, "spans", [[10], [40], [50]], {"spans": [good, bad], "marks": []},
+         {"spans": [short], "marks": [{"frame": 3, "name": "contact"}]}, {"spans": [bad], "marks": []})  # fmt: skip
+    ask, table = query(kind="spans"), toy.table(4)
+    preferences = Preferences(table, kind="spans", length=ask.learnt_length, held_out=0.0, seed=0)
+    interview = Interview(table=table, dataset="abc", ask=ask, teacher=Kept(**PLAIN), store=store,
+                          preferences=preferences)  # fmt: skip
+    interview.round(0, None)
+    assert preferences.train.starts[:, 0].tolist() == [10, 12, 15, 55] and preferences.train.label.tolist() == [
+        1,
+        1,
+        0,
+        0,
+    ]
+    batch = preferences.sample(200, torch.Generator().manual_seed(0))
+    assert batch.obs.shape[:3] == (200, 2, 2)
+    marked = {tuple(table.obs[row].tolist()): row < 14 for row in (10, 12, 15, 55)}
+    first, second = ([marked[tuple(obs.tolist())] for obs in batch.obs[:, i, 0]] for i in (0, 1))
+    assert batch.label.tolist() == [0.5 + 0.5 * (b - a) for a, b in zip(first, second, strict=True)]
+    with pytest.raises(UserError, match="query.span=9 lies between"):
+        query(kind="spans", span=9)
 
 
 def test_one_attribute_of_several(store):

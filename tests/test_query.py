@@ -19,6 +19,10 @@ def test_entropy_finds_the_coins():
     assert sorted(query.entropy(LOGITS, FEATURES, 2).tolist()) == [1, 2]
 
 
+def test_decisive_finds_what_is_sure():
+    assert query.decisive(LOGITS, FEATURES, 1).tolist() == [0]
+
+
 def test_k_center_covers():
     assert query.k_center(LOGITS, FEATURES, 3).tolist() == [0, 3, 2]
 

@@ -132,8 +132,8 @@ def test_from_the_store(tmp_path):
     store.append([Told("x", ids[0], "bob", outcome="tie", label=0.5)])
     found = raters.said(store, "abc")
     assert len(found) == 4 and found[0].order == (1, 0)
-    ask = Query(kind="pair", count=9, rounds=1, length=8, strategy="uniform", candidates=1, per_list=1, held_out=0.0,
-                seed=0)  # fmt: skip
+    ask = Query(kind="pair", count=9, rounds=1, length=8, span=2, strategy="uniform", candidates=1, per_list=1,
+                held_out=0.0, seed=0)  # fmt: skip
     plain = Kept(author=None, count=None, weigh=False, attribute=None).recall(store, "abc", ask)
     one_each = Kept(author=None, count=None, weigh=True, attribute=None).recall(store, "abc", ask)
     assert plain.label.tolist() == [1.0, 0.5, 1.0, 1.0] and one_each.starts.tolist() == [[1, 2], [3, 4]]

@@ -37,7 +37,7 @@ def pickles(folder, names=NAMES, protocol=4, **changes):
 
 
 def query(**changes):
-    settings = {"kind": "pair", "count": 9, "rounds": 1, "length": 3, "strategy": "uniform", "candidates": 1,
+    settings = {"kind": "pair", "count": 9, "rounds": 1, "length": 3, "span": 2, "strategy": "uniform", "candidates": 1,
                 "per_list": 1, "held_out": 0.0, "seed": 0}  # fmt: skip
     return Query(**settings | changes)
 

@@ -40,6 +40,8 @@ class Kept:
             found = of_attribute(self.attribute, store.details(self.author, **about, kind="attributes"))
         elif ask.kind == "ranking":
             found = of_tiers(store.details(self.author, **about, kind="ranking"))
+        elif ask.kind == "spans":
+            found = of_spans(store.details(self.author, **about, kind="spans"), ask.span)
         else:
             found = store.answers(author=self.author, **about, kind=ask.kind)
         if not len(found.label):
@@ -76,6 +78,19 @@ def of_tiers(details: list[tuple[list[int], str, dict[str, Any]]]) -> Answered:
     starts, rank, question = zip(*ranked, strict=True) if ranked else ((), (), ())
     outcome = np.full(len(rank), "answer", object)
     return Answered(np.array(starts)[:, None], np.array(rank, np.float64), outcome, np.array(question, object))
+
+
+def of_spans(details: list[tuple[list[int], str, dict[str, Any]]], length: int) -> Answered:
+    """What was marked, cut into segments of `length` steps: 1 where it is good, 0 where it is bad. Less is left out."""
+    cut = [
+        (start + frame, float(span["good"]), question)
+        for (start,), question, detail in details
+        for span in detail["spans"]
+        for frame in range(span["start"], span["end"] + 2 - length, length)
+    ]
+    starts, good, question = zip(*cut, strict=True) if cut else ((), (), ())
+    outcome = np.full(len(good), "answer", object)
+    return Answered(np.array(starts, int)[:, None], np.array(good, np.float64), outcome, np.array(question, object))
 
 
 def weighed(found: Answered, store: Store, dataset: str) -> Answered:
