@@ -75,7 +75,7 @@ class Encoder(nn.Module):
     """Images [..., C, H, W, 3] uint8 → features [..., F] in [-1, 1]; all cameras' colours are channels of one input.
 
     Four convolutions and a normalised linear layer, as in DrQ-v2 (Yarats et al. 2021, arXiv:2107.09645), but each of
-    them halves the image: a sixth of the arithmetic. Raises UserError.
+    them halves the image: a quarter of the arithmetic for two cameras. Raises UserError.
     """
 
     def __init__(self, image: tuple[int, ...], *, channels: int, features: int):
