@@ -42,7 +42,7 @@ class Behaviour:
         self.experts = [env.expert() for env in self.envs]
 
     def act(self, obs: np.ndarray, running: np.ndarray) -> np.ndarray:
-        actions = np.zeros((len(obs), self.size), np.float32)
+        actions = np.zeros((len(running), self.size), np.float32)
         for i in np.flatnonzero(running):
             noise = self.noise * self.random[i].standard_normal(self.size)
             actions[i] = np.clip(np.clip(self.choose(i), -1, 1) + noise, -1, 1)

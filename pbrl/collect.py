@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from pbrl import checkpoint
 from pbrl import episodes as files
+from pbrl.frames import blind
 from pbrl.rollout import Players, episode_seeds
 from pbrl.types import Episode, UserError
 
@@ -27,6 +28,8 @@ def dataset(
 ) -> tuple[list[Episode], str]:
     """The episodes that `data` describes for `env`, and their content hash: read if they are there, else made.
 
+    Nobody looks while they are made: images are rendered afterwards (pbrl/frames.py), and the data are the same.
+
     `data` has either `path`, an existing Minari folder, folder of videos or D4RL file, or `behaviour`, `episodes` and
     perhaps `success`, to which the behaviour's level is calibrated, or `sac`, a training run to take them from.
     """
@@ -35,6 +38,7 @@ def dataset(
         return episodes, files.content_hash(episodes)
     if not data.get("episodes", 1) > 0:
         raise UserError("data.episodes must be at least 1")
+    env = blind(env)
     recipe = {"env": env, "data": data, "seed": seed}
     if data.get("success") is not None:
         recipe["calibration"] = [CALIBRATION_EPISODES, CALIBRATION_STEPS]

@@ -9,8 +9,8 @@ import torch
 from hydra.utils import get_class
 from torch import Tensor, nn
 
-from pbrl.nets import MLP, Normalize
-from pbrl.types import Spec, UserError
+from pbrl.nets import MLP, Encoder, Normalize
+from pbrl.types import Observation, Spec, UserError
 
 
 class Likelihood(nn.Module):
@@ -19,11 +19,11 @@ class Likelihood(nn.Module):
     spec: Spec
     settings: dict[str, Any]  # what it was built with, besides the spec
 
-    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
+    def log_prob(self, obs: Tensor | Observation, action: Tensor) -> Tensor:
         """obs [..., O], action [..., A] → [...]."""
         raise NotImplementedError
 
-    def act(self, obs: Tensor) -> Tensor:
+    def act(self, obs: Tensor | Observation) -> Tensor:
         """obs [B, O] → action [B, A] in [-1, 1]."""
         raise NotImplementedError
 
@@ -32,33 +32,46 @@ class Likelihood(nn.Module):
 
 
 class GaussianPolicy(Likelihood):
-    """A Gaussian around tanh(f(obs)). Owns its observation normaliser; acts with its mean.
+    """A Gaussian around tanh(f(obs)). Owns its observation normaliser and its image encoder; acts with its mean.
 
     `std = 0` is the paper's deterministic policy: log_prob is -||action - mean||^2, the log-density of a fixed variance
     of 1/2 without its constant (CPL, arXiv:2310.13639, appendix D). Otherwise a standard deviation per action is
     learnt, starting there, and log_prob is the whole log-density.
     """
 
-    def __init__(self, spec: Spec, *, hidden: list[int], dropout: float, std: float):
+    def __init__(
+        self, spec: Spec, *, hidden: list[int], dropout: float, std: float, channels: int = 32, features: int = 64
+    ):
         super().__init__()
-        self.settings = {"hidden": list(hidden), "dropout": dropout, "std": std}
+        self.settings = {
+            "hidden": list(hidden), "dropout": dropout, "std": std, "channels": channels, "features": features,
+        }  # fmt: skip
         self.spec = spec
         self.normalize = Normalize(spec.obs_mean, spec.obs_std)
-        self.net = MLP(spec.obs_dim, spec.action_dim, hidden, dropout=dropout)
+        self.encoder = Encoder(spec.image, channels=channels, features=features) if spec.image else None
+        self.net = MLP(spec.obs_dim + features * bool(spec.image), spec.action_dim, hidden, dropout=dropout)
         self.log_std = nn.Parameter(torch.full((spec.action_dim,), math.log(std))) if std > 0 else None
 
-    def mean(self, obs: Tensor) -> Tensor:
+    def mean(self, obs: Tensor | Observation) -> Tensor:
         """obs [..., O] → mean action [..., A]."""
-        return torch.tanh(self.net(self.normalize(obs)).float())
+        return torch.tanh(self.net(self.read(obs)).float())
 
-    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
+    def read(self, obs: Tensor | Observation) -> Tensor:
+        """The network's input [..., I]: the state, normalised, and what the encoder makes of the images."""
+        if self.encoder is None:
+            assert isinstance(obs, Tensor)
+            return self.normalize(obs)
+        assert isinstance(obs, Observation)
+        return torch.cat([self.normalize(obs.state), self.encoder(obs.image)], -1)
+
+    def log_prob(self, obs: Tensor | Observation, action: Tensor) -> Tensor:
         error = (action - self.mean(obs)).square()
         if self.log_std is None:
             return -error.sum(-1)
         log_std = self.log_std.clamp(-5.0, 2.0)
         return -(0.5 * error * torch.exp(-2 * log_std) + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
-    def sample(self, obs: Tensor) -> Tensor:
+    def sample(self, obs: Tensor | Observation) -> Tensor:
         """obs [..., O] → an action drawn from it, in [-1, 1]: [..., A]. Deterministic if no deviation is learnt."""
         mean = self.mean(obs)
         if self.log_std is None:
@@ -66,7 +79,7 @@ class GaussianPolicy(Likelihood):
         return (mean + self.log_std.clamp(-5.0, 2.0).exp() * torch.randn_like(mean)).clamp(-1, 1)
 
     @torch.no_grad()
-    def act(self, obs: Tensor) -> Tensor:
+    def act(self, obs: Tensor | Observation) -> Tensor:
         was_training = self.training
         self.eval()
         action = self.mean(obs)

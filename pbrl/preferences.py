@@ -141,7 +141,7 @@ class Preferences:
 
     def _batch(self, starts: Tensor, label: Tensor) -> PreferenceBatch:
         rows = self.table.segments(starts, self.length)  # [B, 2, L]
-        return PreferenceBatch(self.table.obs[rows], self.table.action[rows], label)
+        return PreferenceBatch(self.table.seen(rows), self.table.action[rows], label)
 
     @torch.no_grad()
     def judge(self, model: RewardModel) -> dict[str, float]:

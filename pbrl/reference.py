@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pbrl import checkpoint
 from pbrl.likelihoods import Likelihood, load_policy
-from pbrl.rollout import Players
+from pbrl.rollout import Players, stacked, tensors
 from pbrl.table import Table
 from pbrl.types import UserError
 
@@ -132,7 +132,7 @@ def earn(
     obs, rewards, terminated, success = env.restore(seed, state), [], False, False
     expert: Any = env.expert() if policy is None else None
     for _ in range(min(settings["steps"], env.horizon)):
-        action = expert.act(env.full_obs) if policy is None else policy.act(torch.from_numpy(obs[None]))[0].numpy()
+        action = expert.act(env.full_obs) if policy is None else policy.act(tensors(stacked([obs])))[0].numpy()
         noise = settings["noise"] * random.standard_normal(len(action))
         obs, reward, terminated, _, info = env.step(np.clip(np.clip(action, -1, 1) + noise, -1, 1))
         rewards.append(reward)

@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 
 from pbrl import evaluate, log
 from pbrl.evaluate import Evaluation
+from pbrl.frames import blind
 from pbrl.likelihoods import Likelihood
 from pbrl.rollout import Players
 
@@ -88,7 +89,7 @@ def video(
     """Records the policy's first evaluation episodes into `policy.mp4`; without a renderer it says what to install."""
     from pbrl.video import frames, write_mp4
 
-    simulation = instantiate(env)
+    simulation = instantiate(blind(env))
     images = []
     try:
         for episode in evaluate.play(players, policy, episodes, seed):

@@ -14,16 +14,17 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 
-from pbrl.types import Episode, Policy
+from pbrl.types import Episode, Observation, Policy
 
 LOCKSTEP = 16  # environments per process
+Observed = Any  # [O] float32, or with images {"state": [O], "image": [C, H, W, 3] uint8}; of several, [N, …]
 
 
 class Actor(Protocol):
     """Decides for several environments at once. `source` names an environment's behaviour in its episode."""
 
     def start(self, envs: Sequence[Any], seeds: Sequence[int]) -> None: ...
-    def act(self, obs: np.ndarray, running: np.ndarray) -> np.ndarray:
+    def act(self, obs: Observed, running: np.ndarray) -> np.ndarray:
         """obs [N, O], running [N] bool → actions [N, A]."""
         ...
 
@@ -39,27 +40,47 @@ class PolicyActor:
     def start(self, envs: Sequence[Any], seeds: Sequence[int]) -> None:
         self.policy.reset()
 
-    def act(self, obs: np.ndarray, running: np.ndarray) -> np.ndarray:
-        return self.policy.act(torch.from_numpy(obs)).numpy()
+    def act(self, obs: Observed, running: np.ndarray) -> np.ndarray:
+        return self.policy.act(tensors(obs)).numpy()
 
     def source(self, i: int) -> str:
         return "policy"
 
 
-class Recording:
-    """An episode in the making."""
+def stacked(observations: Sequence[Observed]) -> Observed:
+    """Those of several environments as one batch, which nobody changes later."""
+    first = observations[0]
+    if isinstance(first, dict):
+        return {name: np.stack([o[name] for o in observations]) for name in first}
+    return np.stack(observations)
 
-    def __init__(self, env: Any, seed: int, obs: np.ndarray, info: dict[str, Any]):
+
+def tensors(obs: Observed) -> torch.Tensor | Observation:
+    """A batch as policies take it."""
+    if isinstance(obs, dict):
+        return Observation(torch.from_numpy(obs["state"]), torch.from_numpy(obs["image"]))
+    return torch.from_numpy(obs)
+
+
+def state_of(obs: Observed) -> np.ndarray:
+    """What is observed besides images: [O]."""
+    return obs["state"] if isinstance(obs, dict) else obs
+
+
+class Recording:
+    """An episode in the making. Images are not kept: its states give them back (see pbrl/frames.py)."""
+
+    def __init__(self, env: Any, seed: int, obs: Observed, info: dict[str, Any]):
         self.env, self.seed = env, seed
-        self.obs, self.state, self.success = [obs], [env.save_state()], [info.get("success")]
+        self.obs, self.state, self.success = [state_of(obs)], [env.save_state()], [info.get("success")]
         self.action: list[np.ndarray] = []
         self.reward: list[float] = []
         self.terminated = False
 
-    def add(self, action: np.ndarray, obs: np.ndarray, reward: float, terminated: bool, info: dict[str, Any]) -> None:
+    def add(self, action: np.ndarray, obs: Observed, reward: float, terminated: bool, info: dict[str, Any]) -> None:
         self.action.append(np.clip(action, -1, 1))
         self.reward.append(reward)
-        self.obs.append(obs)
+        self.obs.append(state_of(obs))
         self.state.append(self.env.save_state())
         self.success.append(info.get("success"))
         self.terminated = bool(terminated)
@@ -93,7 +114,7 @@ def _wave(envs: Sequence[Any], actor: Actor, seeds: Sequence[int]) -> list[Episo
     running = np.ones(len(envs), bool)
     actor.start(envs, seeds)
     while running.any():
-        actions = actor.act(np.stack(obs), running)  # a new array each time: some policies remember what they saw
+        actions = actor.act(stacked(obs), running)  # a new batch each time: some policies remember what they saw
         for i in np.flatnonzero(running):
             new, reward, terminated, truncated, info = envs[i].step(actions[i])
             recordings[i].add(actions[i], new, reward, terminated, info)

@@ -11,6 +11,7 @@ import math
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, get_object, instantiate
 
 from pbrl import collect, evaluate, parallel, report
+from pbrl import frames as filmed
 from pbrl.engine import pick_device, wants_compile
 from pbrl.episodes import versions
 from pbrl.feedback.store import Store
@@ -32,7 +34,7 @@ from pbrl.query import needs_reward
 from pbrl.reference import Reference, check_settings
 from pbrl.rollout import Players, auto_workers
 from pbrl.table import NORMALIZE, Table
-from pbrl.types import PairsAndSteps, PreferenceBatch, Spec, UserError
+from pbrl.types import Episode, PairsAndSteps, PreferenceBatch, Spec, UserError
 
 Config = dict[str, Any]
 PARTS = ("env", "feedback", "reward", "algo", "objective", "reward_objective", "policy", "baseline")
@@ -70,9 +72,11 @@ def _train(
     if config["only"] == "data":
         print(f"data    {len(episodes)} episodes, {data}")
         return {}
-    table = Table(episodes, device)
-    del episodes
-    check_fit(config, table, sizes)
+    check_fit(config, episodes[0], sizes)
+    beside = {"folder": Path(config["data_dir"]), "workers": workers}
+    film = partial(filmed.frames, config["env"], episodes, dataset, **beside)
+    table = Table(episodes, device, parallel.after_first(film))
+    del episodes, film
     spec = table.spec()
     folder = run_folder(config) if parallel.first() else scratch
     try:
@@ -91,6 +95,9 @@ def _train(
     print(f"run     {folder}\ndata    {len(table.steps)} episodes, {len(table)} steps, {data}")
 
     players = Players(config["env"], workers) if parallel.first() else None
+    experts = None  # who play without images where policies have them: a scripted expert does not look
+    if players is not None and config["env"].get("images"):
+        experts = Players(filmed.blind(config["env"]), workers)
     log = Log(folder, **config["logger"], config=config)
     page = None
     try:
@@ -104,7 +111,8 @@ def _train(
             teacher = build(config["feedback"])
             if players is not None:
                 store = Store(config["store"] or f"sqlite:///{folder / 'answers.sqlite'}")
-                introduce(teacher, config, table, dataset, players)
+                playing = players if config["reference"]["policy"] else experts or players
+                introduce(teacher, config, table, dataset, playing)
         algo = learner(config["algo"], config, spec, device)
         if reward is not None:
             reward.to(device)
@@ -128,8 +136,8 @@ def _train(
     finally:
         if page is not None:
             page.terminate()
-        if players is not None:
-            players.close()
+        for playing in filter(None, (players, experts)):
+            playing.close()
         log.close()
 
 
@@ -182,21 +190,24 @@ def check(config: Config) -> tuple[Query | None, Schedule, tuple[int, int]]:
         )
     pick_device(config["device"])
     ask = Query(**config["query"])
-    env = instantiate(config["env"])
+    env = build(config["env"])
     env.close()
-    tiny = Spec(1, 1, (0.0,), (1.0,), 1)  # the parts find what is wrong with their numbers
+    tiny = Spec(1, 1, (0.0,), (1.0,), 1, filmed.shape(config["env"]))  # the parts find what is wrong with their numbers
     check_objectives(
         config, ask, learner(config["algo"], config, tiny, torch.device("cpu")), reward_model(config, tiny)
     )
     if (eats_answers or has_reward) and config["only"] != "data":
         check_teacher(config, ask, env)
-    sizes = env.observation_space.shape[0], env.action_space.shape[0]
+    if config["env"].get("images"):
+        check_looks(name, config)
+    space = env.observation_space["state"] if config["env"].get("images") else env.observation_space
+    sizes = space.shape[0], env.action_space.shape[0]
     return (ask if eats_answers or has_reward else None), schedule, sizes
 
 
-def check_fit(config: Config, table: Table, sizes: tuple[int, int]) -> None:
+def check_fit(config: Config, episode: Episode, sizes: tuple[int, int]) -> None:
     """Raises UserError where the data are of another world than the environment's, or hold nothing to learn from."""
-    found = table.obs.shape[1], table.action.shape[1]
+    found = episode.obs.shape[1], episode.action.shape[1]
     if found == sizes:
         return
     advice = "choose another data=… or env=…"
@@ -206,6 +217,14 @@ def check_fit(config: Config, table: Table, sizes: tuple[int, int]) -> None:
         f"data={config['data']['name']} has {found[0]} numbers per observation and {found[1]} per action, "
         f"and the environment {sizes[0]} and {sizes[1]}: {advice}"
     )
+
+
+def check_looks(name: str, config: Config) -> None:
+    """Raises UserError where somebody would have to look at images who cannot."""
+    if config["reward"]["_target_"]:
+        raise UserError("a reward model reads states and does not look at images: choose algo=cpl, or drop env.images")
+    if not getattr(get_class(config["algo"]["_target_"]), "images", False):
+        raise UserError(f"{name} reads states and does not look at images: choose algo=bc or cpl, or drop env.images")
 
 
 def check_teacher(config: Config, ask: Query, env: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pbrl.types import Episode, RewardModel, Spec, Transitions, UserError, Windows
+from pbrl.types import Episode, Observation, RewardModel, Spec, Transitions, UserError, Windows
 
 NORMALIZE = ("none", "std", "zscore", "minmax")
 
@@ -18,11 +18,15 @@ NORMALIZE = ("none", "std", "zscore", "minmax")
 class Table:
     """R rows: `obs` [R, O], `action` [R, A], `reward`, `learned`, `returns_to_go` (of `learned`) and `done` [R].
 
-    Beside them per episode, on the host: `first` and `steps` [N] int64, `seed`, `success` (reached at any time) and
-    `returns` (true), and per row the simulator's `state` [R, S], where the data set has one.
+    Beside them, where there are cameras, `image` [R, C, H, W, 3] uint8, what they saw: on the device if half of its
+    free memory holds it, else mapped from its file. Per episode, on the host: `first` and `steps` [N] int64, `seed`,
+    `success` (reached at any time) and `returns` (true), and per row the simulator's `state` [R, S], where the data set
+    has one.
     """
 
-    def __init__(self, episodes: Sequence[Episode], device: str | torch.device = "cpu"):
+    def __init__(
+        self, episodes: Sequence[Episode], device: str | torch.device = "cpu", frames: np.ndarray | None = None
+    ):
         if not episodes:
             raise UserError("the data set holds no episode")
         self.device = torch.device(device)
@@ -50,9 +54,16 @@ class Table:
         self.opening = torch.from_numpy(self.first).to(self.device)  # [N], each episode's first row
         self.closing = torch.from_numpy(self.first + self.steps).to(self.device)  # [N], each episode's last row
         self.learned = self.reward.clone()
+        self.image = None if frames is None else self._near(torch.from_numpy(frames))
 
     def _tensor(self, parts: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.concatenate(parts).astype(np.float32, copy=False)).to(self.device)
+
+    def _near(self, image: Tensor) -> Tensor:
+        assert len(image) == len(self.obs)
+        if self.device.type != "cuda" or 2 * image.nbytes > torch.cuda.mem_get_info(self.device)[0]:
+            return image
+        return image.to(self.device)
 
     @property
     def learned(self) -> Tensor:
@@ -75,11 +86,18 @@ class Table:
         mean, std = self.obs.mean(0), self.obs.std(0)
         std = torch.where(std < 1e-3, torch.ones_like(std), std)
         sizes = self.obs.shape[1], self.action.shape[1]
-        return Spec(*sizes, tuple(mean.tolist()), tuple(std.tolist()), int(self.steps.max()))
+        image = () if self.image is None else tuple(self.image.shape[1:])
+        return Spec(*sizes, tuple(mean.tolist()), tuple(std.tolist()), int(self.steps.max()), image)
+
+    def seen(self, rows: Tensor) -> Tensor | Observation:
+        """What a policy observes at rows [...]: the state [..., O], with the images where there are cameras."""
+        if self.image is None:
+            return self.obs[rows]
+        return Observation(self.obs[rows], self.image[rows.to(self.image.device)].to(self.device))
 
     def transitions(self, rows: Tensor) -> Transitions:
         """rows [B] → the steps there, with the reward that learners see."""
-        return Transitions(self.obs[rows], self.action[rows], self.learned[rows], self.obs[rows + 1], self.done[rows])
+        return Transitions(self.seen(rows), self.action[rows], self.learned[rows], self.obs[rows + 1], self.done[rows])
 
     def windows(self, starts: Tensor, length: int) -> Windows:
         """starts [B], rows that hold a step → up to `length` rows from there to the episode's end."""

@@ -1,7 +1,7 @@
 """The vocabulary: what flows between the parts, and what each part must offer.
 
 Shape letters: B batch · E ensemble · L segment steps · K window rows · O observation · A action · T episode steps ·
-R rows · S state.
+R rows · S state · C cameras · H W image.
 """
 
 from dataclasses import dataclass
@@ -33,10 +33,17 @@ class Episode(NamedTuple):
     video: Path | None = None  # its frames, where a camera recorded it: one for each row of obs
 
 
-class Transitions(NamedTuple):
-    """Single steps. `done` is a true terminal."""
+class Observation(NamedTuple):
+    """What is observed where there are cameras. It stands in place of `obs` [..., O], which is the state alone."""
 
-    obs: Tensor  # [B, O]
+    state: Tensor  # [..., O]
+    image: Tensor  # [..., C, H, W, 3] uint8
+
+
+class Transitions(NamedTuple):
+    """Single steps. `done` is a true terminal. Images are in `obs` only: who looks does not look ahead."""
+
+    obs: Any  # [B, O], or an Observation
     action: Tensor  # [B, A]
     reward: Tensor  # [B]
     next_obs: Tensor  # [B, O]
@@ -63,7 +70,7 @@ class Windows(NamedTuple):
 class PreferenceBatch(NamedTuple):
     """Pairs of segments, with P(the second is preferred), 0.5 being a tie; or lists of K, with what each is worth."""
 
-    obs: Tensor  # [B, 2 or K, L, O]
+    obs: Any  # [B, 2 or K, L, O], or an Observation
     action: Tensor  # [B, 2 or K, L, A]
     label: Tensor  # [B], of lists [B, K]
 
@@ -84,21 +91,22 @@ class PairsAndUnasked(NamedTuple):
 
 @dataclass(frozen=True)
 class Spec:
-    """What a network must know of its data: sizes, the observation's mean and standard deviation, [O] each, and the
-    number of steps in the longest episode."""
+    """What a network must know of its data: sizes, the observation's mean and standard deviation, [O] each, the number
+    of steps in the longest episode, and the images' shape [C, H, W, 3], where there are any."""
 
     obs_dim: int
     action_dim: int
     obs_mean: tuple[float, ...]
     obs_std: tuple[float, ...]
     steps: int
+    image: tuple[int, ...] = ()
 
 
 class Policy(Protocol):
     """Acts. What it saves is enough to run it."""
 
     def reset(self) -> None: ...
-    def act(self, obs: Tensor) -> Tensor:
+    def act(self, obs: Tensor | Observation) -> Tensor:
         """obs [B, O] → action [B, A] in [-1, 1]."""
         ...
 
@@ -106,7 +114,8 @@ class Policy(Protocol):
 class Learner(Protocol):
     """Anything the loop can train: an `nn.Module`, so that its `state_dict` is all there is to save.
 
-    `batch` is the batch type it eats; one that learns from lists says how many `segments` they hold. `update` is
+    `batch` is the batch type it eats; one that learns from lists says how many `segments` they hold, and one whose
+    policy alone reads observations says `images = True`: the policy then may look at images. `update` is
     compiled into one graph: no `.item()`, no data-dependent shapes. A learner that cannot be compiled says
     `eager = True`.
     """

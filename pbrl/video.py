@@ -69,6 +69,14 @@ def recorded(path: Path, source: Recording, *, first: int, last: int, height: in
             yield np.rot90(frame.reformat(**size, format="rgb24").to_ndarray(), turns)
 
 
+def square(image: np.ndarray, size: int) -> np.ndarray:
+    """The middle of a picture [H, W, 3] uint8, as a policy sees it: [size, size, 3]."""
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    middle = np.ascontiguousarray(image[top : top + side, left : left + side])
+    return np.asarray(Image.fromarray(middle).resize((size, size), Image.Resampling.BOX))
+
+
 def write_mp4(path: Path, images: Iterable[np.ndarray], fps: float) -> None:
     """Writes H.264, yuv420p, with its index in front. Frame sides must be even."""
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:

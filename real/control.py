@@ -28,7 +28,7 @@ from robots.terms import Terms
 FAULTS = {  # a word for the record, and the exit status of `python -m real.deploy`
     "no_state": 10, "bad_state": 11, "old_state": 12, "clock": 13, "mode": 14, "lost_commands": 15, "no_echo": 16,
     "second_client": 17, "no_plan": 18, "force": 19, "policy_gone": 20, "control_gone": 21, "stopped": 22,
-    "refused": 23,
+    "refused": 23, "no_image": 24,
 }  # fmt: skip
 AHEAD_S = 0.05  # a state that says it comes from later than this is of a clock that is wrong
 ECHO_S = 0.5  # a command that was delivered comes back on its topic within this

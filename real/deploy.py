@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pbrl.likelihoods import load_policy
-from pbrl.types import UserError
+from pbrl.types import Observation, UserError
+from pbrl.video import square
 from real import preflight
+from real.cameras import Cameras
 from real.control import FAULTS, Chunk, Report, Schedule
 from real.driver import BadState, Driver, State, connect
 from real.keys import Keys
@@ -33,7 +36,7 @@ from real.rosbridge import BridgeError
 from real.safety import Filter, Motion, Settings
 from real.settings import CONFIGS, of_robot
 from robots import arm as arms
-from robots.terms import Terms, observed
+from robots.terms import OWN, Terms, observed
 
 CONNECT_S, HOME_S, HOME_RAD, START_S = 5.0, 20.0, 0.01, 3.0
 
@@ -57,17 +60,24 @@ class Task:
         self.arm = arms.load(settings["robot"])
         self.hz = 20.0
         self.terms = Terms(self.arm, self.env["control"], self.hz)
-        self.objects = (self.policy.spec.obs_dim - 10) // 7
+        self.told = self.env.get("state", "full") == "full"  # of objects and goal
+        self.objects = (self.policy.spec.obs_dim - OWN - 3) // 7 if self.told else 0
+        self.cameras: list[str] = list(self.env.get("images") or [])
 
     def obs(self, state: State) -> np.ndarray:
-        return observed(self.terms.kinematics, state.q, state.dq, state.width, state.objects, state.goal)
+        """What the policy is told [O]."""
+        full = observed(self.terms.kinematics, state.q, state.dq, state.width, state.objects, state.goal)
+        return full if self.told else full[:OWN]
 
     @torch.no_grad()
-    def act(self, state: State) -> tuple[np.ndarray, np.ndarray]:
-        """The observation [O], and actions [K, A]."""
+    def act(self, state: State, pictures: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The observation [O], and actions [K, A]; `pictures` [H, W, 3] of its cameras."""
         obs = self.obs(state).astype(np.float32)
-        action = self.policy.act(torch.from_numpy(obs)[None]).numpy()
-        return obs, action.reshape(-1, self.terms.action_dim)
+        seen: Any = torch.from_numpy(obs)[None]
+        if self.cameras:
+            image = np.stack([square(pictures[name], self.env["image_size"]) for name in self.cameras])
+            seen = Observation(seen, torch.from_numpy(image)[None])
+        return obs, self.policy.act(seen).numpy().reshape(-1, self.terms.action_dim)
 
 
 class Session:
@@ -78,12 +88,13 @@ class Session:
         task: Task,
         control: Control,
         driver: Driver | Libfranka,
+        cameras: Cameras | None,
         recorder: Recorder | None,
         keys: Keys,
         keep_s: float,
     ):
         self.task, self.control, self.driver, self.recorder, self.keys = task, control, driver, recorder, keys
-        self.keep_s = keep_s
+        self.cameras, self.keep_s = cameras, keep_s
         self.inference_s: list[float] = []
         self.late_s: list[float] = []  # how much later than meant a step began
         self.missed = 0
@@ -104,7 +115,7 @@ class Session:
         return outcome
 
     def _steps(self, steps: int, judge: Any) -> str:
-        schedule, before = Schedule(self.task.hz), self.control.report()
+        schedule, before, saw = Schedule(self.task.hz), self.control.report(), time.monotonic()
         for t in range(steps):
             planned = schedule.wait()
             begun, report = time.monotonic(), self.control.report()
@@ -114,14 +125,23 @@ class Session:
                 return outcome
             if report.state is None:
                 continue
-            obs, actions = self.task.act(report.state)
+            try:
+                pictures = self.cameras.pictures() if self.cameras is not None else {}
+            except BadState as error:  # nothing is asked for, so the arm brakes and holds
+                if self.cameras is not None and begun - saw > 5 * self.cameras.latest_s:
+                    self.stop()
+                    print(f"\r{error}", file=sys.stderr)
+                    return f"aborted:{error.word}"
+                continue
+            saw = begun
+            obs, actions = self.task.act(report.state, pictures)
             inferred = time.monotonic()
             self.inference_s.append(inferred - begun)
             self.control.give(Chunk(begun, actions))
             why = tuple(sorted(k for k, n in report.count.items() if n > before.count.get(k, 0)))
             state, before = report.state, report
             self._record(Step(planned, state.t, inferred, report.t_sent, report.age, obs, actions[0], report.sent,
-                              state.q, state.dq, state.width, why, report.phase, {}))  # fmt: skip
+                              state.q, state.dq, state.width, why, report.phase, pictures))  # fmt: skip
             self._show(t, steps, report, why)
             if judge is not None and t % 5 == 4 and judge():
                 self.missed += schedule.missed
@@ -184,17 +204,17 @@ class Session:
         )
 
 
-def dry(task: Task, driver: Driver | Libfranka, safe: Filter, steps: int) -> None:
+def dry(task: Task, driver: Driver | Libfranka, cameras: Cameras | None, safe: Filter, steps: int) -> None:
     """Shows what would be sent: every action asked of the arm where it stands."""
     schedule, changed, sizes = Schedule(task.hz), Counter(), []
     for _ in range(steps):
         schedule.wait()
         try:
-            state = driver.state()
+            state, pictures = driver.state(), {} if cameras is None else cameras.pictures()
         except BadState as error:
             changed[error.word] += 1
             continue
-        _, actions = task.act(state)
+        _, actions = task.act(state, pictures)
         wish = task.terms.joints(state.q, np.clip(actions[0], -1, 1))
         changed.update(safe(wish, Motion.at_rest(state.q), 1 / task.hz, force=state.force).why)
         sizes.append(float(np.abs(actions[0]).max()))
@@ -212,7 +232,7 @@ def deploy(settings: dict[str, Any], mode: str) -> int:
     learnt = yaml.safe_load((folder / "config.yaml").read_text()) if (folder / "config.yaml").exists() else {}
     robot = of_robot(settings["robot"] or learnt.get("env", {}).get("robot", "panda"))
     task = Task(folder, robot)
-    robot["objects"], robot["goal"] = task.objects, True
+    robot["objects"], robot["goal"] = task.objects, task.told
     try:
         safe = Filter(task.arm, Settings(**settings["safety"]))
     except TypeError as error:
@@ -236,12 +256,18 @@ def deploy(settings: dict[str, Any], mode: str) -> int:
         driver = connect(task.arm, robot, safe.settings)
         stack.callback(driver.close)
         driver.wait(CONNECT_S)
+        cameras, looked = None, iter(())
+        if task.cameras:
+            cameras = Cameras(robot, task.cameras)
+            stack.callback(cameras.close)
+            cameras.wait(CONNECT_S)
+            looked = preflight.looks(cameras)
         passed = True
-        for check in preflight.checks(driver, sends=mode != "dry-run"):
+        for check in chain(looked, preflight.checks(driver, sends=mode != "dry-run")):
             print(check, flush=True)
             passed &= check.passed is not False
         if mode == "dry-run":
-            dry(task, driver, safe, steps)
+            dry(task, driver, cameras, safe, steps)
             return 0 if passed else FAULTS["refused"]
         if not passed:
             raise UserError("the arm is not moved before all of that is in order")
@@ -251,7 +277,7 @@ def deploy(settings: dict[str, Any], mode: str) -> int:
         control = Control(robot, task.env["control"], task.hz, settings["safety"])
         stack.callback(control.close)  # the first to be closed: the arm does not wait for files
         keys = stack.enter_context(Keys())
-        session = Session(task, control, driver, recorder, keys, settings["keep_s"])
+        session = Session(task, control, driver, cameras, recorder, keys, settings["keep_s"])
         return episodes(session, settings, steps, standin)
 
 

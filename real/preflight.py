@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from real.cameras import Cameras
 from real.driver import BadState, Driver, State
 from real.libfranka import Libfranka
 from real.link import BridgeError
@@ -67,6 +68,22 @@ def checks(driver: Driver | Libfranka, *, sends: bool) -> Iterator[Check]:
         yield echoed(driver, last)
     else:
         yield Check("commands come back", None, "there is no echo without a bridge")
+
+
+def looks(cameras: Cameras) -> Iterator[Check]:
+    """Whether each camera sees something now."""
+    end = time.monotonic() + LISTEN_S
+    for name, topic in cameras.topics.items():
+        what, said, age = f"camera {name}", "", np.inf
+        while age > cameras.latest_s and time.monotonic() < end:
+            time.sleep(0.02)
+            try:
+                age = cameras.age(name)
+                height, width, _ = cameras.newest[name][2].shape
+                said = f"{width} x {height}, {1e3 * age:.0f} ms old"
+            except BadState as error:
+                said = str(error)
+        yield Check(what, age <= cameras.latest_s, said, f"start it, and set its clock; its topic is {topic}")
 
 
 def watched(driver: Driver | Libfranka) -> list[State] | str:

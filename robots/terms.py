@@ -8,6 +8,7 @@ from robots.arm import Arm, Kinematics
 REACH = 0.02  # m that a full command moves the hand
 SHARE = 0.3  # of the joint speeds that the arm may
 WORKSPACE = np.array([[0.25, -0.35, 0.015], [0.7, 0.35, 0.5]])  # m, of the point between the finger tips
+OWN = 7  # numbers of an observation that are the arm's own: hand and gripper; objects and goal follow
 DAMPING = 2.5e-4  # of the inverse: large near singular poses, where it gives way instead of racing
 
 

@@ -1,5 +1,7 @@
 """One interface over MuJoCo tasks: float32 state, actions in [-1, 1], seeded, and restorable to the bit.
 
+With `images`, an observation is {"state": [O] float32, "image": [C, H, W, 3] uint8}: what these cameras see beside it.
+
 An episode is its seed plus the physics state of each step. Resetting with the seed rebuilds what a task changes in its
 model (goals, object positions); the state vector then puts the simulator exactly where it was. Nothing else is stored.
 """
@@ -11,8 +13,11 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
+from pbrl.types import UserError
+from sim.backend import RendererMissing
 from sim.render import Camera
 
+Observed = Any  # [O] float32, or with images {"state": [O] float32, "image": [C, H, W, 3] uint8}
 State = mujoco.mjtState
 PHYSICS = (
     State.mjSTATE_FULLPHYSICS
@@ -35,6 +40,8 @@ class Simulation(gym.Env):
     instruction = ""  # what to do, for a policy or a judge that reads; `reset` tells it too
     cameras: tuple[str, ...] = ()  # the first is the default
     upside_down: tuple[str, ...] = ()  # cameras that the model has mounted on their head
+    images: tuple[str, ...] = ()  # cameras that are observed, besides the state
+    image_size = 64  # pixels, height and width
 
     model: mujoco.MjModel
     data: mujoco.MjData
@@ -46,21 +53,24 @@ class Simulation(gym.Env):
         """Returns obs [O], reward, terminated, info."""
         raise NotImplementedError
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts an episode that `seed` alone determines, whatever came before. Returns obs [O] float32 and info."""
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Observed, dict[str, Any]]:
+        """Starts an episode that `seed` alone determines, whatever came before. Returns obs [O] float32 and info.
+
+        Raises UserError where there shall be images and nothing renders them.
+        """
         super().reset(seed=seed)
         self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
         self.t = 0
         info: dict[str, Any] = {"success": False} if self.has_success else {}
         if self.instruction:
             info["instruction"] = self.instruction
-        return self._reset(self.episode_seed).astype(np.float32), info
+        return self._observed(self._reset(self.episode_seed)), info
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[Observed, float, bool, bool, dict[str, Any]]:
         """action [A] in [-1, 1] (clipped) → obs [O] float32, reward, terminated, truncated, info."""
         obs, reward, terminated, info = self._step(np.clip(action, -1, 1))
         self.t += 1
-        return obs.astype(np.float32), float(reward), terminated, self.t >= self.horizon and not terminated, info
+        return self._observed(obs), float(reward), terminated, self.t >= self.horizon and not terminated, info
 
     def save_state(self) -> np.ndarray:
         """The physics state [S] float64; with `episode_seed`, all that `restore` needs."""
@@ -68,7 +78,7 @@ class Simulation(gym.Env):
         mujoco.mj_getState(self.model, self.data, state, PHYSICS)
         return state
 
-    def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> np.ndarray:
+    def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> Observed:
         """Puts the simulator at `state` [S] in step `t` of the episode `episode_seed`; stepping goes on bit for bit.
 
         Returns the observation [O] float32 measured anew; where it holds an earlier frame too, that is the present one.
@@ -78,7 +88,7 @@ class Simulation(gym.Env):
         self.t = t
         mujoco.mj_setState(self.model, self.data, state, PHYSICS)
         self._refresh()
-        obs = self._observe().astype(np.float32)
+        obs = self._observed(self._observe())
         mujoco.mj_setState(self.model, self.data, state, PHYSICS)  # refreshing moves the solver's warm start
         return obs
 
@@ -88,8 +98,27 @@ class Simulation(gym.Env):
     def _observe(self) -> np.ndarray:
         raise NotImplementedError
 
+    def _observed(self, obs: np.ndarray) -> Observed:
+        if not self.images:
+            return obs.astype(np.float32)
+        try:
+            image = np.stack([self._seen(camera) for camera in self.images])
+        except RendererMissing as error:
+            raise UserError(str(error)) from error
+        return {"state": obs.astype(np.float32), "image": image}
+
+    def _seen(self, camera: str) -> np.ndarray:
+        """An image [H, W, 3] uint8 whose pixels are means of four points: a camera's see all that is in them."""
+        size = self.image_size
+        fine = self._frame(self._eyes, 2 * size, 2 * size, camera).reshape(size, 2, size, 2, 3)
+        return ((fine.sum((1, 3), dtype=np.uint16) + 2) // 4).astype(np.uint8)
+
     @cached_property
     def _camera(self) -> Camera:
+        return Camera()
+
+    @cached_property
+    def _eyes(self) -> Camera:
         return Camera()
 
     def render(  # type: ignore[override]
@@ -97,10 +126,14 @@ class Simulation(gym.Env):
     ) -> np.ndarray:
         """A frame [H, W, 3] uint8 of the present state, which is left as it is. Raises RendererMissing, ValueError."""
         camera = camera or (self.cameras[0] if self.cameras else None)
-        frame = self._camera.frame(self.model, self.save_state(), PHYSICS, width, height, camera, fast)
+        return self._frame(self._camera, width, height, camera, fast)
+
+    def _frame(self, by: Camera, width: int, height: int, camera: str | None, fast: bool = True) -> np.ndarray:
+        frame = by.frame(self.model, self.save_state(), PHYSICS, width, height, camera, fast)
         return frame[::-1, ::-1].copy() if camera in self.upside_down else frame
 
     def close(self) -> None:
-        if "_camera" in self.__dict__:
-            self._camera.close()
-            del self.__dict__["_camera"]
+        for name in ("_camera", "_eyes"):
+            if name in self.__dict__:
+                getattr(self, name).close()
+                del self.__dict__[name]

@@ -6,6 +6,8 @@ import os
 import pytest
 import torch
 
+import sim  # noqa: F401  settles how MuJoCo renders, before any test imports it
+
 torch.set_num_threads(1)
 
 

@@ -13,6 +13,7 @@ from pbrl.types import Metrics, Spec, Transitions
 
 class BC(nn.Module):
     batch = Transitions
+    images = True
 
     def __init__(
         self, spec: Spec, policy: Likelihood, *, fraction: float, lr: float, cosine_steps: int, batch_size: int

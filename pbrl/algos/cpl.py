@@ -19,6 +19,7 @@ from pbrl.types import Metrics, PreferenceBatch, Spec, UserError
 
 class CPL(nn.Module):
     batch = PreferenceBatch
+    images = True
 
     def __init__(
         self,

@@ -125,7 +125,9 @@ def _data() -> tuple[list[Any], np.ndarray]:
 def _env() -> Any:
     from hydra.utils import instantiate
 
-    return instantiate(_source["env"])
+    from pbrl.frames import blind
+
+    return instantiate(blind(_source["env"]))
 
 
 def _leave_with(server: Any) -> None:

@@ -3,3 +3,5 @@
 Its behaviour is pinned by traffic recorded from real bridges (tests/rosbridge): ROS 1 noetic, rosbridge 0.11.17, and
 ROS 2 humble, rosbridge 2.0.0. What was never recorded follows their source, and where it does not, its docstring says.
 """
+
+import sim  # noqa: F401  settles how MuJoCo renders, before anything here imports it

@@ -17,6 +17,7 @@ import mujoco
 import numpy as np
 
 from real.driver import MODES
+from real.standin.cameras import Cameras
 from real.standin.hub import Hub
 from real.standin.trajectory import Point, Trajectory, heard
 from sim.franka import Franka
@@ -36,6 +37,7 @@ class Faults:
     force: float = 0.0  # N
     gripper: str = ""  # stuck: does not move; blocks: moves, and its action does not end
     refuses: bool = False  # to switch controllers
+    cameras: str = ""  # silent, frozen, torn
 
 
 class Robot:
@@ -63,6 +65,9 @@ class Robot:
         self.reset(0)
         self.thread = threading.Thread(target=self._live, daemon=True)
         self.thread.start()
+        self.cameras = Cameras(
+            hub, env, settings.get("cameras", {}), self.lock, ros1=self.ros1, fault=lambda: self.faults.cameras
+        )
 
     def reset(self, seed: int) -> None:
         """The task's beginning; the controller stops."""
@@ -95,6 +100,7 @@ class Robot:
     def close(self) -> None:
         self.running = False
         self.thread.join()
+        self.cameras.close()
 
     def _live(self) -> None:
         due = dict.fromkeys(GAIN, 0.0)

@@ -3,23 +3,28 @@
 Twenty commands a second over servos at 500 Hz. A command moves the hand (`control=cartesian`: along x, y, z, then the
 gripper) or the joints; it starts from what was last commanded, not from where the arm sags to, is held to a workspace
 and to a share of the arm's own limits, and reaches the servos as a ramp.
+
+`env.images=[front,wrist]` lets a policy see, and `env.state=robot` is all that it is told besides: where the hand is,
+how fast, and how wide it is open. So it is with a real arm that has cameras and nobody who measures poses.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import mujoco
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict
 
 from pbrl.types import UserError
 from robots import arm
-from robots.terms import Terms, observed
+from robots.terms import OWN, Terms, observed
 from sim.franka import tasks
 from sim.franka.experts import Expert
 from sim.simulation import Simulation
 
 TASKS = tuple(tasks.TASKS)
 TIMESTEP = 0.002  # s
+STATES = ("full", "robot")
 UNHURRIED = 0.2  # m/s; experts at full speed reach 0.3
 MEASURES = ("height", "speed", "haste", "collisions", "clearance")  # what people would prefer by, of each step
 
@@ -28,7 +33,8 @@ class Franka(Simulation):
     """`task` on the arm `robot`, by `control`: cartesian, 4 numbers, or joint, 8; the last one closes the gripper.
 
     `prefer` makes a taste part of the reward: weights on `MEASURES`, whose sum each step adds. So whoever judges by
-    the reward prefers a style, and whoever is told it learns one.
+    the reward prefers a style, and whoever is told it learns one. `images` are cameras that a policy sees through,
+    `image_size` pixels square; `state` is what it is told: full, or robot, which leaves out objects and goal.
     """
 
     has_success = True
@@ -44,6 +50,9 @@ class Franka(Simulation):
         horizon: int,
         style: dict[str, float],
         prefer: dict[str, float],
+        state: str = "full",
+        images: Sequence[str] = (),
+        image_size: int = 64,
     ):
         if task not in tasks.TASKS:
             raise UserError(f"no Franka task {task!r}; there are {', '.join(TASKS)}")
@@ -52,6 +61,14 @@ class Franka(Simulation):
         unknown = set(prefer) - set(MEASURES)
         if unknown:
             raise UserError(f"env.prefer has no {', '.join(sorted(unknown))}; it weighs {', '.join(MEASURES)}")
+        if state not in STATES:
+            raise UserError(f"env.state={state}: it is one of {', '.join(STATES)}")
+        strange = set(images) - set(self.cameras)
+        if strange:
+            raise UserError(f"env.images has no {', '.join(sorted(strange))}; it takes {', '.join(self.cameras)}")
+        if not 16 <= image_size <= 512:
+            raise UserError(f"env.image_size={image_size} lies between 16 and 512 pixels")
+        self.state, self.images, self.image_size = state, tuple(images), image_size
         self.task, self.robot, self.control, self.horizon = task, robot, control, horizon
         self.style, self.prefer = dict(style), dict(prefer)
         self.arm = arm.load(robot)
@@ -62,8 +79,11 @@ class Franka(Simulation):
         self.data = mujoco.MjData(self.model)
         self.site, self.goal = self.model.site("tcp").id, self.model.site("goal").id
         self.objects = [self.model.body(name).id for name in self.job.objects]
-        size = 7 + 7 * len(self.objects) + 3
+        size = OWN if state == "robot" else OWN + 7 * len(self.objects) + 3
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
+        if images:
+            image = Box(0, 255, (len(images), image_size, image_size, 3), np.uint8)
+            self.observation_space = Dict({"state": self.observation_space, "image": image})
         self.action_space = Box(-1.0, 1.0, (self.terms.action_dim,), np.float32)
         Expert(task, style)  # says what is wrong with the style
 
@@ -102,8 +122,7 @@ class Franka(Simulation):
             mujoco.mj_step(self.model, self.data)
         self.data.time = 0.0
         mujoco.mj_forward(self.model, self.data)
-        self.full_obs = self._observe()
-        return self.full_obs
+        return self._observe()
 
     def _step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, dict[str, Any]]:
         before = self.data.ctrl.copy()
@@ -115,14 +134,14 @@ class Franka(Simulation):
             mujoco.mj_step(self.model, self.data)
             touched = max(touched, self._touching())
         mujoco.mj_forward(self.model, self.data)
-        self.full_obs = self._observe()
+        obs = self._observe()
         reward, success = self.job.judge(self.full_obs)
         speed = float(np.linalg.norm(self.full_obs[3:6]))
         info = {"success": success, "height": float(self.full_obs[2]), "speed": speed,
                 "haste": max(speed - UNHURRIED, 0.0), "collisions": float(touched),
                 "clearance": self.job.clearance(self.full_obs)}  # fmt: skip
         reward += sum(weight * info[name] for name, weight in self.prefer.items())
-        return self.full_obs, reward, False, info
+        return obs, reward, False, info
 
     def _commanded(self, ctrl: np.ndarray, action: np.ndarray) -> np.ndarray:
         """The servos' next targets [9]: joints, then both fingers."""
@@ -141,12 +160,9 @@ class Franka(Simulation):
     def _observe(self) -> np.ndarray:
         q, width = self.data.qpos[:7], self.data.qpos[7] + self.data.qpos[8]
         objects = np.array([[*self.data.xpos[body], *self.data.xquat[body]] for body in self.objects])
-        return observed(self.terms.kinematics, q, self.data.qvel[:7], width, objects, self.model.site_pos[self.goal])
-
-    def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> np.ndarray:
-        obs = super().restore(episode_seed, state, t)
-        self.full_obs = self._observe()
-        return obs
+        goal = self.model.site_pos[self.goal]
+        self.full_obs = observed(self.terms.kinematics, q, self.data.qvel[:7], width, objects, goal)
+        return self.full_obs[:OWN] if self.state == "robot" else self.full_obs
 
     def expert(self, **style: float) -> Expert:
         """The task's scripted expert, in this environment's style, or as far as it is given in another."""

@@ -1,0 +1,71 @@
+"""The stand-in's cameras: what they see goes out as JPEG, twenty times a second, where somebody listens.
+
+In a thread of its own, with its own scene: OpenGL wants one thread, and the arm's clock does not wait for pictures.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from real.cameras import TYPE
+from real.standin.hub import Hub
+from sim.franka import Franka
+from sim.render import Camera
+from sim.simulation import PHYSICS
+
+SIZE = 320, 240
+PERIOD_S = 0.05
+QUALITY = 90
+
+
+class Cameras:
+    """Those of `topics`, by name. `lock` is whose who moves `env`; `fault()` says what is wrong with them now:
+    silent, frozen (the same picture again and again), torn (half of each)."""
+
+    def __init__(
+        self, hub: Hub, env: Franka, topics: dict[str, str], lock: Any, *, ros1: bool, fault: Callable[[], str]
+    ):
+        self.hub, self.env, self.lock, self.ros1, self.fault = hub, env, lock, ros1, fault
+        self.topics = {name: topic for name, topic in topics.items() if name in env.cameras}
+        for topic in self.topics.values():
+            hub.advertise(topic, TYPE)
+        self.said: dict[str, dict[str, Any]] = {}  # by each camera last
+        self.running = True
+        self.thread = threading.Thread(target=self._live, daemon=True)
+        self.thread.start()
+
+    def close(self) -> None:
+        self.running = False
+        self.thread.join()
+
+    def _live(self) -> None:
+        camera, due = Camera(), time.monotonic()
+        while self.running:
+            for name, topic in self.topics.items():
+                if self.hub.callbacks[topic] and self.fault() != "silent":
+                    if self.fault() != "frozen" or name not in self.said:
+                        self.said[name] = self._seen(camera, name)
+                    self.hub.publish(topic, self.said[name])
+            now = time.monotonic()
+            due = max(due + PERIOD_S, now)
+            time.sleep(due - now)
+        camera.close()
+
+    def _seen(self, camera: Camera, name: str) -> dict[str, Any]:
+        with self.lock:
+            state, now = self.env.save_state(), time.time()
+        image = camera.frame(self.env.model, state, PHYSICS, *SIZE, name, True)
+        data = BytesIO()
+        Image.fromarray(np.ascontiguousarray(image)).save(data, "JPEG", quality=QUALITY)
+        picture = data.getvalue()
+        if self.fault() == "torn":
+            picture = picture[: len(picture) // 2]
+        second, nano = ("secs", "nsecs") if self.ros1 else ("sec", "nanosec")
+        stamp = {second: math.floor(now), nano: int(now % 1 * 1e9)}
+        return {"header": {"stamp": stamp}, "format": "jpeg", "data": picture}
