@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 import sim.configs
 from benchmarks.report import RESULTS
 from pbrl.engine import Engine
-from pbrl.run import learner, reward_model
+from pbrl.parts import learner, reward_model
 from pbrl.table import Table
 from pbrl.types import Episode, PreferenceBatch, Transitions
 

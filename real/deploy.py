@@ -252,7 +252,8 @@ def deploy(settings: dict[str, Any], mode: str) -> int:
 
             standin = stack.enter_context(Standin(robot=robot["robot"], task=task.env["task"]))
             robot["url"] = standin.url
-        robot["url"] = settings["url"] or robot["url"]
+        for name in ("url", "transport"):
+            robot[name] = settings[name] or robot[name]
         driver = connect(task.arm, robot, safe.settings)
         stack.callback(driver.close)
         driver.wait(CONNECT_S)

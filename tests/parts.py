@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import sim.configs
-from pbrl import run
+from pbrl import parts
 from pbrl.types import PairsAndSteps, PairsAndUnasked, PreferenceBatch, Spec, Transitions, Windows
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -43,13 +43,13 @@ def build(name: str, spec: Spec = SPEC, **changes: Any) -> Any:
     found = config(f"{part}={choice}", "steps=100")[part]
     small = SMALL if part == "algo" else SMALL | {"context": 8}  # the length of the segments below
     found = {k: small.get(k, v) for k, v in found.items()} | changes
-    takes, given = run.signature(found), {}
+    takes, given = parts.signature(found), {}
     if "policy" in takes:
         given["policy"] = build("policy/mlp", spec, hidden=[16, 16])
     if "objective" in takes:
         chosen = objective if callable(objective) else instantiate(config(f"objective={objective}")["objective"])
         given["objective"] = chosen
-    return run.build(found, spec, **given)
+    return parts.build(found, spec, **given)
 
 
 def batches(kind: type, count: int, spec: Spec = SPEC, length: int = 4, segments: int = 2) -> list[Any]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pbrl import run
+from pbrl import parts
 from pbrl.objectives import bradley_terry
 from pbrl.types import PairsAndSteps, PreferenceBatch, Transitions, UserError
 from tests.parts import SPEC, batches, build, config
@@ -74,7 +74,7 @@ def test_td3bc_is_its_formulas():
 def test_td3bc_wants_a_deterministic_policy():
     policy = build("policy/mlp", std=0.2)
     with pytest.raises(UserError, match="policy.std=0"):
-        run.build(config("algo=td3bc")["algo"], SPEC, policy)
+        parts.build(config("algo=td3bc")["algo"], SPEC, policy)
 
 
 def test_td3bc_moves_its_policy_at_every_second_update():

@@ -3,7 +3,7 @@
 import pytest
 from hydra.utils import instantiate
 
-from pbrl import run
+from pbrl import checks, run
 from tests.parts import config, names
 
 
@@ -17,7 +17,7 @@ def test_an_environment_by_its_name(env):
 
 @pytest.mark.parametrize("name", names("experiment"))
 def test_a_preset_could_start(name):
-    run.check(config(f"experiment={name}", "env=metaworld/drawer-open"))
+    checks.check(config(f"experiment={name}", "env=metaworld/drawer-open"))
 
 
 @pytest.mark.parametrize("name", names("data"))
@@ -30,7 +30,7 @@ def test_a_data_recipe_composes(name):
 
 def test_true_reward_learnt_reward_and_none_differ_by_the_command_line():
     for overrides in (["algo=iql"], ["algo=iql", "reward=ensemble"], ["algo=cpl"]):
-        run.check(config(*overrides))
+        checks.check(config(*overrides))
 
 
 def test_data_have_a_seed_of_their_own():

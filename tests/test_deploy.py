@@ -57,7 +57,7 @@ def robot():
 
 
 def test_without_go_nothing_is_sent(run, robot):
-    done = deploy(f"policy={run}", f"url={robot.url}", "steps=30")
+    done = deploy(f"policy={run}", f"url={robot.url}", "transport=roslibpy", "steps=30")
     assert done.returncode == 0, done.stderr
     assert "dry run: 30 actions" in done.stdout and "would change" in done.stdout
     assert robot.tell()["count"] == {} and not robot.tell()["active"]
@@ -128,6 +128,8 @@ def wait_for(said, seconds=40):
         (("policy={run}", "safety.workspace=[1,2]"), "two corners"),
         (("policy={run}", "steps=many"), "steps=many is a number"),
         (("policy={run}", "--sim", "record=/proc/nowhere"), "cannot record to /proc/nowhere"),
+        (("policy={run}", "transport=pigeon"), "transport: pigeon: it is one of websockets"),
+        (("policy={run}", "transport=rclpy"), "dialect ros1 has rospy"),
         (("policy={run}", "url=ws://127.0.0.1:9"), "nobody answers at ws://127.0.0.1:9"),
     ],
 )  # fmt: skip

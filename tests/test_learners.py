@@ -7,7 +7,7 @@ import torch
 from torch._inductor import config as inductor
 from torch.utils._pytree import tree_map
 
-from pbrl import run
+from pbrl import checks
 from pbrl.engine import Engine
 from pbrl.types import UserError
 from tests.parts import batches, build, config, fed, names
@@ -86,13 +86,13 @@ def test_metrics_stay_on_the_device(case):
 def test_every_yaml_key_is_a_parameter(name):
     part, choice = name.split("/")
     found = config(f"{part}={choice}")[part]
-    run.check_keys(part, found)
+    checks.check_keys(part, found)
     if found["_target_"]:
         with pytest.raises(UserError, match="has no wings"):
-            run.check_keys(part, {**found, "wings": 2})
+            checks.check_keys(part, {**found, "wings": 2})
         if len(found) > 2:
             with pytest.raises(UserError, match="needs"):
-                run.check_keys(part, {"_target_": found["_target_"]})
+                checks.check_keys(part, {"_target_": found["_target_"]})
 
 
 def test_autocast_sees_a_network_that_has_moved():
