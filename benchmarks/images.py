@@ -15,11 +15,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 from benchmarks.offline import run_folder
 from benchmarks.report import RESULTS
-from benchmarks.styles import spread
+from benchmarks.styles import gathered, spread
 
 FILE = RESULTS / "images.jsonl"
 EPISODES = 50
@@ -72,17 +73,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=USUAL)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     args = parser.parse_args()
-    lines = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
-    known = {(line["task"], line["method"], line["seed"]) for line in lines}
-    for seed in args.seeds:
-        for task in args.tasks:
-            for method in args.methods:
-                if (task, method, seed) in known:
-                    continue
-                lines.append(run(task, method, seed))
-                with open(FILE, "a") as file:
-                    file.write(json.dumps(lines[-1]) + "\n")
-                print(f"{task}, {method}, {seed}: success {lines[-1]['success']:.0%}", flush=True)
+    jobs = product(args.seeds, args.tasks, args.methods)
+    lines = gathered(FILE, run, [(task, method, seed) for seed, task, method in jobs])
     order = {name: i for i, name in enumerate([*TASKS, *METHODS])}
     show(sorted(lines, key=lambda line: (order[line["task"]], order[line["method"]], line["seed"])))
 

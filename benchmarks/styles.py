@@ -15,7 +15,8 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -194,23 +195,30 @@ def spread(values: Sequence[float], digits: int) -> str:
     return f"{np.mean(values):.{digits}f}{deviation}"
 
 
+def gathered(
+    file: Path, run: Callable[[str, str, int], dict[str, Any]], jobs: Iterable[tuple[str, str, int]]
+) -> list[dict[str, Any]]:
+    """All lines of the file, after those jobs (task, method, seed) are run that it does not hold yet."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    known = {(line["task"], line["method"], line["seed"]) for line in lines}
+    for job in jobs:
+        if job in known:
+            continue
+        lines.append(run(*job))
+        with open(file, "a") as out:
+            out.write(json.dumps(lines[-1]) + "\n")
+        print(*job, f"success {lines[-1]['success']:.0%}", flush=True)
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     args = parser.parse_args()
-    lines = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
-    known = {(line["task"], line["method"], line["seed"]) for line in lines}
-    for seed in args.seeds:
-        for task in args.tasks:
-            for method in args.methods:
-                if (task, method, seed) in known:
-                    continue
-                lines.append(run(task, method, seed))
-                with open(FILE, "a") as file:
-                    file.write(json.dumps(lines[-1]) + "\n")
-                print(f"{task}, {method}, {seed}: success {lines[-1]['success']:.0%}, moved {lines[-1]['moved']:.0%}")
+    jobs = product(args.seeds, args.tasks, args.methods)
+    lines = gathered(FILE, run, [(task, method, seed) for seed, task, method in jobs])
     order = {name: i for i, name in enumerate([*TASKS, *METHODS])}
     show(sorted(lines, key=lambda line: (order[line["task"]], order[line["method"]], line["seed"])))
 

@@ -25,7 +25,7 @@ class Roslibpy(Rosbridge):
         self.factory: Any = None
         try:
             factory: Any = select_factory("asyncio")(self.url)
-        except Exception:  # no address: `wait` says so
+        except ValueError:  # no address: `wait` says so
             return
         factory.setProtocolOptions(
             autoPingInterval=2 * PING_S, autoPingTimeout=2 * PONG_S,  # its timers are as coarse as 0.2 s

@@ -321,32 +321,11 @@ def test_devices():
 
 
 def test_bad_schedules_and_queries():
-    with pytest.raises(UserError, match="rounds"):
-        Query(
-            kind="pair",
-            count=3,
-            rounds=4,
-            length=8,
-            span=2,
-            strategy="uniform",
-            candidates=1,
-            per_list=1,
-            held_out=0.0,
-            seed=0,
-        )
-    with pytest.raises(UserError, match="held_out"):
-        Query(
-            kind="pair",
-            count=3,
-            rounds=1,
-            length=8,
-            span=2,
-            strategy="uniform",
-            candidates=1,
-            per_list=1,
-            held_out=1.0,
-            seed=0,
-        )
+    ask = dict(kind="pair", count=3, rounds=1, length=8, span=2, strategy="uniform", candidates=1, per_list=1,
+               held_out=0.0, seed=0)  # fmt: skip
+    for wrong in ({"rounds": 4}, {"held_out": 1.0}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            Query(**{**ask, **wrong})  # type: ignore[arg-type]
     with pytest.raises(UserError, match="at least 1"):
         Schedule(steps=0, log_every=1, eval_every=1, checkpoint_every=1, eval_episodes=1, final_episodes=1)
 
