@@ -86,7 +86,7 @@ def measure(task: str, name: str, seed: int) -> dict[str, Any]:
             table = Table(collect.dataset(
                 config["env"], config["data"], folder=Path(config["data_dir"]), seed=config["data_seed"], workers=0
             )[0])  # fmt: skip
-        table.learned = torch.load(Path(folder) / "checkpoint.pt", weights_only=True)["learned"]
+        table.learned = torch.load(Path(folder) / "checkpoint.pt", weights_only=True)["seeds"][0]["learned"]
         git = json.loads((Path(folder) / "versions.json").read_text())["git"]
     places = table.segment_starts(config["query"]["length"])
     pick = torch.randint(len(places), (5000, 2), generator=torch.Generator().manual_seed(1))

@@ -10,6 +10,7 @@ from hydra.utils import get_class, get_object
 from pbrl import frames as filmed
 from pbrl.engine import pick_device, wants_compile
 from pbrl.objectives import RELATIVE
+from pbrl.parallel import count
 from pbrl.parts import Config, build, learner, reward_model, signature
 from pbrl.plan import Query, Schedule
 from pbrl.query import needs_reward
@@ -18,7 +19,16 @@ from pbrl.table import NORMALIZE
 from pbrl.types import Episode, PairsAndSteps, PreferenceBatch, Spec, UserError
 
 PARTS = ("env", "feedback", "reward", "algo", "objective", "reward_objective", "policy", "baseline")
-OWN = {"data", "query", "reference", "seed", "data_seed", "bf16", "reward_scale"}  # settings that are no part's
+OWN = {
+    "data",
+    "query",
+    "reference",
+    "seed",
+    "seeds",
+    "data_seed",
+    "bf16",
+    "reward_scale",
+}  # settings that are no part's
 FREE = {
     "device", "threads", "workers", "compile", "only", "compare", "baseline", "video", "logger", "run", "store",
     "data_dir", "checkpoint_every",
@@ -61,6 +71,15 @@ def check(config: Config) -> tuple[Query | None, Schedule, tuple[int, int]]:
         raise UserError(
             f"query.strategy={config['query']['strategy']} asks a reward ensemble: choose reward=ensemble, "
             "or query.strategy=uniform"
+        )
+    if config["seeds"] < 1:
+        raise UserError(f"seeds={config['seeds']} must be at least 1")
+    if config["seeds"] > 1 and count() > 1:
+        raise UserError("several processes share one seed's batches: with torchrun, seeds=1")
+    if config["seeds"] > 1 and needs_reward(config["query"]["strategy"]):
+        raise UserError(
+            f"query.strategy={config['query']['strategy']} asks what one reward model is unsure of, and each seed has "
+            "its own: query.strategy=uniform, or seeds=1"
         )
     pick_device(config["device"])
     ask = Query(**config["query"])

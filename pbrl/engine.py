@@ -3,7 +3,7 @@
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from pbrl.types import Metrics, UserError
 
 WORTH_COMPILING = 1500  # updates; compiling takes 5 to 20 s and halves the time of an update
 WARM_UP = 3  # updates before a CUDA graph is captured
+AT_ONCE = 25  # updates of one CUDA graph: a quarter of what lies between two lines of the log
+
+Update = Callable[[Any], Metrics]
 
 
 def pick_device(name: str) -> torch.device:
@@ -52,14 +55,33 @@ def has_compiler() -> bool:
 
 
 class Engine:
-    """Runs a learner's updates on `device`, with bf16 matrix products if `bf16`."""
+    """Runs learners' updates on `device`, with bf16 matrix products if `bf16`."""
 
     def __init__(self, device: torch.device, *, compile: bool, bf16: bool):
         self.device, self.compile, self.bf16 = device, compile, bf16
 
-    def prepare(self, update: Callable[[Any], Metrics]) -> Callable[[Any], Metrics]:
-        """The update, ready to be called many times. Every call returns tensors that stay as they are."""
+    def prepare(self, update: Update) -> Update:
+        """The update, ready to be called many times."""
+        return self._compiled(self._precise(update), getattr(update, "__self__", None))
 
+    def prepare_together(self, updates: Sequence[Update], batch: Any) -> Update:
+        """The same of several seeds of a learner: a batch of [S, …] as `batch` is → metrics of [S]."""
+        from pbrl.seeds import together  # takes a second, as above
+
+        learners = [update.__self__ for update in updates]  # type: ignore[attr-defined]
+        name = updates[0].__name__
+        update = together(learners, lambda learner: self._precise(getattr(learner, name)), batch)
+        return self._compiled(update, learners[0])
+
+    def repeat(
+        self, draw: Callable[[], Any], update: Update, generators: Sequence[torch.Generator]
+    ) -> "Updates | CapturedUpdates":
+        """Draws and updates, for as long as is asked. `generators` are what `draw` takes its random numbers from."""
+        if self.compile and self.device.type == "cuda":
+            return CapturedUpdates(draw, update, [g for g in generators if g.device.type == "cuda"])
+        return Updates(draw, update)
+
+    def _precise(self, update: Update) -> Update:
         def precise(batch: Any) -> Metrics:
             if not self.bf16:
                 return update(batch)
@@ -67,58 +89,110 @@ class Engine:
             with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
                 return update(batch)
 
-        if not self.compile or getattr(getattr(update, "__self__", None), "eager", False):
-            return precise
+        return precise
+
+    def _compiled(self, update: Update, learner: Any) -> Update:
+        if not self.compile or getattr(learner, "eager", False):
+            return update
         from torch import _dynamo  # takes a second, which short runs need not spend
 
         _dynamo.config.trace_autograd_ops = True
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "pbrl" / "inductor"))
-        compiled = torch.compile(precise, fullgraph=True, dynamic=False)
-        return CudaGraph(compiled) if self.device.type == "cuda" else compiled
+        return torch.compile(update, fullgraph=True, dynamic=False)
 
 
-class CudaGraph:
-    """Captures an update after a few ordinary ones and replays it on a copy of each batch."""
+class Updates:
+    """Update after update, each with a batch drawn for it."""
 
-    def __init__(self, update: Callable[[Any], Metrics]):
-        self.update, self.calls = update, 0
+    def __init__(self, draw: Callable[[], Any], update: Update):
+        self.draw, self.update = draw, update
+        self.mean, self.made = Mean(), 0
 
-    def __call__(self, batch: Any) -> Metrics:
-        self.calls += 1
-        if self.calls <= WARM_UP:
-            return self._aside(batch)
-        if self.calls == WARM_UP + 1:
-            self.batch = tree_map(torch.clone, batch)
-            self.graph = torch.cuda.CUDAGraph()
-            with warnings.catch_warnings(), torch.cuda.graph(self.graph):
-                self.metrics = self.update(self.batch)
-        else:
-            tree_map(lambda ours, new: ours.copy_(new), self.batch, batch)
-        self.graph.replay()
-        return {name: value.clone() for name, value in self.metrics.items()}
+    def run(self, most: int) -> int:
+        """Makes at least one update and at most `most`; returns how many."""
+        count = self._some(most)
+        self.made += count
+        return count
 
-    def _aside(self, batch: Any) -> Metrics:
+    def read(self) -> Metrics:
+        """Mean metrics of the updates since this was last called."""
+        made, self.made = self.made, 0
+        return self.mean.read(made)
+
+    def forget(self) -> None:
+        """To be called when what is drawn from has changed."""
+
+    def _some(self, most: int) -> int:
+        self.mean.add(self.update(self.draw()))
+        return 1
+
+
+class CapturedUpdates(Updates):
+    """The same as CUDA graphs: after a few ordinary updates, AT_ONCE of them, drawing included, are one launch.
+
+    Where what is drawn from lies on the host (`generators` is then empty), each batch is copied into the graph's.
+    """
+
+    def __init__(self, draw: Callable[[], Any], update: Update, generators: Sequence[torch.Generator]):
+        super().__init__(draw, update)
+        self.generators, self.warm, self.batch = generators, 0, None
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+
+    def forget(self) -> None:
+        self.graphs = {}
+
+    def _some(self, most: int) -> int:
+        if self.warm < WARM_UP:
+            self.warm += 1
+            return self._aside(most)
+        if not self.generators:
+            self._feed()
+        count = AT_ONCE if self.generators and most >= AT_ONCE else 1
+        if count not in self.graphs:
+            self.graphs[count] = self._capture(count)
+        self.graphs[count].replay()
+        return count
+
+    def _aside(self, most: int) -> int:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            metrics = self.update(batch)
+            made = super()._some(most)
         torch.cuda.current_stream().wait_stream(stream)
-        return metrics
+        return made
+
+    def _feed(self) -> None:
+        batch = self.draw()
+        if self.batch is None:
+            self.batch = tree_map(torch.clone, batch)
+        else:
+            tree_map(lambda ours, new: ours.copy_(new, non_blocking=True), self.batch, batch)
+
+    def _capture(self, count: int) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        for generator in self.generators:
+            graph.register_generator_state(generator)
+        with warnings.catch_warnings(), torch.cuda.graph(graph):
+            for _ in range(count):
+                self.mean.add(self.update(self.draw() if self.generators else self.batch))
+        return graph
 
 
 class Mean:
-    """Running means of metrics over updates and processes, kept on the device; `read` empties it."""
+    """Sums of metrics, kept on the device."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.count = 0
 
     def add(self, metrics: Metrics) -> None:
         for name, value in metrics.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.count += 1
+            if name not in self.sums:
+                self.sums[name] = torch.zeros_like(value)
+            self.sums[name].add_(value)  # in place, as a CUDA graph needs it
 
-    def read(self) -> Metrics:
-        means = {name: averaged(total / self.count) for name, total in self.sums.items()}
-        self.sums, self.count = {}, 0
+    def read(self, count: int) -> Metrics:
+        """The means over `count` updates and over processes; empties the sums."""
+        means = {name: averaged(total / count) for name, total in self.sums.items()}
+        for total in self.sums.values():
+            total.zero_()
         return means

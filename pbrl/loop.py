@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from pbrl import checkpoint, parallel
-from pbrl.engine import Engine, Mean, wants_compile
+from pbrl.engine import Engine, Updates, wants_compile
 from pbrl.evaluate import evaluate
 from pbrl.feedback.store import Store
 from pbrl.interview import Interview
@@ -26,252 +27,84 @@ from pbrl.plan import Query, Schedule
 from pbrl.preferences import Preferences
 from pbrl.rollout import Players
 from pbrl.table import Table
-from pbrl.types import PairsAndSteps, PairsAndUnasked, PreferenceBatch, Transitions, UserError, Windows
+from pbrl.types import Metrics, PairsAndSteps, PairsAndUnasked, PreferenceBatch, Transitions, UserError, Windows
 
 
 class Stage(NamedTuple):
-    """Part of a run: `enter` happens once before its `steps` updates."""
+    """Part of a run: `enter` happens once before its `steps` updates, which are what `method` of each learner does."""
 
     name: str
     steps: int
     enter: Callable[[], None]
-    update: Callable[[Any], Any]
-    draw: Callable[[], Any]
+    learners: list[Any]
+    method: str
 
 
-class Training:
-    """A run in `folder`. Call `run()`; it resumes by itself from what the folder holds."""
+class Seed:
+    """What each seed of a run has for itself: learners, batches, its view of the table, a log and a folder."""
 
-    def __init__(
-        self,
-        *,
-        folder: Path,
-        table: Table,
-        dataset: str,
-        algo: Any,
-        schedule: Schedule,
-        log: Log,
-        players: Players | None,
-        seed: int,
-        compile: str = "auto",
-        bf16: bool = False,
-        reward: Any = None,
-        teacher: Any = None,
-        store: Store | None = None,
-        ask: Query | None = None,
-        name: str = "",
-        settings: dict[str, Any] | None = None,
-    ):
-        self.folder, self.table, self.dataset, self.seed = folder, table, dataset, seed
-        self.algo, self.reward, self.ask = algo, reward, ask
-        self.schedule, self.log, self.players, self.name = schedule, log, players, name or type(algo).__name__
-        self.device = table.device
-        self.compile, self.bf16, self.settings = compile, bf16, settings or {}
-        self.preferences = self.interview = None
-        if ask is not None:
-            held_out = 0.0 if reward is None else ask.held_out  # nothing else is judged by them
-            self.preferences = Preferences(
-                table, kind=ask.kind, length=ask.learnt_length, held_out=held_out, seed=ask.seed
-            )
-            self.interview = Interview(
-                table=table,
-                dataset=dataset,
-                ask=ask,
-                teacher=teacher,
-                store=cast(Store, store),
-                preferences=self.preferences,
-            )
-        for learner in filter(None, (algo, reward)):
-            for name in ("batch_size", "step_batch_size", "unasked_batch_size"):
-                parallel.check_size(getattr(learner, name, 0))
-        self.sampling = torch.Generator(self.device).manual_seed(seed)  # which batches
+    def __init__(self, number: int, folder: Path, table: Table, algo: Any, reward: Any, log: Log):
+        self.folder, self.table, self.algo, self.reward, self.log = folder, table, algo, reward, log
+        self.sampling = torch.Generator(table.device).manual_seed(number)  # which batches
         self.rows = algo.rows(table) if hasattr(algo, "rows") else table.rows
-        self.stages = list(self._plan())
-        self.stage, self.step, self.policy_step, self.round = 0, 0, 0, 0
         self.evaluations: list[dict[str, Any]] = []
-        self.seconds = {"train": 0.0, "evaluate": 0.0}
-        self.mean = Mean()
 
-    # The plan
-
-    def _plan(self) -> Iterator[Stage]:
-        rounds = self.ask.rounds if self.ask else 1
-        for r in range(rounds):
-            if self.reward is not None:
-                yield Stage("reward", self.reward.steps, self._ask_round, self.reward.update, self._drawer(self.reward))
-            elif self.ask is not None:
-                yield Stage("answers", 0, self._ask_round, lambda batch: {}, lambda: None)
-            if r == 0 and getattr(self.algo, "pretrain_steps", 0):
-                yield Stage(
-                    "pretrain", self.algo.pretrain_steps, self._nothing, self.algo.pretrain, self._drawer(self.algo)
-                )
-            steps = self.schedule.steps * (r + 1) // rounds - self.schedule.steps * r // rounds
-            yield Stage(
-                "policy",
-                steps,
-                self._begin_policy if r == 0 else self._relabel,
-                self.algo.update,
-                self._drawer(self.algo),
-            )
-
-    def _drawer(self, learner: Any) -> Callable[[], Any]:
-        size = learner.batch_size
-
-        def rows(count: int = size) -> torch.Tensor:
-            return self.rows[torch.randint(len(self.rows), (count,), generator=self.sampling, device=self.device)]
-
+    def draw(self, learner: Any, preferences: Preferences | None) -> Any:
+        """A batch of what the learner eats. Raises UserError."""
+        size, table, sampling = learner.batch_size, self.table, self.sampling
         if learner.batch is Transitions:
-            return lambda: self.table.transitions(rows())
+            return table.transitions(self._rows(size))
         if learner.batch is Windows:
-            return lambda: self.table.windows(rows(), learner.context)
-        preferences = self.preferences
+            return table.windows(self._rows(size), learner.context)
         if preferences is None:
             raise UserError(f"{type(learner).__name__} learns from answers: choose a teacher with feedback=…")
         if learner.batch is PreferenceBatch:
-            judged = self.reward is not None and learner is not self.reward
-            sample = preferences.sample_judged if judged else preferences.sample
-            return lambda: sample(size, self.sampling, getattr(learner, "segments", 2))
+            segments = getattr(learner, "segments", 2)
+            if self.reward is None or learner is self.reward:
+                return preferences.sample(size, sampling, segments)
+            return preferences.sample_judged(table.learned, size, sampling, segments)
         if learner.batch is PairsAndUnasked:
-            return lambda: PairsAndUnasked(
-                preferences.sample(size, self.sampling),
-                preferences.sample_unasked(learner.unasked_batch_size, self.sampling),
+            return PairsAndUnasked(
+                preferences.sample(size, sampling), preferences.sample_unasked(learner.unasked_batch_size, sampling)
             )
         if learner.batch is PairsAndSteps:
-            return lambda: PairsAndSteps(
-                preferences.sample(size, self.sampling), self.table.transitions(rows(learner.step_batch_size))
+            return PairsAndSteps(
+                preferences.sample(size, sampling), table.transitions(self._rows(learner.step_batch_size))
             )
         raise UserError(f"{type(learner).__name__} eats {learner.batch}, which this loop does not serve")
 
-    # What happens on entering a stage
+    def _rows(self, count: int) -> torch.Tensor:
+        device = self.rows.device
+        return self.rows[torch.randint(len(self.rows), (count,), generator=self.sampling, device=device)]
 
-    def _nothing(self) -> None:
-        pass
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "algo": self.algo.state_dict(),
+            "reward": None if self.reward is None else self.reward.state_dict(),
+            "learned": None if self.reward is None else self.table.learned,
+            "sampling": self.sampling.get_state(),
+            "log": self.log.position(),
+            "evaluations": self.evaluations,
+        }
 
-    def _begin_policy(self) -> None:
-        self._relabel()
-        if hasattr(self.algo, "begin"):
-            self.algo.begin()
-
-    def _relabel(self) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.algo.load_state_dict(state["algo"])
         if self.reward is not None:
-            assert self.preferences is not None
-            self.table.relabel(self.reward)
-            self.log.write("judge", self.policy_step, {"round": self.round, **self.preferences.judge(self.reward)})
-        if hasattr(self.algo, "measure"):
-            self.algo.measure(self.table)
+            self.reward.load_state_dict(state["reward"])
+        if state["learned"] is not None:
+            self.table.learned = state["learned"].to(self.table.device)
+        self.sampling.set_state(state["sampling"].cpu())
+        self.log.rewind(state["log"])
+        self.evaluations = state["evaluations"]
 
-    def _ask_round(self) -> None:
-        interview = self.interview
-        assert interview is not None
-        found = self._told(lambda: interview.round(self.round, self.reward))
-        self.log.write("answers", self.policy_step, {"round": self.round, **found})
-        self.round += 1
-
-    def _hear(self) -> None:
-        """People go on answering, and take back, while we train."""
-        interview = self.interview
-        found = self._told(interview.hear) if interview is not None and interview.people else {}
-        if found:
-            self.log.write("answers", self.policy_step, {"round": self.round, **found})
-
-    def _told(self, ask: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """What the first process is told, which all then know."""
-        parts = self.interview, self.preferences
-        found, *states = parallel.told_by_first(lambda: (ask(), *(part.state_dict() for part in parts)))  # type: ignore[union-attr]
-        if not parallel.first():
-            for part, state in zip(parts, states, strict=True):
-                part.load_state_dict(state)  # type: ignore[union-attr]
-        return found
-
-    # The run
-
-    def run(self) -> dict[str, Any]:
-        """Trains to the end and returns the summary of evaluations. Raises UserError."""
-        self._resume()
-        while self.stage < len(self.stages):
-            stage = self.stages[self.stage]
-            if self.step == 0:
-                self._save()
-                stage.enter()
-            if stage.steps:
-                self._run_stage(stage)
-            self.stage, self.step = self.stage + 1, 0
-        self._save()
-        return self.summary()
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many questions were asked, answered, tied and skipped."""
-        return {} if self.interview is None else self.interview.counts
-
-    def ask_first(self) -> None:
-        """Asks the first round and stops; a run in the same folder later starts with the same questions."""
-        self.stages[0].enter()
-        print(f"answers {', '.join(f'{n} {what}' for what, n in self.counts.items())}")
-
-    def _run_stage(self, stage: Stage) -> None:
-        s = self.schedule
-        engine = Engine(self.device, compile=wants_compile(self.compile, stage.steps), bf16=self.bf16)
-        update = engine.prepare(stage.update)
-        title = self.name if stage.name == "policy" else stage.name
-        bar = tqdm(total=stage.steps, initial=self.step, desc=title, unit="update", mininterval=0.5,
-                   disable=not parallel.first())  # fmt: skip
-        if engine.compile:
-            bar.set_postfix_str("compiling")
-        began = time.perf_counter()
-        while self.step < stage.steps:
-            self.mean.add(update(parallel.share(stage.draw())))
-            self.step += 1
-            last = self.step == stage.steps
-            bar.update(1)
-            if stage.name == "policy":
-                self.policy_step += 1
-            if self.step % s.log_every == 0 or last:
-                seconds = time.perf_counter() - began
-                values = self.log.write(stage.name, self.policy_step if stage.name == "policy" else self.step,
-                                        {**self.mean.read(), "seconds": self.seconds["train"] + seconds})  # fmt: skip
-                bar.set_postfix({k: f"{v:.3g}" for k, v in list(values.items())[:3]})
-                self._hear()
-            if self._evaluates(stage, last):
-                self.seconds["train"] += time.perf_counter() - began
-                self._evaluate(stage.name, bar)
-                began = time.perf_counter()
-            if self.step % s.checkpoint_every == 0 and not last:
-                self.seconds["train"] += time.perf_counter() - began
-                self._save()
-                began = time.perf_counter()
-        self.seconds["train"] += time.perf_counter() - began
-        bar.close()
-
-    def _evaluates(self, stage: Stage, last: bool) -> bool:
-        if self.players is None or stage.name == "reward":
-            return False
-        return (
-            last
-            if stage.name == "pretrain"
-            else self.policy_step % self.schedule.eval_every == 0 or self.policy_step == self.schedule.steps
-        )
-
-    def _evaluate(self, phase: str, bar: tqdm) -> None:
-        assert self.players is not None
-        began = time.perf_counter()
-        final = phase == "policy" and self.policy_step == self.schedule.steps
-        s = self.schedule
-        episodes = s.final_episodes if final else s.eval_episodes
-        result = evaluate(self.players, self.algo.policy, episodes, s.eval_seed)
-        self.seconds["evaluate"] += time.perf_counter() - began
-        self.evaluations.append({"phase": phase, "step": self.policy_step, **asdict(result)})
-        self.log.write(
-            "evaluate", self.policy_step, {"of": phase, **asdict(result), "seconds": self.seconds["evaluate"]}
-        )
-        bar.write(f"{bar.desc} {self.policy_step}: {result}")
+    def best_is_last(self) -> bool:
+        """Whether no policy before did better than the one evaluated last."""
         scores = [
             e["success"] if e["success"] is not None else e["return_mean"]
             for e in self.evaluations
             if e["phase"] == "policy"
         ]
-        if phase == "policy" and scores[-1] > max(scores[:-1], default=-math.inf):
-            save_policy(self.algo.policy, self.folder / "best.pt")
+        return scores[-1] > max(scores[:-1], default=-math.inf)
 
     def summary(self) -> dict[str, Any]:
         """The last, best and running maximum (of means of up to 8 evaluations), and the clone's if there is one."""
@@ -288,8 +121,243 @@ class Training:
             "best": max(policy, key=lambda e: e[measure]),
             "running_max": max(sum(w) / len(w) for w in windows),
             "clone": clone[-1] if clone else None,
-            "seconds": dict(self.seconds),
         }
+
+
+class Training:
+    """A run in `folder`, of one seed or of several at once. Call `run()`; it resumes by itself from what is there."""
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        seeds: list[Seed],
+        dataset: str,
+        schedule: Schedule,
+        players: Players | None,
+        device: torch.device,
+        compile: str = "auto",
+        bf16: bool = False,
+        teacher: Any = None,
+        store: Store | None = None,
+        ask: Query | None = None,
+        name: str = "",
+        settings: dict[str, Any] | None = None,
+    ):
+        self.folder, self.seeds, self.dataset, self.ask = folder, seeds, dataset, ask
+        self.schedule, self.players = schedule, players
+        self.device, self.compile, self.bf16, self.settings = device, compile, bf16, settings or {}
+        algo, reward, table = seeds[0].algo, seeds[0].reward, seeds[0].table
+        self.name = name or type(algo).__name__
+        self.preferences = self.interview = None
+        if ask is not None:
+            held_out = 0.0 if reward is None else ask.held_out  # nothing else is judged by them
+            self.preferences = Preferences(
+                table, kind=ask.kind, length=ask.learnt_length, held_out=held_out, seed=ask.seed
+            )
+            self.interview = Interview(
+                table=table,
+                dataset=dataset,
+                ask=ask,
+                teacher=teacher,
+                store=cast(Store, store),
+                preferences=self.preferences,
+            )
+        for learner in filter(None, (algo, reward)):
+            for size in ("batch_size", "step_batch_size", "unasked_batch_size"):
+                parallel.check_size(getattr(learner, size, 0))
+        self.stages = list(self._plan())
+        self.ready: dict[str, Updates] = {}  # what was prepared for a stage serves those of the same name
+        self.stage, self.step, self.policy_step, self.round = 0, 0, 0, 0
+        self.seconds = {"train": 0.0, "evaluate": 0.0}
+
+    # The plan
+
+    def _plan(self) -> Iterator[Stage]:
+        rounds = self.ask.rounds if self.ask else 1
+        algos, rewards = [seed.algo for seed in self.seeds], [seed.reward for seed in self.seeds]
+        for r in range(rounds):
+            if rewards[0] is not None:
+                yield Stage("reward", rewards[0].steps, self._ask_round, rewards, "update")
+            elif self.ask is not None:
+                yield Stage("answers", 0, self._ask_round, [], "")
+            if r == 0 and getattr(algos[0], "pretrain_steps", 0):
+                yield Stage("pretrain", algos[0].pretrain_steps, self._nothing, algos, "pretrain")
+            steps = self.schedule.steps * (r + 1) // rounds - self.schedule.steps * r // rounds
+            yield Stage("policy", steps, self._begin_policy if r == 0 else self._relabel, algos, "update")
+
+    def _updates(self, stage: Stage) -> Updates:
+        """What makes the updates of a stage, compiled where there are enough to pay for it."""
+        if stage.name not in self.ready:
+            engine = Engine(self.device, compile=self._compiles(stage), bf16=self.bf16)
+            updates = [getattr(learner, stage.method) for learner in stage.learners]
+            generators = [seed.sampling for seed in self.seeds]
+
+            def draw() -> Any:
+                pairs = zip(self.seeds, stage.learners, strict=True)
+                batches = [seed.draw(learner, self.preferences) for seed, learner in pairs]
+                one = batches[0] if len(batches) == 1 else tree_map(lambda *parts: torch.stack(parts), *batches)
+                return parallel.share(one)
+
+            if len(updates) == 1:
+                update = engine.prepare(updates[0])
+            else:
+                drawn = [generator.get_state() for generator in generators]
+                update = engine.prepare_together(updates, draw())
+                for generator, state in zip(generators, drawn, strict=True):
+                    generator.set_state(state)
+            self.ready[stage.name] = engine.repeat(draw, update, generators)
+        return self.ready[stage.name]
+
+    def _compiles(self, stage: Stage) -> bool:
+        total = sum(other.steps for other in self.stages if other.name == stage.name)
+        return wants_compile(self.compile, total)
+
+    # What happens on entering a stage
+
+    def _nothing(self) -> None:
+        pass
+
+    def _begin_policy(self) -> None:
+        self._relabel()
+        for seed in self.seeds:
+            if hasattr(seed.algo, "begin"):
+                seed.algo.begin()
+
+    def _relabel(self) -> None:
+        for seed in self.seeds:
+            if seed.reward is not None:
+                assert self.preferences is not None
+                seed.table.relabel(seed.reward)
+                judged = self.preferences.judge(seed.reward)
+                seed.log.write("judge", self.policy_step, {"round": self.round, **judged})
+            if hasattr(seed.algo, "measure"):
+                seed.algo.measure(seed.table)
+
+    def _note_answers(self, found: dict[str, float]) -> None:
+        for seed in self.seeds:
+            seed.log.write("answers", self.policy_step, {"round": self.round, **found})
+        for updates in self.ready.values():
+            updates.forget()
+
+    def _ask_round(self) -> None:
+        interview = self.interview
+        assert interview is not None
+        found = self._told(lambda: interview.round(self.round, self.seeds[0].reward))
+        self._note_answers(found)
+        self.round += 1
+
+    def _hear(self) -> None:
+        """People go on answering, and take back, while we train."""
+        interview = self.interview
+        found = self._told(interview.hear) if interview is not None and interview.people else {}
+        if found:
+            self._note_answers(found)
+
+    def _told(self, ask: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """What the first process is told, which all then know."""
+        parts = self.interview, self.preferences
+        found, *states = parallel.told_by_first(lambda: (ask(), *(part.state_dict() for part in parts)))  # type: ignore[union-attr]
+        if not parallel.first():
+            for part, state in zip(parts, states, strict=True):
+                part.load_state_dict(state)  # type: ignore[union-attr]
+        return found
+
+    # The run
+
+    def run(self) -> list[dict[str, Any]]:
+        """Trains to the end and returns the summary of each seed's evaluations. Raises UserError."""
+        self._resume()
+        while self.stage < len(self.stages):
+            stage = self.stages[self.stage]
+            if self.step == 0:
+                self._save()
+                stage.enter()
+            if stage.steps:
+                self._run_stage(stage)
+            self.stage, self.step = self.stage + 1, 0
+        self._save()
+        found = [seed.summary() for seed in self.seeds]
+        return [{**summary, "seconds": dict(self.seconds)} if summary else {} for summary in found]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many questions were asked, answered, tied and skipped."""
+        return {} if self.interview is None else self.interview.counts
+
+    def ask_first(self) -> None:
+        """Asks the first round and stops; a run in the same folder later starts with the same questions."""
+        self.stages[0].enter()
+        print(f"answers {', '.join(f'{n} {what}' for what, n in self.counts.items())}")
+
+    def _run_stage(self, stage: Stage) -> None:
+        s = self.schedule
+        compiling = stage.name not in self.ready and self._compiles(stage)
+        updates = self._updates(stage)
+        title = self.name if stage.name == "policy" else stage.name
+        bar = tqdm(total=stage.steps, initial=self.step, desc=title, unit="update", mininterval=0.5,
+                   disable=not parallel.first())  # fmt: skip
+        if compiling:
+            bar.set_postfix_str("compiling")
+        began = time.perf_counter()
+        while self.step < stage.steps:
+            made = updates.run(self._quiet(stage))
+            self.step += made
+            last = self.step == stage.steps
+            bar.update(made)
+            if stage.name == "policy":
+                self.policy_step += made
+            if self.step % s.log_every == 0 or last:
+                self._write(stage, updates.read(), time.perf_counter() - began, bar)
+                self._hear()
+            if self._evaluates(stage, last):
+                self.seconds["train"] += time.perf_counter() - began
+                self._evaluate(stage.name, bar)
+                began = time.perf_counter()
+            if self.step % s.checkpoint_every == 0 and not last:
+                self.seconds["train"] += time.perf_counter() - began
+                self._save()
+                began = time.perf_counter()
+        self.seconds["train"] += time.perf_counter() - began
+        bar.close()
+
+    def _quiet(self, stage: Stage) -> int:
+        """How many updates follow before there is something else to do."""
+        s = self.schedule
+        ahead = [stage.steps - self.step, *(every - self.step % every for every in (s.log_every, s.checkpoint_every))]
+        return min(*ahead, s.eval_every - self.policy_step % s.eval_every)
+
+    def _write(self, stage: Stage, means: Metrics, seconds: float, bar: tqdm) -> None:
+        step = self.policy_step if stage.name == "policy" else self.step
+        for i, seed in enumerate(self.seeds):
+            own = {key: value if len(self.seeds) == 1 else value[i] for key, value in means.items()}
+            values = seed.log.write(stage.name, step, {**own, "seconds": self.seconds["train"] + seconds})
+            if i == 0:
+                bar.set_postfix({k: f"{v:.3g}" for k, v in list(values.items())[:3]})
+
+    def _evaluates(self, stage: Stage, last: bool) -> bool:
+        if self.players is None or stage.name == "reward":
+            return False
+        return (
+            last
+            if stage.name == "pretrain"
+            else self.policy_step % self.schedule.eval_every == 0 or self.policy_step == self.schedule.steps
+        )
+
+    def _evaluate(self, phase: str, bar: tqdm) -> None:
+        assert self.players is not None
+        s = self.schedule
+        final = phase == "policy" and self.policy_step == s.steps
+        for seed in self.seeds:
+            began = time.perf_counter()
+            episodes = s.final_episodes if final else s.eval_episodes
+            result = asdict(found := evaluate(self.players, seed.algo.policy, episodes, s.eval_seed))
+            self.seconds["evaluate"] += time.perf_counter() - began
+            seed.evaluations.append({"phase": phase, "step": self.policy_step, **result})
+            seed.log.write("evaluate", self.policy_step, {"of": phase, **result, "seconds": self.seconds["evaluate"]})
+            bar.write(f"{seed.folder.name + ' ' if len(self.seeds) > 1 else ''}{bar.desc} {self.policy_step}: {found}")
+            if phase == "policy" and seed.best_is_last():
+                save_policy(seed.algo.policy, seed.folder / "best.pt")
 
     # What is kept
 
@@ -305,14 +373,10 @@ class Training:
             {
                 "dataset": self.dataset, "settings": self.settings,
                 "stage": self.stage, "step": self.step, "policy_step": self.policy_step, "round": self.round,
-                "algo": self.algo.state_dict(),
-                "reward": None if self.reward is None else self.reward.state_dict(),
-                "learned": self.table.learned if self.reward is not None else None,
+                "seeds": [seed.state_dict() for seed in self.seeds],
                 "preferences": None if self.preferences is None else self.preferences.state_dict(),
-                "sampling": self.sampling.get_state(),
                 "interview": None if self.interview is None else self.interview.state_dict(),
                 "random": checkpoint.random_state(self.device),
-                "log": self.log.position(), "evaluations": self.evaluations,
                 "seconds": self.seconds,
             },
         )  # fmt: skip
@@ -320,7 +384,8 @@ class Training:
     def _resume(self) -> None:
         state = parallel.told_by_first(lambda: checkpoint.load(self._path, self.device))
         if state is None:
-            self.log.rewind(0)
+            for seed in self.seeds:
+                seed.log.rewind(0)
             return
         if state["dataset"] != self.dataset:
             raise UserError(
@@ -333,23 +398,18 @@ class Training:
                 "run=…, or delete it"
             )
         try:
-            self.algo.load_state_dict(state["algo"])
-            if self.reward is not None:
-                self.reward.load_state_dict(state["reward"])
-        except (RuntimeError, TypeError) as error:
+            for seed, own in zip(self.seeds, state["seeds"], strict=True):
+                seed.load_state_dict(own)
+        except (KeyError, RuntimeError, TypeError) as error:
             raise UserError(
                 f"{self._path} was made with other settings; choose another run folder with run=…, or delete it"
             ) from error
-        if state["learned"] is not None:
-            self.table.learned = state["learned"].to(self.device)
         if self.preferences is not None:
             self.preferences.load_state_dict(state["preferences"])
         self.stage, self.step, self.policy_step, self.round = (
             state[k] for k in ("stage", "step", "policy_step", "round")
         )
-        self.sampling.set_state(state["sampling"].cpu())
         if self.interview is not None:
             self.interview.load_state_dict(state["interview"])
         checkpoint.set_random_state(state["random"], self.device)
-        self.log.rewind(state["log"])
-        self.evaluations, self.seconds = state["evaluations"], state["seconds"]
+        self.seconds = state["seconds"]

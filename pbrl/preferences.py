@@ -95,13 +95,15 @@ class Preferences:
             )
         return self._batch(*self._drawn(self.train, size, generator, segments))
 
-    def sample_judged(self, size: int, generator: torch.Generator, segments: int = 2) -> PreferenceBatch:
-        """The same of any segments in the data, the one with more of the table's learnt reward being preferred.
+    def sample_judged(
+        self, learned: Tensor, size: int, generator: torch.Generator, segments: int = 2
+    ) -> PreferenceBatch:
+        """The same of any segments in the data, the one with more of the `learned` reward [R] being preferred.
 
         That is how DPPO makes answers for all data of a few, An et al. 2023, arXiv:2301.12842.
         """
         starts = self._anywhere(size, generator, segments)
-        return self._batch(starts, preferred(self.table.learned[self.table.segments(starts, self.length)].sum(-1)))
+        return self._batch(starts, preferred(learned[self.table.segments(starts, self.length)].sum(-1)))
 
     def sample_unasked(self, size: int, generator: torch.Generator) -> PreferenceBatch:
         """Pairs of any segments in the data, which nobody has judged: their label is a tie."""

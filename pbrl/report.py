@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from hydra.utils import instantiate
@@ -11,46 +12,67 @@ from pbrl import evaluate, log
 from pbrl.evaluate import Evaluation
 from pbrl.frames import blind
 from pbrl.likelihoods import Likelihood
+from pbrl.loop import Seed
 from pbrl.rollout import Players
 
 
 def write(
+    seeds: list[Seed],
     folder: Path,
     config: dict[str, Any],
     data: Evaluation,
-    clone: dict | None,
-    summary: dict[str, Any],
+    clones: list[dict] | None,
+    summaries: list[dict[str, Any]],
     counts: dict[str, int],
 ) -> dict[str, Any]:
-    """Writes `result.json` and `curve.png`, prints the comparison, and returns the result."""
-    answers, judged = log.read(folder, "answers"), log.read(folder, "judge")
-    result = {
-        "env": config["env"], "algo": config["algo"]["_target_"].split(".")[-2], "seed": config["seed"],
-        "data": asdict(data), "bc": clone, "policy": summary, "answers": counts,
-        "label_accuracy": answers[-1].get("label_accuracy") if answers else None,
-        "reward_model": {k: v for k, v in judged[-1].items() if k not in ("phase", "step")} if judged else None,
-    }  # fmt: skip
-    (folder / "result.json").write_text(json.dumps(result, indent=2))
+    """Writes each seed's `result.json` and `curve.png`, prints the comparison, and returns the result.
+
+    Of several seeds also one in `folder`, with all of theirs.
+    """
+    results = []
+    for i, (seed, summary) in enumerate(zip(seeds, summaries, strict=True)):
+        clone = clones[i] if clones else None
+        answers, judged = log.read(seed.folder, "answers"), log.read(seed.folder, "judge")
+        results.append({
+            "env": config["env"], "algo": config["algo"]["_target_"].split(".")[-2], "seed": config["seed"] + i,
+            "data": asdict(data), "bc": clone, "policy": summary, "answers": counts,
+            "label_accuracy": answers[-1].get("label_accuracy") if answers else None,
+            "reward_model": {k: v for k, v in judged[-1].items() if k not in ("phase", "step")} if judged else None,
+        })  # fmt: skip
+        (seed.folder / "result.json").write_text(json.dumps(results[-1], indent=2))
+        show(results[-1], data)
+        plot(seed.folder, data, clone)
+    print(f"  {'more in':20s} {folder}")
+    if len(seeds) == 1:
+        return results[0]
+    measure = summaries[0]["measure"]
+    last = [summary["last"][measure] for summary in summaries]
+    print(f"\n  {measure} of {len(seeds)} seeds: {mean(last):.3g} ± {stdev(last):.2g} (standard deviation)")
+    together = {"seeds": results}
+    (folder / "result.json").write_text(json.dumps(together, indent=2))
+    return together
+
+
+def show(result: dict[str, Any], data: Evaluation) -> None:
+    """Prints what came of one seed."""
+    summary, clone, config = result["policy"], result["bc"], result["env"]
     rows = [("data", data)]
     if clone:
         rows.append(("BC", _evaluation(clone["last"])))
     if summary["clone"]:
         rows.append(("before preferences", _evaluation(summary["clone"])))
-    rows.append((str(result["algo"]), _evaluation(summary["last"])))
-    print(f"\n{config['env'].get('task', '')}, {summary['last']['episodes']} episodes, 95 % intervals")
+    rows += [(result["algo"], _evaluation(summary["last"])), ("best on the way", _evaluation(summary["best"]))]
+    seed = f"seed {result['seed']}, " if result["seed"] else ""
+    print(f"\n{config.get('task', '')}, {seed}{summary['last']['episodes']} episodes, 95 % intervals")
     for name, evaluation in rows:
         print(f"  {name:20s} {evaluation}")
-    print(f"  {'best on the way':20s} {_evaluation(summary['best'])}")
     if result["reward_model"]:
         print(
             f"  {'reward model':20s} "
             + ", ".join(f"{k} {v:.2f}" for k, v in result["reward_model"].items() if k != "round")
         )
-    if counts:
-        print(f"  {'answers':20s} " + ", ".join(f"{v} {k}" for k, v in counts.items()))
-    plot(folder, data, clone)
-    print(f"  {'more in':20s} {folder}")
-    return result
+    if result["answers"]:
+        print(f"  {'answers':20s} " + ", ".join(f"{v} {k}" for k, v in result["answers"].items()))
 
 
 def _evaluation(event: dict[str, Any]) -> Evaluation:

@@ -1,7 +1,8 @@
 """A run: builds the parts that a config names, hands them to the loop, and leaves a folder that says what happened.
 
 The folder holds `config.yaml`, `versions.json`, `metrics.jsonl`, `answers.sqlite`, `checkpoint.pt`, `policy.pt`,
-`best.pt`, `result.json`, `curve.png` and `policy.mp4`; `bc/` holds the comparison.
+`best.pt`, `result.json`, `curve.png` and `policy.mp4`; `bc/` holds the comparison. With `seeds=8` what each seed has
+for itself lies in `seed0/` to `seed7/`.
 """
 
 import json
@@ -22,13 +23,13 @@ from pbrl.episodes import versions
 from pbrl.feedback.store import Store
 from pbrl.likelihoods import save_policy
 from pbrl.log import Log
-from pbrl.loop import Training
+from pbrl.loop import Seed, Training
 from pbrl.parts import Config, build, digest, learner, reward_model
 from pbrl.plan import Query, Schedule
 from pbrl.reference import Reference
 from pbrl.rollout import Players, auto_workers
 from pbrl.table import Table
-from pbrl.types import Spec, UserError
+from pbrl.types import UserError
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -62,16 +63,14 @@ def _train(
     film = partial(filmed.frames, config["env"], episodes, dataset, **beside)
     table = Table(episodes, device, parallel.after_first(film))
     del episodes, film
-    spec = table.spec()
     folder = run_folder(config) if parallel.first() else scratch
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the run folder {folder} ({error}): choose another with run=…") from error
     shared: Config = {
-        "table": table,
         "dataset": dataset,
-        "seed": config["seed"],
+        "device": device,
         "compile": config["compile"],
         "bf16": config["bf16"],
         "settings": {k: v for k, v in config.items() if k not in FREE},
@@ -83,47 +82,62 @@ def _train(
     experts = None  # who play without images where policies have them: a scripted expert does not look
     if players is not None and config["env"].get("images"):
         experts = Players(filmed.blind(config["env"]), workers)
-    log = Log(folder, **config["logger"], config=config)
-    page = None
+    page, seeds = None, []
     try:
         table.relabel_true(config["reward_scale"])
-        clone = None
+        clones = None
         if config["compare"] and config["only"] is None:
-            clone = compare(config, spec, folder / "bc", schedule, players, shared)
-        torch.manual_seed(config["seed"])
-        teacher, reward, store = None, reward_model(config, spec), None
+            clones = compare(config, table, folder / "bc", schedule, players, shared)
+        seeds = make_seeds(config, table, folder, device)
+        teacher, store = None, None
         if ask is not None:
             teacher = build(config["feedback"])
             if players is not None:
                 store = Store(config["store"] or f"sqlite:///{folder / 'answers.sqlite'}")
                 playing = players if config["reference"]["policy"] else experts or players
                 introduce(teacher, config, table, dataset, playing)
-        algo = learner(config["algo"], config, spec, device)
-        if reward is not None:
-            reward.to(device)
         training = Training(
-            folder=folder, algo=algo, reward=reward, teacher=teacher, store=store, ask=ask, schedule=schedule,
-            log=log, players=players, **shared,
+            folder=folder, seeds=seeds, teacher=teacher, store=store, ask=ask, schedule=schedule, players=players,
+            **shared,
         )  # fmt: skip
         if hasattr(teacher, "open_page") and parallel.first():
             page = teacher.open_page(folder)  # type: ignore[union-attr]
         if config["only"] == "answers":
             training.ask_first()
             return {}
-        summary = training.run()
+        summaries = training.run()
         if players is None:
             return {}
-        save_policy(algo.policy, folder / "policy.pt")
-        result = report.write(folder, config, data, clone, summary, training.counts)
+        for seed in seeds:
+            save_policy(seed.algo.policy, seed.folder / "policy.pt")
+        result = report.write(seeds, folder, config, data, clones, summaries, training.counts)
         if config["video"]:
-            report.video(folder, config["env"], players, algo.policy, schedule.eval_seed)
+            report.video(seeds[0].folder, config["env"], players, seeds[0].algo.policy, schedule.eval_seed)
         return result
     finally:
         if page is not None:
             page.terminate()
         for playing in filter(None, (players, experts)):
             playing.close()
-        log.close()
+        for seed in seeds:
+            seed.log.close()
+
+
+def make_seeds(config: Config, table: Table, folder: Path, device: torch.device) -> list[Seed]:
+    """What each seed of a run starts with: one in the run's folder, several in folders of their own."""
+    spec, several, seeds = table.spec(), config["seeds"] > 1, []
+    for number in range(config["seed"], config["seed"] + config["seeds"]):
+        own = {**config, "seed": number}
+        place = folder / f"seed{number}" if several else folder
+        place.mkdir(parents=True, exist_ok=True)
+        if several:  # what it would be alone
+            (place / "config.yaml").write_text(yaml.safe_dump({**own, "seeds": 1}, sort_keys=False))
+        torch.manual_seed(number)
+        reward = reward_model(own, spec)
+        algo = learner(config["algo"], own, spec, device)
+        log = Log(place, **config["logger"], config=own)
+        seeds.append(Seed(number, place, table.view() if several else table, algo, reward and reward.to(device), log))
+    return seeds
 
 
 def introduce(teacher: Any, config: Config, table: Table, dataset: str, players: Players) -> None:
@@ -138,18 +152,16 @@ def introduce(teacher: Any, config: Config, table: Table, dataset: str, players:
 
 
 def compare(
-    config: Config, spec: Spec, folder: Path, schedule: Schedule, players: Players | None, shared: Config
-) -> dict[str, Any]:
-    """Clones the data with the same policy class and number of updates; returns that run's summary."""
-    folder.mkdir(exist_ok=True)
-    algo = learner(config["baseline"], config, spec, shared["table"].device)
-    log = Log(folder)
+    config: Config, table: Table, folder: Path, schedule: Schedule, players: Players | None, shared: Config
+) -> list[dict[str, Any]]:
+    """Clones the data with the same policy class and number of updates; returns each seed's summary of that run."""
+    cloning = {**config, "algo": config["baseline"], "reward": {"_target_": None}, "logger": {}}
+    seeds = make_seeds(cloning, table, folder, shared["device"])
     try:
-        return Training(
-            folder=folder, algo=algo, schedule=schedule, log=log, players=players, name="bc", **shared
-        ).run()
+        return Training(folder=folder, seeds=seeds, schedule=schedule, players=players, name="bc", **shared).run()
     finally:
-        log.close()
+        for seed in seeds:
+            seed.log.close()
 
 
 def run_folder(config: Config) -> Path:
@@ -159,7 +171,8 @@ def run_folder(config: Config) -> Path:
     target = config["env"]["_target_"].split(".")[1]
     algo = config["algo"]["_target_"].split(".")[-2]
     model = config["reward"]["_target_"]
-    name = "-".join(filter(None, [algo, model and model.split(".")[-2], f"seed{config['seed']}", digest(config)]))
+    seeds = f"seed{config['seed']}" + (f"to{config['seed'] + config['seeds'] - 1}" if config["seeds"] > 1 else "")
+    name = "-".join(filter(None, [algo, model and model.split(".")[-2], seeds, digest(config)]))
     return Path("runs") / f"{target}-{config['env'].get('task', '')}" / name
 
 

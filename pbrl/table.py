@@ -4,6 +4,7 @@ An episode of T steps fills T + 1 rows; the last holds where it ended and no ste
 row r + 1, and nothing that starts at one of `segment_starts` crosses an episode's end.
 """
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -76,6 +77,10 @@ class Table:
         self._learned[self.closing] = 0.0
         earned = self._learned.double().cumsum(0)
         self.returns_to_go = (earned[self.closing[self.episode]] - earned + self._learned).float()
+
+    def view(self) -> "Table":
+        """The same experience with a learnt reward of its own."""
+        return copy.copy(self)
 
     def __len__(self) -> int:
         """The number of steps (not of rows)."""

@@ -52,6 +52,8 @@ RUNS = {
     "dtr": ["algo=dtr", "algo.width=16", "algo.layers=1", "algo.context=4", "algo.hidden=[16]", "algo.batch_size=16",
             "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2", "compare=false"],
     "iql": ["algo=iql", "feedback=none", "algo.hidden=[16]"],
+    "three-seeds": ["algo=iql", "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2",
+                    "query.kind=pair", "feedback=perfect", "algo.hidden=[16]", "seeds=3"],
     "td3bc": ["algo=td3bc", "feedback=none", "algo.hidden=[16]"],
     "awac": ["algo=awac", "feedback=none", "algo.hidden=[16]", "policy.std=0.3"],
 }  # fmt: skip
@@ -75,16 +77,18 @@ def train(folder: Path, *extra: str, base: Sequence[str] = BASE) -> dict:
 def outcome(folder: Path) -> dict:
     """All that a run leaves, less the clock."""
     run = folder / "run"
-    events = [{k: v for k, v in event.items() if k != "seconds"} for event in log.read(run)]
+    folders = sorted(run.glob("seed*")) or [run]
+    events = [{k: v for k, v in event.items() if k != "seconds"} for own in folders for event in log.read(own)]
     state = torch.load(run / "checkpoint.pt", weights_only=True)
-    state.pop("seconds"), state.pop("log")
-    result = json.loads((run / "result.json").read_text())
-    result["policy"].pop("seconds"), result.pop("bc")
+    state.pop("seconds"), [seed.pop("log") for seed in state["seeds"]]
+    results = [json.loads((own / "result.json").read_text()) for own in folders]
+    for result in results:
+        result["policy"].pop("seconds"), result.pop("bc")
     return {
         "events": events,
         "state": state,
-        "result": result,
-        "policy": torch.load(run / "policy.pt", weights_only=True),
+        "results": results,
+        "policies": [torch.load(own / "policy.pt", weights_only=True) for own in folders],
     }
 
 
@@ -118,7 +122,7 @@ def test_killed_and_gone_on_with_is_never_stopped(tmp_path, name):
         process = subprocess.Popen(
             command(tmp_path / "killed", *extra), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
-        metrics = tmp_path / "killed" / "run" / "metrics.jsonl"
+        metrics = tmp_path / "killed" / "run" / ("seed2" if "seeds=3" in extra else "") / "metrics.jsonl"
         before = metrics.stat().st_size if metrics.exists() else 0
         while process.poll() is None and not (metrics.exists() and metrics.stat().st_size > before):
             time.sleep(0.01)  # until it has gone on
@@ -183,7 +187,9 @@ def test_a_reward_model_has_an_objective_of_its_own(tmp_path, objective):
     def weights(name, *extra):
         train(tmp_path, "algo=iql", "reward=ensemble", "reward.steps=30", "steps=20", "eval_every=20", "compare=false",
               *extra, f"run={tmp_path / name}")  # fmt: skip
-        return torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["reward"]["net.layers.0.weight"]
+        return torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["seeds"][0]["reward"][
+            "net.layers.0.weight"
+        ]
 
     assert not torch.equal(weights("other", f"objective@reward_objective={objective}"), weights("plain"))
 
@@ -233,6 +239,19 @@ def test_every_question_skipped(tmp_path):
         (["algo=sarsa"], "algo/sarsa"),
         (["env=metaworld/juggle"], "metaworld/juggle"),
         (["device=abacus"], "no device"),
+        (["seeds=0"], "seeds=0 must be at least 1"),
+        (
+            [
+                "algo=iql",
+                "reward=ensemble",
+                "query.kind=pair",
+                "feedback=perfect",
+                "query.rounds=2",
+                "query.strategy=disagreement",
+                "seeds=2",
+            ],
+            "each seed has its own",
+        ),
         (["log_every=15"], "multiple of log_every"),
         (["steps=0"], "at least 1"),
         (["compile=sometimes"], "auto, always or never"),
@@ -337,7 +356,7 @@ def test_asking_alone_and_training_later_is_the_same_run(tmp_path):
     assert store.counts()["answered"] == 60 and not (tmp_path / "b/run/policy.pt").exists()
     train(tmp_path / "b", *RUNS["cpl"])
     assert store.counts()["answered"] == 60
-    assert_same(outcome(tmp_path / "a")["policy"], outcome(tmp_path / "b")["policy"])
+    assert_same(outcome(tmp_path / "a")["policies"], outcome(tmp_path / "b")["policies"])
 
 
 def test_other_settings_are_another_run(tmp_path):

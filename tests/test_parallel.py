@@ -16,7 +16,7 @@ from pbrl.engine import Engine, Mean
 from pbrl.types import UserError
 from tests.parts import build, config, fed
 from tests.test_learners import CASES, title
-from tests.test_loop import flags
+from tests.test_loop import flags, train
 
 CPU = torch.device("cpu")
 CHANCE = ("dropout", "target_noise", "crop")  # what draws random numbers for each row
@@ -31,7 +31,7 @@ def trained(name: str, changes: dict, updates: int = 4, compile: bool = False) -
     update = Engine(CPU, compile=compile, bf16=False).prepare(learner.update)
     for batch in fed(learner, updates):
         mean.add(update(parallel.share(batch)))
-    return {"state": learner.state_dict(), "metrics": mean.read()}
+    return {"state": learner.state_dict(), "metrics": mean.read(updates)}
 
 
 def one_of_two(rank: int, port: int, path: str, cases: list, compile: bool) -> None:
@@ -119,6 +119,12 @@ def test_a_batch_that_cannot_be_shared(monkeypatch):
     with pytest.raises(UserError, match="256 cannot be shared by 3"):
         parallel.check_size(256)
     parallel.check_size(96)
+
+
+def test_seeds_are_not_shared_by_processes(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="with torchrun, seeds=1"):
+        train(tmp_path, "seeds=2")
 
 
 def test_alone_everything_is_made_once():

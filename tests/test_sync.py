@@ -54,7 +54,9 @@ def reads(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("name", ["cpl", "piql-in-rounds", "dppo", "surf-of-lists", "ipl", "dtr", "td3bc", "awac"])
+@pytest.mark.parametrize(
+    "name", ["cpl", "piql-in-rounds", "dppo", "surf-of-lists", "ipl", "dtr", "td3bc", "awac", "three-seeds"]
+)
 def test_updates_read_nothing(tmp_path, reads, name):
     train(tmp_path, *RUNS[name], "eval_every=240", "checkpoint_every=240", "compare=false")
     assert len(reads) >= 24

@@ -1,0 +1,52 @@
+"""Several seeds of a learner as one: what they hold lies in tensors with a leading axis, and one update moves them all.
+
+Updates are written for one learner. Here one is traced, its gradients included, into plain tensor operations, which
+`torch.vmap` gives the leading axis. What each learner holds becomes a view of the shared tensors, so that it is still
+evaluated, saved and loaded by itself.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_map
+
+from pbrl.types import Metrics
+
+aten = torch.ops.aten
+OTHERWISE = {aten.lerp_.Scalar: lambda x, end, weight: x.add_((end - x) * weight)}  # what `vmap` cannot do at once
+Update = Callable[[Any], Metrics]
+
+
+def together(learners: Sequence[nn.Module], update_of: Callable[[nn.Module], Update], batch: Any) -> Update:
+    """The update of all `learners` at once: a batch of [S, …] → metrics of [S]. `batch` is one of them, for its shapes.
+
+    The learners are of one kind and differ in numbers alone; random numbers differ between them.
+    """
+    held = share(learners)
+    example = copy.deepcopy(learners[0])  # tracing an update makes it
+    one = tree_map(lambda x: x[0], batch)
+    traced = make_fx(lambda _, batch: update_of(example)(batch), OTHERWISE)(tensors(example), one)
+    for node in traced.graph.nodes:
+        if node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default  # with one axis more it may not be a view
+    traced.recompile()
+    batched = torch.vmap(traced, randomness="different")
+    return lambda batch: batched(held, batch)
+
+
+def share(learners: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """Moves what the learners hold into tensors [S, …], by name, of which theirs become views."""
+    every = [tensors(learner) for learner in learners]
+    shared = {name: torch.stack([own[name].data for own in every]) for name in every[0]}
+    for i, own in enumerate(every):
+        for name, tensor in own.items():
+            tensor.data = shared[name][i]
+    return shared
+
+
+def tensors(learner: nn.Module) -> dict[str, Tensor]:
+    return {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
