@@ -143,7 +143,7 @@ class Preferences:
 
     def _batch(self, starts: Tensor, label: Tensor) -> PreferenceBatch:
         rows = self.table.segments(starts, self.length)  # [B, 2, L]
-        return PreferenceBatch(self.table.seen(rows), self.table.action[rows], label)
+        return self.table.near(PreferenceBatch(self.table.seen(rows), self.table.action[rows], label))
 
     @torch.no_grad()
     def judge(self, model: RewardModel) -> dict[str, float]:
@@ -159,7 +159,7 @@ class Preferences:
         starts, label, _ = self.test
         if self.kind != "pair":
             starts, label = self._drawn(self.test, 1000, generator)
-        scores = model.score(*self._batch(starts, label)[:2]).mean(0)  # [B, 2]
+        scores = model.score(*self._batch(starts, label)[:2]).mean(0).to(self.table.device)  # [B, 2]
         true = self.table.reward[self.table.segments(starts, self.length)].sum(-1)
         clear = label != 0.5
         correct = ((scores[:, 1] > scores[:, 0]) == (label > 0.5))[clear]

@@ -105,6 +105,7 @@ def choose(
                 f"query.strategy={strategy} asks a reward ensemble: choose reward=ensemble, or another strategy"
             )
         with torch.no_grad():
-            scores = torch.cat([model.score(table.obs[r], table.action[r]) for r in rows.split(1024)], 1)
-        logits = scores[..., 1] - scores[..., 0]  # [E, C]
+            scores = [model.score(*table.near((table.obs[r], table.action[r]))) for r in rows.split(1024)]
+        every = torch.cat(scores, 1).to(table.device)
+        logits = every[..., 1] - every[..., 0]  # [E, C]
     return drawn[STRATEGIES[strategy](logits, features, n)]

@@ -6,23 +6,27 @@ row r + 1, and nothing that starts at one of `segment_starts` crosses an episode
 
 import copy
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from pbrl.types import Episode, Observation, RewardModel, Spec, Transitions, UserError, Windows
 
+T = TypeVar("T")
+ROW_BYTES = 32  # of a row beside observation and action: rewards, return to go, end, its own and its episode's number
 NORMALIZE = ("none", "std", "zscore", "minmax")
 
 
 class Table:
     """R rows: `obs` [R, O], `action` [R, A], `reward`, `learned`, `returns_to_go` (of `learned`) and `done` [R].
 
-    Beside them, where there are cameras, `image` [R, C, H, W, 3] uint8, what they saw: on the device if half of its
-    free memory holds it, else mapped from its file. Per episode, on the host: `first` and `steps` [N] int64, `seed`,
-    `success` (reached at any time) and `returns` (true), and per row the simulator's `state` [R, S], where the data set
-    has one.
+    Beside them, where there are cameras, `image` [R, C, H, W, 3] uint8, what they saw. All lie on the device `target`
+    if half of its free memory holds them, else on the host (`device` says where); batches are on `target`. Per episode,
+    on the host: `first` and `steps` [N] int64, `seed`, `success` (reached at any time) and `returns` (true), and per row
+    the simulator's `state` [R, S], where the data set has one.
     """
 
     def __init__(
@@ -30,7 +34,10 @@ class Table:
     ):
         if not episodes:
             raise UserError("the data set holds no episode")
-        self.device = torch.device(device)
+        self.target = torch.device(device)
+        rows, row = sum(len(e.obs) for e in episodes), episodes[0]
+        numbers = row.obs[0].nbytes + row.action[0].nbytes + ROW_BYTES
+        self.device = home(self.target, rows * numbers + (0 if frames is None else frames.nbytes))
         self.steps = np.array([len(e.action) for e in episodes])
         self.first = np.concatenate([[0], np.cumsum(self.steps + 1)[:-1]])
         self.seed = np.array([e.seed for e in episodes])
@@ -55,16 +62,10 @@ class Table:
         self.opening = torch.from_numpy(self.first).to(self.device)  # [N], each episode's first row
         self.closing = torch.from_numpy(self.first + self.steps).to(self.device)  # [N], each episode's last row
         self.learned = self.reward.clone()
-        self.image = None if frames is None else self._near(torch.from_numpy(frames))
+        self.image = None if frames is None else torch.from_numpy(frames).to(self.device)
 
     def _tensor(self, parts: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.concatenate(parts).astype(np.float32, copy=False)).to(self.device)
-
-    def _near(self, image: Tensor) -> Tensor:
-        assert len(image) == len(self.obs)
-        if self.device.type != "cuda" or 2 * image.nbytes > torch.cuda.mem_get_info(self.device)[0]:
-            return image
-        return image.to(self.device)
 
     @property
     def learned(self) -> Tensor:
@@ -98,11 +99,19 @@ class Table:
         """What a policy observes at rows [...]: the state [..., O], with the images where there are cameras."""
         if self.image is None:
             return self.obs[rows]
-        return Observation(self.obs[rows], self.image[rows.to(self.image.device)].to(self.device))
+        return Observation(self.obs[rows], self.image[rows])
+
+    def near(self, batch: T) -> T:
+        """The batch where learners are; from the host it goes through pinned memory, and nobody waits for it."""
+        if self.device == self.target:
+            return batch
+        return tree_map(lambda x: x.pin_memory().to(self.target, non_blocking=True), batch)
 
     def transitions(self, rows: Tensor) -> Transitions:
         """rows [B] → the steps there, with the reward that learners see."""
-        return Transitions(self.seen(rows), self.action[rows], self.learned[rows], self.obs[rows + 1], self.done[rows])
+        return self.near(
+            Transitions(self.seen(rows), self.action[rows], self.learned[rows], self.obs[rows + 1], self.done[rows])
+        )
 
     def windows(self, starts: Tensor, length: int) -> Windows:
         """starts [B], rows that hold a step → up to `length` rows from there to the episode's end."""
@@ -111,11 +120,11 @@ class Table:
         rows = starts[:, None] + torch.arange(length, device=self.device)  # [B, K]
         holds = (rows < closing[:, None]).float()
         rows = torch.minimum(rows, closing[:, None])
-        return Windows(
+        return self.near(Windows(
             self.obs[rows], self.action[rows], self.learned[rows], self.returns_to_go[rows],
             step=rows - self.opening[episode][:, None], last=rows[:, -1] - starts, holds=holds,
             done=self.done[rows[:, -1] - 1],
-        )  # fmt: skip
+        ))  # fmt: skip
 
     def segments(self, starts: Tensor, length: int) -> Tensor:
         """starts [...] → the rows of each segment [..., L], to index `obs`, `action`, `reward` with."""
@@ -146,7 +155,8 @@ class Table:
             start = torch.maximum(rows - model.context + 1, self.opening[self.episode[rows]])
             seen = start[:, None] + torch.arange(model.context, device=self.device)  # what comes after `rows` is unseen
             seen = torch.minimum(seen, rows[:, None])
-            reward = model.reward(self.obs[seen], self.action[seen])  # [E, n, context]
+            obs, action = self.near((self.obs[seen], self.action[seen]))
+            reward = model.reward(obs, action).to(self.device)  # [E, n, context]
             parts.append(reward[:, torch.arange(len(rows), device=self.device), rows - start])
         return torch.cat(parts, 1)
 
@@ -166,6 +176,12 @@ class Table:
     def relabel_true(self, normalize: str) -> None:
         """Replaces `learned` by the true reward, normalised in the same ways."""
         self.learned = standardize(self.reward[None], self.reward[None, self.rows], normalize)[0]
+
+
+def home(device: torch.device, size: int) -> torch.device:
+    """Where so many bytes of experience lie: on the device if half of its free memory holds them, else on the host."""
+    fits = device.type != "cuda" or 2 * size <= torch.cuda.mem_get_info(device)[0]
+    return device if fits else torch.device("cpu")
 
 
 def standardize(values: Tensor, reference: Tensor, how: str) -> Tensor:

@@ -38,7 +38,7 @@ def test_a_learnt_reward_answers_for_segments_nobody_was_asked_about():
     table = toy.table(40)
     table.learned = -table.obs[:, 0]  # farther left is better
     preferences = Preferences(table, kind="pair", length=4, held_out=0.0, seed=0)
-    batch = preferences.sample_judged(2000, torch.Generator().manual_seed(0))
+    batch = preferences.sample_judged(table.learned, 2000, torch.Generator().manual_seed(0))
     lead = -batch.obs[..., 0].sum(-1).diff(dim=1)[:, 0]
     clear = lead.abs() > 1e-5  # beyond rounding
     assert clear.float().mean() > 0.95 and torch.equal(batch.label[clear], (lead[clear] > 0).float())
