@@ -6,6 +6,7 @@ In `hopeless` also IQL on the true reward, and P-IQL on answers by return instea
     python -m benchmarks.offline locomotion     # SAC replay, 1,600 segments rated by return
     python -m benchmarks.offline gym            # two-stage methods on SAC replay, 500 pairs compared by return
     python -m benchmarks.offline mistakes       # the same with 30 % of the answers wrong, and a robust objective
+    python -m benchmarks.offline answers        # from 100, 500 and 2,000 pairs
     python -m benchmarks.offline ablations      # of DTR: the critic's weight, normalisation of rewards, steps seen
     python -m benchmarks.offline lists          # the same number of answers spent on ranked lists
     python -m benchmarks.offline true           # each learner told the true reward, beside itself on learnt rewards
@@ -68,13 +69,19 @@ METHODS = {
     "DTR, raw rewards": ["algo=dtr", *LEARNT, "reward.normalize=none"],
     "DTR, z-scores": ["algo=dtr", *LEARNT, "reward.normalize=zscore"],
     "P-IQL 10k, all wrong": [*PIQL, *LONGER, "feedback=mistake", "feedback.mistake=1"],
+    "P-IQL 10k, 10 % wrong": [*PIQL, *LONGER, "feedback=mistake", "feedback.mistake=0.1"],
     "P-IQL 10k, 30 % wrong": [*PIQL, *LONGER, *WRONG],
     "P-IQL 10k, 30 % wrong, robust": [*PIQL, *LONGER, *WRONG, *ROBUST],
     "P-IQL 10k, std": [*PIQL, *LONGER, *STD],
     "P-IQL 10k, 30 % wrong, std": [*PIQL, *LONGER, *STD, *WRONG],
     "P-IQL 10k, 30 % wrong, robust, std": [*PIQL, *LONGER, *STD, *WRONG, *ROBUST],
+    "DTR, 10 % wrong": ["algo=dtr", *LEARNT, "feedback=mistake", "feedback.mistake=0.1"],
     "DTR, 30 % wrong": ["algo=dtr", *LEARNT, *WRONG],
     "DTR, 30 % wrong, robust": ["algo=dtr", *LEARNT, *WRONG, *ROBUST],
+    "P-IQL 10k, 100 pairs": [*PIQL, *LONGER, "query.count=100"],
+    "P-IQL 10k, 2000 pairs": [*PIQL, *LONGER, "query.count=2000"],
+    "DTR, 100 pairs": ["algo=dtr", *LEARNT, "query.count=100"],
+    "DTR, 2000 pairs": ["algo=dtr", *LEARNT, "query.count=2000"],
     "P-IQL 10k, linear": [*PIQL, *LONGER, "reward=linear"],
     "P-IQL 10k, linear, lists": [*PIQL, *LONGER, "reward=linear", "query.kind=ranking"],
     "P-IQL 10k, lists": [*PIQL, *LONGER, "query.kind=ranking"],
@@ -114,14 +121,17 @@ SUITES = {
     },
 }  # fmt: skip
 for name, methods in {  # what is compared on the same data
-    "mistakes": ["P-IQL 10k", "P-IQL 10k, 30 % wrong", "P-IQL 10k, 30 % wrong, robust", "P-IQL 10k, all wrong",
+    "mistakes": ["P-IQL 10k", "P-IQL 10k, 10 % wrong", "P-IQL 10k, 30 % wrong", "P-IQL 10k, 30 % wrong, robust",
+                 "P-IQL 10k, all wrong",
                  "P-IQL 10k, std", "P-IQL 10k, 30 % wrong, std", "P-IQL 10k, 30 % wrong, robust, std",
-                 "DTR", "DTR, 30 % wrong", "DTR, 30 % wrong, robust"],
+                 "DTR", "DTR, 10 % wrong", "DTR, 30 % wrong", "DTR, 30 % wrong, robust"],
+    "answers": ["P-IQL 10k, 100 pairs", "P-IQL 10k", "P-IQL 10k, 2000 pairs", "DTR, 100 pairs", "DTR",
+                "DTR, 2000 pairs"],
     "ablations": ["Pb-DT", "Pb-DT, 10 steps", "Pb-QT", "DTR, raw rewards", "DTR, z-scores", "DTR"],
     "lists": ["P-IQL 10k", "P-IQL 10k, lists", "P-IQL 10k, lists, Plackett-Luce", "P-IQL 10k, linear",
               "P-IQL 10k, linear, lists"],
     "true": ["IQL 10k", "P-IQL 10k", "TD3+BC 10k", "Pb-TD3+BC 10k", "AWAC 10k", "Pb-AWAC 10k", "DT", "Pb-DT",
-             "DTR, true reward", "DTR"],
+             "DTR, true reward", "DTR", "IPL 10k", "DPPO"],
 }.items():  # fmt: skip
     SUITES[name] = {**SUITES["gym"], "methods": methods}
 SUITES["replay"] = {

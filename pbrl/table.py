@@ -24,9 +24,9 @@ class Table:
     """R rows: `obs` [R, O], `action` [R, A], `reward`, `learned`, `returns_to_go` (of `learned`) and `done` [R].
 
     Beside them, where there are cameras, `image` [R, C, H, W, 3] uint8, what they saw. All lie on the device `target`
-    if half of its free memory holds them, else on the host (`device` says where); batches are on `target`. Per episode,
-    on the host: `first` and `steps` [N] int64, `seed`, `success` (reached at any time) and `returns` (true), and per row
-    the simulator's `state` [R, S], where the data set has one.
+    if half of its free memory holds them, else on the host (`device` says where); batches are on `target`. Per
+    episode, on the host: `first` and `steps` [N] int64, `seed`, `success` (reached at any time) and `returns` (true),
+    and per row the simulator's `state` [R, S], where the data set has one.
     """
 
     def __init__(
