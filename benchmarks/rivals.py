@@ -17,6 +17,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
@@ -151,27 +152,15 @@ RIVALS: dict[str, tuple[str, Callable[[Any, Table], Callable[[], None]] | None, 
 }
 
 
-def products(dtype: torch.dtype) -> float:
-    """GFLOP a second of one thread's matrix products of 1024 × 1024."""
-    a, b = torch.randn(1024, 1024).to(dtype), torch.randn(1024, 1024).to(dtype)
-    rates = []
-    for _ in range(8):
-        began = time.process_time()
-        for _ in range(10):
-            torch.mm(a, b)
-        rates.append(10 * 2 * 1024**3 / (time.process_time() - began) / 1e9)
-    return sorted(rates)[len(rates) // 2]
-
-
 def measure(name: str, threads: int) -> dict[str, Any]:
     """A line of the results."""
     torch.set_num_threads(threads)
     os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
     sim.configs.register()
     shape, rival, aim = RIVALS[name]
-    ours, draw, table = speed.made(shape, CPU)
+    ours, draw, seed = speed.made(shape, CPU)
     fast = Engine(CPU, compile=True, bf16=True).prepare(ours.update)
-    other = rival(draw, table) if rival is not None else lambda: ours.update(draw())
+    other = rival(draw, seed.table) if rival is not None else lambda: ours.update(draw())
     each = {"ours": 1, "rival": SCANNED if rival is jax_iql else 1}  # updates in a call
     sides = {"ours": lambda: fast(draw()), "rival": other}
     counts = {side: speed.warmed(go, lambda: None) for side, go in sides.items()}
@@ -187,7 +176,9 @@ def measure(name: str, threads: int) -> dict[str, Any]:
     return {
         "name": name, "threads": threads, "ratio": middle["ours"] / middle["rival"], "least": ratios[0],
         "most": ratios[-1], "aim": aim, **{f"{side}_per_cpu_second": rate for side, rate in middle.items()},
-        "product_gflops": {"float32": products(torch.float32), "bfloat16": products(torch.bfloat16)},
+        "product_gflops": {
+            "float32": speed.products(torch.float32, CPU), "bfloat16": speed.products(torch.bfloat16, CPU),
+        },
         "torch": torch.__version__, "processor": platform.machine(), "load": [round(x, 1) for x in os.getloadavg()],
     }  # fmt: skip
 
@@ -200,8 +191,8 @@ def main() -> None:
     file = RESULTS / "rivals.jsonl"
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     for name in args.names or RIVALS:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            line = pool.apply(measure, (name, args.threads))
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            line = pool.submit(measure, name, args.threads).result()
         known = [k for k in known if (k["name"], k["threads"]) != (name, args.threads)] + [line]
         print(f"{name:26s} {line['ratio']:5.1f} × ({line['least']:.1f} to {line['most']:.1f}, aim {line['aim']})")
         file.write_text("".join(json.dumps(k) + "\n" for k in known))

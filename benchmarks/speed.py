@@ -1,46 +1,71 @@
-"""Updates per second and per CPU-second of learners at fixed shapes, on random data of those shapes.
+"""Updates per second and per CPU-second of every learner and reward model at fixed shapes, on random data of those.
 
-    python -m benchmarks.speed dtr_paper               # the names are those of SHAPES
+    python -m benchmarks.speed                         # all of SHAPES
     python -m benchmarks.speed --threads 2 iql cpl
+    python -m benchmarks.speed --device cuda --seeds 8 iql
 
-Each learner is timed in a process of its own, eager and compiled, with float32 and with bfloat16 products: the median
-of five runs of as many updates as fill a second, after a warm-up. Writes `benchmarks/results/speed.jsonl`.
+Each is timed in a process of its own, eager and compiled, with float32 and with bfloat16 products: the median of five
+runs of as many updates as fill a second, after a warm-up. Beside it stands the floor: what the update's matrix products
+and convolutions alone would take at the rate of a large product. Writes `benchmarks/results/speed.jsonl`, prints a
+table in Markdown and draws a picture.
 """
 
 import argparse
+import copy
 import json
 import multiprocessing
+import os
 import platform
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
 
 import sim.configs
 from benchmarks.report import RESULTS
 from pbrl.engine import Engine
+from pbrl.log import Log
+from pbrl.loop import Seed
 from pbrl.parts import learner, reward_model
+from pbrl.preferences import Preferences
 from pbrl.table import Table
-from pbrl.types import Episode, PreferenceBatch, Transitions
+from pbrl.types import Episode
 
 ROOT = Path(__file__).parent.parent
-SHAPES = {  # flags, observation and action sizes, segment length
-    "iql": (["algo=iql"], 17, 6, 0),
-    "cpl": (["algo=cpl"], 39, 4, 64),
-    "cpl_paper": (["algo=cpl", "algo.batch_size=96", "policy.hidden=[512,512]", "policy.dropout=0.25"], 39, 4, 64),
-    "ensemble": (["reward=ensemble", "reward.members=7", "reward.hidden=[256,256,256]", "reward.batch_size=64"],
-                 39, 4, 64),
-    "ensemble_128": (["reward=ensemble", "reward.members=7", "reward.hidden=[256,256,256]", "reward.batch_size=128"],
-                     39, 4, 64),
-    "pairs": (["reward=ensemble", "reward.members=1", "reward.hidden=[32,32]", "reward.batch_size=32"], 39, 4, 64),
-    "dtr": (["algo=dtr", "reward=ensemble"], 17, 6, 0),
-    "dtr_paper": (["experiment=dtr_paper"], 17, 6, 0),
+D4RL, META_WORLD = (17, 6), (39, 4)  # sizes of observations and actions
+MEMBERS = ["reward.members=7", "reward.hidden=[256,256,256]"]
+SHAPES = {  # what learns, its flags, and sizes of observations and actions
+    "bc": ("algo", ["algo=bc"], META_WORLD),
+    "cpl": ("algo", ["algo=cpl"], META_WORLD),
+    "cpl_paper": ("algo", ["algo=cpl", "algo.batch_size=96", "policy.hidden=[512,512]", "policy.dropout=0.25"],
+                  META_WORLD),
+    "iql": ("algo", ["algo=iql"], D4RL),
+    "awac": ("algo", ["algo=awac"], D4RL),
+    "td3bc": ("algo", ["algo=td3bc", "policy.std=0"], D4RL),
+    "ipl": ("algo", ["algo=ipl"], D4RL),
+    "dt": ("algo", ["algo=dt"], D4RL),
+    "qt": ("algo", ["algo=qt"], D4RL),
+    "dtr": ("algo", ["algo=dtr"], D4RL),
+    "dtr_paper": ("algo", ["experiment=dtr_paper"], D4RL),
+    "ensemble": ("reward", ["reward=ensemble", *MEMBERS, "reward.batch_size=64"], META_WORLD),
+    "ensemble_128": ("reward", ["reward=ensemble", *MEMBERS, "reward.batch_size=128"], META_WORLD),
+    "pairs": ("reward", ["reward=ensemble", "reward.members=1", "reward.hidden=[32,32]", "reward.batch_size=32"],
+              META_WORLD),
+    "linear": ("reward", ["reward=linear"], META_WORLD),
+    "surf": ("reward", ["reward=surf"], META_WORLD),
+    "lstm": ("reward", ["reward=lstm"], META_WORLD),
+    "transformer": ("reward", ["reward=transformer"], META_WORLD),
 }  # fmt: skip
+LENGTH = 64  # steps of a segment
+KEY = ("name", "device", "threads", "seeds", "compile", "bf16")
 
 
 def episodes(obs_dim: int, action_dim: int) -> list[Episode]:
@@ -54,27 +79,22 @@ def episodes(obs_dim: int, action_dim: int) -> list[Episode]:
     ]  # fmt: skip
 
 
-def made(name: str, where: torch.device) -> tuple[Any, Callable[[], Any], Table]:
-    """A learner of that shape, and what draws its batches from a table of noise."""
-    flags, obs_dim, action_dim, length = SHAPES[name]
+def made(name: str, where: torch.device, number: int = 0) -> tuple[Any, Callable[[], Any], Seed]:
+    """A learner of that shape, what draws its batches from a table of noise with 500 answers, and their seed."""
+    part, flags, sizes = SHAPES[name]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose("train", flags), resolve=True)
-    table = Table(episodes(obs_dim, action_dim), where)
-    spec = table.spec()
-    is_reward = any(flag.startswith("reward=") for flag in flags) and "algo=dtr" not in flags
-    learns = reward_model(config, spec).to(where) if is_reward else learner(config["algo"], config, spec, where)
-    rows = table.rows[: -1000 - length]  # everywhere there is enough ahead
-
-    def draw() -> Any:
-        starts = rows[torch.randint(len(rows), (learns.batch_size,), device=where)]
-        if learns.batch is Transitions:
-            return table.transitions(starts)
-        if learns.batch is PreferenceBatch:
-            pair = torch.stack([starts, starts.flip(0)], 1)[..., None] + torch.arange(length, device=where)
-            return PreferenceBatch(table.obs[pair], table.action[pair], torch.rand(len(starts), device=where).round())
-        return table.windows(starts, learns.context)
-
-    return learns, draw, table
+        config: Any = OmegaConf.to_container(compose("train", [*flags, f"seed={number}"]), resolve=True)
+    table = Table(episodes(*sizes), where)
+    torch.manual_seed(number)
+    reward = reward_model(config, table.spec()).to(where) if part == "reward" else None
+    algo = learner(config["algo"], config, table.spec(), where)
+    preferences = Preferences(table, kind="pair", length=LENGTH, held_out=0.0, seed=0)
+    places = table.segment_starts(LENGTH).cpu().numpy()
+    random = np.random.default_rng(0)
+    preferences.add(random.choice(places, (500, 2)), random.integers(2, size=500).astype(np.float64))
+    seed = Seed(number, Path(), table, algo, reward, log=cast(Log, None))
+    learns = algo if reward is None else reward
+    return learns, lambda: seed.draw(learns, preferences), seed
 
 
 def warmed(go: Callable[[], Any], settle: Callable[[], None]) -> int:
@@ -88,38 +108,103 @@ def warmed(go: Callable[[], Any], settle: Callable[[], None]) -> int:
     return max(1, round(1 / (time.perf_counter() - began)))
 
 
-def measure(name: str, threads: int, compile: bool, bf16: bool, device: str) -> dict[str, Any]:
-    """One line of the results."""
+def products(dtype: torch.dtype, where: torch.device) -> float:
+    """GFLOP a second (on a CPU: a CPU-second) of matrix products of 1024 × 1024."""
+    a, b = (torch.randn(1024, 1024, device=where).to(dtype) for _ in range(2))
+    clock = time.process_time if where.type == "cpu" else time.perf_counter
+    rates = []
+    for _ in range(8):
+        began = clock()
+        for _ in range(10):
+            torch.mm(a, b)
+        settle(where)
+        rates.append(10 * 2 * 1024**3 / (clock() - began) / 1e9)
+    return float(np.median(rates))
+
+
+def settle(where: torch.device) -> None:
+    """Waits until all is done."""
+    if where.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(name: str, threads: int, seeds: int, compile: bool, bf16: bool, device: str) -> dict[str, Any]:
+    """One line of the results; updates count once for each seed."""
     torch.set_num_threads(threads)
     sim.configs.register()
     where = torch.device(device)
-    learns, draw, _ = made(name, where)
+    learners, draws, owners = zip(*(made(name, where, number) for number in range(seeds)), strict=True)
+    example = copy.deepcopy(learners[0])
+    with FlopCounterMode(display=False) as counter:
+        example.update(draws[0]())
+    engine = Engine(where, compile=compile, bf16=bf16)
+    if seeds == 1:
+        draw, update = draws[0], engine.prepare(learners[0].update)
+    else:
+        draw = lambda: tree_map(lambda *parts: torch.stack(parts), *(one() for one in draws))  # noqa: E731
+        update = engine.prepare_together([learner.update for learner in learners], draw())
+    running = engine.repeat(draw, update, [owner.sampling for owner in owners])
 
-    def settle() -> None:
-        if device != "cpu":
-            torch.cuda.synchronize()
+    def go(count: int) -> None:
+        while count:
+            count -= running.run(count)
+        settle(where)
 
-    update = Engine(where, compile=compile, bf16=bf16).prepare(learns.update)
-    count = warmed(lambda: update(draw()), settle)
+    go(30 if where.type == "cuda" else 1)
+    count = warmed(lambda: go(1), lambda: None)
     rates, cpu_rates = [], []
     for _ in range(5):
         wall, cpu = time.perf_counter(), time.process_time()
-        for _ in range(count):
-            update(draw())
-        settle()
-        rates.append(count / (time.perf_counter() - wall))
-        cpu_rates.append(count / (time.process_time() - cpu))
+        go(count)
+        rates.append(seeds * count / (time.perf_counter() - wall))
+        cpu_rates.append(seeds * count / (time.process_time() - cpu))
+    gflop = counter.get_total_flops() / 1e9
     return {
-        "name": name, "device": torch.cuda.get_device_name() if device != "cpu" else platform.processor() or "cpu",
-        "threads": threads, "compile": compile, "bf16": bf16, "updates_per_second": float(np.median(rates)),
-        "updates_per_cpu_second": float(np.median(cpu_rates)), "torch": torch.__version__,
+        "name": name, "device": torch.cuda.get_device_name() if where.type == "cuda" else platform.processor() or "cpu",
+        "threads": threads, "seeds": seeds, "compile": compile, "bf16": bf16,
+        "updates_per_second": float(np.median(rates)), "updates_per_cpu_second": float(np.median(cpu_rates)),
+        "gflop": gflop, "floor": products(torch.bfloat16 if bf16 else torch.float32, where) / gflop,
+        "torch": torch.__version__, "load": [round(x, 1) for x in os.getloadavg()],
     }  # fmt: skip
+
+
+def show(lines: list[dict[str, Any]]) -> None:
+    """Prints, and draws, how many times the updates of eager float32 each variant makes, on one thread of a CPU."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    lines = [k for k in lines if k["threads"] == 1 and k["seeds"] == 1 and "updates_per_cpu_second" in k]
+    found: dict[str, dict[tuple[bool, bool], dict[str, Any]]] = {}
+    for line in lines:
+        found.setdefault(line["name"], {})[line["compile"], line["bf16"]] = line
+    names = [name for name in SHAPES if len(found.get(name, {})) == 4]
+    variants = {"compiled": (True, False), "bfloat16": (False, True), "both": (True, True)}
+    print("| | eager, float32: updates per CPU-second | " + " | ".join(variants) + " | floor, bfloat16 |")
+    print("|---" * (len(variants) + 3) + "|")
+    figure, axis = plt.subplots(figsize=(7, 0.36 * len(names) + 0.9), layout="constrained")
+    for y, name in enumerate(names):
+        base = found[name][False, False]["updates_per_cpu_second"]
+        ratios = [found[name][variant]["updates_per_cpu_second"] / base for variant in variants.values()]
+        floor = found[name][True, True]["floor"] / base
+        print(f"| {name} | {base:.3g} | " + " | ".join(f"{ratio:.1f} ×" for ratio in ratios) + f" | {floor:.1f} × |")
+        for i, (title, ratio) in enumerate(zip(variants, ratios, strict=True)):
+            axis.barh(y + 0.25 * (i - 1), ratio, 0.25, color=f"C{i}", label=None if y else title)
+        axis.plot(floor, y, "|", color="k", markersize=14, label=None if y else "products alone, bfloat16")
+    axis.axvline(1, color="0.4", linestyle=":")
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlabel("updates per CPU-second, as a ratio to eager float32; one thread")
+    axis.legend(fontsize=8)
+    figure.savefig(RESULTS / "speed.png", dpi=110)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(SHAPES)}; all by default")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="so many at once")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     unknown = set(args.names) - set(SHAPES)
@@ -127,17 +212,18 @@ def main() -> None:
         parser.error(f"no such shape: {', '.join(unknown)}; there are {', '.join(SHAPES)}")
     file = RESULTS / "speed.jsonl"
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    lines = {tuple(line[k] for k in ("name", "device", "threads", "compile", "bf16")): line for line in known}
+    lines = {tuple(line[k] for k in KEY): line for line in known}
     for name in args.names or SHAPES:
         for compile in (False, True):
             for bf16 in (False, True):
-                with multiprocessing.get_context("spawn").Pool(1) as pool:
-                    line = pool.apply(measure, (name, args.threads, compile, bf16, args.device))
-                lines[tuple(line[k] for k in ("name", "device", "threads", "compile", "bf16"))] = line
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                    line = pool.submit(measure, name, args.threads, args.seeds, compile, bf16, args.device).result()
+                lines[tuple(line[k] for k in KEY)] = line
                 how = f"{'compiled' if compile else 'eager'} {'bf16' if bf16 else 'fp32'}"
                 rate, cpu_rate = line["updates_per_second"], line["updates_per_cpu_second"]
-                print(f"{name:10s} {how:14s} {rate:9.2f} /s  {cpu_rate:9.2f} /CPU-second", flush=True)
+                print(f"{name:12s} {how:14s} {rate:9.2f} /s  {cpu_rate:9.2f} /CPU-second", flush=True)
                 file.write_text("".join(json.dumps(line) + "\n" for line in lines.values()))
+    show(list(lines.values()))
 
 
 if __name__ == "__main__":
