@@ -91,7 +91,8 @@ def save_policy(policy: Any, path: Path) -> None:
     """Writes all that is needed to run the policy."""
     kind = f"{type(policy).__module__}.{type(policy).__name__}"
     saved = {"class": kind, "spec": asdict(policy.spec), "settings": policy.settings}
-    torch.save({**saved, "state": policy.state_dict()}, path)
+    state = {name: value.clone() for name, value in policy.state_dict().items()}  # not the seeds that it lies among
+    torch.save({**saved, "state": state}, path)
 
 
 def load_policy(path: str | Path, device: str = "cpu") -> Any:

@@ -25,7 +25,10 @@ class Log:
                 import wandb as module
 
                 mode = "online" if module.login(prompt=False) else "offline"
-                self.wandb = module.init(project="pbrl", dir=folder, mode=mode, config=config, name=folder.name)  # type: ignore[arg-type]
+                name = f"{folder.parent.name}/{folder.name}"
+                self.wandb = module.init(
+                    project="pbrl", dir=folder, mode=mode, config=config, name=name, reinit="create_new"
+                )  # type: ignore[arg-type]
             if tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
 

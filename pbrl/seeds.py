@@ -26,8 +26,8 @@ def together(learners: Sequence[nn.Module], update_of: Callable[[nn.Module], Upd
 
     The learners are of one kind and differ in numbers alone; random numbers differ between them.
     """
-    held = share(learners)
     example = copy.deepcopy(learners[0])  # tracing an update makes it
+    held = share(learners)
     one = tree_map(lambda x: x[0], batch)
     traced = make_fx(lambda _, batch: update_of(example)(batch), OTHERWISE)(tensors(example), one)
     for node in traced.graph.nodes:

@@ -47,8 +47,14 @@ def test_tensorboard(tmp_path):
 def test_wandb_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    sink = Log(tmp_path, wandb=True, config={"algo": "cpl"})
-    sink.write("policy", 7, {"loss": 0.5})
-    sink.close()
-    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
-    assert json.loads((tmp_path / "metrics.jsonl").read_text())["loss"] == 0.5
+    folders = [tmp_path / name for name in ("seed0", "seed1")]  # both at once
+    sinks = []
+    for folder in folders:
+        folder.mkdir()
+        sinks.append(Log(folder, wandb=True, config={"algo": "cpl"}))
+    for i, sink in enumerate(sinks):
+        sink.write("policy", 7, {"loss": 0.5 + i})
+    for i, (folder, sink) in enumerate(zip(folders, sinks, strict=True)):
+        sink.close()
+        assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
+        assert json.loads((folder / "metrics.jsonl").read_text())["loss"] == 0.5 + i

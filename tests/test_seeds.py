@@ -105,6 +105,8 @@ def test_a_run_of_seeds_is_as_many_runs(tmp_path, name):
         )
         for key, value in wanted["state"].items():
             torch.testing.assert_close(found["state"][key], value, rtol=1e-2, atol=1e-4)
+        sizes = [(folder / "policy.pt").stat().st_size for folder in (tmp_path / str(seed), place)]
+        assert sizes[1] < 1.1 * sizes[0]  # a policy takes nothing of the other seeds along
         result = json.loads((place / "result.json").read_text())
         assert result == json.loads(json.dumps(several[seed - 3])) and result["seed"] == alone["seed"] == seed
         assert result["answers"] == alone["answers"]
