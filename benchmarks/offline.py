@@ -13,6 +13,7 @@ In `hopeless` also IQL on the true reward, and P-IQL on answers by return instea
     python -m benchmarks.offline medium         # data of one policy half as good as the SAC run's best
     python -m benchmarks.offline medium_expert  # half of it by the best
     python -m benchmarks.offline replay         # Meta-World's SAC replay, where an episode goes on whatever one does
+    python -m benchmarks.offline two_stage      # gym, mistakes, medium, medium_expert, and one table of all
 
 Runs are ordinary `train.py` runs, `--jobs` at a time on one thread each; what is finished is not run again. Writes
 `benchmarks/results/<suite>.jsonl` (a line a run), prints a table in Markdown and draws a picture.
@@ -149,6 +150,14 @@ for name in ("medium", "medium_expert"):
     }
 
 
+WHOLE = {"two_stage": ["gym", "mistakes", "medium", "medium_expert"]}  # suites that make one table
+COLUMNS = {  # of that table: the suite, and what a method's name ends on there
+    "replay": ("gym", ""), "10 % wrong": ("mistakes", ", 10 % wrong"), "30 % wrong": ("mistakes", ", 30 % wrong"),
+    "30 % wrong, robust": ("mistakes", ", 30 % wrong, robust"), "medium": ("medium", ""),
+    "medium-expert": ("medium_expert", ""),
+}  # fmt: skip
+
+
 def run_folder(env: str, name: str, flags: list[str]) -> Path:
     """Where a run lives, for all suites that have it; other flags make another run."""
     digest = hashlib.sha256(json.dumps(flags).encode()).hexdigest()[:6]
@@ -226,39 +235,48 @@ def prepare(suite: str, env: str, flags: list[str]) -> None:
 
 def merge(suite: str, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Writes the results, new ones in place of those of the same environment, method and seed; returns them all."""
-    file = RESULTS / f"{suite}.jsonl"
-    old = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    known = {(line["env"], line["method"], line["seed"]): line for line in [*old, *new]}
+    every = {(line["env"], line["method"], line["seed"]): line for line in [*known(suite), *new]}
     envs, methods = SUITES[suite]["envs"], [*SUITES[suite]["methods"], *METHODS]
-    lines = sorted(known.values(), key=lambda k: (envs.index(k["env"]), methods.index(k["method"]), k["seed"]))
+    lines = sorted(every.values(), key=lambda k: (envs.index(k["env"]), methods.index(k["method"]), k["seed"]))
     RESULTS.mkdir(exist_ok=True)
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (RESULTS / f"{suite}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return lines
+
+
+def known(suite: str) -> list[dict[str, Any]]:
+    """The results that a suite has."""
+    file = RESULTS / f"{suite}.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=SUITES, nargs="?", default="metaworld")
+    parser.add_argument("suite", choices=[*SUITES, *WHOLE], nargs="?", default="metaworld")
     parser.add_argument("flags", nargs="*", help="passed on to train.py, as in steps=20000 experiment=cpl_paper")
     parser.add_argument("--tasks", nargs="*", help="only these of the suite's tasks")
     parser.add_argument("--methods", nargs="*", choices=METHODS, help="only these methods")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
-    suite = SUITES[args.suite]
-    envs = [env for env in suite["envs"] if not args.tasks or env.split("/")[1] in args.tasks]
-    for env in envs:
-        prepare(args.suite, env, args.flags)
-    order = [
-        (env, method, seed) for seed in range(args.seeds) for env in envs for method in args.methods or suite["methods"]
-    ]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        jobs = [pool.submit(run, args.suite, *job, args.flags) for job in order]
-    failed = [job.exception() for job in jobs if job.exception()]
-    lines = merge(args.suite, [job.result() for job in jobs if not job.exception()])
-    report.show(args.suite, lines)
+    failed = [error for suite in WHOLE.get(args.suite, [args.suite]) for error in compare(suite, args)]
+    if args.suite in WHOLE:
+        report.overview(args.suite, {title: [known(suite), ending] for title, (suite, ending) in COLUMNS.items()})
     if failed:
         raise SystemExit("\n".join(map(str, failed)))
+
+
+def compare(suite: str, args: argparse.Namespace) -> list[BaseException]:
+    """Runs a suite, writes and shows its results; returns what went wrong."""
+    envs = [env for env in SUITES[suite]["envs"] if not args.tasks or env.split("/")[1] in args.tasks]
+    for env in envs:
+        prepare(suite, env, args.flags)
+    methods = args.methods or SUITES[suite]["methods"]
+    order = [(env, method, seed) for seed in range(args.seeds) for env in envs for method in methods]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        jobs = [pool.submit(run, suite, *job, args.flags) for job in order]
+    errors = [error for job in jobs if (error := job.exception())]
+    report.show(suite, merge(suite, [job.result() for job in jobs if not job.exception()]))
+    return errors
 
 
 if __name__ == "__main__":

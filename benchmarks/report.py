@@ -70,6 +70,42 @@ def table(lines: Lines, column: str) -> str:
     return head + "\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows[1:])
 
 
+def overview(name: str, columns: dict[str, Any]) -> None:
+    """One table of methods by data sets and mistakes, of interquartile means of all scores with intervals; its picture.
+
+    Each column is [lines, ending], what methods' names end on in those lines. What was not measured on all tasks stays
+    open.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    methods = list(dict.fromkeys(line["method"] for lines, _ in columns.values() for line in lines))
+    methods = [method for method in methods if "," not in method]  # others are variants of these
+    figure, axis = plt.subplots(figsize=(1.5 * len(columns) + 2, 3.2), layout="constrained")
+    rows = {method: [method] for method in methods}
+    for x, (lines, ending) in enumerate(columns.values()):
+        for i, method in enumerate(methods):
+            own = [line for line in lines if line["method"] == method + ending]
+            if not own or {line["env"] for line in own} != {line["env"] for line in lines}:
+                rows[method].append("")
+                continue
+            every = scores(own, measured(own, "last"))
+            low, high = interval(every)
+            rows[method].append(f"{iqm(every):.0f} [{low:.0f}, {high:.0f}]")
+            place = x + 0.8 * (i + 0.5) / len(methods) - 0.4
+            axis.bar(place, iqm(every), 0.7 / len(methods), color=f"C{i}", label=None if x else method)
+            axis.plot([place, place], [low, high], color="0.2", linewidth=1)
+    print("\n| | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
+    print("\n".join("| " + " | ".join(row) + " |" for row in rows.values() if any(row[1:])))
+    axis.set_xticks(range(len(columns)), columns, fontsize=8)
+    axis.set_ylabel("score")
+    axis.legend(fontsize=7, ncols=2)
+    figure.savefig(RESULTS / f"{name}.png", dpi=110)
+    plt.close(figure)
+
+
 def plot(suite: str, lines: Lines) -> None:
     """Bars of the last policy's measure, each seed a dot and the data's level a line; performance profiles."""
     import matplotlib
