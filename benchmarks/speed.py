@@ -4,14 +4,13 @@
     python -m benchmarks.speed --threads 2 iql cpl
     python -m benchmarks.speed --device cuda --seeds 8 iql
 
-Each is timed in a process of its own, eager and compiled, with float32 and with bfloat16 products: the median of five
-runs of as many updates as fill a second, after a warm-up. Beside it stands the floor: what the update's matrix products
-and convolutions alone would take at the rate of a large product. Writes `benchmarks/results/speed.jsonl`, prints a
-table in Markdown and draws a picture.
+Each is timed in a process of its own, eager and compiled, with float32 and with bfloat16 products, in turns: medians of
+five turns of as many updates as fill a second, after a warm-up. Beside it stands the floor: what the update's matrix
+products and convolutions alone would take at the rate of a large product. Writes `benchmarks/results/speed.jsonl`,
+prints a table in Markdown and draws a picture.
 """
 
 import argparse
-import copy
 import json
 import multiprocessing
 import os
@@ -31,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import sim.configs
 from benchmarks.report import RESULTS
-from pbrl.engine import Engine
+from pbrl.engine import AT_ONCE, WARM_UP, Engine
 from pbrl.log import Log
 from pbrl.loop import Seed
 from pbrl.parts import learner, reward_model
@@ -63,6 +62,9 @@ SHAPES = {  # what learns, its flags, and sizes of observations and actions
     "surf": ("reward", ["reward=surf"], META_WORLD),
     "lstm": ("reward", ["reward=lstm"], META_WORLD),
     "transformer": ("reward", ["reward=transformer"], META_WORLD),
+}  # fmt: skip
+VARIANTS = {  # whether compiled, and with bfloat16 products
+    "eager, float32": (False, False), "compiled": (True, False), "bfloat16": (False, True), "both": (True, True),
 }  # fmt: skip
 LENGTH = 64  # steps of a segment
 KEY = ("name", "device", "threads", "seeds", "compile", "bf16")
@@ -128,15 +130,9 @@ def settle(where: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def measure(name: str, threads: int, seeds: int, compile: bool, bf16: bool, device: str) -> dict[str, Any]:
-    """One line of the results; updates count once for each seed."""
-    torch.set_num_threads(threads)
-    sim.configs.register()
-    where = torch.device(device)
+def repeated(name: str, seeds: int, compile: bool, bf16: bool, where: torch.device) -> Callable[[int], None]:
+    """What makes so many updates of each seed."""
     learners, draws, owners = zip(*(made(name, where, number) for number in range(seeds)), strict=True)
-    example = copy.deepcopy(learners[0])
-    with FlopCounterMode(display=False) as counter:
-        example.update(draws[0]())
     engine = Engine(where, compile=compile, bf16=bf16)
     if seeds == 1:
         draw, update = draws[0], engine.prepare(learners[0].update)
@@ -150,22 +146,37 @@ def measure(name: str, threads: int, seeds: int, compile: bool, bf16: bool, devi
             count -= running.run(count)
         settle(where)
 
-    go(30 if where.type == "cuda" else 1)
-    count = warmed(lambda: go(1), lambda: None)
-    rates, cpu_rates = [], []
-    for _ in range(5):
-        wall, cpu = time.perf_counter(), time.process_time()
-        go(count)
-        rates.append(seeds * count / (time.perf_counter() - wall))
-        cpu_rates.append(seeds * count / (time.process_time() - cpu))
+    return go
+
+
+def measure(name: str, threads: int, seeds: int, device: str) -> list[dict[str, Any]]:
+    """The lines of one learner; updates count once for each seed."""
+    torch.set_num_threads(threads)
+    sim.configs.register()
+    where = torch.device(device)
+    learns, draw, _ = made(name, where)
+    with FlopCounterMode(display=False) as counter:
+        learns.update(draw())
     gflop = counter.get_total_flops() / 1e9
-    return {
-        "name": name, "device": torch.cuda.get_device_name() if where.type == "cuda" else platform.processor() or "cpu",
-        "threads": threads, "seeds": seeds, "compile": compile, "bf16": bf16,
-        "updates_per_second": float(np.median(rates)), "updates_per_cpu_second": float(np.median(cpu_rates)),
+    sides = {(compile, bf16): repeated(name, seeds, compile, bf16, where) for compile, bf16 in VARIANTS.values()}
+    counts, rates, cpu_rates = {}, {side: [] for side in sides}, {side: [] for side in sides}
+    for side, go in sides.items():
+        go(WARM_UP + AT_ONCE if where.type == "cuda" else 1)
+        counts[side] = warmed(lambda go=go: go(1), lambda: None)
+    for _ in range(5):
+        for side, go in sides.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            go(counts[side])
+            rates[side].append(seeds * counts[side] / (time.perf_counter() - wall))
+            cpu_rates[side].append(seeds * counts[side] / (time.process_time() - cpu))
+    title = torch.cuda.get_device_name() if where.type == "cuda" else platform.processor() or "cpu"
+    return [{
+        "name": name, "device": title, "threads": threads, "seeds": seeds, "compile": compile, "bf16": bf16,
+        "updates_per_second": float(np.median(rates[compile, bf16])),
+        "updates_per_cpu_second": float(np.median(cpu_rates[compile, bf16])),
         "gflop": gflop, "floor": products(torch.bfloat16 if bf16 else torch.float32, where) / gflop,
         "torch": torch.__version__, "load": [round(x, 1) for x in os.getloadavg()],
-    }  # fmt: skip
+    } for compile, bf16 in sides]  # fmt: skip
 
 
 def show(lines: list[dict[str, Any]]) -> None:
@@ -180,7 +191,7 @@ def show(lines: list[dict[str, Any]]) -> None:
     for line in lines:
         found.setdefault(line["name"], {})[line["compile"], line["bf16"]] = line
     names = [name for name in SHAPES if len(found.get(name, {})) == 4]
-    variants = {"compiled": (True, False), "bfloat16": (False, True), "both": (True, True)}
+    variants = {title: variant for title, variant in VARIANTS.items() if any(variant)}
     print("| | eager, float32: updates per CPU-second | " + " | ".join(variants) + " | floor, bfloat16 |")
     print("|---" * (len(variants) + 3) + "|")
     figure, axis = plt.subplots(figsize=(7, 0.36 * len(names) + 0.9), layout="constrained")
@@ -214,15 +225,13 @@ def main() -> None:
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     lines = {tuple(line[k] for k in KEY): line for line in known}
     for name in args.names or SHAPES:
-        for compile in (False, True):
-            for bf16 in (False, True):
-                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                    line = pool.submit(measure, name, args.threads, args.seeds, compile, bf16, args.device).result()
-                lines[tuple(line[k] for k in KEY)] = line
-                how = f"{'compiled' if compile else 'eager'} {'bf16' if bf16 else 'fp32'}"
-                rate, cpu_rate = line["updates_per_second"], line["updates_per_cpu_second"]
-                print(f"{name:12s} {how:14s} {rate:9.2f} /s  {cpu_rate:9.2f} /CPU-second", flush=True)
-                file.write_text("".join(json.dumps(line) + "\n" for line in lines.values()))
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            new = pool.submit(measure, name, args.threads, args.seeds, args.device).result()
+        lines.update({tuple(line[k] for k in KEY): line for line in new})
+        for title, line in zip(VARIANTS, new, strict=True):
+            rate, cpu_rate = line["updates_per_second"], line["updates_per_cpu_second"]
+            print(f"{name:12s} {title:16s} {rate:9.2f} /s  {cpu_rate:9.2f} /CPU-second", flush=True)
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines.values()))
     show(list(lines.values()))
 
 
