@@ -35,6 +35,7 @@ from pbrl.log import Log
 from pbrl.loop import Seed
 from pbrl.parts import learner, reward_model
 from pbrl.preferences import Preferences
+from pbrl.seeds import Together
 from pbrl.table import Table
 from pbrl.types import Episode
 
@@ -138,7 +139,7 @@ def repeated(name: str, seeds: int, compile: bool, bf16: bool, where: torch.devi
         draw, update = draws[0], engine.prepare(learners[0].update)
     else:
         draw = lambda: tree_map(lambda *parts: torch.stack(parts), *(one() for one in draws))  # noqa: E731
-        update = engine.prepare_together([learner.update for learner in learners], draw())
+        update = engine.prepare_together(Together(learners), "update", draw())
     running = engine.repeat(draw, update, [owner.sampling for owner in owners])
 
     def go(count: int) -> None:

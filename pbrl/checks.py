@@ -72,8 +72,8 @@ def check(config: Config) -> tuple[Query | None, Schedule, tuple[int, int]]:
             f"query.strategy={config['query']['strategy']} asks a reward ensemble: choose reward=ensemble, "
             "or query.strategy=uniform"
         )
-    if config["seeds"] < 1:
-        raise UserError(f"seeds={config['seeds']} must be at least 1")
+    if not isinstance(config["seeds"], int) or config["seeds"] < 1:
+        raise UserError(f"seeds={config['seeds']} must be a whole number, at least 1")
     if config["seeds"] > 1 and count() > 1:
         raise UserError("several processes share one seed's batches: with torchrun, seeds=1")
     if config["seeds"] > 1 and needs_reward(config["query"]["strategy"]):
@@ -81,7 +81,10 @@ def check(config: Config) -> tuple[Query | None, Schedule, tuple[int, int]]:
             f"query.strategy={config['query']['strategy']} asks what one reward model is unsure of, and each seed has "
             "its own: query.strategy=uniform, or seeds=1"
         )
-    pick_device(config["device"])
+    device = pick_device(config["device"])
+    recurrent = has_reward and getattr(get_class(config["reward"]["_target_"]), "eager", False)
+    if config["seeds"] > 1 and device.type == "cuda" and recurrent:
+        raise UserError("on a GPU reward=lstm trains one seed at a time: seeds=1, or device=cpu")
     ask = Query(**config["query"])
     env = build(config["env"])
     env.close()

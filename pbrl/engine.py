@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,13 +12,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pbrl.parallel import averaged
-from pbrl.types import Metrics, UserError
+from pbrl.seeds import Together
+from pbrl.types import Metrics, Update, UserError
 
 WORTH_COMPILING = 1500  # updates; compiling takes 5 to 20 s and halves the time of an update
 WARM_UP = 3  # updates before a CUDA graph is captured
 AT_ONCE = 25  # updates of one CUDA graph: a quarter of what lies between two lines of the log
-
-Update = Callable[[Any], Metrics]
 
 
 def pick_device(name: str) -> torch.device:
@@ -64,14 +62,10 @@ class Engine:
         """The update, ready to be called many times."""
         return self._compiled(self._precise(update), getattr(update, "__self__", None))
 
-    def prepare_together(self, updates: Sequence[Update], batch: Any) -> Update:
+    def prepare_together(self, learners: Together, method: str, batch: Any) -> Update:
         """The same of several seeds of a learner: a batch of [S, …] as `batch` is → metrics of [S]."""
-        from pbrl.seeds import together  # takes a second, as above
-
-        learners = [update.__self__ for update in updates]  # type: ignore[attr-defined]
-        name = updates[0].__name__
-        update = together(learners, lambda learner: self._precise(getattr(learner, name)), batch)
-        return self._compiled(update, learners[0])
+        update = learners.update(lambda learner: self._precise(getattr(learner, method)), batch)
+        return self._compiled(update, learners.learners[0])
 
     def repeat(
         self, draw: Callable[[], Any], update: Update, generators: Sequence[torch.Generator]
@@ -136,10 +130,12 @@ class CapturedUpdates(Updates):
     def __init__(self, draw: Callable[[], Any], update: Update, generators: Sequence[torch.Generator]):
         super().__init__(draw, update)
         self.generators, self.warm, self.batch = generators, 0, None
+        self.stream = None
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     def forget(self) -> None:
-        self.graphs = {}
+        if self.generators:
+            self.graphs = {}
 
     def _some(self, most: int) -> int:
         if self.warm < WARM_UP:
@@ -154,11 +150,11 @@ class CapturedUpdates(Updates):
         return count
 
     def _aside(self, most: int) -> int:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self.stream = self.stream or torch.cuda.Stream()
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
             made = super()._some(most)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self.stream)
         return made
 
     def _feed(self) -> None:
@@ -172,7 +168,7 @@ class CapturedUpdates(Updates):
         graph = torch.cuda.CUDAGraph()
         for generator in self.generators:
             graph.register_generator_state(generator)
-        with warnings.catch_warnings(), torch.cuda.graph(graph):
+        with torch.cuda.graph(graph):
             for _ in range(count):
                 self.mean.add(self.update(self.draw() if self.generators else self.batch))
         return graph

@@ -99,6 +99,9 @@ def load_policy(path: str | Path, device: str = "cpu") -> Any:
     """Reads a policy back, ready to act. Raises UserError."""
     path = Path(path)
     if path.is_dir():
+        seeds = sorted(path.glob("seed*/policy.pt"))
+        if seeds:
+            raise UserError(f"{path} holds {len(seeds)} seeds: choose one of them, as in {seeds[0].parent}")
         path = path / "policy.pt"
     try:
         saved = torch.load(path, map_location=device, weights_only=True)

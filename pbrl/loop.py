@@ -26,6 +26,7 @@ from pbrl.log import Log
 from pbrl.plan import Query, Schedule
 from pbrl.preferences import Preferences
 from pbrl.rollout import Players
+from pbrl.seeds import Together
 from pbrl.table import Table
 from pbrl.types import Metrics, PairsAndSteps, PairsAndUnasked, PreferenceBatch, Transitions, UserError, Windows
 
@@ -44,7 +45,8 @@ class Seed:
     """What each seed of a run has for itself: learners, batches, its view of the table, a log and a folder."""
 
     def __init__(self, number: int, folder: Path, table: Table, algo: Any, reward: Any, log: Log):
-        self.folder, self.table, self.algo, self.reward, self.log = folder, table, algo, reward, log
+        self.number, self.folder, self.table = number, folder, table
+        self.algo, self.reward, self.log = algo, reward, log
         self.sampling = torch.Generator(table.device).manual_seed(number)  # which batches
         self.rows = algo.rows(table) if hasattr(algo, "rows") else table.rows
         self.evaluations: list[dict[str, Any]] = []
@@ -93,7 +95,13 @@ class Seed:
             self.reward.load_state_dict(state["reward"])
         if state["learned"] is not None:
             self.table.learned = state["learned"].to(self.table.device)
-        self.sampling.set_state(state["sampling"].cpu())
+        sampling = state["sampling"].cpu()
+        if len(sampling) != len(self.sampling.get_state()):
+            raise UserError(
+                "a GPU draws other batches than the host, and this run began on the other one: go on with it there, or "
+                "choose another run folder with run=…"
+            )
+        self.sampling.set_state(sampling)
         self.log.rewind(state["log"])
         self.evaluations = state["evaluations"]
 
@@ -168,6 +176,7 @@ class Training:
                 parallel.check_size(getattr(learner, size, 0))
         self.stages = list(self._plan())
         self.ready: dict[str, Updates] = {}  # what was prepared for a stage serves those of the same name
+        self.together: dict[int, Together] = {}  # by the first of the learners
         self.stage, self.step, self.policy_step, self.round = 0, 0, 0, 0
         self.seconds = {"train": 0.0, "evaluate": 0.0}
 
@@ -190,7 +199,6 @@ class Training:
         """What makes the updates of a stage, compiled where there are enough to pay for it."""
         if stage.name not in self.ready:
             engine = Engine(self.device, compile=self._compiles(stage), bf16=self.bf16)
-            updates = [getattr(learner, stage.method) for learner in stage.learners]
             generators = [seed.sampling for seed in self.seeds]
 
             def draw() -> Any:
@@ -199,11 +207,14 @@ class Training:
                 one = batches[0] if len(batches) == 1 else tree_map(lambda *parts: torch.stack(parts), *batches)
                 return parallel.share(one)
 
-            if len(updates) == 1:
-                update = engine.prepare(updates[0])
+            first, *others = stage.learners
+            if not others:
+                update = engine.prepare(getattr(first, stage.method))
             else:
+                if id(first) not in self.together:
+                    self.together[id(first)] = Together(stage.learners)
                 drawn = [generator.get_state() for generator in generators]
-                update = engine.prepare_together(updates, draw())
+                update = engine.prepare_together(self.together[id(first)], stage.method, draw())
                 for generator, state in zip(generators, drawn, strict=True):
                     generator.set_state(state)
             self.ready[stage.name] = engine.repeat(draw, update, generators)
@@ -233,10 +244,15 @@ class Training:
                 seed.log.write("judge", self.policy_step, {"round": self.round, **judged})
             if hasattr(seed.algo, "measure"):
                 seed.algo.measure(seed.table)
+        self._changed()
 
     def _note_answers(self, found: dict[str, float]) -> None:
         for seed in self.seeds:
             seed.log.write("answers", self.policy_step, {"round": self.round, **found})
+        self._changed()
+
+    def _changed(self) -> None:
+        """Answers or rewards are others than they were."""
         for updates in self.ready.values():
             updates.forget()
 

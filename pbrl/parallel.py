@@ -34,11 +34,12 @@ def first() -> bool:
 
 def begin(device: torch.device) -> torch.device:
     """Finds the others, where `torchrun` has started any; returns the device of this process."""
+    if count() > 1 and device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)  # streams and graphs are of the current one
     if count() == 1:
         return device
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     if not first():

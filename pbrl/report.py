@@ -34,14 +34,15 @@ def write(
         clone = clones[i] if clones else None
         answers, judged = log.read(seed.folder, "answers"), log.read(seed.folder, "judge")
         results.append({
-            "env": config["env"], "algo": config["algo"]["_target_"].split(".")[-2], "seed": config["seed"] + i,
+            "env": config["env"], "algo": config["algo"]["_target_"].split(".")[-2], "seed": seed.number,
             "data": asdict(data), "bc": clone, "policy": summary, "answers": counts,
             "label_accuracy": answers[-1].get("label_accuracy") if answers else None,
             "reward_model": {k: v for k, v in judged[-1].items() if k not in ("phase", "step")} if judged else None,
         })  # fmt: skip
         (seed.folder / "result.json").write_text(json.dumps(results[-1], indent=2))
-        show(results[-1], data)
-        plot(seed.folder, data, clone)
+        name = f"seed {seed.number}" if len(seeds) > 1 else ""
+        show(results[-1], data, name)
+        plot(seed.folder, data, clone, name or seed.folder.parent.name)
     print(f"  {'more in':20s} {folder}")
     if len(seeds) == 1:
         return results[0]
@@ -53,8 +54,8 @@ def write(
     return together
 
 
-def show(result: dict[str, Any], data: Evaluation) -> None:
-    """Prints what came of one seed."""
+def show(result: dict[str, Any], data: Evaluation, name: str) -> None:
+    """Prints what came of one seed, which among others has a name."""
     summary, clone, config = result["policy"], result["bc"], result["env"]
     rows = [("data", data)]
     if clone:
@@ -62,8 +63,8 @@ def show(result: dict[str, Any], data: Evaluation) -> None:
     if summary["clone"]:
         rows.append(("before preferences", _evaluation(summary["clone"])))
     rows += [(result["algo"], _evaluation(summary["last"])), ("best on the way", _evaluation(summary["best"]))]
-    seed = f"seed {result['seed']}, " if result["seed"] else ""
-    print(f"\n{config.get('task', '')}, {seed}{summary['last']['episodes']} episodes, 95 % intervals")
+    title = ", ".join(filter(None, [config.get("task", ""), name]))
+    print(f"\n{title}, {summary['last']['episodes']} episodes, 95 % intervals")
     for name, evaluation in rows:
         print(f"  {name:20s} {evaluation}")
     if result["reward_model"]:
@@ -79,7 +80,7 @@ def _evaluation(event: dict[str, Any]) -> Evaluation:
     return Evaluation(**{k: v for k, v in event.items() if k in Evaluation.__dataclass_fields__})
 
 
-def plot(folder: Path, data: Evaluation, clone: dict[str, Any] | None) -> None:
+def plot(folder: Path, data: Evaluation, clone: dict[str, Any] | None, title: str) -> None:
     """Draws evaluations over updates, beside the data's and the clone's level, into `curve.png`."""
     import matplotlib
 
@@ -97,7 +98,7 @@ def plot(folder: Path, data: Evaluation, clone: dict[str, Any] | None) -> None:
     axes.axhline(getattr(data, measure), color="0.5", linestyle=":", label="data")
     if clone:
         axes.axhline(clone["last"][measure], color="0.3", linestyle="--", label="BC")
-    axes.set(xlabel="updates", ylabel=measure.replace("_mean", ""), title=folder.parent.name)
+    axes.set(xlabel="updates", ylabel=measure.replace("_mean", ""), title=title)
     if data.success is not None:
         axes.set_ylim(-0.03, 1.03)
     axes.legend(frameon=False)

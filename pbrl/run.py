@@ -126,18 +126,23 @@ def _train(
 def make_seeds(config: Config, table: Table, folder: Path, device: torch.device) -> list[Seed]:
     """What each seed of a run starts with: one in the run's folder, several in folders of their own."""
     spec, several, seeds = table.spec(), config["seeds"] > 1, []
-    for number in range(config["seed"], config["seed"] + config["seeds"]):
-        own = {**config, "seed": number}
-        place = folder / f"seed{number}" if several else folder
+    for place, own in places(config, folder):
         place.mkdir(parents=True, exist_ok=True)
-        if several:  # what it would be alone
-            (place / "config.yaml").write_text(yaml.safe_dump({**own, "seeds": 1}, sort_keys=False))
-        torch.manual_seed(number)
+        torch.manual_seed(own["seed"])
         reward = reward_model(own, spec)
         algo = learner(config["algo"], own, spec, device)
         log = Log(place, **config["logger"], config=own)
-        seeds.append(Seed(number, place, table.view() if several else table, algo, reward and reward.to(device), log))
+        seen = table.view() if several else table
+        seeds.append(Seed(own["seed"], place, seen, algo, reward and reward.to(device), log))
     return seeds
+
+
+def places(config: Config, folder: Path) -> list[tuple[Path, Config]]:
+    """The folder and the config of each seed."""
+    numbers = range(config["seed"], config["seed"] + config["seeds"])
+    if len(numbers) == 1:
+        return [(folder, config)]
+    return [(folder / f"seed{number}", {**config, "seed": number}) for number in numbers]
 
 
 def introduce(teacher: Any, config: Config, table: Table, dataset: str, players: Players) -> None:
@@ -188,6 +193,10 @@ def provenance(folder: Path, config: Config, dataset: str) -> None:
     first = folder / "versions.json"
     if not first.exists() or not (folder / "checkpoint.pt").exists():
         (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        for place, own in places(config, folder) if config["seeds"] > 1 else []:
+            place.mkdir(exist_ok=True)
+            alone = {**own, "seeds": 1, "run": str(place)}
+            (place / "config.yaml").write_text(yaml.safe_dump(alone, sort_keys=False))
         first.write_text(json.dumps(made_with, indent=2))
     elif (known := json.loads(first.read_text())) | made_with != known:
         known["continued_with"] = [*known.get("continued_with", []), made_with]

@@ -24,7 +24,7 @@ class Table:
     """R rows: `obs` [R, O], `action` [R, A], `reward`, `learned`, `returns_to_go` (of `learned`) and `done` [R].
 
     Beside them, where there are cameras, `image` [R, C, H, W, 3] uint8, what they saw. All lie on the device `target`
-    if half of its free memory holds them, else on the host (`device` says where); batches are on `target`. Per
+    if half of its memory holds them, else on the host (`device` says where); batches are on `target`. Per
     episode, on the host: `first` and `steps` [N] int64, `seed`, `success` (reached at any time) and `returns` (true),
     and per row the simulator's `state` [R, S], where the data set has one.
     """
@@ -179,8 +179,11 @@ class Table:
 
 
 def home(device: torch.device, size: int) -> torch.device:
-    """Where so many bytes of experience lie: on the device if half of its free memory holds them, else on the host."""
-    fits = device.type != "cuda" or 2 * size <= torch.cuda.mem_get_info(device)[0]
+    """Where so many bytes of experience lie: on the device if half of its memory holds them, else on the host.
+
+    Half of all, not of what is free, since a run that goes on later must find them where they were.
+    """
+    fits = device.type != "cuda" or 2 * size <= torch.cuda.mem_get_info(device)[1]
     return device if fits else torch.device("cpu")
 
 

@@ -4,6 +4,7 @@ Shape letters: B batch · E ensemble · L segment steps · K window rows · O ob
 R rows · S state · C cameras · H W image.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 Metrics = dict[str, Tensor]
+Update = Callable[[Any], Metrics]
 
 
 class UserError(Exception):

@@ -8,6 +8,7 @@ from torch.utils._pytree import tree_map
 
 from pbrl import table as tables
 from pbrl.engine import AT_ONCE, CapturedUpdates, Engine, Updates
+from pbrl.seeds import Together
 from pbrl.table import Table, home
 from pbrl.types import Transitions
 from tests.parts import build, config, fed
@@ -67,11 +68,11 @@ def test_launches_add_up(inside):
     assert many.captures == ([1, AT_ONCE] if inside else [1])
     many.forget()
     many.run(AT_ONCE)
-    assert len(many.captures) == (3 if inside else 2)
+    assert many.captures == ([1, AT_ONCE, AT_ONCE] if inside else [1])  # batches from the host are copied in anyway
 
 
 def test_where_a_table_lies(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10, 1000))
     assert home(GPU, 500) == GPU and home(GPU, 501) == torch.device("cpu") == home(torch.device("cpu"), 10**18)
 
 
@@ -81,6 +82,8 @@ def test_where_a_table_lies(monkeypatch):
 def test_captured_is_eager(case, several):
     """A launch of many updates, each drawing its own batch, does what as many eager ones do."""
     name, changes = case
+    if several and name == "reward/lstm":
+        pytest.skip("refused: cuDNN's recurrent networks have no axis to spare")
     part, choice = name.split("/")
     plain = {key: 0 for key in ("dropout", "target_noise", "crop") if key in config(f"{part}={choice}")[part]}
     found = []
@@ -88,15 +91,14 @@ def test_captured_is_eager(case, several):
         learners = [build(name, **plain, **changes).to(GPU) for _ in range(2 if several else 1)]
         draws, generators = zip(*(drawer(learner, GPU) for learner in learners), strict=True)
         engine = Engine(GPU, compile=compile, bf16=False)
-        updates = [learner.update for learner in learners]
         if several:
             draw = lambda of=draws: tree_map(lambda *parts: torch.stack(parts), *(d() for d in of))  # noqa: E731
             states = [g.get_state() for g in generators]
-            update = engine.prepare_together(updates, draw())
+            update = engine.prepare_together(Together(learners), "update", draw())
             for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
         else:
-            draw, update = draws[0], engine.prepare(updates[0])
+            draw, update = draws[0], engine.prepare(learners[0].update)
         running = engine.repeat(draw, update, generators)
         left = 2 * AT_ONCE + 5
         while left:
@@ -127,7 +129,7 @@ def test_a_table_that_does_not_fit_gives_the_same_batches(monkeypatch):
 def test_a_run_on_a_gpu_goes_on_as_if_never_stopped(tmp_path, monkeypatch, name, where):
     if where == "host":
         monkeypatch.setattr(tables, "home", lambda device, size: torch.device("cpu"))
-    extra = [*RUNS[name], "device=cuda", "compile=always", "compare=false"]
+    extra = [*RUNS[name], "device=cuda", "compile=always", "compare=false", "log_every=40", "checkpoint_every=40"]
     train(tmp_path / "whole", *extra)
     with monkeypatch.context() as patched:
         patched.setattr("pbrl.loop.Training._evaluate", stop_at(120))
@@ -164,4 +166,5 @@ def test_between_lines_of_the_log_nobody_waits_for_the_gpu(tmp_path, monkeypatch
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(Updates, "run", watched)
-    train(tmp_path, *RUNS[name], "device=cuda", "compile=always", "compare=false")
+    flags = ["device=cuda", "compile=always", "compare=false", "log_every=40", "checkpoint_every=40"]
+    train(tmp_path, *RUNS[name], *flags)

@@ -54,6 +54,7 @@ RUNS = {
     "iql": ["algo=iql", "feedback=none", "algo.hidden=[16]"],
     "three-seeds": ["algo=iql", "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2",
                     "query.kind=pair", "feedback=perfect", "algo.hidden=[16]", "seeds=3"],
+    "three-seeds-by-chance": ["algo=cpl", "algo.pretrain_steps=60", "policy.dropout=0.2", "seeds=3", "compare=false"],
     "td3bc": ["algo=td3bc", "feedback=none", "algo.hidden=[16]"],
     "awac": ["algo=awac", "feedback=none", "algo.hidden=[16]", "policy.std=0.3"],
 }  # fmt: skip
@@ -239,7 +240,8 @@ def test_every_question_skipped(tmp_path):
         (["algo=sarsa"], "algo/sarsa"),
         (["env=metaworld/juggle"], "metaworld/juggle"),
         (["device=abacus"], "no device"),
-        (["seeds=0"], "seeds=0 must be at least 1"),
+        (["seeds=0"], "at least 1"),
+        (["seeds=1.5"], "a whole number"),
         (
             [
                 "algo=iql",

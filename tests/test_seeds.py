@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map
 
 from pbrl import log
 from pbrl.engine import Engine
-from pbrl.seeds import tensors
+from pbrl.seeds import Together, tensors
 from tests.parts import build, config, fed
 from tests.test_learners import CASES, CPU, title
 from tests.test_loop import RUNS, train
@@ -51,7 +51,7 @@ def test_together_is_alone(case, compile, monkeypatch):
     data = fed_each(learners[0])
     stacked = [tree_map(lambda *parts: torch.stack(parts), *batches) for batches in data]
     engine = Engine(CPU, compile=compile, bf16=False)
-    update = engine.prepare_together([learner.update for learner in learners], stacked[0])
+    update = engine.prepare_together(Together(learners), "update", stacked[0])
     for batches, batch in zip(data, stacked, strict=True):
         found = update(batch)
         wanted = [learner.update(own) for learner, own in zip(alone, batches, strict=True)]
@@ -72,7 +72,7 @@ def test_each_is_saved_and_loaded_by_itself():
     learners = seeds_of(("algo/iql", {}))
     data = fed_each(learners[0])
     stacked = [tree_map(lambda *parts: torch.stack(parts), *batches) for batches in data]
-    update = Engine(CPU, compile=False, bf16=False).prepare_together([x.update for x in learners], stacked[0])
+    update = Engine(CPU, compile=False, bf16=False).prepare_together(Together(learners), "update", stacked[0])
     kept = copy.deepcopy([learner.state_dict() for learner in learners])
     update(stacked[0])
     moved = copy.deepcopy([learner.state_dict() for learner in learners])
@@ -88,7 +88,7 @@ def test_dropout_differs_between_seeds():
     for learner in learners:
         learner.policy.net.dropout = 0.5
     batch = tree_map(lambda x: torch.stack([x, x]), fed(learners[0], 1)[0])
-    found = Engine(CPU, compile=False, bf16=False).prepare_together([x.update for x in learners], batch)(batch)
+    found = Engine(CPU, compile=False, bf16=False).prepare_together(Together(learners), "update", batch)(batch)
     assert found["bc"][0] != found["bc"][1]
 
 
