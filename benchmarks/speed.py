@@ -158,7 +158,7 @@ def measure(name: str, threads: int, seeds: int, device: str) -> list[dict[str, 
     learns, draw, _ = made(name, where)
     with FlopCounterMode(display=False) as counter:
         learns.update(draw())
-    gflop = counter.get_total_flops() / 1e9
+    gflop = None if getattr(learns, "eager", False) else counter.get_total_flops() / 1e9  # a fused LSTM is not counted
     sides = {(compile, bf16): repeated(name, seeds, compile, bf16, where) for compile, bf16 in VARIANTS.values()}
     counts, rates, cpu_rates = {}, {side: [] for side in sides}, {side: [] for side in sides}
     for side, go in sides.items():
@@ -175,7 +175,7 @@ def measure(name: str, threads: int, seeds: int, device: str) -> list[dict[str, 
         "name": name, "device": title, "threads": threads, "seeds": seeds, "compile": compile, "bf16": bf16,
         "updates_per_second": float(np.median(rates[compile, bf16])),
         "updates_per_cpu_second": float(np.median(cpu_rates[compile, bf16])),
-        "gflop": gflop, "floor": products(torch.bfloat16 if bf16 else torch.float32, where) / gflop,
+        "gflop": gflop, "floor": gflop and products(torch.bfloat16 if bf16 else torch.float32, where) / gflop,
         "torch": torch.__version__, "load": [round(x, 1) for x in os.getloadavg()],
     } for compile, bf16 in sides]  # fmt: skip
 
@@ -199,11 +199,13 @@ def show(lines: list[dict[str, Any]]) -> None:
     for y, name in enumerate(names):
         base = found[name][False, False]["updates_per_cpu_second"]
         ratios = [found[name][variant]["updates_per_cpu_second"] / base for variant in variants.values()]
-        floor = found[name][True, True]["floor"] / base
-        print(f"| {name} | {base:.3g} | " + " | ".join(f"{ratio:.1f} ×" for ratio in ratios) + f" | {floor:.1f} × |")
+        floor = found[name][True, True]["floor"]
+        cell = f"{floor / base:.1f} ×" if floor else ""
+        print(f"| {name} | {base:.3g} | " + " | ".join(f"{ratio:.1f} ×" for ratio in ratios) + f" | {cell} |")
         for i, (title, ratio) in enumerate(zip(variants, ratios, strict=True)):
             axis.barh(y + 0.25 * (i - 1), ratio, 0.25, color=f"C{i}", label=None if y else title)
-        axis.plot(floor, y, "|", color="k", markersize=14, label=None if y else "products alone, bfloat16")
+        if floor:
+            axis.plot(floor / base, y, "|", color="k", markersize=14, label=None if y else "products alone, bfloat16")
     axis.axvline(1, color="0.4", linestyle=":")
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
