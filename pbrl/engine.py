@@ -92,7 +92,8 @@ class Engine:
 
         _dynamo.config.trace_autograd_ops = True
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "pbrl" / "inductor"))
-        return torch.compile(update, fullgraph=True, dynamic=False)
+        ours = {"fallback_random": True} if self.device.type == "cpu" else {}  # Inductor's numbers cost a CPU more
+        return torch.compile(update, fullgraph=True, dynamic=False, options=ours)
 
 
 class Updates:

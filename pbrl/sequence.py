@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pbrl.nets import MLP, Normalize, Transformer
+from pbrl.nets import MLP, Dropout, Normalize, Transformer
 from pbrl.parallel import averaged
 from pbrl.table import Table
 from pbrl.types import Spec, UserError, Windows
@@ -124,7 +124,7 @@ class Sequence(nn.Module):
         self.embed_return, self.embed_obs = nn.Linear(1, width), nn.Linear(spec.obs_dim, width)
         self.embed_action, self.embed_step = nn.Linear(spec.action_dim, width), nn.Embedding(spec.steps + 1, width)
         nn.init.normal_(self.embed_step.weight, std=0.02)  # GPT-2's; at 1 a thousand random ones drown the returns
-        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+        self.norm, self.dropout = nn.LayerNorm(width), Dropout(dropout)
         self.transformer = Transformer(width=width, layers=layers, heads=heads, dropout=dropout)
         self.action, self.next_obs = nn.Linear(width, spec.action_dim), nn.Linear(width, spec.obs_dim)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pbrl.likelihoods import GaussianPolicy, load_policy, save_policy
-from pbrl.nets import MLP
+from pbrl.nets import MLP, Dropout
 from pbrl.optim import Adam, polyak
 from pbrl.types import Spec, UserError
 
@@ -23,6 +23,30 @@ def test_an_ensemble_is_its_members():
         alone = MLP(5, 2, [8, 8])
         alone.load_state_dict({name: value[e] for name, value in together.state_dict().items()})
         torch.testing.assert_close(out[e], alone(x))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.25, 0.9])
+def test_dropout_drops_its_share_and_keeps_the_mean(p):
+    torch.manual_seed(0)
+    x = torch.ones(999, 501, requires_grad=True)  # 500,499 places, no multiple of eight
+    out = Dropout(p)(x)
+    dropped = round(256 * p) / 256
+    assert out.unique().tolist() == pytest.approx([0, 1 / (1 - dropped)])
+    error = (dropped * (1 - dropped) / x.numel()) ** 0.5  # of the share
+    assert (out == 0).float().mean().item() == pytest.approx(dropped, abs=4 * error)
+    assert abs(dropped - p) <= 1 / 512
+    neighbours = torch.corrcoef(out.detach().flatten().unfold(0, 9, 9).T)  # places that share a random number
+    assert (neighbours - torch.eye(9)).abs().max() < 5 * (9 / x.numel()) ** 0.5
+    out.sum().backward()
+    assert torch.equal(x.grad, out.detach())  # what is kept, and no other, learns
+
+
+def test_dropout_rests_in_evaluation():
+    x = torch.randn(5, 3)
+    assert torch.equal(Dropout(0.5).eval()(x), x) and torch.equal(Dropout(0.0)(x), x)
+    for p in (-0.1, 1.0):
+        with pytest.raises(UserError, match="less than 1"):
+            Dropout(p)
 
 
 @pytest.mark.parametrize("clip,weight_decay", [(0.0, 0.0), (0.1, 0.0), (0.0, 0.1)])

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_map
 
 from pbrl import log
 from pbrl.engine import Engine
+from pbrl.nets import Dropout
 from pbrl.seeds import Together, tensors
 from tests.parts import build, config, fed
 from tests.test_learners import CASES, CPU, title
@@ -86,7 +87,7 @@ def test_each_is_saved_and_loaded_by_itself():
 def test_dropout_differs_between_seeds():
     learners = [build("algo/bc") for _ in range(2)]
     for learner in learners:
-        learner.policy.net.dropout = 0.5
+        learner.policy.net.dropout = Dropout(0.5)
     batch = tree_map(lambda x: torch.stack([x, x]), fed(learners[0], 1)[0])
     found = Engine(CPU, compile=False, bf16=False).prepare_together(Together(learners), "update", batch)(batch)
     assert found["bc"][0] != found["bc"][1]

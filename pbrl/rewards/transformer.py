@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pbrl.nets import Normalize, Transformer
+from pbrl.nets import Dropout, Normalize, Transformer
 from pbrl.objectives import Objective, agreement, compared
 from pbrl.optim import Adam
 from pbrl.types import Metrics, PreferenceBatch, Spec
@@ -78,7 +78,7 @@ class Reader(nn.Module):
         super().__init__()
         self.embed_obs, self.embed_action = nn.Linear(spec.obs_dim, width), nn.Linear(spec.action_dim, width)
         self.embed_step = nn.Embedding(context, width)
-        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+        self.norm, self.dropout = nn.LayerNorm(width), Dropout(dropout)
         self.transformer = Transformer(width=width, layers=layers, heads=heads, dropout=dropout)
         self.query_key, self.out = nn.Linear(width, 2 * width, bias=False), nn.Linear(width, 1)
 
