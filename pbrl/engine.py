@@ -92,8 +92,10 @@ class Engine:
 
         _dynamo.config.trace_autograd_ops = True
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "pbrl" / "inductor"))
-        ours = {"fallback_random": True} if self.device.type == "cpu" else {}  # Inductor's numbers cost a CPU more
-        return torch.compile(update, fullgraph=True, dynamic=False, options=ours)
+        # PyTorch's random numbers cost a CPU less than Inductor's
+        return torch.compile(
+            update, fullgraph=True, dynamic=False, options={"fallback_random": self.device.type == "cpu"}
+        )
 
 
 class Updates:
