@@ -156,14 +156,15 @@ def check_teacher(config: Config, ask: Query, env: Any) -> None:
 def check_objectives(config: Config, ask: Query, algo: Any, reward: Any) -> None:
     """Raises UserError where an objective has nobody to train, or nothing of its kind to learn from."""
     nobody = {
-        "objective": f"{type(algo).__name__} has no objective to choose: drop objective=…, or choose algo=cpl; a "
+        "objective": f"{type(algo).__name__} has no objective to choose: drop objective…, or choose algo=cpl; a "
         "reward model's is objective@reward_objective=…",
-        "reward_objective": "there is no reward model: drop objective@reward_objective=…, or add reward=ensemble",
+        "reward_objective": "there is no reward model: drop what is said of reward_objective, or add reward=ensemble",
     }
     for part, owner, default in (("objective", algo, "logistic"), ("reward_objective", reward, "bradley_terry")):
         name = config[part]["_target_"].rsplit(".", 1)[1]
         if not hasattr(owner, "objective"):
-            if name != default:
+            settings = signature(config[part])
+            if name != default or any(config[part][k] != settings[k].default for k in config[part] if k in settings):
                 raise UserError(nobody[part])
             continue
         k = owner.segments

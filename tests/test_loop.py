@@ -212,6 +212,7 @@ def test_every_question_skipped(tmp_path):
         (["algo.wings=2"], "wings"),
         (["+algo.wings=2"], "has no wings"),
         (["algo=iql", "feedback=none", "objective=ipo"], "no objective to choose"),
+        (["algo=iql", "feedback=none", "objective.bias=0.7"], "no objective to choose"),
         (["objective=robust", "objective.mistake=0.5"], "a half"),
         (["objective=plackett_luce", "query.kind=pair", "feedback=perfect"], "learns from lists"),
         (["objective=lipo_lambda", "objective.segments=2"], "3 or more"),
