@@ -27,7 +27,7 @@ class Linear(nn.Module):
 
 
 class Dropout(nn.Module):
-    """nn.Dropout, but `p` is met to the nearest 256th: eight places share a random number of 64 bits.
+    """nn.Dropout, but `p` is met to the nearest 256th: four places share a random number of 32 bits.
 
     Random numbers took more than half of an update's time otherwise. Raises UserError.
     """
@@ -41,8 +41,8 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.dropped and self.training):
             return x
-        numbers = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // 8),), device=x.device).view(torch.int8)
-        numbers = numbers[: x.numel()].view(x.shape)
+        words = torch.randint(-(2**31), 2**31, (-(-x.numel() // 4),), dtype=torch.int32, device=x.device)
+        numbers = words.view(torch.int8)[: x.numel()].view(x.shape)
         # compared as floats: a compiled CPU kernel is several times as slow with masks of bytes
         return torch.where(numbers.float() >= self.dropped - 128, x * (256 / (256 - self.dropped)), 0)
 
