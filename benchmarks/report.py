@@ -71,10 +71,10 @@ def table(lines: Lines, column: str) -> str:
 
 
 def overview(name: str, columns: dict[str, Any]) -> None:
-    """One table of methods by data sets and mistakes, of interquartile means of all scores with intervals; its picture.
+    """One table of methods by data sets and mistakes, of interquartile means of all scores with intervals.
 
     Each column is [lines, ending], what methods' names end on in those lines. What was not measured on all tasks stays
-    open.
+    open. A picture has the methods of more than one column.
     """
     import matplotlib
 
@@ -82,26 +82,27 @@ def overview(name: str, columns: dict[str, Any]) -> None:
     import matplotlib.pyplot as plt
 
     methods = list(dict.fromkeys(line["method"] for lines, _ in columns.values() for line in lines))
-    methods = [method for method in methods if "," not in method]  # others are variants of these
-    figure, axis = plt.subplots(figsize=(1.5 * len(columns) + 2, 3.2), layout="constrained")
-    rows = {method: [method] for method in methods}
-    for x, (lines, ending) in enumerate(columns.values()):
-        for i, method in enumerate(methods):
+    cells: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for method in methods:
+        for title, (lines, ending) in columns.items():
             own = [line for line in lines if line["method"] == method + ending]
-            if not own or {line["env"] for line in own} != {line["env"] for line in lines}:
-                rows[method].append("")
-                continue
-            every = scores(own, measured(own, "last"))
-            low, high = interval(every)
-            rows[method].append(f"{iqm(every):.0f} [{low:.0f}, {high:.0f}]")
-            place = x + 0.8 * (i + 0.5) / len(methods) - 0.4
-            axis.bar(place, iqm(every), 0.7 / len(methods), color=f"C{i}", label=None if x else method)
-            axis.plot([place, place], [low, high], color="0.2", linewidth=1)
+            if {line["env"] for line in own} == {line["env"] for line in lines} and "," not in method:
+                every = scores(own, measured(own, "last"))
+                cells.setdefault(method, {})[title] = (iqm(every), *interval(every))
     print("\n| | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
-    print("\n".join("| " + " | ".join(row) + " |" for row in rows.values() if any(row[1:])))
+    for method, row in cells.items():
+        texts = ["{:.0f} [{:.0f}, {:.0f}]".format(*row[title]) if title in row else "" for title in columns]
+        print(f"| {method} | " + " | ".join(texts) + " |")
+    drawn = [method for method, row in cells.items() if len(row) > 1]
+    figure, axis = plt.subplots(figsize=(1.3 * len(columns) + 0.8, 3.2), layout="constrained")
+    for i, method in enumerate(drawn):
+        places = [x + 0.8 * (i + 0.5) / len(drawn) - 0.4 for x, title in enumerate(columns) if title in cells[method]]
+        middle, low, high = np.array(list(cells[method].values())).T
+        axis.bar(places, middle, 0.7 / len(drawn), color=f"C{i}", label=method)
+        axis.vlines(places, low, high, color="0.2", linewidth=1)
     axis.set_xticks(range(len(columns)), columns, fontsize=8)
-    axis.set_ylabel("score")
-    axis.legend(fontsize=7, ncols=2)
+    axis.set_ylabel("score, interquartile mean")
+    figure.legend(fontsize=8, ncols=len(drawn), loc="outside upper center")
     figure.savefig(RESULTS / f"{name}.png", dpi=110)
     plt.close(figure)
 
