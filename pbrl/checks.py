@@ -33,6 +33,10 @@ FREE = {
     "device", "threads", "workers", "compile", "only", "compare", "baseline", "video", "logger", "run", "store",
     "data_dir", "checkpoint_every",
 }  # fmt: skip  # what may change when a run goes on; the rest makes it another run
+UNCHOSEN = {  # what configs/train.yaml says where nobody chose
+    "objective": {"_target_": "pbrl.objectives.logistic", "_partial_": True, "bias": 0.5},
+    "reward_objective": {"_target_": "pbrl.objectives.bradley_terry", "_partial_": True},
+}
 GIVEN = {"self", "spec", "policy", "objective", "scores", "label", "worth"}  # what parts are handed besides a config
 
 
@@ -160,11 +164,10 @@ def check_objectives(config: Config, ask: Query, algo: Any, reward: Any) -> None
         "reward model's is objective@reward_objective=…",
         "reward_objective": "there is no reward model: drop what is said of reward_objective, or add reward=ensemble",
     }
-    for part, owner, default in (("objective", algo, "logistic"), ("reward_objective", reward, "bradley_terry")):
+    for part, owner in (("objective", algo), ("reward_objective", reward)):
         name = config[part]["_target_"].rsplit(".", 1)[1]
         if not hasattr(owner, "objective"):
-            settings = signature(config[part])
-            if name != default or any(config[part][k] != settings[k].default for k in config[part] if k in settings):
+            if config[part] != UNCHOSEN[part]:
                 raise UserError(nobody[part])
             continue
         k = owner.segments

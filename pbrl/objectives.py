@@ -34,7 +34,7 @@ def agreement(scores: Tensor, label: Tensor) -> Tensor:
     return ((scores[:, :, None] > scores[:, None]) & better).sum() / better.sum().clamp(min=1)
 
 
-def logistic(scores: Tensor, label: Tensor, *, bias: float = 0.5) -> Tensor:
+def logistic(scores: Tensor, label: Tensor, *, bias: float) -> Tensor:
     """Bradley-Terry's loss, which is that of CPL, and of DPO (Rafailov et al. 2023, arXiv:2305.18290).
 
     With `bias` < 1 the loser's score counts less, so likely segments are preferred: CPL's conservative loss, Hejna et
