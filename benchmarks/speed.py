@@ -32,10 +32,9 @@ import sim.configs
 from benchmarks.report import RESULTS
 from pbrl.engine import AT_ONCE, WARM_UP, Engine
 from pbrl.log import Log
-from pbrl.loop import Seed
 from pbrl.parts import learner, reward_model
 from pbrl.preferences import Preferences
-from pbrl.seeds import Together
+from pbrl.seeds import Seed, Together
 from pbrl.table import Table
 from pbrl.types import Episode
 

@@ -12,8 +12,8 @@ from pbrl import evaluate, log
 from pbrl.evaluate import Evaluation
 from pbrl.frames import blind
 from pbrl.likelihoods import Likelihood
-from pbrl.loop import Seed
 from pbrl.rollout import Players
+from pbrl.seeds import Seed
 
 
 def write(

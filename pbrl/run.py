@@ -23,11 +23,12 @@ from pbrl.episodes import versions
 from pbrl.feedback.store import Store
 from pbrl.likelihoods import save_policy
 from pbrl.log import Log
-from pbrl.loop import Seed, Training
+from pbrl.loop import Training
 from pbrl.parts import Config, build, digest, learner, reward_model
 from pbrl.plan import Query, Schedule
 from pbrl.reference import Reference
 from pbrl.rollout import Players, auto_workers
+from pbrl.seeds import Seed
 from pbrl.table import Table
 from pbrl.types import UserError
 
