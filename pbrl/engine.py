@@ -171,7 +171,8 @@ class CapturedUpdates(Updates):
         graph = torch.cuda.CUDAGraph()
         for generator in self.generators:
             graph.register_generator_state(generator)
-        with torch.cuda.graph(graph):
+        # other threads, of NCCL or of pinned memory, may call CUDA meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             for _ in range(count):
                 self.mean.add(self.update(self.draw() if self.generators else self.batch))
         return graph

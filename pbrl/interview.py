@@ -80,7 +80,7 @@ class Interview:
             return {}
         self.heard = last
         self.counts = dict.fromkeys(self.counts, 0)
-        answered = self._counted(self.store.answers(self.questions))
+        answered = self._counted(self.store.answers(self.questions, sureness=self.teacher.sureness))
         self.counts["asked"] = len(self.questions)
         if self.ask.kind in ("ranking", "spans"):
             details = self.store.details(questions=self.questions)

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pbrl.types import UserError
@@ -40,7 +41,9 @@ class Log:
 
     def write(self, phase: str, step: int, values: dict[str, Any]) -> dict[str, Any]:
         """Writes one event; tensors are read here. Returns the plain values."""
-        plain = {key: value.item() if isinstance(value, Tensor) else value for key, value in values.items()}
+        tensors = {key: value.float() for key, value in values.items() if isinstance(value, Tensor)}
+        read = torch.stack(list(tensors.values())).tolist() if tensors else []  # at once: each time waits for a GPU
+        plain = {**values, **dict(zip(tensors, read, strict=True))}
         self.file.write(json.dumps({"phase": phase, "step": step, **plain}) + "\n")
         self.file.flush()
         numbers = {f"{phase}/{k}": v for k, v in plain.items() if isinstance(v, (int, float))}

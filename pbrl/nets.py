@@ -27,18 +27,20 @@ class Linear(nn.Module):
 
 
 class Dropout(nn.Module):
-    """nn.Dropout, but `p` is met to the nearest 256th: four places share a random number of 32 bits.
+    """nn.Dropout, but on a CPU `p` is met to the nearest 256th: four places share a random number of 32 bits.
 
-    Random numbers took more than half of an update's time otherwise. Raises UserError.
+    Random numbers took more than half of an update's time there otherwise. Raises UserError.
     """
 
     def __init__(self, p: float):
         super().__init__()
         if not 0 <= p < 1:
             raise UserError(f"dropout={p} is the share that is dropped: at least 0, and less than 1")
-        self.dropped = min(round(256 * p), 255)
+        self.p, self.dropped = p, min(round(256 * p), 255)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return nn.functional.dropout(x, self.p, self.training)
         if not (self.dropped and self.training):
             return x
         words = torch.randint(-(2**31), 2**31, (-(-x.numel() // 4),), dtype=torch.int32, device=x.device)

@@ -20,6 +20,7 @@ class DecisionTransformer(nn.Module):
 
     The wish falls by the same amount every step, to nothing at the end of the longest episode: nobody rates the robot
     while it acts. With `hidden` it owns twin critics Q(s, a), which choose among the wishes; without, there is one.
+    `choose` takes the action that they value most (argmax), or draws one in proportion to exp(Q) (softmax).
     """
 
     q: Any  # twin critics, or None
@@ -37,16 +38,19 @@ class DecisionTransformer(nn.Module):
         dropout: float,
         targets: list[float],
         hidden: list[int] | None = None,
+        choose: str = "argmax",
     ):
         super().__init__()
+        if choose not in ("argmax", "softmax"):
+            raise UserError(f"algo.choose={choose}: it is argmax or softmax")
         if not targets or (hidden is None and len(targets) != 1):
             raise UserError(f"algo.targets={targets}: one share of the best return, or several with a critic to choose")
         self.spec = spec
         self.settings: dict[str, Any] = {
             "context": context, "layers": layers, "heads": heads, "width": width, "dropout": dropout,
-            "targets": list(targets), "hidden": hidden and list(hidden),
+            "targets": list(targets), "hidden": hidden and list(hidden), "choose": choose,
         }  # fmt: skip
-        self.context, self.targets = context, targets
+        self.context, self.targets, self.choose = context, targets, choose
         self.normalize = Normalize(spec.obs_mean, spec.obs_std)
         self.net = Sequence(spec, layers=layers, heads=heads, width=width, dropout=dropout)
         self.q = MLP(spec.obs_dim + spec.action_dim, 1, hidden, ensemble=2) if hidden else None
@@ -103,7 +107,12 @@ class DecisionTransformer(nn.Module):
         choices = action[:, -1].unflatten(0, (g, n))  # [G, N, A]
         chosen = choices[0]
         if self.q is not None:
-            best = self.value(obs.expand(g, -1, -1), choices).amin(0).argmax(0)  # [N]
+            values = self.value(obs.expand(g, -1, -1), choices).amin(0)  # [G, N]
+            if self.choose == "argmax":
+                best = values.argmax(0)
+            else:
+                random = torch.Generator().manual_seed(self.time)  # on the CPU: the same draws everywhere
+                best = torch.multinomial(values.T.softmax(-1).cpu(), 1, generator=random)[:, 0].to(obs.device)
             chosen = choices[best, torch.arange(n, device=obs.device)]
         self.done = [*self.done, chosen][-(self.context - 1) :] if self.context > 1 else []
         self.time += 1
@@ -112,8 +121,8 @@ class DecisionTransformer(nn.Module):
 
 
 def mean(x: Tensor, where: Tensor) -> Tensor:
-    """x [..., B, K] → its mean where `where` [B, K] is 1: [...]."""
-    return (x * where).sum((-2, -1)) / averaged(where.sum())
+    """x [..., B, K] → its mean where `where` [B, K] is 1, or 0 where it nowhere is: [...]."""
+    return (x * where).sum((-2, -1)) / averaged(where.sum()).clamp(min=1e-6)
 
 
 class Sequence(nn.Module):

@@ -73,6 +73,37 @@ def test_the_critic_chooses_among_wishes():
     torch.testing.assert_close(policy.act(obs), choices[best, torch.arange(6)])
 
 
+def test_or_the_critic_is_drawn_from():
+    """As in the released code: in proportion to exp(Q), and the same in every run."""
+    policy = still("algo/dtr", targets=[0.5, 1.0, 2.0], choose="softmax").policy
+    policy.return_max.fill_(50.0)
+    single = [still("algo/dt", targets=[target]).policy for target in policy.targets]
+    for one in single:
+        one.net.load_state_dict(policy.net.state_dict())
+        one.return_max.fill_(50.0)
+    obs = torch.randn(1, 5).expand(4000, -1)
+    choices = torch.stack([one.act(obs[:1])[0] for one in single])  # [3, 2]
+    with torch.no_grad():
+        policy.q.layers[-1].weight.mul_(20)  # else all are worth about the same
+        chance = policy.value(obs[:3], choices).amin(0).softmax(0)
+    drawn = policy.act(obs)
+    share = torch.stack([(drawn - choice).abs().amax(-1) < 1e-5 for choice in choices]).float().mean(1)
+    torch.testing.assert_close(share, chance, rtol=0, atol=0.03)
+    policy.reset()
+    assert torch.equal(policy.act(obs), drawn)
+    with pytest.raises(UserError, match="argmax or softmax"):
+        still("algo/dtr", choose="best")
+
+
+def test_one_step_is_too_short_for_a_critic_and_no_trouble_without():
+    with pytest.raises(UserError, match="one step ahead"):
+        still("algo/dtr", context=1)
+    table = toy.table(4)
+    learner = still("algo/dt", spec=table.spec(), context=1, state_weight=1.0)
+    found = learner.update(table.windows(table.rows[:16], 1))
+    assert all(torch.isfinite(value) for value in found.values())
+
+
 def test_returns_are_summed_to_the_windows_end_and_valued_there():
     dtr = still("algo/dtr", discount=0.9)
     batch = batches(Windows, 1)[0]

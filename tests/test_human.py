@@ -36,7 +36,7 @@ HUMAN = [
 class People:
     """What an interview knows of people: here they answer at once, in a thread of their own."""
 
-    minimum, wanted, clips, pause_s, where, needs_value = 4, 1, 4, 0.01, "here", False
+    minimum, wanted, clips, pause_s, where, needs_value, sureness = 4, 1, 4, 0.01, "here", False, None
 
     def wording(self, kind):
         return {"text": "Which?"}

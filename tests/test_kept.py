@@ -12,7 +12,7 @@ from pbrl.preferences import Preferences
 from pbrl.types import UserError
 from tests import toy
 
-PLAIN = dict(author=None, count=None, weigh=False, attribute=None)
+PLAIN = dict(author=None, count=None, weigh=False, attribute=None, sureness=None)
 
 
 def query(**options) -> Query:
@@ -49,6 +49,23 @@ def test_rankings_become_lists(store):
     interview.round(0, None)
     assert preferences.train.group.tolist() == [0, 0, 0, 1, 1, 1] and preferences.shortest == 3
     assert len(Kept(**PLAIN | {"count": 1}).recall(store, "abc", query(kind="ranking")).label) == 3
+
+
+def test_how_much_better_is_how_sure(store):
+    ids = store.ask(
+        dataset="abc", length=8, kind="pair", strategy="uniform", round_=0, starts=np.arange(10).reshape(5, 2)
+    )
+    said = [(1.0, {"strength": 1}), (0.0, {"strength": 2}), (1.0, {"strength": 3}), (0.0, None), (0.5, {"note": "?"})]
+    store.append([
+        Told(str(i), q, "ada", outcome="tie" if label == 0.5 else "answer", label=label, detail=detail)
+        for i, (q, (label, detail)) in enumerate(zip(ids, said, strict=True))
+    ])  # fmt: skip
+    sure = PLAIN | {"sureness": [0.7, 0.9, 1.0]}
+    assert Kept(**sure).recall(store, "abc", query()).label.tolist() == pytest.approx([0.7, 0.1, 1.0, 0.0, 0.5])
+    assert Kept(**PLAIN).recall(store, "abc", query()).label.tolist() == [1.0, 0.0, 1.0, 0.0, 0.5]
+    assert Kept(**sure | {"weigh": True}).sureness is None
+    with pytest.raises(UserError, match="3 numbers above a half"):
+        Kept(**PLAIN | {"sureness": [0.3, 0.9, 1.0]})
 
 
 def test_spans_become_rated_pieces(store):

@@ -5,14 +5,21 @@ import copy
 import pytest
 import torch
 
-from pbrl import checks
+from pbrl import checks, objectives
 from pbrl.engine import Engine
 from pbrl.types import UserError
 from tests.parts import build, config, fed, names
 
 LEARNERS = [f"{part}/{name}" for part in ("algo", "reward") for name in names(part) if name != "none"]
+CLONED = {"reference": True}  # what some objectives ask for
+RELATIVE = {objective.__name__ for objective in objectives.RELATIVE}
 VARIANTS = {
-    "algo/cpl": [{}, {"reference": True}, {"bc_weight": 1.0}, *({"objective": name} for name in names("objective"))],
+    "algo/cpl": [
+        {},
+        CLONED,
+        {"bc_weight": 1.0},
+        *({"objective": name} | (CLONED if name in RELATIVE else {}) for name in names("objective")),
+    ],
     "algo/bc": [{}, {"fraction": 0.1}],
     "reward/ensemble": [{}, *({"objective": name} for name in names("objective"))],
     "reward/transformer": [{}, {"objective": "plackett_luce"}],

@@ -23,6 +23,7 @@ from pbrl.engine import has_compiler, pick_device, wants_compile
 from pbrl.feedback.store import Store
 from pbrl.plan import Query, Schedule
 from pbrl.types import UserError
+from tests.parts import names
 
 sim.configs.register()
 
@@ -160,7 +161,15 @@ def test_answers_come_in_rounds_and_are_counted(tmp_path):
     phases = [e["phase"] for e in log.read(tmp_path / "run")]
     assert phases.index("answers") < phases.index("reward") < phases.index("judge") < phases.index("policy")
     assert phases.count("judge") == 2
-    assert {"held_out_accuracy", "rank_correlation"} <= log.read(tmp_path / "run", "judge")[-1].keys()
+
+
+@pytest.mark.parametrize("name", [name for name in names("reward") if name != "none"])
+def test_each_reward_model_is_judged(tmp_path, name):
+    train(tmp_path, "algo=iql", f"reward={name}", "reward.steps=10", "query.kind=pair", "query.count=60", "steps=5",
+          "eval_every=5", "compare=false", *(["reward.context=8"] if name == "transformer" else []))  # fmt: skip
+    (judged,) = log.read(tmp_path / "run", "judge")
+    assert 0 <= judged["held_out_accuracy"] <= 1 and -1 <= judged["rank_correlation"] <= 1
+    assert 0 <= judged["calibration_error"] <= 1
 
 
 def test_the_label_accuracy_of_a_teacher_that_errs(tmp_path):

@@ -18,6 +18,8 @@ NAMES = ("indices_1_domain_mujoco_env_x_num_5_len_3_ab.pkl", "indices_2_domain_m
          "human_label_domain_mujoco_env_x_num_5_len_3_ab.pkl")  # fmt: skip
 PT_NAMES = ("indices_num5_q3", "indices_2_num5_q3", "label_human")
 
+ALL = {"author": None, "count": None, "weigh": False, "attribute": None, "sureness": None}
+
 
 def data_file(path):
     """Steps numbered by their observation; episodes of ten, each ended by a timeout that D4RL's list leaves out."""
@@ -51,9 +53,7 @@ def test_answers_lie_where_they_were_given(tmp_path, names, protocol):
     for _ in range(2):  # again is no more
         assert unirlhf.import_answers(folder, data, store) == (3, 2)  # 7 crosses an end, 34 + 3 lies beyond the list
     read = episodes.read(data)
-    found = Kept(author=None, count=None, weigh=False, attribute=None).recall(
-        store, episodes.content_hash(read), query()
-    )
+    found = Kept(**ALL).recall(store, episodes.content_hash(read), query())
     table = Table(read)
     assert table.obs[found.starts, 0].tolist() == [[0, 5], [10, 0], [20, 13]]
     assert found.label.tolist() == [0.0, 1.0, 0.5] and found.outcome.tolist() == ["answer", "answer", "tie"]
@@ -124,15 +124,12 @@ def test_kept_answers_say_what_there_is(tmp_path):
     data, store = data_file(tmp_path / "x.hdf5"), Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
     unirlhf.import_answers(pickles(tmp_path / "x_human_labels"), data, store)
     dataset = episodes.content_hash(episodes.read(data))
-    assert (
-        len(Kept(author="x_human_labels", count=2, weigh=False, attribute=None).recall(store, dataset, query()).label)
-        == 2
-    )
+    assert len(Kept(**ALL | {"author": "x_human_labels", "count": 2}).recall(store, dataset, query()).label) == 2
     with pytest.raises(UserError, match="holds 3 × pair of 3 steps"):
-        Kept(author=None, count=None, weigh=False, attribute=None).recall(store, dataset, query(length=8))
+        Kept(**ALL).recall(store, dataset, query(length=8))
     with pytest.raises(UserError, match="by eve"):
-        Kept(author="eve", count=None, weigh=False, attribute=None).recall(store, dataset, query())
+        Kept(**ALL | {"author": "eve"}).recall(store, dataset, query())
     with pytest.raises(UserError, match="none about it"):
-        Kept(author=None, count=None, weigh=False, attribute=None).recall(store, "another", query())
+        Kept(**ALL).recall(store, "another", query())
     with pytest.raises(UserError, match="query.rounds=1"):
-        Kept(author=None, count=None, weigh=False, attribute=None).recall(store, dataset, query(rounds=2))
+        Kept(**ALL).recall(store, dataset, query(rounds=2))

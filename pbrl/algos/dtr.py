@@ -14,7 +14,7 @@ from pbrl.optim import Adam, polyak
 from pbrl.parallel import averaged
 from pbrl.sequence import DecisionTransformer, mean
 from pbrl.table import Table
-from pbrl.types import Metrics, Spec, Windows
+from pbrl.types import Metrics, Spec, UserError, Windows
 
 
 class DTR(nn.Module):
@@ -32,6 +32,7 @@ class DTR(nn.Module):
         dropout: float,
         hidden: list[int],
         targets: list[float],
+        choose: str,
         eta: float,
         eta_steps: int,
         imitation: float,
@@ -46,9 +47,11 @@ class DTR(nn.Module):
         batch_size: int,
     ):
         super().__init__()
+        if context < 2:
+            raise UserError(f"algo.context={context}: a critic looks at least one step ahead, so 2 or more")
         self.policy = DecisionTransformer(
             spec, context=context, layers=layers, heads=heads, width=width, dropout=dropout, targets=targets,
-            hidden=hidden,
+            hidden=hidden, choose=choose,
         )  # fmt: skip
         self.target = copy.deepcopy(self.policy).requires_grad_(False).eval()
         self.actor_optim = Adam(

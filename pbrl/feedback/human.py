@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pbrl.feedback.kinds import check_sureness
 from pbrl.types import UserError
 
 TEXTS = {
@@ -28,15 +29,15 @@ class Human:
     pause_s = 0.5
 
     def __init__(
-        self, *, minimum: int | None, wanted: int, text: str | None, better: str, strength: bool, clips: int,
-        serve: bool, port: int, rater: str,
+        self, *, minimum: int | None, wanted: int, text: str | None, better: str, strength: bool,
+        sureness: list[float] | None, clips: int, serve: bool, port: int, rater: str,
     ):  # fmt: skip
         if wanted < 1 or (minimum is not None and minimum < 1):
             raise UserError("feedback.wanted and feedback.minimum must be at least 1")
         if not 3 <= clips <= 5:
             raise UserError(f"feedback.clips={clips}: a ranking is of 3 to 5 clips")
         self.minimum, self.wanted, self.clips = minimum, wanted, clips
-        self.text, self.better, self.strength = text, better, strength
+        self.text, self.better, self.strength, self.sureness = text, better, strength, check_sureness(sureness)
         self.serve, self.port, self.rater = serve, port, rater
         self.where = "at the labelling page"
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from pbrl.feedback import raters
+from pbrl.feedback.kinds import check_sureness
 from pbrl.feedback.store import Answered, Store
 from pbrl.plan import Query
 from pbrl.types import UserError
@@ -14,13 +15,18 @@ class Kept:
     """Recalls the answers of `author` (None: of anyone), the first `count` of them (None: all).
 
     With `weigh`, all that was said of a pair becomes one answer: P(second preferred), each believed by its skill. With
-    `attribute`, pairs are those of which it was said which clip has more of that.
+    `attribute`, pairs are those of which it was said which clip has more of that. `sureness` has P(better) for each
+    strength of a preference (None: 1); weighing heeds none.
     """
 
     needs_value = False
 
-    def __init__(self, *, author: str | None, count: int | None, weigh: bool, attribute: str | None):
+    def __init__(
+        self, *, author: str | None, count: int | None, weigh: bool, attribute: str | None,
+        sureness: list[float] | None,
+    ):  # fmt: skip
         self.author, self.count, self.weigh, self.attribute = author, count, weigh, attribute
+        self.sureness = None if weigh else check_sureness(sureness)
         if count is not None and count < 1:
             raise UserError(f"feedback.count={count} must be at least 1; null: all there are")
         if weigh and attribute:
@@ -43,7 +49,7 @@ class Kept:
         elif ask.kind == "spans":
             found = of_spans(store.details(self.author, **about, kind="spans"), ask.span)
         else:
-            found = store.answers(author=self.author, **about, kind=ask.kind)
+            found = store.answers(author=self.author, sureness=self.sureness, **about, kind=ask.kind)
         if not len(found.label):
             held = [f"{n} × {kind} of {length} steps" for data, kind, length, n in store.held() if data == dataset]
             whose = f" by {self.author}" if self.author else ""

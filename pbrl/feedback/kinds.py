@@ -11,6 +11,7 @@ from pbrl.types import UserError
 
 CHOICES = {"first": 0.0, "second": 1.0, "equal": 0.5}
 LEVELS = 5  # of a rating
+STRENGTHS = 3  # of a preference: slightly, clearly, far
 NOTE = 2000  # characters
 
 
@@ -34,12 +35,19 @@ def judge(kind: str, said: Mapping[str, Any], clips: int) -> Judged:
     return judged._replace(detail={**(judged.detail or {}), "note": note}) if note else judged
 
 
+def check_sureness(sureness: list[float] | None) -> list[float] | None:
+    """P(better) for each strength of a preference, None for certainty. Raises UserError."""
+    if sureness and not (len(sureness) == STRENGTHS and all(0.5 < p <= 1 for p in sureness)):
+        raise UserError(f"feedback.sureness={sureness}: {STRENGTHS} numbers above a half and up to 1, or null")
+    return sureness
+
+
 def _pair(said: dict[str, Any], clips: int) -> Judged:
     """{"choice": first | second | equal, "strength": 1 to 3}: which of two clips is better."""
     label = _choice(said.pop("choice", None))
     strength = said.pop("strength", None)
-    if strength is not None and not (_whole(strength, 1, 3) and label != 0.5):
-        raise UserError("strength is 1, 2 or 3, of a clip that is better")
+    if strength is not None and not (_whole(strength, 1, STRENGTHS) and label != 0.5):
+        raise UserError(f"strength is a whole number from 1 to {STRENGTHS}, of a clip that is better")
     _nothing_else(said)
     return _tie_or(label, None if strength is None else {"strength": strength})
 

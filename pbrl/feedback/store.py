@@ -200,14 +200,22 @@ class Store(Database):
             recount(connection, ids)
         return ids
 
-    def answers(self, questions: Sequence[str] | None = None, author: str | None = None, **about: Any) -> Answered:
+    def answers(
+        self, questions: Sequence[str] | None = None, author: str | None = None, *,
+        sureness: Sequence[float] | None = None, **about: Any,
+    ) -> Answered:  # fmt: skip
         """Answers that stand, to these questions (None: to all) by `author` (None: by anyone), by rounds and positions.
 
-        `about` narrows down what they are about: `dataset`, `length`, `kind`, `purpose`.
+        `about` narrows down what they are about: `dataset`, `length`, `kind`, `purpose`. Where it was said by how much
+        a clip is better, `sureness` has P(better) for each strength; without, it is 1.
         """
-        found = self._standing((Event.label, Event.outcome, Event.question), questions, author, about)
-        starts, label, outcome, question = zip(*found, strict=True) if found else ((), (), (), ())
+        found = self._standing((Event.label, Event.outcome, Event.question, Event.detail), questions, author, about)
+        starts, label, outcome, question, detail = zip(*found, strict=True) if found else ((), (), (), (), ())
         value = np.array([np.nan if x is None else x for x in label], np.float64)
+        for i, more in enumerate(detail):
+            if sureness and more and "strength" in more:
+                sure = sureness[more["strength"] - 1]
+                value[i] = sure if value[i] > 0.5 else 1 - sure
         return Answered(np.array(starts, np.int64), value, np.array(outcome, object), np.array(question, object))
 
     def details(
