@@ -3,6 +3,7 @@ In `hopeless` also IQL on the true reward, and P-IQL on answers by return instea
 
     python -m benchmarks.offline metaworld      # six tasks, calibrated offset data, 1,600 segments rated by regret
     python -m benchmarks.offline hopeless       # two of them, with a teacher that skips what is hopeless anyway
+    python -m benchmarks.offline precision      # and with float32 products instead of bfloat16
     python -m benchmarks.offline locomotion     # SAC replay, 1,600 segments rated by return
     python -m benchmarks.offline gym            # two-stage methods on SAC replay, 500 pairs compared by return
     python -m benchmarks.offline mistakes       # the same with 30 % of the answers wrong, and a robust objective
@@ -49,6 +50,8 @@ METHODS = {
     "10 % BC": ["algo=bc", "algo.fraction=0.1"],
     "IQL": ["algo=iql"],
     "P-IQL": PIQL,
+    "P-IQL, float32": [*PIQL, "bf16=false"],
+    "CPL, float32": ["algo=cpl", "bf16=false"],
     "P-IQL on returns": [*PIQL, "feedback.judge=return", "feedback.skip=0"],
     "CPL": ["algo=cpl"],
     "CPL-BC": ["algo=cpl", "algo.bc_weight=1"],
@@ -103,6 +106,12 @@ SUITES = {
         "envs": ["metaworld/bin-picking", "metaworld/sweep-into"],
         "flags": ["data=offset", "feedback=regret", "feedback.skip=0.3", *SIZE],
         "methods": ["IQL", "P-IQL on returns", *FOUR],
+        "measure": "success",
+    },
+    "precision": {
+        "envs": ["metaworld/plate-slide", "metaworld/sweep-into"],
+        "flags": ["data=offset", "feedback=regret", *SIZE],
+        "methods": ["P-IQL", "P-IQL, float32", "CPL", "CPL, float32"],
         "measure": "success",
     },
     "locomotion": {

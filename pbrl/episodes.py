@@ -261,13 +261,17 @@ def _read_flat(path: Path) -> Flat:
             )
         except KeyError as error:
             raise UserError(f"{path} is no D4RL file: {error}") from error
-        timeout = np.asarray(file["timeouts"]) if "timeouts" in file else np.zeros(len(reward))
+        if "timeouts" not in file:
+            raise UserError(
+                f"{path} has no timeouts, so nobody can tell where its episodes end: take D4RL's v2, or add the array"
+            )
+        timeout = np.asarray(file["timeouts"])
         after = np.asarray(file["next_observations"]) if "next_observations" in file else None
     return Flat(obs, action, reward.ravel(), terminal.astype(bool).ravel(), timeout.astype(bool).ravel(), after)
 
 
 def read_d4rl(path: Path) -> list[Episode]:
-    """A D4RL file: flat arrays observations, actions, rewards, terminals, mostly timeouts and next_observations."""
+    """A D4RL file: flat arrays observations, actions, rewards, terminals, timeouts, and mostly next_observations."""
     flat = _read_flat(path)
     return [
         Episode(

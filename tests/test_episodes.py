@@ -98,6 +98,14 @@ def test_rows_of_the_transitions_that_d4rl_lists(tmp_path, with_next):
     assert table.obs[rows, 0].tolist() == listed
 
 
+def test_a_d4rl_file_whose_episodes_cannot_be_told_apart(tmp_path):
+    path = d4rl_file(tmp_path / "hopper.hdf5", True)
+    with h5py.File(path, "r+") as file:
+        del file["timeouts"]
+    with pytest.raises(UserError, match="no timeouts"):
+        episodes.read(path)
+
+
 def test_damaged_files(tmp_path):
     path = tmp_path / "set"
     episodes.write(path, toy.episodes(4), {})

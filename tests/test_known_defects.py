@@ -3,10 +3,10 @@
 B-Pref and its heirs square the skip and tie thresholds from the second session on (test_teachers), count skipped
 questions as answered (test_loop, test_store) and fail on a batch that is skipped whole (test_loop). CORL's IQL forgets
 its target network and random numbers when it goes on (test_learners, test_loop). CPL's percent-BC copies one episode
-many times (test_table). DTR never applies the paper's state loss and draws actions at random, which is an option here (test_dtr), and its own
-default settings do not load (test_configs composes all of ours). Preference
-Transformer leaves its preference attention out unless asked (test_rewards). imitation loops over the pairs of a batch in
-Python (benchmarks/rivals). VPL's, RUNE's and MRN's defects are in parts that are not built yet.
+many times (test_table). DTR never applies the paper's state loss and draws actions at random, which is an option here
+(test_dtr), and its own default settings do not load (test_configs composes all of ours). Preference Transformer leaves
+its preference attention out unless asked (test_rewards). imitation loops over the pairs of a batch in Python
+(benchmarks/rivals). VPL's, RUNE's and MRN's defects are in parts that are not built yet.
 """
 
 import numpy as np

@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -21,8 +23,10 @@ import sim.configs
 from pbrl import log, run
 from pbrl.engine import has_compiler, pick_device, wants_compile
 from pbrl.feedback.store import Store
+from pbrl.feedback.teachers import Teacher
 from pbrl.plan import Query, Schedule
 from pbrl.types import UserError
+from tests import toy
 from tests.parts import names
 
 sim.configs.register()
@@ -202,6 +206,38 @@ def test_a_reward_model_has_an_objective_of_its_own(tmp_path, objective):
         ]
 
     assert not torch.equal(weights("other", f"objective@reward_objective={objective}"), weights("plain"))
+
+
+def test_a_round_that_is_skipped_whole(tmp_path, monkeypatch):
+    """B-Pref fails on one."""
+    answer = Teacher.answer
+
+    def first_alone(self, table, starts, length, r, *step):
+        label, outcome = answer(self, table, starts, length, r, *step)
+        return (label, outcome) if r == 0 else (np.full_like(label, np.nan), np.full_like(outcome, "skip"))
+
+    monkeypatch.setattr(Teacher, "answer", first_alone)
+    train(tmp_path, *RUNS["piql-in-rounds"], "compare=false")
+    first, second = log.read(tmp_path / "run", "answers")
+    assert first["skipped"] == 0 and second["skipped"] == second["asked"] - first["asked"] > 0
+    assert second["answered"] == first["answered"] and len(log.read(tmp_path / "run", "judge")) == 2
+
+
+def test_a_run_on_a_d4rl_file(tmp_path):
+    made = toy.episodes(30)
+    ends = np.concatenate([np.arange(len(e.action)) == len(e.action) - 1 for e in made])
+    with h5py.File(tmp_path / "point-medium-v2.hdf5", "w") as file:
+        for name, parts in {
+            "observations": [e.obs[:-1] for e in made], "next_observations": [e.obs[1:] for e in made],
+            "actions": [e.action for e in made], "rewards": [e.reward for e in made],
+        }.items():  # fmt: skip
+            file[name] = np.concatenate(parts)
+        file["timeouts"], file["terminals"] = ends, np.zeros(len(ends), bool)
+    base = [flag for flag in BASE if not flag.startswith("data")]
+    extra = ["data=file", f"data.path={tmp_path / 'point-medium-v2.hdf5'}", "algo=iql", "reward=ensemble",
+             "reward.steps=40", "feedback=perfect", "query.kind=pair", "steps=40", "eval_every=40"]  # fmt: skip
+    result = train(tmp_path, *extra, base=base)
+    assert result["data"]["episodes"] == 30 and result["answers"]["answered"] == 60
 
 
 def test_every_question_skipped(tmp_path):
