@@ -1,4 +1,4 @@
-"""Two processes with half of each batch do what one does with all of it; a run of two goes on as a run of one."""
+"""Two processes with half of each batch do what one does with all of it; a run of two goes on as one, and one as two."""
 
 import os
 import signal
@@ -89,28 +89,37 @@ WHOLE = ["algo=iql", "reward=ensemble", "reward.steps=40", "reward.hidden=[16]",
          "eval_every=120"]  # fmt: skip
 
 
-@pytest.mark.slow
-def test_a_run_of_two_is_killed_and_goes_on_alone(tmp_path):
-    alone = run(tmp_path / "alone", 1, *WHOLE)
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of a run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    alone = run(folder, 1, *WHOLE)
     said, _ = alone.communicate(timeout=200)
     assert alone.returncode == 0, said
-    both = run(tmp_path / "both", 2, *WHOLE)
-    path = tmp_path / "both/run/checkpoint.pt"
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first,then", [(2, 1), (1, 2)])
+def test_a_killed_run_goes_on_with_more_or_fewer_processes(tmp_path, undisturbed, first, then):
+    killed = run(tmp_path, first, *WHOLE)
+    path = tmp_path / "run/checkpoint.pt"
     for _ in range(2000):
         state = checkpoint.load(path, CPU)
         if state is not None and state["stage"] == 1 and state["step"] >= 40:
             break
         time.sleep(0.02)
-        assert both.poll() is None, both.communicate()[0]
-    os.killpg(both.pid, signal.SIGKILL)
-    both.wait()
-    again = run(tmp_path / "both", 1, *WHOLE)
+        assert killed.poll() is None, killed.communicate()[0]
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    again = run(tmp_path, then, *WHOLE)
     said, _ = again.communicate(timeout=200)
     assert again.returncode == 0, said
-    policies = [torch.load(tmp_path / name / "run/policy.pt", weights_only=True) for name in ("alone", "both")]
+    folders = undisturbed, tmp_path
+    policies = [torch.load(folder / "run/policy.pt", weights_only=True) for folder in folders]
     for key, value in policies[0]["state"].items():
         torch.testing.assert_close(policies[1]["state"][key], value, rtol=1e-2, atol=1e-4)
-    answers = [(tmp_path / name / "run/metrics.jsonl").read_text().count('"answers"') for name in ("alone", "both")]
+    answers = [(folder / "run/metrics.jsonl").read_text().count('"answers"') for folder in folders]
     assert answers == [2, 2]
 
 
