@@ -1,4 +1,4 @@
-"""Two processes with half of each batch do what one does with all of it; a run of two goes on as one, and one as two."""
+"""Two processes with half of each batch do what one does with all of it; a run of two goes on as one, or one as two."""
 
 import os
 import signal

@@ -22,6 +22,15 @@ from pbrl import episodes as files
 from pbrl.feedback.store import Store
 from pbrl.types import UserError
 
+
+def _numeric(code: Any, *more: Any) -> np.dtype:
+    """A type of numbers, and no other: an array of objects is not what answers need. Raises UserError."""
+    made = np.dtype(code, *more)
+    if made.kind not in "iufb":
+        raise UserError(f"it holds arrays of {made}, and answers are numbers")
+    return made
+
+
 NAMES = {  # what a file's name begins with; the first that fits counts
     "second": ("indices_2_",),
     "first": ("indices_1_", "indices_num"),
@@ -34,7 +43,7 @@ HARMLESS = {  # all that a pickle of lists, numbers and arrays asks for
         for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
     },
     ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "dtype"): _numeric,
     ("_codecs", "encode"): str.encode,
 }
 
