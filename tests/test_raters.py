@@ -134,8 +134,9 @@ def test_from_the_store(tmp_path):
     assert len(found) == 4 and found[0].order == (1, 0)
     ask = Query(kind="pair", count=9, rounds=1, length=8, span=2, strategy="uniform", candidates=1, per_list=1,
                 held_out=0.0, seed=0)  # fmt: skip
-    plain = Kept(author=None, count=None, weigh=False, attribute=None).recall(store, "abc", ask)
-    one_each = Kept(author=None, count=None, weigh=True, attribute=None).recall(store, "abc", ask)
+    kept = {"author": None, "count": None, "attribute": None, "sureness": None}
+    plain = Kept(**kept, weigh=False).recall(store, "abc", ask)
+    one_each = Kept(**kept, weigh=True).recall(store, "abc", ask)
     assert plain.label.tolist() == [1.0, 0.5, 1.0, 1.0] and one_each.starts.tolist() == [[1, 2], [3, 4]]
     assert 0.5 < one_each.label[0] < one_each.label[1] <= 1, "where they disagree, less is known"
     assert about(found)["bob"]["equal"] == 0.5 and raters.said(store, "another") == []
