@@ -72,6 +72,7 @@ def test_launches_add_up(inside):
 
 
 def test_where_a_table_lies(monkeypatch):
+    """By how much memory a GPU is said to have, so that both sides of the bound are tried, and without a GPU."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10, 1000))
     assert home(GPU, 500) == GPU and home(GPU, 501) == torch.device("cpu") == home(torch.device("cpu"), 10**18)
 
