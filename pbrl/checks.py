@@ -37,7 +37,8 @@ UNCHOSEN = {  # what configs/train.yaml says where nobody chose
     "objective": {"_target_": "pbrl.objectives.logistic", "_partial_": True, "bias": 0.5},
     "reward_objective": {"_target_": "pbrl.objectives.bradley_terry", "_partial_": True},
 }
-GIVEN = {"self", "spec", "policy", "objective", "scores", "label", "worth"}  # what parts are handed besides a config
+# What parts are handed besides a config:
+GIVEN = {"self", "spec", "policy", "objective", "scores", "label", "worth", "good"}
 
 
 def check(config: Config) -> tuple[Query | None, Schedule, tuple[int, int]]:
@@ -171,7 +172,7 @@ def check_objectives(config: Config, ask: Query, algo: Any, reward: Any) -> None
                 raise UserError(nobody[part])
             continue
         k = owner.segments
-        owner.objective(torch.zeros(1, k), torch.zeros(1, k) if k > 2 else torch.zeros(1))
+        owner.objective(torch.zeros(1, max(k, 2)), torch.zeros(1) if k == 2 else torch.zeros(1, max(k, 2)))
         if k > 2 and ask.kind == "pair" and (owner is reward or reward is None):
             raise UserError(f"{name} learns from lists: query.kind=ranking or rating")
     relative = get_object(config["objective"]["_target_"]) in RELATIVE

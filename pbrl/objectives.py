@@ -2,7 +2,8 @@
 
 `scores` [..., 2] are those of the first and the second segment of a pair, `label` [...] is P(second preferred), where
 anything between 0 and 1 says how strong the preference is and 0.5 is a tie. Losses of lists take `scores` [..., K] and
-`worth` [..., K], of which only the order counts: larger is better. All return [...]. For CPL a score is
+`worth` [..., K], of which only the order counts: larger is better. Unpaired losses take segments that have nothing to
+do with each other and `good` [..., K], 1 for good, 0 for bad and 0.5 for neither. All return [...]. For CPL a score is
 `alpha * sum_t log pi`, less the reference's with `algo.reference=true`, which makes it DPO's; for a reward model it is
 the summed reward. Changing the order of the segments changes no loss.
 """
@@ -68,7 +69,8 @@ def ipo(scores: Tensor, label: Tensor, *, margin: float) -> Tensor:
     """The winner shall lead by `margin`, no more: IPO, Azar et al. 2023, arXiv:2310.12036, eq. 17.
 
     A preference of strength `label` asks for a lead of `(2 label - 1) margin`. The paper's margin is 1 / (2 tau) for
-    log-ratios; scores carry `alpha`, so here it is alpha / (2 tau).
+    log-ratios; scores carry `alpha`, so here it is alpha / (2 tau). As the answers are of one policy's segments, the
+    reference's, this is the first step of INPO's towards a Nash equilibrium, too (arXiv:2407.00617).
     """
     gap = scores[..., 1] - scores[..., 0]
     return (gap - (2 * label - 1) * margin).square()
@@ -107,25 +109,22 @@ def sft_regularised(scores: Tensor, label: Tensor, *, weight: float) -> Tensor:
     return bradley_terry(scores, label) - weight * (label * b + (1 - label) * a)
 
 
-def kto(scores: Tensor, label: Tensor) -> Tensor:
-    """Segments are judged one by one, against the batch's mean: KTO, Ethayarajh et al. 2024, arXiv:2402.01306.
+def kto(scores: Tensor, good: Tensor) -> Tensor:
+    """A good segment gains, a bad one loses against the batch's mean: KTO, Ethayarajh et al. 2024, arXiv:2402.01306.
 
-    The winner counts as desirable, the loser as undesirable; gains and losses saturate, as people's do.
+    Gains and losses saturate, as people's do.
     """
     gain = scores - relu(averaged(scores.mean()))  # for the paper's estimate of KL(policy || reference)
-    a, b = gain.sigmoid().unbind(-1)
-    return label * ((1 - b) + a) + (1 - label) * ((1 - a) + b)
+    return (good * (-gain).sigmoid() + (1 - good) * gain.sigmoid()).mean(-1)
 
 
-def dro(scores: Tensor, label: Tensor) -> Tensor:
-    """Squared error of a score as its segment's reward (won 1, lost 0) less a value: DRO, arXiv:2405.19107.
+def dro(scores: Tensor, good: Tensor) -> Tensor:
+    """Squared error of a score as its segment's reward (`good`) less a value: DRO, arXiv:2405.19107.
 
     Segments share no prompt, so the value is one for the batch: the one that fits best.
     """
-    a, b = scores.unbind(-1)
-    first, second = (1 - label) - a, label - b
-    value = 0.5 * averaged((first + second).mean())
-    return 0.5 * ((first - value).square() + (second - value).square())
+    error = good - scores
+    return 0.5 * (error - averaged(error.mean())).square().mean(-1)
 
 
 def plackett_luce(scores: Tensor, worth: Tensor, *, segments: int) -> Tensor:
@@ -155,7 +154,9 @@ def lipo_lambda(scores: Tensor, worth: Tensor, *, segments: int) -> Tensor:
 
 
 def compared(objective: Objective) -> int:
-    """How many segments an objective compares at once. Raises UserError where a list is none."""
+    """How many segments an objective compares at once, 1 if it is unpaired. Raises UserError where a list is none."""
+    if getattr(objective, "func", objective) in UNPAIRED:
+        return 1
     segments = objective.keywords.get("segments") if isinstance(objective, partial) else None
     if segments is not None and segments < 3:
         raise UserError(
@@ -170,4 +171,5 @@ def _below_half(mistake: float) -> float:
     return mistake
 
 
+UNPAIRED = (kto, dro)
 RELATIVE = (f_divergence, sppo, kto, dro)  # their scores are log-ratios to a reference policy, around zero

@@ -3,7 +3,8 @@
 Four kinds of answer become pairs. A comparison is one pair. A rating gives its segment a score, and pairs are drawn
 anew from all scored segments in each batch ("dense" in CPL, arXiv:2310.13639). A ranking does so within each list.
 Spans that were marked as good or bad are segments rated 1 or 0. From ratings and rankings, lists of more than two
-segments are drawn in the same way.
+segments are drawn in the same way. For what learns from segments one by one, a pair's winner is good and its loser bad,
+and so is what lies above or below the mean of its list, or of all ratings.
 """
 
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ class Preferences:
         self.random = np.random.default_rng([seed, 7])
         self.places: Tensor | None = None  # where a segment may start
         self.lists = self.shortest = 0
+        self.mean = torch.zeros(0, device=table.device)  # label of each list that is trained on, or of all ratings
         none, index = torch.zeros(0, device=table.device), torch.zeros(0, dtype=torch.long, device=table.device)
         self.train = Answers(index.reshape(0, self.width), none, index)
         self.test = self.train
@@ -68,8 +70,11 @@ class Preferences:
         self._measure()
 
     def _measure(self) -> None:
-        """How many segments the shortest list holds that is trained on."""
-        self.shortest = int(torch.unique(self.train.group, return_counts=True)[1].min()) if len(self) else 0
+        """How many segments the shortest list holds that is trained on, and each list's mean."""
+        label, group = self.train.label.double().cpu(), self.train.group.cpu()
+        count = torch.bincount(group, minlength=self.lists)
+        self.mean = (torch.bincount(group, label, minlength=self.lists) / count).to(self.table.device)
+        self.shortest = int(count[count > 0].min()) if len(self) else 0
 
     def state_dict(self) -> dict[str, Any]:
         kept = {"train": tuple(self.train), "test": tuple(self.test), "lists": self.lists}
@@ -85,7 +90,10 @@ class Preferences:
         return len(self.train.label)
 
     def sample(self, size: int, generator: torch.Generator, segments: int = 2) -> PreferenceBatch:
-        """A batch of pairs, or of lists of more `segments`, drawn on the device. Raises UserError if it cannot be."""
+        """A batch of pairs, of lists of more `segments`, or of such as are good or bad by themselves (`segments=1`).
+
+        All are drawn on the device. Raises UserError if they cannot be.
+        """
         if len(self) < 3 - self.width:
             raise UserError("there are no usable answers to learn from: every question was skipped")
         if segments > 2 and self.shortest < segments:
@@ -102,8 +110,9 @@ class Preferences:
 
         That is how DPPO makes answers for all data of a few, An et al. 2023, arXiv:2301.12842.
         """
-        starts = self._anywhere(size, generator, segments)
-        return self._batch(starts, preferred(learned[self.table.segments(starts, self.length)].sum(-1)))
+        starts = self._anywhere(size, generator, max(segments, 2))
+        worth = learned[self.table.segments(starts, self.length)].sum(-1)
+        return self._batch(starts, told(worth, segments, self.length * learned.mean()))
 
     def sample_unasked(self, size: int, generator: torch.Generator) -> PreferenceBatch:
         """Pairs of any segments in the data, which nobody has judged: their label is a tie."""
@@ -120,17 +129,21 @@ class Preferences:
     def _drawn(
         self, answers: "Answers", size: int, generator: torch.Generator, segments: int = 2
     ) -> tuple[Tensor, Tensor]:
-        """Starts [size, segments] of distinct segments of one list each, or of one pair, and their label."""
+        """Starts [size, 2 or segments] of distinct segments of one list each, or of one pair, and what is told of them.
+
+        `segments=1` is for training answers alone.
+        """
         starts, label, group = answers
         n, device = len(label), self.table.device
         first = torch.randint(n, (size,), generator=generator, device=device)
         if self.kind == "pair":
-            return starts[first], label[first]
+            chosen = label[first]
+            return starts[first], torch.stack([1 - chosen, chosen], 1) if segments == 1 else chosen
         ends = torch.searchsorted(group, group[first], right=True)  # lists lie one after the other
         begins = torch.searchsorted(group, group[first])
         length = ends - begins
         steps: list[Tensor] = [torch.zeros_like(first)]  # ahead of the first, around the list
-        for taken in range(1, segments):
+        for taken in range(1, max(segments, 2)):
             left = length - taken
             step = (torch.rand(size, generator=generator, device=device) * left).long()
             step = torch.minimum(step, left - 1)  # a product may round up
@@ -139,7 +152,8 @@ class Preferences:
             steps.append(step)
         drawn = begins + (first - begins + torch.stack(steps)) % length
         drawn = drawn.T  # [B, K]
-        return starts[drawn, 0], preferred(label[drawn])
+        middle = self.mean[group[first]][:, None] if segments == 1 else 0.0
+        return starts[drawn, 0], told(label[drawn], segments, middle)
 
     def _batch(self, starts: Tensor, label: Tensor) -> PreferenceBatch:
         rows = self.table.segments(starts, self.length)  # [B, 2, L]
@@ -174,6 +188,12 @@ class Preferences:
         }
 
 
-def preferred(worth: Tensor) -> Tensor:
-    """worth [B, 2] → P(second preferred) [B]; of longer lists, itself."""
-    return 0.5 * (1 + torch.sign(worth[:, 1] - worth[:, 0])) if worth.shape[1] == 2 else worth
+def told(worth: Tensor, segments: int, middle: Tensor | float) -> Tensor:
+    """What a learner that compares so many segments is told of them, which are worth [B, K].
+
+    Of pairs P(second preferred) [B], of lists what each is worth. With `segments=1` whether each is good [B, K]: worth
+    more than the `middle` (1), less (0) or as much (0.5).
+    """
+    if segments > 2:
+        return worth
+    return 0.5 * (1 + torch.sign(worth - middle if segments == 1 else worth[:, 1] - worth[:, 0])).float()

@@ -70,11 +70,14 @@ class Windows(NamedTuple):
 
 
 class PreferenceBatch(NamedTuple):
-    """Pairs of segments, with P(the second is preferred), 0.5 being a tie; or lists of K, with what each is worth."""
+    """Pairs of segments, with P(the second is preferred), 0.5 being a tie.
+
+    Or lists of K, with what each is worth; or two that have nothing to do with each other, and how good each is.
+    """
 
     obs: Any  # [B, 2 or K, L, O], or an Observation
     action: Tensor  # [B, 2 or K, L, A]
-    label: Tensor  # [B], of lists [B, K]
+    label: Tensor  # [B], of pairs alone; else [B, 2 or K]
 
 
 class PairsAndSteps(NamedTuple):
@@ -116,10 +119,10 @@ class Policy(Protocol):
 class Learner(Protocol):
     """Anything the loop can train: an `nn.Module`, so that its `state_dict` is all there is to save.
 
-    `batch` is the batch type it eats; one that learns from lists says how many `segments` they hold, and one whose
-    policy alone reads observations says `images = True`: the policy then may look at images. `update` is
-    compiled into one graph: no `.item()`, no data-dependent shapes. A learner that cannot be compiled says
-    `eager = True`.
+    `batch` is the batch type it eats; one that learns from lists says how many `segments` they hold (1: it takes each
+    segment by itself), and one whose policy alone reads observations says `images = True`: the policy then may look at
+    images. `update` is compiled into one graph: no `.item()`, no data-dependent shapes. A learner that cannot be
+    compiled says `eager = True`.
     """
 
     batch: type

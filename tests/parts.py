@@ -53,7 +53,7 @@ def build(name: str, spec: Spec = SPEC, **changes: Any) -> Any:
 
 
 def batches(kind: type, count: int, spec: Spec = SPEC, length: int = 4, segments: int = 2) -> list[Any]:
-    """Random batches; windows are of `length` rows, and more than two `segments` make lists."""
+    """Random batches; windows are of `length` rows. More than two `segments` make lists, one such as are good or bad."""
     g = torch.Generator().manual_seed(1)
     o, a = spec.obs_dim, spec.action_dim
 
@@ -69,8 +69,9 @@ def batches(kind: type, count: int, spec: Spec = SPEC, length: int = 4, segments
                        step, last, holds.float(), done)  # fmt: skip
 
     def pairs(k: int = 2) -> PreferenceBatch:
-        label = torch.tensor([0.0, 1.0, 0.5, 1.0]) if k == 2 else torch.randint(k, (4, k), generator=g).float()
-        return PreferenceBatch(rand(4, k, 8, o), rand(4, k, 8, a), label)
+        n = max(k, 2)
+        label = torch.tensor([0.0, 1.0, 0.5, 1.0]) if k == 2 else torch.randint(n, (4, n), generator=g).float()
+        return PreferenceBatch(rand(4, n, 8, o), rand(4, n, 8, a), label)
 
     def transitions() -> Transitions:
         return Transitions(rand(16, o), rand(16, a), rand(16), rand(16, o), (rand(16) > 0.8).float())

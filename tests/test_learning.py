@@ -107,6 +107,25 @@ def test_lists_teach_a_reward_and_a_policy(objective):
     assert toy.distance_after(cpl.policy) < 0.25
 
 
+@pytest.mark.parametrize("objective", ["kto", "dro"])
+def test_marks_of_good_and_bad_teach_a_policy(objective):
+    """One segment in four is marked as good, the one that came nearest; no two are compared."""
+    table = toy.table(80)
+    places, g = table.segment_starts(8), torch.Generator().manual_seed(0)
+    starts = places[torch.randint(len(places), (600,), generator=g)]
+    progress = table.obs[starts].norm(dim=-1) - table.obs[starts + 8].norm(dim=-1)
+    marks = Preferences(table, kind="spans", length=8, held_out=0.0, seed=0)
+    marks.add(starts[:, None].numpy(), (progress > progress.quantile(0.75)).double().numpy())
+    changes = {"lr": 1e-2, "lr_after": 1e-2, "warmup": 0, "cosine_steps": 0, "alpha": 0.2}
+    cpl = build("algo/cpl", table.spec(), objective=objective, reference=True, pretrain_steps=200, **changes)
+    for _ in range(200):
+        cpl.pretrain(marks.sample(16, g, cpl.segments))
+    cpl.begin()
+    assert toy.distance_after(cpl.policy) > 0.4
+    train(cpl, lambda: marks.sample(16, g, cpl.segments), 400)
+    assert toy.distance_after(cpl.policy) < 0.25
+
+
 @pytest.mark.parametrize("name", ["td3bc", "awac"])
 def test_actor_critics_walk_home(name):
     table = toy.table(80)

@@ -12,6 +12,7 @@ from tests.parts import config, names
 SCORES = torch.tensor([[0.3, 1.1], [-1.2, -1.0], [2.0, -3.0]])
 A, B = SCORES.double().numpy().T
 LISTS = ("plackett_luce", "lipo_lambda")
+UNPAIRED = [objective.__name__ for objective in objectives.UNPAIRED]
 NAMES = [name for name in names("objective") if name not in LISTS]
 
 
@@ -20,7 +21,9 @@ def sigmoid(x):
 
 
 def by_name(name, **changes):
-    return instantiate(config(f"objective={name}")["objective"] | changes)
+    """An objective of scores and labels; to an unpaired one a pair's winner is good and its loser bad."""
+    objective = instantiate(config(f"objective={name}")["objective"] | changes)
+    return (lambda s, y: objective(s, torch.stack([1 - y, y], -1))) if name in UNPAIRED else objective
 
 
 def is_close(found, expected):
@@ -128,16 +131,25 @@ def test_kto_weighs_against_the_mean_and_never_below_zero():
     for scores in (SCORES, SCORES + 3):
         a, b = scores.double().numpy().T
         reference = max(0.0, scores.mean().item())
-        expected = (1 - sigmoid(b - reference)) + (1 - sigmoid(reference - a))
-        is_close(objectives.kto(scores, torch.ones(3)), expected)
+        expected = ((1 - sigmoid(b - reference)) + (1 - sigmoid(reference - a))) / 2
+        is_close(by_name("kto")(scores, torch.ones(3)), expected)
 
 
 def test_dro_is_least_where_scores_are_rewards_up_to_a_value():
-    label = torch.tensor([1.0, 0.0, 1.0])
-    rewards = torch.stack([1 - label, label], 1)
-    assert objectives.dro(rewards - 0.7, label).abs().max() < 1e-12
+    good = torch.tensor([[0.0, 1.0], [1.0, 0.5], [1.0, 1.0]])
+    assert objectives.dro(good - 0.7, good).abs().max() < 1e-12
     value = 0.5 * np.mean((0 - A) + (1 - B))
-    is_close(objectives.dro(SCORES, torch.ones(3)), 0.5 * ((0 - A - value) ** 2 + (1 - B - value) ** 2))
+    is_close(by_name("dro")(SCORES, torch.ones(3)), 0.25 * ((0 - A - value) ** 2 + (1 - B - value) ** 2))
+
+
+@pytest.mark.parametrize("name", UNPAIRED)
+def test_unpaired_segments_rise_or_fall_whatever_stands_beside_them(name):
+    scores = torch.zeros(3, 2, requires_grad=True)
+    instantiate(config(f"objective={name}")["objective"])(
+        scores, torch.tensor([[1.0, 1], [0, 0], [0, 1]])
+    ).sum().backward()
+    assert scores.grad is not None
+    assert torch.equal(scores.grad < 0, torch.tensor([[True, True], [False, False], [False, True]]))
 
 
 FOUR = torch.tensor([[0.3, -1.1, 0.9, 0.2], [2.0, 0.0, -0.5, 1.0]])

@@ -78,6 +78,30 @@ def test_lists_hold_distinct_segments_of_one_ranking():
         preferences.sample(8, torch.Generator(), 4)
 
 
+@pytest.mark.parametrize("kind", ["rating", "ranking", "spans"])
+def test_what_is_learnt_from_by_itself_is_good_above_the_mean_of_its_list(kind):
+    preferences = Preferences(toy.table(40), kind=kind, length=4, held_out=0.0, seed=0)
+    preferences.add(np.array([[0], [1], [2]]), np.array([1.0, 2.0, 3.0]))
+    preferences.add(np.array([[40], [41], [42], [43]]), np.array([1.0, 1.0, 5.0, 5.0]))
+    starts, good = preferences._drawn(preferences.train, 2000, torch.Generator().manual_seed(0), 1)
+    found = dict(zip(starts.flatten().tolist(), good.flatten().tolist(), strict=True))
+    middle = 0.5 if kind == "ranking" else 0.0  # the mean of its list is 2, of all it is 18 / 7
+    assert found == {0: 0.0, 1: middle, 2: 1.0, 40: 0.0, 41: 0.0, 42: 1.0, 43: 1.0}
+    assert starts.shape == good.shape == (2000, 2) and (starts[:, 0] != starts[:, 1]).all()
+
+
+def test_a_pairs_winner_is_good_and_its_loser_bad_and_so_a_learnt_reward_says():
+    table = toy.table(40)
+    preferences = Preferences(table, kind="pair", length=4, held_out=0.0, seed=0)
+    preferences.add(np.array([[0, 40], [1, 41]]), np.array([1.0, 0.5]))
+    batch = preferences.sample(50, torch.Generator().manual_seed(0), 1)
+    assert {tuple(row) for row in batch.label.tolist()} == {(0.0, 1.0), (0.5, 0.5)}
+    table.learned = table.obs[:, 0]
+    batch = preferences.sample_judged(table.learned, 2000, torch.Generator().manual_seed(0), 1)
+    sums = batch.obs[..., 0].sum(-1)
+    assert torch.equal(batch.label, (sums > 4 * table.learned.mean()).float())
+
+
 def test_pairs_nobody_was_asked_about_have_no_answer():
     preferences = Preferences(toy.table(40), kind="pair", length=4, held_out=0.0, seed=0)
     batch = preferences.sample_unasked(50, torch.Generator().manual_seed(0))

@@ -26,7 +26,7 @@ class SURF(Ensemble):
         super().__init__(spec, objective, **ensemble)
         if not 0.5 <= confidence <= 1:
             raise UserError(f"reward.confidence={confidence} is a probability between a half and 1")
-        if self.segments > 2:
+        if self.segments != 2:
             raise UserError("SURF answers pairs: choose an objective@reward_objective of pairs, or reward=ensemble")
         self.confidence, self.weight, self.crop = confidence, weight, crop
         self.unasked_batch_size = unasked * self.batch_size
