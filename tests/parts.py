@@ -53,7 +53,7 @@ def build(name: str, spec: Spec = SPEC, **changes: Any) -> Any:
 
 
 def batches(kind: type, count: int, spec: Spec = SPEC, length: int = 4, segments: int = 2) -> list[Any]:
-    """Random batches; windows are of `length` rows. More than two `segments` make lists, one such as are good or bad."""
+    """Random batches; windows are of `length` rows. `segments`: 2 make pairs, 1 makes good and bad, more make lists."""
     g = torch.Generator().manual_seed(1)
     o, a = spec.obs_dim, spec.action_dim
 
