@@ -37,8 +37,9 @@ from uuid import uuid4
 import numpy as np
 
 from benchmarks.report import RESULTS
+from pbrl.feedback.events import Told
 from pbrl.feedback.leases import lease
-from pbrl.feedback.store import Store, Told
+from pbrl.feedback.store import Store
 from pbrl.feedback.writer import Writer
 from pbrl.types import UserError
 

@@ -17,8 +17,9 @@ import torch
 import yaml
 
 from pbrl.feedback import leases
+from pbrl.feedback.events import Told
 from pbrl.feedback.leases import lease
-from pbrl.feedback.store import Store, Told
+from pbrl.feedback.store import Store
 from pbrl.interview import Interview
 from pbrl.plan import Query
 from pbrl.preferences import Preferences

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from pbrl.feedback.events import Told
 from pbrl.feedback.kept import Kept
-from pbrl.feedback.store import Store, Told
+from pbrl.feedback.store import Store
 from pbrl.interview import Interview
 from pbrl.plan import Query
 from pbrl.preferences import Preferences

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from sqlalchemy import select, text
 
+from pbrl.feedback.events import IS_OPEN, Refused, Told
 from pbrl.feedback.leases import ORDER, lease, release
 from pbrl.feedback.schema import Question
-from pbrl.feedback.store import IS_OPEN, Refused, Store, Told
+from pbrl.feedback.store import Store
 from pbrl.feedback.writer import Writer
 
 ABOUT = dict(dataset="abc", length=64, kind="pair", strategy="uniform", round_=0)

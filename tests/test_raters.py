@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from pbrl.feedback import raters
+from pbrl.feedback.events import Told
 from pbrl.feedback.kept import Kept
 from pbrl.feedback.raters import Said, about, alpha, cohen, dawid_skene, guesses
-from pbrl.feedback.store import Store, Told
+from pbrl.feedback.store import Store
 from pbrl.plan import Query
 
 

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, delete, select, update
 
 from pbrl.feedback.database import add
+from pbrl.feedback.events import IS_OPEN, current, recount
 from pbrl.feedback.schema import Event, Item, Lease, Question
-from pbrl.feedback.store import IS_OPEN, Store, about_question, current, recount
+from pbrl.feedback.store import Store, about_question
 
 ORDER = (Question.priority.desc(), Question.round, Question.position, Question.id)
 

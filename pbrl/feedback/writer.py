@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from types import TracebackType
 
-from pbrl.feedback.store import Refused, Store, Told
+from pbrl.feedback.events import Refused, Told
+from pbrl.feedback.store import Store
 from pbrl.types import UserError
 
 MOST = 256  # events in one commit

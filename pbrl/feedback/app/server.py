@@ -29,8 +29,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pbrl import __version__
 from pbrl.feedback import kinds, leases, raters
 from pbrl.feedback.clips import Clips
+from pbrl.feedback.events import Refused, Told
 from pbrl.feedback.leases import Leased
-from pbrl.feedback.store import Refused, Store, Told
+from pbrl.feedback.store import Store
 from pbrl.feedback.writer import Writer
 from pbrl.types import UserError
 
