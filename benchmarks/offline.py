@@ -42,6 +42,8 @@ LAST = ("success", "success_at_end", "return_mean", "return_iqm", "episodes")  #
 LEARNT = ["reward=ensemble", "reward.steps=2000"]
 PIQL = ["algo=iql", *LEARNT]
 LONGER = ["steps=10000", "eval_every=10000", "checkpoint_every=10000"]  # two to three million rows, as transformers see
+LINEAR = ["algo=iql", "reward=linear"]
+SMOOTHED = ["objective@reward_objective=smoothed", "reward_objective.mistake=0.1"]
 STD = ["reward.normalize=std"]  # rewards of one size, however sure the model is
 WRONG = ["feedback=mistake", "feedback.mistake=0.3"]
 ROBUST = ["objective@reward_objective=robust", "reward_objective.mistake=0.3"]
@@ -86,8 +88,9 @@ METHODS = {
     "P-IQL 10k, 2000 pairs": [*PIQL, *LONGER, "query.count=2000"],
     "DTR, 100 pairs": ["algo=dtr", *LEARNT, "query.count=100"],
     "DTR, 2000 pairs": ["algo=dtr", *LEARNT, "query.count=2000"],
-    "P-IQL 10k, linear": [*PIQL, *LONGER, "reward=linear"],
-    "P-IQL 10k, linear, lists": [*PIQL, *LONGER, "reward=linear", "query.kind=ranking"],
+    "P-IQL 10k, linear": [*LINEAR, *LONGER],
+    "P-IQL 10k, linear, smoothed": [*LINEAR, *LONGER, *SMOOTHED],
+    "P-IQL 10k, linear, lists": [*LINEAR, *LONGER, "query.kind=ranking"],
     "P-IQL 10k, lists": [*PIQL, *LONGER, "query.kind=ranking"],
     "P-IQL 10k, lists, Plackett-Luce": [*PIQL, *LONGER, "query.kind=ranking",
                                         "objective@reward_objective=plackett_luce"],
@@ -139,7 +142,7 @@ for name, methods in {  # what is compared on the same data
                 "DTR, 2000 pairs"],
     "ablations": ["Pb-DT", "Pb-DT, 10 steps", "Pb-QT", "DTR, raw rewards", "DTR, z-scores", "DTR"],
     "lists": ["P-IQL 10k", "P-IQL 10k, lists", "P-IQL 10k, lists, Plackett-Luce", "P-IQL 10k, linear",
-              "P-IQL 10k, linear, lists"],
+              "P-IQL 10k, linear, smoothed", "P-IQL 10k, linear, lists"],
     "true": ["IQL 10k", "P-IQL 10k", "TD3+BC 10k", "Pb-TD3+BC 10k", "AWAC 10k", "Pb-AWAC 10k", "DT", "Pb-DT",
              "DTR, true reward", "DTR", "IPL 10k", "DPPO"],
 }.items():  # fmt: skip

@@ -56,6 +56,8 @@ CONDITIONS = {
     "500 pairs, SURF": ["reward=surf"],
     "100 pairs, SURF": ["reward=surf", "query.count=100"],
     "500 pairs, linear": ["reward=linear"],
+    "500 pairs, linear, 2000 updates": ["reward=linear", "reward.steps=2000"],
+    "500 pairs, linear, smoothed": ["reward=linear", *objective("smoothed", 0.1)],
     "500 in lists": ["reward=ensemble", LISTS],
     "500 in lists, linear": ["reward=linear", LISTS],
     "500 in lists, Plackett-Luce": ["reward=ensemble", LISTS, *objective("plackett_luce")],
@@ -88,14 +90,18 @@ def measure(task: str, name: str, seed: int) -> dict[str, Any]:
             )[0])  # fmt: skip
         table.learned = torch.load(Path(folder) / "checkpoint.pt", weights_only=True)["seeds"][0]["learned"]
         git = json.loads((Path(folder) / "versions.json").read_text())["git"]
-    places = table.segment_starts(config["query"]["length"])
+    length = config["query"]["length"]
+    places = table.segment_starts(length)
     pick = torch.randint(len(places), (5000, 2), generator=torch.Generator().manual_seed(1))
-    rows = table.segments(places[pick], config["query"]["length"])
+    rows = table.segments(places[pick], length)
     learnt, true = (values[rows].double().sum(-1).numpy() for values in (table.learned, table.reward))
     right = (np.diff(learnt)[:, 0] > 0) == (np.diff(true)[:, 0] > 0)
     rank = spearmanr(learnt.ravel(), true.ravel())[0]  # type: ignore[index]
+    paid = np.sort(table.learned[rows].double().numpy() - float(table.learned[table.rows].min()))  # above the least
+    spikes = paid[..., -length // 10 :].sum(-1) / paid.sum(-1).clip(min=1e-9)
     return {"task": task, "name": name, "seed": seed, "flags": flags, "git": git, "answers": result["answers"],
-            "accuracy": float(right.mean()), "rank_correlation": float(rank)}  # type: ignore[arg-type]  # fmt: skip
+            "accuracy": float(right.mean()), "rank_correlation": float(rank),  # type: ignore[arg-type]
+            "paid_in_best_tenth_of_steps": float(spikes.mean())}  # fmt: skip
 
 
 def show(lines: list[dict[str, Any]]) -> None:
