@@ -50,6 +50,8 @@ def objective(name: str, mistake: float | None = None) -> list[str]:
 
 
 CONDITIONS = {
+    "25 pairs": ["reward=ensemble", "query.count=25"],
+    "25 pairs, SURF": ["reward=surf", "query.count=25"],
     "100 pairs": ["reward=ensemble", "query.count=100"],
     "500 pairs": ["reward=ensemble"],
     "2000 pairs": ["reward=ensemble", "query.count=2000"],
