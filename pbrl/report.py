@@ -64,9 +64,9 @@ def show(result: dict[str, Any], data: Evaluation, name: str) -> None:
         rows.append(("before preferences", _evaluation(summary["clone"])))
     rows += [(result["algo"], _evaluation(summary["last"])), ("best on the way", _evaluation(summary["best"]))]
     title = ", ".join(filter(None, [config.get("task", ""), name]))
-    print(f"\n{title}, {summary['last']['episodes']} episodes, 95 % intervals")
+    print(f"\n{title}, 95 % intervals")
     for name, evaluation in rows:
-        print(f"  {name:20s} {evaluation}")
+        print(f"  {name:20s} {evaluation}, {evaluation.episodes} episodes")
     if result["reward_model"]:
         print(
             f"  {'reward model':20s} "
