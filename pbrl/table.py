@@ -93,7 +93,9 @@ class Table:
         std = torch.where(std < 1e-3, torch.ones_like(std), std)
         sizes = self.obs.shape[1], self.action.shape[1]
         image = () if self.image is None else tuple(self.image.shape[1:])
-        return Spec(*sizes, tuple(mean.tolist()), tuple(std.tolist()), int(self.steps.max()), image)
+        return Spec(
+            *sizes, tuple(mean.tolist()), tuple(std.tolist()), int(self.steps.max()), image, bool(self.done.any())
+        )
 
     def seen(self, rows: Tensor) -> Tensor | Observation:
         """What a policy observes at rows [...]: the state [..., O], with the images where there are cameras."""

@@ -97,7 +97,8 @@ class PairsAndUnasked(NamedTuple):
 @dataclass(frozen=True)
 class Spec:
     """What a network must know of its data: sizes, the observation's mean and standard deviation, [O] each, the number
-    of steps in the longest episode, and the images' shape [C, H, W, 3], where there are any."""
+    of steps in the longest episode, the images' shape [C, H, W, 3], where there are any, and whether episodes can
+    terminate."""
 
     obs_dim: int
     action_dim: int
@@ -105,6 +106,7 @@ class Spec:
     obs_std: tuple[float, ...]
     steps: int
     image: tuple[int, ...] = ()
+    terminates: bool = False
 
 
 class Policy(Protocol):

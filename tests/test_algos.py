@@ -1,5 +1,7 @@
 """What each learner computes, against its paper's formulas."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -117,7 +119,7 @@ def test_awac_is_its_formulas():
 
 
 def test_ipl_is_its_formulas():
-    ipl = build("algo/ipl", penalty=0.3, discount=0.9, expectile=0.8, beta=2.0)
+    ipl = build("algo/ipl", penalty=0.3, usual=0.5, discount=0.9, expectile=0.8, beta=2.0)
     batch = batches(PairsAndSteps, 1)[0]
     pairs, steps = batch
     with torch.no_grad():
@@ -131,7 +133,7 @@ def test_ipl_is_its_formulas():
         gap = asked.sum(-1)[..., 1] - asked.sum(-1)[..., 0]
         p = torch.sigmoid(gap)
         preference = -(pairs.label * p.log() + (1 - pairs.label) * (1 - p).log()).mean(1).sum()
-        size = torch.cat([asked.flatten(1), other], 1).square().mean(1).sum()
+        size = (torch.cat([asked.flatten(1), other], 1) - 0.5).square().mean(1).sum()
         obs = torch.cat([pairs.obs[:, :, :-1].flatten(0, 2), steps.obs])
         action = torch.cat([pairs.action[:, :, :-1].flatten(0, 2), steps.action])
         error = ipl.q_target(torch.cat([obs, action], -1)).amin(0)[:, 0] - ipl.v(obs)[:, 0]
@@ -141,6 +143,13 @@ def test_ipl_is_its_formulas():
     metrics = ipl.update(batch)
     for key, expected in (("preference", preference), ("reward_size", size), ("actor_loss", actor), ("v_loss", v_loss)):
         torch.testing.assert_close(metrics[key], expected)
+
+
+def test_ipls_rewards_are_usually_positive_where_episodes_can_terminate():
+    """Else the average step would cost, and whoever dies early would be best off."""
+    mortal = replace(SPEC, terminates=True)
+    assert build("algo/ipl", mortal).usual == 1.0 and build("algo/ipl").usual == 0.0
+    assert build("algo/ipl", mortal, usual=0.0).usual == 0.0
 
 
 def test_a_policy_with_a_deviation_is_sampled():

@@ -39,7 +39,8 @@ def test_transitions_stay_in_their_episode():
 def test_only_a_true_terminal_is_done():
     table = Table(EPISODES)
     done = table.transitions(table.rows).done
-    assert done.sum() == 1 and done[5 + 3 - 1] == 1
+    assert done.sum() == 1 and done[5 + 3 - 1] == 1 and table.spec().terminates
+    assert not toy.table(4).spec().terminates
 
 
 @pytest.mark.parametrize("length", [1, 3, 5, 8])

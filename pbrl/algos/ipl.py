@@ -1,7 +1,9 @@
 """Inverse Preference Learning: a critic that is its own reward, learnt from preferences; then IQL's policy.
 
 Hejna & Sadigh 2023, arXiv:2305.15363. For a fixed policy, Q and reward determine each other: r = Q(s, a) - gamma V(s').
-So preferences train Q directly, and no reward model can be wrong apart from it.
+So preferences train Q directly, and no reward model can be wrong apart from it. As preferences between segments of
+one length leave the reward's offset open, rewards are drawn to a `usual` one. Where episodes can terminate it is 1 by
+default: about 0 half of them would be negative, and to die would pay.
 """
 
 import copy
@@ -26,6 +28,7 @@ class IPL(nn.Module):
         *,
         hidden: list[int],
         penalty: float,
+        usual: float | None,
         expectile: float,
         beta: float,
         max_weight: float,
@@ -44,7 +47,8 @@ class IPL(nn.Module):
         self.q_target = copy.deepcopy(self.q).requires_grad_(False)
         self.critic_optim = Adam([*self.v.parameters(), *self.q.parameters()], lr)
         self.actor_optim = Adam(policy.parameters(), lr, cosine=actor_cosine_steps)
-        self.penalty, self.expectile, self.beta, self.max_weight = penalty, expectile, beta, max_weight
+        self.penalty, self.usual = penalty, float(spec.terminates) if usual is None else usual
+        self.expectile, self.beta, self.max_weight = expectile, beta, max_weight
         self.discount, self.tau = discount, tau
         self.batch_size, self.step_batch_size = batch_size, step_batch_size
 
@@ -65,7 +69,7 @@ class IPL(nn.Module):
         of_pairs = reward[:, : len(steps.obs) - len(batch.steps.obs)]
         scores = of_pairs.reshape(2, asked, 2, -1).sum(-1)  # [2, B, 2]
         preference = bradley_terry(scores, batch.pairs.label).mean(1).sum()
-        size = reward.square().mean(1).sum()
+        size = (reward - self.usual).square().mean(1).sum()
         weight = (self.beta * error.detach()).exp().clamp(max=self.max_weight)
         actor_loss = -(weight * self.policy.log_prob(steps.obs, steps.action)).mean()
 
