@@ -29,7 +29,12 @@ def measured(lines: Lines, of: str) -> str:
 
 
 def scores(lines: Lines, column: str) -> np.ndarray:
-    """A method's [tasks, seeds], in per cent: success, or return from random actions to the SAC run's best policy."""
+    """A method's [tasks, seeds], in per cent: success, or return from random actions to the SAC run's best policy.
+
+    Of the seeds that all its tasks have.
+    """
+    tasks = [{k["seed"] for k in lines if k["env"] == env} for env in dict.fromkeys(k["env"] for k in lines)]
+    lines = [line for line in lines if line["seed"] in set.intersection(*tasks)]
     found = []
     for env in dict.fromkeys(line["env"] for line in lines):
         own = [line for line in lines if line["env"] == env]
@@ -60,9 +65,12 @@ def table(lines: Lines, column: str) -> str:
             spread = f" ± {found.std(ddof=1):.0f}" if len(found) > 1 else ""
             cells.append(f"{found.mean():.0f}{spread}" if len(found) else "–")
         if with_scores:
-            all_scores = scores(of_method, column)
-            low, high = interval(all_scores)
-            cells += [f"{all_scores.mean():.0f}", f"{iqm(all_scores):.0f} [{low:.0f}, {high:.0f}]"]
+            if "–" in cells:
+                cells += ["", ""]
+            else:
+                all_scores = scores(of_method, column)
+                low, high = interval(all_scores)
+                cells += [f"{all_scores.mean():.0f}", f"{iqm(all_scores):.0f} [{low:.0f}, {high:.0f}]"]
         rows.append([method, *cells])
     if not with_scores:
         rows[0], rows[1] = rows[0][:-2], rows[1][:-2]
