@@ -124,6 +124,7 @@ def plot(suite: str, lines: Lines) -> None:
 
     envs = list(dict.fromkeys(line["env"] for line in lines))
     methods = list(dict.fromkeys(line["method"] for line in lines))
+    colours = plt.get_cmap("tab10" if len(methods) <= 10 else "tab20").colors  # type: ignore[attr-defined]
     percent = lines[0]["measure"] == "success"
     with_scores = percent or lines[0].get("expert_return") is not None
     panels = len(envs) + with_scores
@@ -134,8 +135,8 @@ def plot(suite: str, lines: Lines) -> None:
             own = [line for line in lines if line["env"] == env and line["method"] == method]
             found = [line[measured(lines, "last")] for line in own]
             if found:
-                axis.barh(i, np.mean(found), color=f"C{i}", alpha=0.6)
-                axis.plot(found, [i] * len(found), ".", color=f"C{i}")
+                axis.barh(i, np.mean(found), color=colours[i], alpha=0.6)
+                axis.plot(found, [i] * len(found), ".", color=colours[i])
         level = next(line[measured(lines, "data")] for line in lines if line["env"] == env)
         axis.axvline(level, color="0.4", linestyle=":")
         axis.set_title(env.split("/")[1], fontsize=9)
@@ -149,7 +150,7 @@ def plot(suite: str, lines: Lines) -> None:
         runs = [scores([k for k in lines if k["method"] == method], measured(lines, "last")) for method in methods]
         levels = np.linspace(0, max(100, *(own.max() for own in runs)), 101)
         for i, own in enumerate(runs):
-            axes[0][-1].plot(levels, profile(own, levels), color=f"C{i}")
+            axes[0][-1].plot(levels, profile(own, levels), color=colours[i])
         axes[0][-1].set_title("runs above a score", fontsize=9)
         axes[0][-1].set_ylim(0, 1.02)
         axes[0][-1].tick_params(labelsize=7)
