@@ -9,7 +9,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 import sim.configs
-from pbrl import run
+from pbrl.run import train as run
 from pbrl.types import UserError
 
 sim.configs.register()

@@ -31,10 +31,11 @@ from omegaconf import OmegaConf
 import sim.configs
 from benchmarks.report import RESULTS
 from benchmarks.rewards import CONFIGS
-from pbrl import collect, log
-from pbrl.feedback.store import Store
-from pbrl.feedback.teachers import SKIP, TIE, Teacher
-from pbrl.table import Table
+from pbrl.data import collect
+from pbrl.data.table import Table
+from pbrl.feedback.sources.scripted import SKIP, TIE, Teacher
+from pbrl.feedback.store.store import Store
+from pbrl.training import log
 from tests.browser import CHROMIUM
 
 DIALS = {"judge": "return", "discount": 0.99, "beta": float("inf"), "gamma": 1.0, "mistake": 0.1, "skip": 0.1,

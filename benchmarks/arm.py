@@ -20,9 +20,9 @@ import yaml
 from scipy.stats import binomtest
 from tqdm import tqdm
 
-from pbrl.evaluate import evaluation_seeds
-from pbrl.likelihoods import load_policy
-from pbrl.rollout import Players, PolicyActor
+from pbrl.data.rollout import Players, PolicyActor
+from pbrl.models.gaussian import load_policy
+from pbrl.training.evaluate import evaluation_seeds
 from real.control import Chunk, Controller, Schedule
 from real.driver import Driver, State
 from real.process import Control
@@ -31,7 +31,7 @@ from real.settings import of_robot
 from real.standin.handle import Standin
 from robots import arm as arms
 from robots.terms import Terms
-from tests.test_link import Run
+from tests.real.test_link import Run
 
 RESULTS = Path(__file__).parent / "results" / "arm.jsonl"
 PANDA = arms.load("panda")

@@ -37,10 +37,10 @@ from uuid import uuid4
 import numpy as np
 
 from benchmarks.report import RESULTS
-from pbrl.feedback.events import Told
-from pbrl.feedback.leases import lease
-from pbrl.feedback.store import Store
-from pbrl.feedback.writer import Writer
+from pbrl.feedback.store.events import Told
+from pbrl.feedback.store.leases import lease
+from pbrl.feedback.store.store import Store
+from pbrl.feedback.store.writer import Writer
 from pbrl.types import UserError
 
 DATASET = "benchmark"
@@ -60,8 +60,8 @@ def serve(url: str, port: int) -> None:
     """The page's server on questions that nobody renders clips for."""
     import uvicorn
 
-    from pbrl.feedback.app.server import Desk, make_app
-    from pbrl.feedback.clips import Clips, Look, Renderers
+    from pbrl.feedback.page.clips import Clips, Look, Renderers
+    from pbrl.feedback.page.server import Desk, make_app
 
     with tempfile.TemporaryDirectory() as folder:
         clips = Clips(

@@ -34,9 +34,10 @@ import yaml
 
 from benchmarks import report
 from benchmarks.report import RESULTS
-from pbrl import evaluate, sac
-from pbrl.behaviours import Random
-from pbrl.rollout import Players
+from pbrl.data import sac_replay as sac
+from pbrl.data.behaviours import Random
+from pbrl.data.rollout import Players
+from pbrl.training import evaluate
 
 LAST = ("success", "success_at_end", "return_mean", "return_iqm", "episodes")  # of the last evaluation
 LEARNT = ["reward=ensemble", "reward.steps=2000"]

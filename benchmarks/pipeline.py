@@ -32,12 +32,12 @@ from omegaconf import OmegaConf
 import sim.configs
 from benchmarks.report import RESULTS
 from benchmarks.rewards import CONFIGS
-from pbrl import episodes
-from pbrl.evaluate import evaluation_seeds
+from pbrl.data import episodes
+from pbrl.data.rollout import Players, PolicyActor
+from pbrl.data.table import Table
 from pbrl.objectives import bradley_terry
-from pbrl.preferences import Preferences
-from pbrl.rollout import Players, PolicyActor
-from pbrl.table import Table
+from pbrl.training.batches import Preferences
+from pbrl.training.evaluate import evaluation_seeds
 from pbrl.types import Episode
 
 TURNS = 5

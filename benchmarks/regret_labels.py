@@ -17,11 +17,11 @@ import torch
 import yaml
 
 from benchmarks.offline import RESULTS, SUITES, run_folder
-from pbrl import collect
-from pbrl.feedback.store import Store
-from pbrl.reference import earn
-from pbrl.rollout import Players, auto_workers
-from pbrl.table import Table
+from pbrl.data import collect
+from pbrl.data.rollout import Players, auto_workers
+from pbrl.data.table import Table
+from pbrl.feedback.sources.reference import earn
+from pbrl.feedback.store.store import Store
 
 SEGMENTS, SAMPLES, NOISE = 60, 4, 0.3  # rated segments looked at, play-ons from each start, their action noise
 

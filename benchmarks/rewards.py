@@ -27,8 +27,9 @@ from tqdm import tqdm
 
 import sim.configs
 from benchmarks.report import RESULTS
-from pbrl import collect, run
-from pbrl.table import Table
+from pbrl.data import collect
+from pbrl.data.table import Table
+from pbrl.run import train as run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TASKS = ("gym/halfcheetah", "gym/hopper", "gym/walker2d")

@@ -27,8 +27,8 @@ from torch.nn import functional
 import sim.configs
 from benchmarks import speed
 from benchmarks.report import RESULTS
-from pbrl.engine import Engine
-from pbrl.table import Table
+from pbrl.data.table import Table
+from pbrl.training.engine import Engine
 from pbrl.types import PreferenceBatch, Transitions
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ import numpy as np
 import optax  # pyright: ignore[reportMissingImports]
 from jax import lax  # pyright: ignore[reportMissingImports]
 
-from pbrl.table import Table
+from pbrl.data.table import Table
 
 BATCH, EXPECTILE, BETA, DISCOUNT, TAU, LR = 256, 0.7, 3.0, 0.99, 0.005, 3e-4
 

@@ -30,12 +30,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import sim.configs
 from benchmarks.report import RESULTS
-from pbrl.engine import AT_ONCE, WARM_UP, Engine
-from pbrl.log import Log
-from pbrl.parts import learner, reward_model
-from pbrl.preferences import Preferences
-from pbrl.seeds import Seed, Together
-from pbrl.table import Table
+from pbrl.data.table import Table
+from pbrl.run.build import learner, reward_model
+from pbrl.training.batches import Preferences
+from pbrl.training.engine import AT_ONCE, WARM_UP, Engine
+from pbrl.training.log import Log
+from pbrl.training.replica import Seed
+from pbrl.training.vmap import Together
 from pbrl.types import Episode
 
 ROOT = Path(__file__).parent.parent

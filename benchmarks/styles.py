@@ -25,9 +25,10 @@ import yaml
 
 from benchmarks.offline import run_folder
 from benchmarks.report import RESULTS
-from pbrl import collect, evaluate
-from pbrl.likelihoods import load_policy
-from pbrl.rollout import Players
+from pbrl.data import collect
+from pbrl.data.rollout import Players
+from pbrl.models.gaussian import load_policy
+from pbrl.training import evaluate
 from pbrl.types import Episode
 from sim.franka.tasks import Place
 

@@ -27,14 +27,15 @@ from tqdm import tqdm
 import sim.configs
 from benchmarks.report import RESULTS
 from benchmarks.rewards import CONFIGS
-from pbrl import collect, query
-from pbrl.feedback.store import Store
-from pbrl.feedback.teachers import TIE
-from pbrl.interview import Interview
+from pbrl.data import collect
+from pbrl.data.table import Table
+from pbrl.feedback import strategies as query
+from pbrl.feedback.asking import Interview
+from pbrl.feedback.sources.scripted import TIE
+from pbrl.feedback.store.store import Store
 from pbrl.objectives import bradley_terry
-from pbrl.plan import Query
-from pbrl.preferences import Preferences
-from pbrl.table import Table
+from pbrl.settings import Query
+from pbrl.training.batches import Preferences
 from pbrl.types import Episode
 
 STRATEGIES = ("uniform", "disagreement", "k_center_disagreement", "decisive")

@@ -23,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 import sim.configs
 from benchmarks.report import RESULTS
 from benchmarks.speed import SHAPES, made, settle
-from pbrl.engine import Engine
+from pbrl.training.engine import Engine
 
 UPDATES = 20
 KINDS = {  # how the operators of each are called; the first that fits

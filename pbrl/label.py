@@ -20,15 +20,15 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 import sim.configs
-from pbrl import collect
-from pbrl.feedback import kinds
-from pbrl.feedback.clips import Clips, Look, Renderers
-from pbrl.feedback.human import TEXTS
-from pbrl.feedback.store import Store
-from pbrl.rollout import auto_workers
-from pbrl.table import Table
+from pbrl.data import collect
+from pbrl.data.rollout import auto_workers
+from pbrl.data.table import Table
+from pbrl.data.video import recording
+from pbrl.feedback import questions as kinds
+from pbrl.feedback.page.clips import Clips, Look, Renderers
+from pbrl.feedback.sources.people import TEXTS
+from pbrl.feedback.store.store import Store
 from pbrl.types import Episode, UserError
-from pbrl.video import recording
 
 sim.configs.register()
 
@@ -38,7 +38,7 @@ def serve(config: dict[str, Any]) -> None:
     try:
         import uvicorn
 
-        from pbrl.feedback.app.server import Desk, make_app, new_token
+        from pbrl.feedback.page.server import Desk, make_app, new_token
     except ImportError as error:
         raise UserError(f"the page needs a package more ({error.name}): `pip install pbrl[label]`") from error
     if config["run"]:

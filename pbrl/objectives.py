@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
-from pbrl.parallel import averaged
+from pbrl.distributed import averaged
 from pbrl.types import UserError
 
 Objective = Callable[[Tensor, Tensor], Tensor]

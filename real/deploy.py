@@ -21,9 +21,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pbrl.likelihoods import load_policy
+from pbrl.data.video import square
+from pbrl.models.gaussian import load_policy
 from pbrl.types import Observation, UserError
-from pbrl.video import square
 from real import preflight
 from real.cameras import Cameras
 from real.control import FAULTS, Chunk, Report, Schedule

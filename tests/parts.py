@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import sim.configs
-from pbrl import parts
+from pbrl.run import build as parts
 from pbrl.types import PairsAndSteps, PairsAndUnasked, PreferenceBatch, Spec, Transitions, Windows
 
 CONFIGS = Path(__file__).parent.parent / "configs"

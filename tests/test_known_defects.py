@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from pbrl.feedback.teachers import Teacher
-from pbrl.preferences import Preferences
+from pbrl.feedback.sources.scripted import Teacher
+from pbrl.training.batches import Preferences
 from tests import toy
 from tests.parts import build
 

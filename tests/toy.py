@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 
-from pbrl.table import Table
+from pbrl.data.table import Table
 from pbrl.types import Episode
 
 
@@ -100,7 +100,7 @@ class Weaver:
 
 
 def episodes(count: int = 60, terminates: bool = False) -> list[Episode]:
-    from pbrl.rollout import rollout
+    from pbrl.data.rollout import rollout
 
     return rollout([Point(terminates=terminates) for _ in range(10)], Weaver(), range(count))
 

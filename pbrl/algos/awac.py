@@ -8,9 +8,9 @@ import copy
 import torch
 from torch import nn
 
-from pbrl.likelihoods import GaussianPolicy
-from pbrl.nets import MLP, Normalize
-from pbrl.optim import Adam, polyak
+from pbrl.models.gaussian import GaussianPolicy
+from pbrl.models.layers import MLP, Normalize
+from pbrl.models.optim import Adam, polyak
 from pbrl.types import Metrics, Spec, Transitions
 
 

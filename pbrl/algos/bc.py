@@ -5,9 +5,9 @@ Pomerleau 1989; the percentage variant as a baseline from Chen et al. 2021, arXi
 
 from torch import Tensor, nn
 
-from pbrl.likelihoods import Likelihood
-from pbrl.optim import Adam
-from pbrl.table import Table
+from pbrl.data.table import Table
+from pbrl.models.gaussian import Likelihood
+from pbrl.models.optim import Adam
 from pbrl.types import Metrics, Spec, Transitions
 
 

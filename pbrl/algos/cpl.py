@@ -11,9 +11,9 @@ import copy
 
 from torch import Tensor, nn
 
-from pbrl.likelihoods import Likelihood
+from pbrl.models.gaussian import Likelihood
+from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement, compared
-from pbrl.optim import Adam
 from pbrl.types import Metrics, PreferenceBatch, Spec, UserError
 
 

@@ -5,9 +5,9 @@ Chen et al. 2021, arXiv:2106.01345. With `reward=ensemble` returns are the learn
 
 from torch import nn
 
-from pbrl.optim import Adam
-from pbrl.sequence import DecisionTransformer
-from pbrl.table import Table
+from pbrl.data.table import Table
+from pbrl.models.decision_transformer import DecisionTransformer
+from pbrl.models.optim import Adam
 from pbrl.types import Metrics, Spec, Windows
 
 

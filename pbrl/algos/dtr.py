@@ -10,10 +10,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from pbrl.optim import Adam, polyak
-from pbrl.parallel import averaged
-from pbrl.sequence import DecisionTransformer, mean
-from pbrl.table import Table
+from pbrl.data.table import Table
+from pbrl.distributed import averaged
+from pbrl.models.decision_transformer import DecisionTransformer, mean
+from pbrl.models.optim import Adam, polyak
 from pbrl.types import Metrics, Spec, UserError, Windows
 
 

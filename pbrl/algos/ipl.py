@@ -11,10 +11,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from pbrl.likelihoods import Likelihood
-from pbrl.nets import MLP, Normalize
+from pbrl.models.gaussian import Likelihood
+from pbrl.models.layers import MLP, Normalize
+from pbrl.models.optim import Adam, polyak
 from pbrl.objectives import agreement, bradley_terry
-from pbrl.optim import Adam, polyak
 from pbrl.types import Metrics, PairsAndSteps, Spec, Transitions
 
 

@@ -9,9 +9,9 @@ import copy
 import torch
 from torch import nn
 
-from pbrl.likelihoods import Likelihood
-from pbrl.nets import MLP, Normalize
-from pbrl.optim import Adam, polyak
+from pbrl.models.gaussian import Likelihood
+from pbrl.models.layers import MLP, Normalize
+from pbrl.models.optim import Adam, polyak
 from pbrl.types import Metrics, Spec, Transitions
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from sqlalchemy import select
 
-from pbrl.feedback.schema import Base, Clip, Event, Item, Question, Rater, Wording
-from pbrl.feedback.store import Store, identity
+from pbrl.feedback.store.schema import Base, Clip, Event, Item, Question, Rater, Wording
+from pbrl.feedback.store.store import Store, identity
 from pbrl.types import UserError
 
 LEFT_OUT = {  # what another store knows better, or what another column says

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import binomtest
 
-from pbrl.feedback.store import Store
+from pbrl.feedback.store.store import Store
 
 CLASSES = (0.0, 0.5, 1.0)  # first, equal, second
 SKILLED, GUESSING = 0.9, 0.5  # shares of gold questions that are answered right

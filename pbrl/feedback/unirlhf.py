@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pbrl import episodes as files
-from pbrl.feedback.store import Store
+from pbrl.data import episodes as storage
+from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
 
 
@@ -111,8 +111,8 @@ def import_answers(folder: Path, data: Path, store: Store) -> tuple[int, int]:
     Left out is what crosses the end of an episode or lies beyond the file. Raises UserError.
     """
     starts, label, length = read(folder)
-    episodes = files.read(data)
-    rows = files.d4rl_rows(data)
+    episodes = storage.read(data)
+    rows = storage.d4rl_rows(data)
     beyond = np.append(rows, np.full(length, -1))  # what lies after the file
     begin, end = (beyond[np.minimum(starts + i, len(beyond) - 1)] for i in (0, length - 1))
     whole = ((begin >= 0) & (end - begin == length - 1)).all(1)
@@ -120,7 +120,7 @@ def import_answers(folder: Path, data: Path, store: Store) -> tuple[int, int]:
         raise UserError(f"no answer in {folder} fits {data}: is it about another data set?")
     outcome = np.where(label == 0.5, "tie", "answer")
     store.record(
-        dataset=files.content_hash(episodes), length=length, kind="pair", strategy="published", round_=0,
+        dataset=storage.content_hash(episodes), length=length, kind="pair", strategy="published", round_=0,
         starts=begin[whole], author=Path(folder).resolve().name[:64], label=label[whole], outcome=outcome[whole],
     )  # fmt: skip
     return int(whole.sum()), int((~whole).sum())
@@ -131,7 +131,7 @@ def export_answers(store: Store, data: Path, folder: Path, length: int) -> tuple
 
     Left out is what nobody could tell, and segments with a step that D4RL's list has not. Raises UserError.
     """
-    dataset, rows = files.content_hash(files.read(data)), files.d4rl_rows(data)
+    dataset, rows = storage.content_hash(storage.read(data)), storage.d4rl_rows(data)
     found = store.answers(dataset=dataset, length=length, kind="pair", purpose="learn")
     if not len(found.label):
         raise UserError(f"{store.url} holds no answers to pairs of {length} steps about {data}")

@@ -7,9 +7,9 @@ arXiv:2106.05091; the linear model is LiRE's, Choi et al. 2024, arXiv:2408.04190
 import torch
 from torch import Tensor, nn
 
-from pbrl.nets import MLP, Normalize
+from pbrl.models.layers import MLP, Normalize
+from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement, compared
-from pbrl.optim import Adam
 from pbrl.types import Metrics, PreferenceBatch, Spec, UserError
 
 

@@ -6,9 +6,9 @@ Early et al. 2022, arXiv:2205.15367: what people judge may depend on what happen
 import torch
 from torch import Tensor, nn
 
-from pbrl.nets import Normalize
+from pbrl.models.layers import Normalize
+from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement, compared
-from pbrl.optim import Adam
 from pbrl.types import Metrics, PreferenceBatch, Spec
 
 

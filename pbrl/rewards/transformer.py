@@ -9,9 +9,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pbrl.nets import Dropout, Normalize, Transformer
+from pbrl.models.layers import Dropout, Normalize, Transformer
+from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement, compared
-from pbrl.optim import Adam
 from pbrl.types import Metrics, PreferenceBatch, Spec
 
 

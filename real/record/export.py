@@ -16,7 +16,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from pbrl import episodes
+from pbrl.data import episodes
 from pbrl.types import UserError
 
 PLACES = ("", "aborted", "clips")

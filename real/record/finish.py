@@ -24,8 +24,8 @@ import mujoco
 import numpy as np
 from PIL import Image
 
-from pbrl.episodes import versions
-from pbrl.video import recording, write_mp4
+from pbrl.data.episodes import versions
+from pbrl.data.video import recording, write_mp4
 from real.record.journal import SINGLE, VECTORS, Account, read
 from robots import arm as robots
 

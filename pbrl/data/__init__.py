@@ -1,0 +1,1 @@
+"""Episodes: made, read, written, and as a table of tensors."""

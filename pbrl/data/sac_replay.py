@@ -1,0 +1,230 @@
+"""Data from a learner of the true reward: Stable-Baselines3's SAC, every episode recorded with simulator states.
+
+`take: replay` gives all that the run has seen up to its last step ("medium-replay" in D4RL's words, arXiv:2004.07219);
+`take: rollouts` gives episodes of the first checkpoint that is a wished share of the way from the worst to the best
+of the run ("medium"), or as many each of several ("medium-expert").
+The run is made once and kept beside the data sets; one that is killed goes on.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback
+from tqdm import tqdm
+
+from pbrl import files
+from pbrl.data import episodes as storage
+from pbrl.data.rollout import Players, Recording, episode_seeds
+from pbrl.types import Episode, UserError
+
+
+class Recorder(gymnasium.Wrapper):
+    """Keeps each finished episode. `before` is where the environment's random numbers stood at the last reset."""
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        self.episodes: list[Episode] = []
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.before, self.fresh = self.env.unwrapped.np_random.bit_generator.state, True
+        obs, info = self.env.reset(**kwargs)
+        self.recording = Recording(self.env, self.env.episode_seed, obs, info)  # type: ignore[attr-defined]
+        return obs, info
+
+    def step(self, action: np.ndarray) -> Any:
+        self.fresh = False
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.recording.add(action, obs, float(reward), terminated, info)
+        if terminated or truncated:
+            self.episodes.append(self.recording.episode("sac replay"))
+        return obs, reward, terminated, truncated, info
+
+
+class Keep(BaseCallback):
+    """Shows progress, and keeps the policy every so many steps, and at the next reset all that it takes to go on."""
+
+    model: SAC
+
+    def __init__(self, folder: Path, every: int, total: int, recorder: Recorder):
+        super().__init__()
+        self.folder, self.every, self.recorder = folder, every, recorder
+        self.bar = tqdm(total=total, desc="training SAC for data", unit="step", mininterval=1.0)
+        self.kept = 0
+
+    def _on_step(self) -> bool:
+        self.bar.update(1)
+        if self.num_timesteps % self.every == 0:
+            self.model.save(self.folder / "policies" / f"{self.num_timesteps:09d}.zip")
+        return True
+
+    def _on_rollout_start(self) -> None:
+        steps = self.model.num_timesteps
+        if self.recorder.fresh and steps // self.every > self.kept and steps > self.model.learning_starts:
+            self.kept = steps // self.every
+            self.save()
+
+    def save(self) -> None:
+        """Between two episodes, so that a reset is all the simulator needs."""
+        model, stream = self.model, io.BytesIO()
+        model.save(stream)
+        buffer = {name: torch.from_numpy(getattr(model.replay_buffer, name)[: self.filled]) for name in BUFFER}
+        files.save(
+            self.folder / "checkpoint.pt",
+            {
+                "model": torch.frombuffer(bytearray(stream.getvalue()), dtype=torch.uint8),
+                "buffer": buffer,
+                "episodes": [{k: _tensor(v) for k, v in e._asdict().items()} for e in self.recorder.episodes],
+                "environment": self.recorder.before,
+                "numpy": [_tensor(part) for part in np.random.get_state()],
+                "torch": files.random_state(model.device),
+            },
+        )
+
+    @property
+    def filled(self) -> int:
+        """Steps in the replay buffer, which never wraps: it is as long as the run."""
+        buffer = self.model.replay_buffer
+        assert buffer is not None
+        return buffer.buffer_size if buffer.full else buffer.pos
+
+    def resume(self, env: gymnasium.Env) -> SAC | None:
+        """The model as it was kept, with the environment, the recorder and all random numbers; None: nothing was."""
+        state = files.load(self.folder / "checkpoint.pt", torch.device("cpu"))
+        if state is None:
+            return None
+        model = SAC.load(io.BytesIO(state["model"].numpy().tobytes()), env=env, device="auto")
+        buffer = model.replay_buffer
+        assert buffer is not None and model.env is not None
+        model.env._reset_seeds()  # loading has it start again with the run's first episode
+        for name, values in state["buffer"].items():
+            getattr(buffer, name)[: len(values)] = values.numpy()
+        buffer.pos = len(state["buffer"]["actions"])
+        episodes = ({k: _array(v) for k, v in e.items()} for e in state["episodes"])
+        self.recorder.episodes = [Episode(**e) for e in episodes]
+        self.recorder.env.unwrapped.np_random.bit_generator.state = state["environment"]
+        np.random.set_state(tuple(_array(part) for part in state["numpy"]))
+        files.set_random_state(state["torch"], model.device)
+        self.kept = model.num_timesteps // self.every
+        self.bar.update(model.num_timesteps)
+        return model
+
+
+BUFFER = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+def _tensor(x: Any) -> Any:
+    """Arrays as tensors, which a checkpoint may hold; `_array` makes them arrays again."""
+    if not isinstance(x, np.ndarray):
+        return x
+    return torch.from_numpy(x.astype(np.int64) if x.dtype == np.uint32 else x)
+
+
+def _array(x: Any) -> Any:
+    return x.numpy() if isinstance(x, torch.Tensor) else x
+
+
+class SacActor:
+    """A kept SAC policy, acting as stochastically as it explored."""
+
+    def __init__(self, path: Path, seed: int):
+        self.path, self.seed = path, seed
+
+    def start(self, envs: Sequence[Any], seeds: Sequence[int]) -> None:
+        self.model = SAC.load(self.path, device="cpu")
+        torch.manual_seed(self.seed + int(seeds[0]))
+
+    def act(self, obs: np.ndarray, running: np.ndarray) -> np.ndarray:
+        return self.model.predict(obs, deterministic=False)[0]
+
+    def source(self, i: int) -> str:
+        return f"sac at step {int(self.path.stem)}"
+
+
+def episodes_of_run(
+    env: dict[str, Any], data: dict[str, Any], *, folder: Path, seed: int, workers: int
+) -> tuple[list[Episode], dict[str, Any]]:
+    """Episodes as `data` takes them from the run of `data["sac"]`, and what was found out on the way."""
+    if data["take"] not in ("replay", "rollouts"):
+        raise UserError(f"data.take={data['take']}: it is replay or rollouts")
+    if data["take"] == "replay":
+        return storage.read(trained(env, data["sac"], folder=folder, seed=seed) / "replay"), {}
+    skills = data["skill"] if isinstance(data["skill"], list) else [data["skill"]]
+    if not skills or not all(0 <= skill <= 1 for skill in skills):
+        raise UserError(
+            f"data.skill={data['skill']}: shares of the way from the run's worst policy to its best, in [0, 1]"
+        )
+    returns = measured(env, data["sac"], folder=folder, seed=seed, workers=workers)
+    low, high = min(returns.values()), max(returns.values())
+    chosen = [next(p for p, value in returns.items() if value >= low + skill * (high - low)) for skill in skills]
+    episodes: list[Episode] = []
+    players = Players(env, workers)
+    try:
+        with tqdm(total=data["episodes"], desc=f"collecting {data['name']}", unit="episode") as bar:
+            for path, seeds in zip(
+                chosen, np.array_split(episode_seeds(seed, data["episodes"]), len(chosen)), strict=True
+            ):
+                episodes += players.play_all(SacActor(path, seed), seeds.tolist(), lambda n: bar.update(n))
+    finally:
+        players.close()
+    return episodes, {"checkpoints": [int(path.stem) for path in chosen], "returns": list(returns.values())}
+
+
+def measured(env: dict[str, Any], sac: dict[str, Any], *, folder: Path, seed: int, workers: int) -> dict[Path, float]:
+    """The kept policies of a run in order, and the mean return of each in ten episodes."""
+    run = trained(env, sac, folder=folder, seed=seed)
+    paths, file = sorted((run / "policies").glob("*.zip")), run / "returns.json"
+    if not file.exists():
+        players = Players(env, workers)
+        try:
+            bar = tqdm(paths, desc="measuring SAC policies", unit="policy")
+            played = [players.play_all(SacActor(path, seed), episode_seeds(seed + 2, 10)) for path in bar]
+        finally:
+            players.close()
+        partial = file.with_suffix(f".partial-{os.getpid()}")
+        partial.write_text(json.dumps([float(np.mean([e.reward.sum() for e in episodes])) for episodes in played]))
+        os.replace(partial, file)
+    return dict(zip(paths, json.loads(file.read_text()), strict=True))
+
+
+def trained(env: dict[str, Any], sac: dict[str, Any], *, folder: Path, seed: int) -> Path:
+    """The folder of a SAC run: `replay`, a data set of all its episodes, and `policies/<step>.zip`.
+
+    One that was killed goes on, from the last reset at which it was kept, and ends with the same bits; whoever else
+    wants the same run waits for it.
+    """
+    recipe = {"env": env, "sac": sac, "seed": seed}
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:10]
+    path = Path(folder) / f"sac-{env.get('task', 'env')}-{digest}"
+    if path.exists():
+        return path
+    partial = path.with_name(f".partial-{path.name}")
+    (partial / "policies").mkdir(parents=True, exist_ok=True)
+    with files.lock(path):
+        if not path.exists():
+            recorder = Recorder(instantiate(env))
+            keep = Keep(partial, sac["keep_every"], sac["steps"], recorder)
+            model = keep.resume(recorder) or fresh(recorder, sac, seed)
+            left = sac["steps"] - model.num_timesteps
+            model.learn(left, callback=keep, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+            keep.bar.close()
+            storage.write(partial / "replay", recorder.episodes, recipe)
+            os.replace(partial, path)
+            (path / "checkpoint.pt").unlink(missing_ok=True)
+    return path
+
+
+def fresh(env: gymnasium.Env, sac: dict[str, Any], seed: int) -> SAC:
+    """A model that has seen nothing, with a replay buffer as long as its run."""
+    settings = {k: v for k, v in sac.items() if k not in ("steps", "keep_every", "hidden")}
+    network = {"net_arch": list(sac["hidden"])}
+    return SAC("MlpPolicy", env, policy_kwargs=network, seed=seed, device="auto", buffer_size=sac["steps"], **settings)

@@ -1,0 +1,161 @@
+"""Clips for people: segments rendered again from simulator states or cut from recordings, as H.264 for any browser.
+
+Both happen in processes beside, when a clip is first wanted; files are kept by what they show, below a limit.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import import_module
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from threading import Lock, Thread
+from typing import Any
+
+import numpy as np
+
+from pbrl.types import UserError
+
+
+@dataclass(frozen=True)
+class Look:
+    """How clips are shown: `size` pixels high at `fps`, each frame one step, so that a step can be pointed at."""
+
+    size: int = 256
+    fps: int = 20
+    camera: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 16 or self.size % 2 or self.fps < 1:
+            raise UserError("label.size is an even number of pixels from 16 on, and label.fps at least 1")
+
+
+class Renderers:
+    """Processes that make clips of one data set. `source` are the arguments of `collect.dataset`."""
+
+    def __init__(self, source: dict[str, Any], workers: int = 1):
+        self.begin = partial(ProcessPoolExecutor, workers, get_context("spawn"), initializer=_load, initargs=(source,))
+        self.pool = self.begin()
+        self.pool.submit(os.getpid)  # what they import takes seconds: as early as can be
+
+    def read(self) -> None:
+        """Reads the data set, which is there now, before the first clip is wanted."""
+        self.pool.submit(_data)
+
+    def render(self, row: int, length: int, look: Look, path: Path) -> "Future[Path]":
+        """Writes the segment of `length` steps that begins at `row` to `path`."""
+        try:
+            return self.pool.submit(_render, row, length, look, path)
+        except BrokenProcessPool:  # somebody killed it: begin anew
+            self.pool = self.begin()
+            return self.pool.submit(_render, row, length, look, path)
+
+    def close(self) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+
+class Clips:
+    """Files of clips under `folder`, below a limit."""
+
+    def __init__(self, renderers: Renderers, folder: Path, *, look: Look, limit_mb: float):
+        self.renderers, self.folder, self.look, self.limit = renderers, Path(folder), look, limit_mb * 1e6
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.wanted: dict[str, Future[Path]] = {}
+        self.lock = Lock()
+
+    def path(self, clip: str) -> Path:
+        """Where a clip's file is, once it is made."""
+        camera = f"-{self.look.camera}" if self.look.camera else ""
+        return self.folder / f"{clip}-{self.look.size}-{self.look.fps}{camera}.mp4"
+
+    def get(self, clip: str, row: int, length: int) -> "Future[Path]":
+        """The file of the segment of `length` steps that begins at `row`: at once where it is kept."""
+        path = self.path(clip)
+        with self.lock:
+            known = self.wanted.get(clip)
+            if known is not None and not (known.done() and not path.exists()):
+                if known.done():
+                    os.utime(path)
+                return known
+            future: Future[Path]
+            if path.exists():
+                os.utime(path)  # the longest unseen go first
+                future = Future()
+                future.set_result(path)
+            else:
+                future = self.renderers.render(row, length, self.look, path)
+                future.add_done_callback(lambda _: self._tidy())
+            self.wanted[clip] = future
+            return future
+
+    def _tidy(self) -> None:
+        """Deletes what was not looked at for longest until the rest fits."""
+        files = sorted(self.folder.glob("*.mp4"), key=lambda f: f.stat().st_mtime)
+        excess = sum(f.stat().st_size for f in files) - self.limit
+        for file in files[:-8]:  # what is on the page now stays
+            if excess <= 0:
+                return
+            excess -= file.stat().st_size
+            file.unlink(missing_ok=True)
+
+
+_source: dict[str, Any] = {}  # of a rendering process
+
+
+def _load(source: dict[str, Any]) -> None:
+    Thread(target=_leave_with, args=[parent_process()], daemon=True).start()
+    _source.update(source)
+    if source["env"]:  # recordings have none
+        import_module(source["env"]["_target_"].rpartition(".")[0])
+
+
+@cache
+def _data() -> tuple[list[Any], np.ndarray]:
+    """Its episodes, and at which row of a table each begins."""
+    from pbrl import collect
+
+    episodes, _ = collect.dataset(**_source)
+    return episodes, first_rows(episodes)
+
+
+@cache
+def _env() -> Any:
+    from hydra.utils import instantiate
+
+    from pbrl.data.frames import blind
+
+    return instantiate(blind(_source["env"]))
+
+
+def _leave_with(server: Any) -> None:
+    """A server that is killed tells nobody: without this its renderers would stay."""
+    server.join()
+    os._exit(1)
+
+
+def first_rows(episodes: Sequence[Any]) -> np.ndarray:
+    """At which row of a table each episode begins."""
+    return np.cumsum([0, *(len(e.action) + 1 for e in episodes)])
+
+
+def _render(row: int, length: int, look: Look, path: Path) -> Path:
+    from pbrl.data.video import frames, recorded, recording, write_mp4
+
+    episodes, first = _data()
+    e = int(np.searchsorted(first, row, side="right")) - 1
+    t, episode = row - int(first[e]), episodes[e]
+    if episode.video is not None:
+        images = recorded(episode.video, recording(episode.video), first=t, last=t + length, height=look.size)
+    else:
+        images = frames(_env(), episode, first=t, last=t + length, camera=look.camera, width=look.size,
+                        height=look.size)  # fmt: skip
+    part = path.with_suffix(f".{os.getpid()}.part.mp4")
+    try:
+        write_mp4(part, images, look.fps)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,144 @@
+"""The value of a reference policy at states of the data, for teachers that judge by regret.
+
+The policy (a scripted expert, or a learnt one) is played on from each state, which simulators restore exactly, and what
+it earns is counted: nothing is fitted, so nothing is wrong but what comes after the last step played. CPL takes V from
+the critic of a SAC oracle instead (arXiv:2310.13639, D.2), which costs hours of training for each task.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pbrl import files
+from pbrl.data.rollout import Players, stacked, tensors
+from pbrl.data.table import Table
+from pbrl.models.gaussian import Likelihood, load_policy
+from pbrl.types import UserError
+
+VERSION = 2  # of what a value means; kept values of another one are not read
+SHARE = 8  # states per task of a process
+KEEP_EVERY = 30.0  # seconds between saves, so that a killed run loses no more
+
+
+class Reference:
+    """Values of rows of one data set; each is played once and kept in `folder`, for all runs on that data."""
+
+    def __init__(
+        self,
+        table: Table,
+        players: Players,
+        *,
+        dataset: str,
+        folder: Path,
+        discount: float,
+        policy: str | None,
+        steps: int,
+        samples: int = 1,
+        noise: float = 0.0,
+    ):
+        if table.state is None:
+            raise UserError(
+                "feedback=regret plays on from simulator states, and this data has none: choose feedback=perfect"
+            )
+        self.table, self.players = table, players
+        check_settings({"steps": steps, "samples": samples, "noise": noise})
+        self.settings = {"policy": policy, "steps": steps, "discount": discount, "samples": samples, "noise": noise}
+        made_of = {"version": VERSION, "dataset": dataset, "env": players.env, **self.settings}
+        if policy:
+            file = Path(policy) / "policy.pt" if Path(policy).is_dir() else Path(policy)
+            made_of["policy"] = hashlib.sha256(file.read_bytes() if file.exists() else b"").hexdigest()
+        digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:10]
+        Path(folder).mkdir(parents=True, exist_ok=True)  # with data=file nothing else made it
+        self.path = Path(folder) / f"reference-{digest}.pt"
+        self.known = self.kept()
+
+    def values(self, rows: np.ndarray) -> np.ndarray:
+        """rows [...] → the policy's discounted return from there on [...] float64. Raises UserError."""
+        table = self.table
+        assert table.state is not None
+        missing = sorted(set(rows.ravel().tolist()) - self.known.keys())
+        shares = [missing[i : i + SHARE] for i in range(0, len(missing), SHARE)]
+        episode = table.episode.cpu().numpy()
+        starts = [[(int(table.seed[episode[row]]), table.state[row]) for row in share] for share in shares]
+        if missing:
+            kept = time.monotonic()
+            with tqdm(total=len(missing), desc="playing on from segments", unit="state") as bar:
+                for i, values in self.players.map(play_on, starts, self.settings):
+                    self.known.update(zip(shares[i], values, strict=True))
+                    bar.update(len(values))
+                    if time.monotonic() - kept > KEEP_EVERY:
+                        self.keep()
+                        kept = time.monotonic()
+            self.keep()
+        return np.array([self.known[row] for row in rows.ravel().tolist()]).reshape(rows.shape)
+
+    def keep(self) -> None:
+        """Writes all values known so far, here and by other runs on this data, which take turns."""
+        with files.lock(self.path):
+            self.known = {**self.kept(), **self.known}
+            files.save(self.path, {"row": list(self.known), "value": list(self.known.values())})
+
+    def kept(self) -> dict[int, float]:
+        """The values on disk."""
+        state = files.load(self.path, torch.device("cpu"))
+        return {} if state is None else dict(zip(state["row"], state["value"], strict=True))
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raises UserError if play-ons with these settings make no sense."""
+    steps, samples, noise = settings["steps"], settings["samples"], settings["noise"]
+    if steps < 1 or samples < 1 or (samples > 1) != (noise > 0):
+        raise UserError(
+            f"reference.steps={steps}, samples={samples}, noise={noise}: steps and samples are at least 1, and several "
+            "differ by noise, one has none"
+        )
+
+
+def play_on(envs: Sequence[Any], starts: Sequence[tuple[int, np.ndarray]], settings: dict[str, Any]) -> list[float]:
+    """The mean discounted return of a policy from each (episode seed, state).
+
+    It is played on for `steps` steps, or to its success; what it earns last goes on for ever.
+    """
+    env, policy = envs[0], settings["policy"]
+    if policy is None and not hasattr(env, "expert"):
+        raise UserError(
+            "feedback=regret needs a scripted expert or reference.policy=<run folder>; else choose feedback=perfect"
+        )
+    learnt = load_policy(policy) if policy else None
+    values = []
+    for seed, state in starts:
+        random = np.random.default_rng([seed, *state.view(np.uint32)])  # its own, whoever asks and in whatever order
+        samples = [earn(env, seed, state, learnt, settings, random)[0] for _ in range(settings["samples"])]
+        values.append(float(np.mean(samples)))
+    return values
+
+
+def earn(
+    env: Any,
+    seed: int,
+    state: np.ndarray,
+    policy: Likelihood | None,
+    settings: dict[str, Any],
+    random: np.random.Generator,
+) -> tuple[float, bool]:
+    """The discounted return of one play-on by a policy (None: the expert), and whether it came to a success."""
+    obs, rewards, terminated, success = env.restore(seed, state), [], False, False
+    expert: Any = env.expert() if policy is None else None
+    for _ in range(min(settings["steps"], env.horizon)):
+        action = expert.act(env.full_obs) if policy is None else policy.act(tensors(stacked([obs])))[0].numpy()
+        noise = settings["noise"] * random.standard_normal(len(action))
+        obs, reward, terminated, _, info = env.step(np.clip(np.clip(action, -1, 1) + noise, -1, 1))
+        rewards.append(reward)
+        success = bool(info.get("success"))
+        if terminated or success:  # some experts leave a success again: that shall not count
+            break
+    weights = settings["discount"] ** np.arange(len(rewards) + 1)
+    rest = 0.0 if terminated else rewards[-1] / (1 - settings["discount"])
+    return float(weights[:-1] @ np.array(rewards) + weights[-1] * rest), success

@@ -1,0 +1,132 @@
+"""A database of answers: connected to, brought up to date, read, and written by one at a time. SQLite or PostgreSQL."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+
+from pbrl.feedback.store import migrations
+from pbrl.feedback.store.schema import HEAD, Base
+from pbrl.types import UserError
+
+BATCH = 500  # rows per statement, below SQLite's limit on bound values
+REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "beegfs", "ceph", "glusterfs", "gpfs", "lustre", "sshfs"}
+LOCK = 7_263_401  # of PostgreSQL's advisory locks: whoever writes holds it
+
+
+class Database:
+    """Tables at a `url`, such as `sqlite:///answers.sqlite`. On any trouble a UserError says what to do."""
+
+    patience_s = 10.0  # for another program that writes
+
+    def __init__(self, url: str):
+        self.url, self.lock = url, Lock()
+        try:
+            kind = make_url(url).get_backend_name()
+            if kind not in ("sqlite", "postgresql"):
+                raise UserError(f"answers are kept in SQLite or PostgreSQL, not in {kind}")
+            self.engine: Engine = create_engine(url, pool_pre_ping=True)
+            if kind == "sqlite":
+                event.listen(self.engine, "connect", self._open_file)
+                event.listen(self.engine, "begin", _begin)
+            self._bring_up_to_date()
+        except (SQLAlchemyError, ImportError) as error:
+            raise _trouble(url, error) from error
+
+    def _bring_up_to_date(self) -> None:
+        with self.engine.connect() as connection:
+            if migrations.version(connection) == HEAD:
+                return
+        with self.writing() as connection:
+            migrations.upgrade(connection)
+
+    def _open_file(self, connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions begin where we say so
+        connection.execute(f"PRAGMA busy_timeout = {int(1000 * self.patience_s)}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")
+        shared = is_remote(self.engine.url.database or "")
+        try:
+            connection.execute(f"PRAGMA journal_mode = {'DELETE' if shared else 'WAL'}")
+        except sqlite3.OperationalError:  # a read-only file: reading works, and writing says so
+            return
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that nobody else writes beside. Threads queue up; SQLite would let some of them starve."""
+        try:
+            with self.lock, self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+                if self.engine.dialect.name == "postgresql":
+                    connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
+                yield connection
+        except SQLAlchemyError as error:
+            raise _trouble(self.url, error) from error
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection to look, whoever writes meanwhile."""
+        try:
+            with self.engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise _trouble(self.url, error) from error
+
+
+def is_remote(file: str, mounts: str | None = None) -> bool:
+    """Whether a file lies on a network file system: there SQLite's write-ahead log, which is shared memory, fails.
+
+    `mounts` is what Linux says is mounted, in the format of /proc/mounts; elsewhere nothing is known of that.
+    """
+    if mounts is None:
+        try:
+            mounts = Path("/proc/mounts").read_text()
+        except OSError:
+            return False
+    lines = (line.split() for line in mounts.splitlines())
+    points = {Path(point.replace("\\040", " ")): kind for _, point, kind, *_ in lines}
+    path = Path(file).absolute()
+    kind = next((points[folder] for folder in (path, *path.parents) if folder in points), "")
+    return kind.removeprefix("fuse.") in REMOTE
+
+
+def batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (rows[i : i + BATCH] for i in range(0, len(rows), BATCH))
+
+
+def insert(connection: Connection, model: type[Base]) -> Any:
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert
+    else:
+        from sqlalchemy.dialects.postgresql import insert
+    return insert(model)
+
+
+def add(connection: Connection, model: type[Base], rows: list[dict]) -> None:
+    """Adds rows that are not there yet."""
+    for batch in batches(rows):
+        connection.execute(insert(connection, model).on_conflict_do_nothing(), batch)
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _trouble(url: str, error: Exception) -> UserError:
+    reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+    hints: Iterable[tuple[str, str]] = (
+        ("locked", "another program holds it: close that, then start again with the same command"),
+        ("readonly", "make the file and its folder writable, or name another store with store=sqlite:///…"),
+        ("full", "free some space, then start again with the same command"),
+        ("unable to open", "its folder must exist and be writable"),
+        ("not a database", "the file is damaged or something else; move it away"),
+        ("No module named", "install that driver"),
+    )
+    advice = next((hint for word, hint in hints if word in reason), "check the address and the database")
+    kind = "database" if isinstance(error, DatabaseError) else "store"
+    return UserError(f"the {kind} of answers at {url} refused ({reason}): {advice}. Answers stored before are safe.")

@@ -1,0 +1,1 @@
+"""Networks, and the policies made of them."""

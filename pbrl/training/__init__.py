@@ -1,0 +1,1 @@
+"""What trains: the loop, batches, replicas, evaluation and the log."""

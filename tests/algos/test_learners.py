@@ -1,0 +1,114 @@
+"""Every learner and reward model that a yaml names: its keys, compiled = eager, saved and gone on with."""
+
+import copy
+
+import pytest
+import torch
+
+from pbrl import objectives
+from pbrl.run import validate as checks
+from pbrl.training.engine import Engine
+from pbrl.types import UserError
+from tests.parts import build, config, fed, names
+
+LEARNERS = [f"{part}/{name}" for part in ("algo", "reward") for name in names(part) if name != "none"]
+CLONED = {"reference": True}  # what some objectives ask for
+RELATIVE = {objective.__name__ for objective in objectives.RELATIVE}
+VARIANTS = {
+    "algo/cpl": [
+        {},
+        CLONED,
+        {"bc_weight": 1.0},
+        *({"objective": name} | (CLONED if name in RELATIVE else {}) for name in names("objective")),
+    ],
+    "algo/bc": [{}, {"fraction": 0.1}],
+    "reward/ensemble": [{}, *({"objective": name} for name in names("objective"))],
+    "reward/transformer": [{}, {"objective": "plackett_luce"}],
+    "reward/lstm": [{}, {"objective": "plackett_luce"}],
+}
+CASES = [
+    pytest.param((name, changes), marks=pytest.mark.slow) if "objective" in changes else (name, changes)
+    for name in LEARNERS for changes in VARIANTS.get(name, [{}])
+]  # fmt: skip
+CPU = torch.device("cpu")
+
+
+def title(case):
+    return f"{case[0]}{case[1] or ''}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=title)
+def test_compiled_is_eager(case):
+    torch.compiler.reset()  # else the many learners count as too many recompilations of one
+    name, changes = case
+    eager = build(name, **changes)
+    # deepcopy severs an optimiser from its network's parameters unless both are copied together, as they are here
+    compiled = copy.deepcopy(eager)
+    plain = Engine(CPU, compile=False, bf16=False).prepare(eager.update)
+    fast = Engine(CPU, compile=True, bf16=False).prepare(compiled.update)
+    for i, batch in enumerate(fed(eager, 5)):
+        torch.manual_seed(i)
+        a = plain(batch)
+        torch.manual_seed(i)
+        b = fast(batch)
+        for key in a:
+            torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-5)
+    for key, value in eager.state_dict().items():
+        torch.testing.assert_close(value, compiled.state_dict()[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES, ids=title)
+def test_saved_and_gone_on_with(case, tmp_path):
+    name, changes = case
+    learner = build(name, **changes)
+    data = fed(learner, 6)
+    for batch in data[:3]:
+        learner.update(batch)
+    torch.save(learner.state_dict(), tmp_path / "state.pt")
+    torch.manual_seed(7)
+    for batch in data[3:]:
+        learner.update(batch)
+    again = build(name, **changes)
+    again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    torch.manual_seed(7)
+    for batch in data[3:]:
+        again.update(batch)
+    for key, value in learner.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("case", CASES, ids=title)
+def test_metrics_stay_on_the_device(case):
+    learner = build(case[0], **case[1])
+    for value in learner.update(fed(learner, 1)[0]).values():
+        assert isinstance(value, torch.Tensor) and value.ndim == 0 and not value.requires_grad
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f"{part}/{name}" for part in ("algo", "reward", "policy", "feedback", "objective") for name in names(part)],
+)
+def test_every_yaml_key_is_a_parameter(name):
+    part, choice = name.split("/")
+    found = config(f"{part}={choice}")[part]
+    checks.check_keys(part, found)
+    if found["_target_"]:
+        with pytest.raises(UserError, match="has no wings"):
+            checks.check_keys(part, {**found, "wings": 2})
+        if len(found) > 2:
+            with pytest.raises(UserError, match="needs"):
+                checks.check_keys(part, {"_target_": found["_target_"]})
+
+
+def test_autocast_sees_a_network_that_has_moved():
+    """Within one update in bfloat16 a network that has just been stepped is read anew, not from autocast's cache."""
+    weight = torch.nn.Parameter(torch.ones(4, 4))
+
+    def update(batch):
+        before = batch @ weight
+        with torch.no_grad():
+            weight.mul_(3.0)
+        return {"ratio": ((batch @ weight) / before).mean().detach()}
+
+    found = Engine(CPU, compile=False, bf16=True).prepare(update)(torch.ones(2, 4))
+    assert found["ratio"].item() == pytest.approx(3.0, rel=1e-2)

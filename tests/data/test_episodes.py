@@ -1,0 +1,297 @@
+"""Data sets are whole or not there, come back as they were, and say how they were made."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import minari
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import SAC
+
+from pbrl.data import collect, episodes
+from pbrl.data import sac_replay as sac
+from pbrl.data.rollout import Players, PolicyActor, rollout
+from pbrl.data.table import Table
+from pbrl.models.gaussian import Likelihood
+from pbrl.types import UserError
+from tests import toy
+from tests.parts import config
+
+POINT = {"_target_": "tests.toy.Point"}
+OFFSET = {
+    "name": "noise",
+    "behaviour": {"_target_": "pbrl.data.behaviours.Noise", "level": 0.5, "noise": 0.0},
+    "episodes": 20,
+}
+
+
+def same(a, b) -> bool:
+    return episodes.content_hash(a) == episodes.content_hash(b)
+
+
+@pytest.mark.parametrize("terminates", [False, True])
+def test_written_and_read(tmp_path, terminates):
+    made = toy.episodes(12, terminates)
+    provenance = episodes.write(tmp_path / "set", made, {"how": "by hand"})
+    again = episodes.read(tmp_path / "set")
+    assert same(made, again) and [e.source for e in again] == ["weaver"] * 12
+    assert any(e.terminated for e in again) == terminates
+    assert provenance == episodes.read_provenance(tmp_path / "set")
+    assert provenance["recipe"] == {"how": "by hand"} and provenance["versions"]["numpy"] == np.__version__
+
+
+def test_a_relative_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = toy.episodes(3)
+    episodes.write(Path("sets/one"), made, {})
+    assert same(made, episodes.read(Path("sets/one"))) and [p.name for p in Path("sets").iterdir()] == ["one"]
+
+
+def test_it_is_a_minari_data_set(tmp_path):
+    made = toy.episodes(4)
+    episodes.write(tmp_path / "set", made, {})
+    dataset = minari.MinariDataset(tmp_path / "set" / "data")
+    assert dataset.total_episodes == 4 and np.array_equal(dataset[1].observations, made[1].obs)
+
+
+def test_somebody_elses_minari_data_set(tmp_path):
+    made = [e._replace(state=None, success=None) for e in toy.episodes(4)]
+    episodes.write(tmp_path / "set", made, {})
+    (tmp_path / "set" / "provenance.json").unlink()
+    again = episodes.read(tmp_path / "set")
+    assert same(made, again) and again[0].state is None
+
+
+def d4rl_file(path, with_next):
+    """Ten steps of three episodes: a true terminal at 3, a timeout at 7, and one that the file breaks off."""
+    obs = np.arange(10, dtype=np.float32)[:, None].repeat(2, 1)
+    arrays = {"observations": obs, "actions": np.zeros((10, 1), np.float32), "rewards": np.arange(10, dtype=np.float32),
+              "terminals": np.arange(10) == 3, "timeouts": np.arange(10) == 7}  # fmt: skip
+    if with_next:
+        arrays["next_observations"] = obs + 0.5
+    with h5py.File(path, "w") as file:
+        for key, value in arrays.items():
+            file[key] = value
+    return path
+
+
+@pytest.mark.parametrize("with_next", [True, False])
+def test_d4rl_files(tmp_path, with_next):
+    read = episodes.read(d4rl_file(tmp_path / "hopper.hdf5", with_next))
+    steps = [len(e.action) for e in read]
+    assert steps == ([4, 4, 2] if with_next else [4, 3, 1])  # where the last step led is unknown: it is left out
+    assert [e.terminated for e in read] == [True, False, False]
+    assert read[1].obs[0, 0] == 4 and read[1].obs[-1, 0] == (7.5 if with_next else 7)
+
+
+@pytest.mark.parametrize("with_next", [True, False])
+def test_rows_of_the_transitions_that_d4rl_lists(tmp_path, with_next):
+    path = d4rl_file(tmp_path / "hopper.hdf5", with_next)
+    table, rows = Table(episodes.read(path)), episodes.d4rl_rows(path)
+    listed = [0, 1, 2, 3, 4, 5, 6, 8] if with_next else [0, 1, 2, 4, 5, 6, 8]  # as qlearning_dataset goes through them
+    assert table.obs[rows, 0].tolist() == listed
+
+
+def test_a_d4rl_file_whose_episodes_cannot_be_told_apart(tmp_path):
+    path = d4rl_file(tmp_path / "hopper.hdf5", True)
+    with h5py.File(path, "r+") as file:
+        del file["timeouts"]
+    with pytest.raises(UserError, match="no timeouts"):
+        episodes.read(path)
+
+
+def test_damaged_files(tmp_path):
+    path = tmp_path / "set"
+    episodes.write(path, toy.episodes(4), {})
+    file = path / "data" / "main_data.hdf5"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="damaged.*delete it"):
+        episodes.read(path)
+    file.write_bytes(whole)
+    with h5py.File(file, "r+") as opened:
+        opened["episode_0/rewards"][0] += 1.0
+    with pytest.raises(UserError, match="not what was written"):
+        episodes.read(path)
+    (path / "provenance.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        episodes.read(path)
+    with pytest.raises(UserError, match="no data set"):
+        episodes.read(tmp_path / "nowhere")
+    with h5py.File(tmp_path / "other.hdf5", "w") as opened:
+        opened["x"] = np.zeros(3)
+    with pytest.raises(UserError, match="no D4RL file"):
+        episodes.read(tmp_path / "other.hdf5")
+
+
+def test_made_once_and_reused(tmp_path):
+    first, hash_ = collect.dataset(POINT, OFFSET, folder=tmp_path, seed=0, workers=0)
+    path = collect.dataset_path({"env": POINT, "data": OFFSET, "seed": 0}, tmp_path)
+    written = path.stat().st_mtime_ns
+    second, again = collect.dataset(POINT, OFFSET, folder=tmp_path, seed=0, workers=0)
+    assert same(first, second) and hash_ == again and path.stat().st_mtime_ns == written
+    other, different = collect.dataset(POINT, OFFSET, folder=tmp_path, seed=1, workers=0)
+    assert hash_ != different and len(other) == 20
+    recipe = json.loads((path / "provenance.json").read_text())["recipe"]
+    assert recipe["env"] == POINT and recipe["data"] == OFFSET and recipe["seed"] == 0
+
+
+def test_processes_make_the_same_data(tmp_path):
+    alone, _ = collect.dataset(POINT, OFFSET, folder=tmp_path / "a", seed=0, workers=0)
+    together, _ = collect.dataset(POINT, OFFSET, folder=tmp_path / "b", seed=0, workers=2)
+    assert same(alone, together)
+
+
+def test_calibration_finds_the_wished_success(tmp_path):
+    """Holding random actions for a share of the time hurts; the share is found at which half of them succeed."""
+    env = {**POINT, "horizon": 14}
+    behaviour = {"_target_": "pbrl.data.behaviours.Holds", "level": None, "steps": 5, "noise": 0.0}
+    data = {"name": "holds", "behaviour": behaviour, "success": 0.5, "episodes": 200}
+    made, _ = collect.dataset(env, data, folder=tmp_path, seed=0, workers=0)
+    assert 0.35 < np.mean([e.success.any() for e in made]) < 0.65
+
+
+def test_a_behaviour_without_its_expert(tmp_path):
+    hopper = {"_target_": "sim.gym.Gym", "task": "hopper"}
+    with pytest.raises(UserError, match="medium_replay"):
+        collect.dataset(hopper, OFFSET, folder=tmp_path, seed=0, workers=0)
+    assert [p.name[:5] for p in tmp_path.iterdir()] == [".lock"], "no data set, and none in part"
+
+
+def test_a_killed_collection_leaves_nothing_half(tmp_path):
+    """Killed at several moments, the folder holds no data set under its name; made again, it is whole."""
+    code = (
+        "from pathlib import Path; from tests import test_episodes as t; from pbrl import collect;"
+        f"collect.dataset(t.POINT, {{**t.OFFSET, 'episodes': 1000}}, folder=Path({str(tmp_path)!r}), seed=0, workers=0)"
+    )
+    began = time.monotonic()
+    whole = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert whole.returncode == 0
+    took = time.monotonic() - began
+    path = next(p for p in tmp_path.iterdir() if not p.name.startswith("."))
+    for share in (0.5, 0.8, 0.9):
+        for p in tmp_path.iterdir():
+            subprocess.run(["rm", "-r", p], check=True)
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(took * share)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if path.exists():  # it was faster this time
+            assert len(episodes.read(path)) == 1000
+    assert len(collect.dataset(POINT, {**OFFSET, "episodes": 1000}, folder=tmp_path, seed=0, workers=0)[0]) == 1000
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not os.path.exists("/usr/bin/mount"), reason="mounting a small disk needs root"
+)
+def test_a_full_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("no mounting here")
+    try:
+        with pytest.raises(UserError, match="free some space"):
+            episodes.write(disk / "set", toy.episodes(200), {})
+        assert not (disk / "set").exists() and not list(disk.glob(".partial*"))
+    finally:
+        subprocess.run(["umount", disk])
+
+
+class Still(Likelihood):
+    def act(self, obs):
+        return torch.zeros(len(obs), 2)
+
+
+def test_lockstep_is_one_by_one():
+    together = rollout([toy.Point() for _ in range(7)], PolicyActor(Still()), range(7))
+    alone = [rollout([toy.Point()], PolicyActor(Still()), [seed])[0] for seed in range(7)]
+    assert same(together, alone)
+    players = Players(POINT, 0)
+    assert same(players.play_all(PolicyActor(Still()), range(7)), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["offset", "noise", "holds", "mixed", "random"])
+def test_recipes_on_meta_world_are_determined_by_their_seeds(tmp_path, name):
+    env = {"_target_": "sim.metaworld.MetaWorld", "task": "drawer-open", "horizon": 60, "goal_visible": True}
+    data = config(f"data={name}")["data"]
+    data["episodes"], data["success"] = 20, None
+    if "level" in data["behaviour"]:
+        data["behaviour"]["level"] = 0.3
+    one, _ = collect.dataset(env, data, folder=tmp_path / "a", seed=0, workers=0)
+    two, _ = collect.dataset(env, data, folder=tmp_path / "b", seed=0, workers=2)
+    assert same(one, two) and len({e.obs.tobytes() for e in one}) == 20
+    if name == "mixed":
+        assert {e.source for e in one} == {
+            "mixed: right goal",
+            "mixed: wrong goal",
+            "mixed: other task",
+            "mixed: random",
+        }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("take", ["replay", "rollouts"])
+def test_data_from_sac(tmp_path, take):
+    env = {**POINT, "horizon": 25}
+    sac = {"steps": 600, "keep_every": 200, "hidden": [16], "learning_starts": 100, "batch_size": 32}
+    data = {"name": "m", "take": take, "skill": 0.9, "episodes": 10, "sac": sac}
+    made, hash_ = collect.dataset(env, data, folder=tmp_path, seed=0, workers=0)
+    assert len(made) == (24 if take == "replay" else 10) and all(len(e.action) == 25 for e in made)
+    for e in made[:3]:  # the recorded states are those of the recorded observations
+        point = toy.Point()
+        assert np.array_equal(point.restore(e.seed, e.state[7]), e.obs[7])
+
+
+@pytest.mark.slow
+def test_medium_expert_is_half_of_each(tmp_path):
+    sac = {"steps": 600, "keep_every": 200, "hidden": [16], "learning_starts": 100, "batch_size": 32}
+    data = {"name": "me", "take": "rollouts", "skill": [0.01, 1.0], "episodes": 10, "sac": sac}
+    made, _ = collect.dataset(POINT, data, folder=tmp_path, seed=0, workers=0)
+    recipe = json.loads(next(tmp_path.glob("*-me-*/provenance.json")).read_text())["recipe"]
+    first, best = recipe["checkpoints"]
+    returns = dict(zip((200, 400, 600), recipe["returns"], strict=True))
+    assert returns[best] == max(returns.values())
+    assert [e.source for e in made] == [f"sac at step {first}"] * 5 + [f"sac at step {best}"] * 5
+    kept = next(tmp_path.glob("sac-*/returns.json"))
+    assert json.loads(kept.read_text()) == recipe["returns"]
+    with pytest.raises(UserError, match="data.skill"):
+        collect.dataset(POINT, {**data, "skill": [0.5, 1.5]}, folder=tmp_path, seed=0, workers=0)
+
+
+@pytest.mark.slow
+def test_a_killed_sac_run_goes_on_with_the_same_bits(tmp_path, monkeypatch):
+    recipe = {"steps": 600, "keep_every": 100, "hidden": [16], "learning_starts": 50, "batch_size": 32}
+    env = {**POINT, "terminates": True}
+    whole = sac.trained(env, recipe, folder=tmp_path / "whole", seed=3)
+    began, step = [], sac.Keep._on_step
+
+    def killed_at(steps):
+        def on_step(self):
+            began.append(self.num_timesteps)
+            if self.num_timesteps == steps:
+                raise KeyboardInterrupt
+            return step(self)
+
+        return on_step
+
+    for steps in (30, 270, 271, 590):
+        monkeypatch.setattr(sac.Keep, "_on_step", killed_at(steps))
+        with pytest.raises(KeyboardInterrupt):
+            sac.trained(env, recipe, folder=tmp_path / "killed", seed=3)
+    monkeypatch.setattr(sac.Keep, "_on_step", killed_at(None))
+    killed = sac.trained(env, recipe, folder=tmp_path / "killed", seed=3)
+    firsts = [b for a, b in zip([10**6, *began], began, strict=False) if b <= a]
+    assert firsts[:2] == [1, 1] and 200 < firsts[2] == firsts[3] < 270 and firsts[4] > 500  # from where it was kept
+    assert same(episodes.read(whole / "replay"), episodes.read(killed / "replay"))
+    for path in sorted((whole / "policies").glob("*.zip")):
+        one, two = (SAC.load(run / "policies" / path.name).policy.state_dict() for run in (whole, killed))
+        assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not list((tmp_path / "killed").glob(".partial*")) and not (killed / "checkpoint.pt").exists()

@@ -1,0 +1,198 @@
+"""Questions for people: each is answered as often as was asked, by different raters, and nothing told is lost."""
+
+import multiprocessing
+import random
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from sqlalchemy import select, text
+
+from pbrl.feedback.store.events import IS_OPEN, Refused, Told
+from pbrl.feedback.store.leases import ORDER, lease, release
+from pbrl.feedback.store.schema import Question
+from pbrl.feedback.store.store import Store
+from pbrl.feedback.store.writer import Writer
+
+ABOUT = dict(dataset="abc", length=64, kind="pair", strategy="uniform", round_=0)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request, tmp_path) -> Store:
+    if request.param == "sqlite":
+        return Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
+    return Store(request.getfixturevalue("postgres")())
+
+
+def ask(store: Store, n: int, **options) -> list[str]:
+    return store.ask(starts=np.arange(2 * n).reshape(n, 2), **{**ABOUT, **options})
+
+
+def people(store: Store, *names: str) -> None:
+    for name in names:
+        store.add_rater(name, "human")
+
+
+def answer(question: str, rater: str, label: float = 1.0, **more) -> Told:
+    return Told(str(uuid4()), question, rater, outcome="answer", label=label, **more)
+
+
+def test_a_lease_is_held_answered_and_not_given_again(store):
+    ids = ask(store, 3)
+    people(store, "ada", "bob")
+    mine = lease(store, "ada", 2)
+    assert [k.question for k in mine] == ids[:2] and mine[0].kind == "pair" and len(mine[0].clips) == 2
+    assert [k.question for k in lease(store, "bob", 2)] == ids[2:], "what ada looks at is not bob's"
+    assert [k.question for k in lease(store, "ada", 2)] == ids[:2], "after a reload she sees the same"
+    store.append([answer(ids[0], "ada")])
+    assert [k.question for k in lease(store, "ada", 2)] == ids[1:2]
+    assert store.answers().label.tolist() == [1.0] and store.miscounted() == []
+
+
+def test_a_lease_that_ran_out_is_somebody_elses_and_a_late_answer_is_kept(store):
+    (question,) = ask(store, 1)
+    people(store, "ada", "bob")
+    lease(store, "ada", 1, seconds=10, now=100)
+    assert lease(store, "bob", 1, now=105) == []
+    assert [k.question for k in lease(store, "bob", 1, now=111)] == [question]
+    store.append([answer(question, "ada"), answer(question, "bob", 0.0)])
+    assert sorted(store.answers().label.tolist()) == [0.0, 1.0] and store.miscounted() == []
+
+
+def test_what_is_passed_on_goes_to_others(store):
+    ids = ask(store, 2)
+    people(store, "ada", "bob")
+    lease(store, "ada", 1)
+    store.append([Told("1", ids[0], "ada", kind="pass")])
+    assert [k.question for k in lease(store, "ada", 2)] == ids[1:]
+    assert [k.question for k in lease(store, "bob", 2)] == ids[:1]
+    assert store.counts()["answered"] == 0, "to skip is no answer"
+
+
+def test_taking_back_and_answering_again(store):
+    (question,) = ask(store, 1)
+    people(store, "ada", "eve")
+    first = answer(question, "ada")
+    store.append([first])
+    with pytest.raises(Refused, match="no answer to that question by eve"):
+        store.append([Told("x", question, "eve", kind="retract", supersedes=first.uid)])
+    store.append([Told("2", question, "ada", kind="retract", supersedes=first.uid)])
+    assert len(store.answers().label) == 0 and [k.question for k in lease(store, "ada", 1)] == [question]
+    store.append([answer(question, "ada", 0.0), answer(question, "ada", 0.5)])
+    assert store.answers().label.tolist() == [0.5], "the last word counts"
+    assert [event["kind"] for event in store.tail(0)] == ["answer", "retract", "answer", "answer"], "and all is kept"
+    assert store.miscounted() == []
+
+
+def test_telling_twice_and_telling_nonsense(store):
+    (question,) = ask(store, 1)
+    people(store, "ada")
+    told = answer(question, "ada")
+    assert store.append([told]) == store.append([told]) and store.counts()["answered"] == 1
+    kept, wrong = store.append_each([told, answer("nothing", "ada")])
+    assert kept == 1 and isinstance(wrong, Refused)
+    with pytest.raises(Refused, match="no rater"):
+        store.append([answer(question, "nobody")])
+    with pytest.raises(Refused):  # all or nothing
+        store.append([answer(question, "ada", 0.0), answer("nothing", "ada")])
+    assert store.answers().label.tolist() == [1.0]
+
+
+def test_priorities_purposes_and_withdrawal(store):
+    ids = ask(store, 3)
+    gold = store.ask(starts=np.array([[7, 8]]), purpose="gold", expected=[1.0], **{**ABOUT, "round_": 1})
+    people(store, "ada")
+    store.set_priorities({ids[2]: 1.0})
+    assert [k.question for k in lease(store, "ada", 9, purpose="learn")] == [ids[2], ids[0], ids[1]]
+    release(store, "ada")
+    assert store.withdraw(purpose="learn") == 3
+    assert [k.question for k in lease(store, "ada", 9)] == gold
+    assert store.miscounted() == []
+
+
+def test_a_reader_with_a_cursor_misses_nothing(store):
+    """Many write and one reads at the same time: what it sees in parts is what there is."""
+    ids = ask(store, 200)
+    people(store, *(f"r{i}" for i in range(4)))
+    seen, since = [], 0
+
+    def write(i: int) -> None:
+        for question in ids[i::4]:
+            store.append([answer(question, f"r{i}")])
+
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(write, i) for i in range(4)]
+        while not all(job.done() for job in jobs) or store.last() > since:
+            part = store.tail(since)
+            seen += [event["uid"] for event in part]
+            since = part[-1]["seq"] if part else since
+    assert [job.result() for job in jobs] == [None] * 4
+    assert len(seen) == len(set(seen)) == 200
+
+
+def work(url: str, names: list[str], seed: int) -> None:
+    """Some annotators of one process, each in a thread, until there is nothing left to do."""
+    store, chance = Store(url), random.Random(seed)
+
+    def annotate(rater: str) -> None:
+        while leased := lease(store, rater, chance.choice([1, 3, 5])):
+            for one in leased:
+                writer.append(answer(one.question, rater)).result()
+
+    with Writer(store) as writer, ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(annotate, names))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wanted", [1, 3])
+def test_each_question_gets_exactly_its_answers(store, wanted):
+    """Two processes of ten annotators each. FOR UPDATE SKIP LOCKED alone hands PostgreSQL's questions out too often."""
+    n = 300 // wanted
+    ask(store, n, wanted=wanted)
+    names = [f"r{i}" for i in range(20)]
+    people(store, *names)
+    store.engine.dispose()
+    context = multiprocessing.get_context("spawn")
+    jobs = [context.Process(target=work, args=(store.url, names[i::2], i)) for i in range(2)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert [job.exitcode for job in jobs] == [0, 0]
+    by = [(event["question"], event["rater"]) for event in store.tail(0, 9999)]
+    assert len(by) == len(set(by)) == n * wanted, "nobody answers twice"
+    assert store.miscounted() == [] and lease(store, "r0", 5) == []
+    assert {len(store.answers([q]).label) for q, _ in by} == {wanted}
+
+
+def test_the_next_question_is_found_by_its_index(tmp_path):
+    store = Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
+    with store.reading() as connection:
+        query = select(Question.id).where(IS_OPEN, Question.dataset == "abc").order_by(*ORDER).limit(5)
+        plan = connection.execute(text(f"EXPLAIN QUERY PLAN {query.compile(compile_kwargs={'literal_binds': True})}"))
+        assert [row.detail for row in plan] == ["SEARCH questions USING INDEX next_question (dataset=?)"]
+    assert "open > 0" in str(query), "a bound value would hide the index"
+
+
+def test_threads_wait_for_each_other(tmp_path, monkeypatch):
+    """Forty of them write at once, and none is turned away, though SQLite's own patience is short."""
+    monkeypatch.setattr(Store, "patience_s", 0.05)
+    store = Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
+    ids = ask(store, 400)
+    people(store, "ada")
+    with ThreadPoolExecutor(40) as pool:
+        list(pool.map(lambda q: store.append([answer(q, "ada")]), ids))
+    assert store.counts()["answered"] == 400
+
+
+def test_many_answers_share_a_commit_and_one_bad_one_spoils_none(store):
+    ids = ask(store, 50)
+    people(store, "ada")
+    with Writer(store) as writer:
+        told = [answer(q, "ada") for q in ids]
+        futures = [writer.append(t) for t in [told[0], answer("nothing", "ada"), *told]]
+    assert futures[0].result() == futures[2].result(), "telling twice"
+    with pytest.raises(Refused):
+        futures[1].result()
+    assert len({f.result() for f in futures[2:]}) == 50 and store.counts()["answered"] == 50

@@ -1,0 +1,143 @@
+"""Those who agree, guess, press one side or know best are told apart, by formulas and by raters made to be so."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from pbrl.feedback import raters
+from pbrl.feedback.raters import Said, about, alpha, cohen, dawid_skene, guesses
+from pbrl.feedback.sources.stored import Kept
+from pbrl.feedback.store.events import Told
+from pbrl.feedback.store.store import Store
+from pbrl.settings import Query
+
+
+def say(rater: str, question: str, label: float | None, **more) -> Said:
+    outcome = "skip" if label is None else "tie" if label == 0.5 else "answer"
+    plain = Said(question, rater, "pair", outcome, label, 2.0, (0, 1), "learn", None, None)
+    return plain._replace(**more)
+
+
+def test_cohens_kappa_by_hand():
+    """Twenty yes of both, fifteen no of both, five and ten of one alone: Cohen's own kind of table gives 0.4."""
+    pairs = [(1.0, 1.0)] * 20 + [(1.0, 0.0)] * 5 + [(0.0, 1.0)] * 10 + [(0.0, 0.0)] * 15
+    a, b = ({str(i): pair[k] for i, pair in enumerate(pairs)} for k in (0, 1))
+    assert cohen(a, b) == (pytest.approx(0.4), 50)
+    assert cohen(a, a)[0] == pytest.approx(1) and cohen(a, {})[1] == 0
+
+
+def test_krippendorffs_alpha_by_its_definition():
+    """1 - observed / expected disagreement, from coincidences counted out (Krippendorff 2011), with gaps."""
+    chance = np.random.default_rng(0)
+    said = [
+        say(f"r{r}", str(q), float(chance.choice([q % 2, q % 2, 0.5, 1 - q % 2])))
+        for q in range(40)
+        for r in range(4)
+        if chance.random() < 0.7
+    ]
+    by_question: dict[str, list[float]] = {}
+    for one in said:
+        by_question.setdefault(one.question, []).append(one.label)  # type: ignore[arg-type]
+    coincidence: Counter = Counter()
+    for values in by_question.values():
+        for i, a in enumerate(values):
+            for j, b in enumerate(values):
+                if i != j:
+                    coincidence[a, b] += 1 / (len(values) - 1)
+    n = sum(coincidence.values())
+    marginal: Counter = Counter()
+    for (a, _), count in coincidence.items():
+        marginal[a] += count
+    observed = sum(c for (a, b), c in coincidence.items() if a != b) / n
+    expected = sum(marginal[a] * marginal[b] for a in marginal for b in marginal if a != b) / (n * (n - 1))
+    assert alpha(said) == pytest.approx(1 - observed / expected, abs=1e-9)
+    assert alpha([say("a", "1", 1.0)]) is None
+    assert alpha([say("a", "1", 1.0), say("b", "1", 1.0)]) == 1.0
+
+
+def test_who_guesses_is_found_soon_and_who_knows_is_not():
+    chance = np.random.default_rng(1)
+    random = [guesses(list(chance.random(20) < 0.5)) for _ in range(500)]
+    assert np.mean([verdict is True for verdict in random]) >= 0.95
+    skilled = [guesses(list(chance.random(60) < 0.95)) for _ in range(500)]
+    assert np.mean([verdict is True for verdict in skilled]) <= 0.01
+    assert guesses([]) is None and guesses([True]) is None
+
+
+def test_who_presses_one_side():
+    chance = np.random.default_rng(2)
+    orders = [(0, 1) if chance.random() < 0.5 else (1, 0) for _ in range(30)]
+    lazy = [say("lazy", str(i), float(order[0]), order=order) for i, order in enumerate(orders)]
+    keen = [say("keen", str(i), float(chance.random() < 0.5), order=order) for i, order in enumerate(orders)]
+    found = about([*lazy, *keen])
+    assert found["lazy"]["one_sided"] and found["lazy"]["left"] == 1.0
+    assert not found["keen"]["one_sided"]
+
+
+def test_gold_repeats_and_habits():
+    said = [
+        say("ada", "g", 1.0, purpose="gold", expected=1.0), say("ada", "h", 0.0, purpose="gold", expected=1.0),
+        say("ada", "1", 1.0, seconds=1.0), say("ada", "1m", 0.0, purpose="repeat", repeats="1", seconds=4.0),
+        say("ada", "2", 0.5), say("ada", "2m", 1.0, purpose="repeat", repeats="2"), say("ada", "3", None),
+        say("ada", "3m", 1.0, purpose="repeat", repeats="3"),
+    ]  # fmt: skip
+    found = about(said)["ada"]
+    assert found["gold"] == 0.5 and found["guesses"] is None and found["consistent"] == 0.5
+    assert found["equal"] == 1 / 8 and found["cant_tell"] == 1 / 8 and found["median_seconds"] == 2.0
+    assert found["kappa"] is None
+
+
+def test_dawid_and_skene_find_who_knows():
+    """Raters of known skill, some of whom guess (three must know: two cannot be told apart): accuracy comes out."""
+    chance = np.random.default_rng(3)
+    truth = chance.integers(0, 2, 600).astype(float)
+    skill = {"ada": 0.95, "bob": 0.8, "eve": 0.75, "max": 0.5, "zoe": 0.5}
+    said = [
+        say(rater, str(q), t if chance.random() < p else 1 - t)
+        for q, t in enumerate(truth)
+        for rater, p in skill.items()
+    ]
+    found = dawid_skene(said)
+    for rater, p in skill.items():
+        assert found.accuracy[rater] == pytest.approx(p, abs=0.06)
+    votes = {str(q): np.mean([one.label for one in said[q * 5 : q * 5 + 5]]) for q in range(600)}
+
+    def right(label) -> float:
+        return float(np.mean([(label[str(q)] > 0.5) == t for q, t in enumerate(truth)]))
+
+    assert right(found.label) >= 0.93 and right(found.label) > right(votes) + 0.05
+
+
+def test_dawid_and_skene_with_equals():
+    chance = np.random.default_rng(4)
+    truth = chance.choice([0.0, 0.5, 1.0], 400)
+    said = [
+        say(rater, str(q), t if chance.random() < p else float(chance.choice([0.0, 0.5, 1.0])))
+        for q, t in enumerate(truth)
+        for rater, p in {"ada": 0.9, "bob": 0.7, "eve": 0.6}.items()
+    ]
+    found = dawid_skene(said)
+    near = np.abs(np.array([found.label[str(q)] for q in range(400)]) - truth) < 0.25
+    assert near.mean() > 0.9 and found.accuracy["ada"] > found.accuracy["bob"] > found.accuracy["eve"]
+
+
+def test_from_the_store(tmp_path):
+    store = Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
+    starts = np.array([[1, 2], [3, 4]])
+    ids = store.ask(dataset="abc", length=8, kind="pair", strategy="uniform", round_=0, starts=starts, wanted=2)
+    for name in ("ada", "bob"):
+        store.add_rater(name, "human")
+    shown = {"order": [1, 0]}
+    store.append([Told(f"{r}{q}", q, r, outcome="answer", label=1.0, shown=shown) for q in ids for r in ("ada", "bob")])
+    store.append([Told("x", ids[0], "bob", outcome="tie", label=0.5)])
+    found = raters.said(store, "abc")
+    assert len(found) == 4 and found[0].order == (1, 0)
+    ask = Query(kind="pair", count=9, rounds=1, length=8, span=2, strategy="uniform", candidates=1, per_list=1,
+                held_out=0.0, seed=0)  # fmt: skip
+    kept = {"author": None, "count": None, "attribute": None, "sureness": None}
+    plain = Kept(**kept, weigh=False).recall(store, "abc", ask)
+    one_each = Kept(**kept, weigh=True).recall(store, "abc", ask)
+    assert plain.label.tolist() == [1.0, 0.5, 1.0, 1.0] and one_each.starts.tolist() == [[1, 2], [3, 4]]
+    assert 0.5 < one_each.label[0] < one_each.label[1] <= 1, "where they disagree, less is known"
+    assert about(found)["bob"]["equal"] == 0.5 and raters.said(store, "another") == []

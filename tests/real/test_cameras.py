@@ -1,0 +1,148 @@
+"""Cameras behind the stand-in's bridge: a policy sees what it saw in training, and nothing moves on old pictures."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+
+from pbrl.data import collect, frames
+from pbrl.data.video import square
+from pbrl.models.gaussian import GaussianPolicy, save_policy
+from pbrl.run import train as training
+from pbrl.types import Spec, UserError
+from real.cameras import Cameras
+from real.control import FAULTS
+from real.driver import BadState
+from real.settings import of_robot
+from real.standin.bridge import Bridge
+from real.standin.handle import Standin
+from real.standin.hub import Hub
+from real.standin.robot import Robot
+from sim.franka import Franka
+from tests.parts import config
+from tests.real.test_deploy import wait_for
+
+LOOKING = ("env=franka/reach", "env.images=[front,wrist]", "env.image_size=32", "env.state=robot", "env.horizon=40")
+
+
+@pytest.fixture(scope="module", params=["panda websockets", "fr3 websockets", "panda roslibpy"])
+def robot(request):
+    """A robot with cameras in this process, in either dialect, and where its bridge is."""
+    name, transport = request.param.split()
+    settings = of_robot(name) | {"transport": transport}
+    hub = Hub(dialect=settings["dialect"])
+    env = Franka("reach", robot=name, control="cartesian", horizon=10**9, style={}, prefer={})
+    robot, bridge = Robot(hub, env, settings), Bridge(hub, port=0)
+    bridge.start()
+    yield robot, {**settings, "url": f"ws://127.0.0.1:{bridge.port}"}
+    bridge.stop()
+    robot.close()
+
+
+@pytest.fixture
+def cameras(robot):
+    arm, settings = robot
+    arm.fault(cameras="")
+    looking = Cameras(settings, ["front", "wrist"])
+    looking.wait(5)
+    wait_for(lambda: sees(looking))
+    yield looking
+    looking.close()
+
+
+def sees(cameras: Cameras) -> bool:
+    try:
+        return bool(cameras.pictures())
+    except BadState:
+        return False
+
+
+def test_nobody_looks_and_nothing_is_rendered(robot):
+    assert not robot[0].cameras.said
+
+
+def test_pictures_are_what_was_seen_in_training(robot, cameras):
+    arm, _ = robot
+    seen = {}
+    for seed in (3, 4):
+        arm.reset(seed)
+        time.sleep(0.4)
+        pictures = cameras.pictures()
+        env = Franka("reach", robot=arm.env.robot, control="cartesian", horizon=9, style={}, prefer={},
+                     images=["front", "wrist"])  # fmt: skip
+        env.reset(seed=seed)
+        with arm.lock:
+            state = arm.env.save_state()
+        image = env.restore(seed, state)["image"]
+        for i, name in enumerate(("front", "wrist")):
+            assert pictures[name].shape == (240, 320, 3)
+            seen[seed, name] = square(pictures[name], 64).astype(float), image[i].astype(float)
+    for (seed, name), (there, here) in seen.items():
+        other = seen[7 - seed, name][1]
+        assert np.abs(there - here).mean() < 2, "JPEG loses a little"
+        assert np.abs(there - here).max() < 0.6 * np.abs(there - other).max(), "and the goal's place is not lost"
+
+
+def test_old_and_torn_pictures_are_none(robot, cameras):
+    arm, settings = robot
+    for fault in ("silent", "frozen", "torn"):
+        began = time.monotonic()
+        arm.fault(cameras=fault)
+        wait_for(lambda: not sees(cameras), 3)
+        with pytest.raises(BadState, match="/(front|wrist)/image_raw/compressed") as told:
+            cameras.pictures()
+        assert told.value.word == "no_image" and time.monotonic() - began < settings["latest_image_s"] + 1
+        arm.fault(cameras="")
+        wait_for(lambda: sees(cameras), 3)
+
+
+def test_what_cannot_be_is_said_in_a_sentence():
+    with pytest.raises(UserError, match="looks through ceiling: name its topic"):
+        Cameras(of_robot("panda"), ["front", "ceiling"])
+    with pytest.raises(UserError, match="over ROS"):
+        Cameras(of_robot("fr3_direct"), ["front"])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A policy that looks, and has learnt nothing."""
+    folder = tmp_path_factory.mktemp("looking")
+    spec = Spec(7, 4, (0.0,) * 7, (1.0,) * 7, 40, (2, 32, 32, 3))
+    save_policy(GaussianPolicy(spec, hidden=[16], dropout=0.0, std=0.0, channels=8, features=16), folder / "policy.pt")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config(*LOOKING)))
+    return folder
+
+
+def test_an_arm_that_sees_nothing_any_more_is_stopped_and_what_it_saw_can_be_learnt_from(run, tmp_path):
+    with Standin(task="reach") as standin:
+        standin.tell(reset=0)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "real.deploy", "--go", f"policy={run}", f"url={standin.url}", "steps=4000",
+             "home=false", f"record={tmp_path}/recorded"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        wait_for(lambda: standin.tell()["count"].get("executed", 0) > 150)
+        standin.tell(fault={"cameras": "silent"})
+        said, error = process.communicate(timeout=60)
+        assert process.returncode == FAULTS["no_image"] and "aborted:no_image" in said, said + error
+        assert "the newest picture on" in error and not standin.tell()["active"]
+    assert "✓ camera front" in said and "✓ camera wrist" in said
+    recorded = tmp_path / "recorded" / "aborted"
+    (about,) = recorded.glob("*.json")
+    assert set(json.loads(about.read_text())["cameras"]) == {"front", "wrist"}
+    env, flags = config(*LOOKING)["env"], [
+        "data=recordings", f"data.path={recorded}", "algo=bc", "feedback=none", "steps=3", "workers=0", "eval_every=3",
+        "eval_episodes=1", "final_episodes=1", "compare=false", "video=false", f"data_dir={tmp_path}",
+        f"run={tmp_path}/run",
+    ]  # fmt: skip
+    assert training.train(config(*LOOKING, *flags))["data"]["episodes"] == 1
+    (episode,), dataset = collect.dataset(env, {"path": str(recorded)}, folder=tmp_path, seed=0, workers=0)
+    seen = frames.frames(env, [episode], dataset, folder=tmp_path, workers=0)
+    assert seen is not None and len(seen) == len(episode.obs) > 5 and episode.obs.shape[1] == 7
+    sim = Franka(**{key: value for key, value in env.items() if key != "_target_"})
+    start = sim.reset(seed=0)[0]["image"].astype(float)
+    assert np.abs(seen[0].astype(float) - start).mean() < 8, "what the simulator shows at the episode's beginning"

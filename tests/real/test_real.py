@@ -1,0 +1,355 @@
+"""An arm behind the stand-in's bridge, over real sockets: it moves as it is told, and every fault stops it in time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pbrl.types import UserError
+from real.control import Chunk
+from real.driver import Driver
+from real.link import BridgeError, linked
+from real.preflight import checks
+from real.process import Control
+from real.safety import Motion
+from real.settings import of_robot
+from real.standin.handle import Standin
+from robots import arm
+from tests.real.proxy import Wire
+
+PANDA = arm.load("panda")
+STEP = 0.05
+FORWARD = np.array([[0.4, 0.0, 0.2, -1.0]])
+OVER_S = 0.4  # a command's way to rest is over by then
+SOON = 2.0  # s, for what takes a moment on a machine with other work
+
+
+@pytest.fixture(scope="module")
+def standin():
+    with Standin(task="reach") as standin:
+        yield standin
+
+
+@pytest.fixture
+def robot(standin):
+    """Settings of an arm with nothing wrong, at its task's beginning."""
+    fine = {"state": "", "clock_s": 0.0, "mode": "", "success_rate": 1.0, "force": 0.0, "gripper": "", "refuses": False}
+    standin.tell(fault=fine, reset=1)
+    time.sleep(0.2)
+    return {**of_robot("panda"), "url": standin.url}
+
+
+@pytest.fixture(scope="module")
+def driven(standin):
+    control = Control({**of_robot("panda"), "url": standin.url}, "cartesian", 20, {})
+    yield control
+    control.close()
+
+
+@pytest.fixture
+def control(driven, standin, robot):
+    """A controller that moves nothing yet."""
+    driven.stop()
+    driven.wait("idle", "fault", timeout_s=SOON)
+    standin.tell(reset=1)
+    time.sleep(0.2)
+    return driven
+
+
+def stream(control, seconds, action=FORWARD):
+    """A policy that acts for so long; the report at its end."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        control.give(Chunk(time.monotonic(), action))
+        time.sleep(STEP)
+    return control.report()
+
+
+def moving(control):
+    report = control.start()
+    assert report.phase == "moving", report.detail
+    return control
+
+
+def until(said, seconds=SOON):
+    """Waits until something is so; returns whether, and after how many seconds."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < seconds:
+        if said():
+            return True, time.monotonic() - begun
+        time.sleep(0.002)
+    return False, seconds
+
+
+def test_it_moves_as_it_is_told(standin, control):
+    before = np.array(standin.tell()["q"])
+    report = stream(moving(control), 1.5)
+    assert report.phase == "moving" and report.age < 0.1
+    time.sleep(0.5)
+    told = standin.tell()
+    assert np.abs(np.array(told["q"]) - before).max() > 0.1
+    assert np.abs(np.array(told["q"]) - control.report().sent).max() < 0.01, "the arm is where it was commanded"
+    assert told["count"]["executed"] > 40 and told["oldest"] < OVER_S
+    assert not {"non_finite", "out_of_limits", "too_fast"} & set(told["count"])
+
+
+def test_before_it_moves_everything_is_looked_at(standin, robot):
+    driver = Driver(PANDA, robot)
+    driver.wait(SOON)
+    found = list(checks(driver, sends=True))
+    assert [check.what for check in found if check.passed is not True] == []
+    assert len(found) == 7
+    standin.tell(fault={"clock_s": 0.3, "mode": "reflex", "force": 15.0})
+    time.sleep(0.2)
+    assert {check.what for check in checks(driver, sends=True) if not check.passed} == {"clocks", "mode", "contact"}
+    assert all("✗" in str(check) for check in checks(driver, sends=True) if not check.passed)
+    standin.tell(fault={"clock_s": 0.0, "mode": "", "force": 0.0})
+    driver.close()
+    mistaken = {**robot, "topics": {**robot["topics"], "command": ["/command", "trajectory_msgs/JointTrajectoryPoint"]}}
+    driver = Driver(PANDA, mistaken)
+    driver.wait(SOON)
+    assert [check.what for check in checks(driver, sends=True) if not check.passed] == ["commands come back"]
+    driver.close()
+    other = Driver(arm.load("fr3"), robot)
+    other.wait(SOON)
+    limits = next(check for check in checks(other, sends=False) if check.what == "limits of joints")
+    assert not limits.passed and "joint 6" in limits.said, "a Panda is no FR3"
+    other.close()
+
+
+@pytest.mark.parametrize(
+    "fault, word, within",
+    [
+        ({"state": "nan"}, "bad_state", 0.2),
+        ({"state": "short"}, "bad_state", 0.2), ({"state": "unnamed"}, "bad_state", 0.2),
+        ({"state": "frozen"}, "old_state", 0.7), ({"state": "silent"}, "old_state", 0.7),
+        ({"clock_s": 0.3}, "clock", 0.2), ({"clock_s": -5.0}, "old_state", 0.2), ({"mode": "reflex"}, "mode", 0.2),
+        ({"mode": "user_stopped"}, "mode", 0.2), ({"mode": "guiding"}, "mode", 0.2),
+        ({"success_rate": 0.5}, "lost_commands", 0.2), ({"force": 40.0}, "force", 0.2),
+    ],
+)  # fmt: skip
+def test_a_fault_of_the_arm_stops_it(standin, control, fault, word, within):
+    stream(moving(control), 0.4)
+    standin.tell(fault=fault)
+    stopped, after = until(lambda: stream(control, STEP).fault == word)
+    assert stopped, control.report()
+    assert after < within + 1.0, "a machine with other work"
+    control.wait("fault", timeout_s=SOON)
+    assert until(lambda: not standin.tell()["active"])[0], "its controller was stopped"
+    time.sleep(0.3)
+    q = np.array(standin.tell()["q"])
+    standin.tell(fault={"state": "", "clock_s": 0.0, "mode": "", "success_rate": 1.0, "force": 0.0})
+    assert stream(control, 0.3).phase == "fault"
+    assert np.abs(np.array(standin.tell()["q"]) - q).max() < 1e-3, "nothing moves until it is armed again"
+    assert stream(moving(control), 0.3).phase == "moving"
+
+
+def test_joints_may_come_in_any_order(standin, robot):
+    standin.tell(fault={"state": "shuffled"})
+    driver = Driver(PANDA, robot)
+    assert until(lambda: driver.heard["joint_states"].heard[0] is not None)[0]
+    time.sleep(0.2)
+    assert np.allclose(driver.state().q, standin.tell()["q"], atol=1e-3)
+    driver.close()
+
+
+def test_somebody_else_at_the_same_arm_is_noticed(standin, robot, control):
+    stream(moving(control), 0.3)
+    other = Driver(PANDA, robot)
+    other.wait(SOON)
+    time.sleep(0.3)
+    rest = Motion.at_rest(control.report().sent)
+    assert until(lambda: other.command(rest) and stream(control, STEP).fault == "second_client")[0], control.report()
+    other.close()
+
+
+@pytest.fixture
+def wire(standin, robot):
+    wire = Wire(int(standin.url.rsplit(":", 1)[1]))
+    robot["url"] = f"ws://127.0.0.1:{wire.port}"
+    yield wire
+    wire.close()
+
+
+@pytest.mark.parametrize("outage, transport", [("hold", "websockets"), ("cut", "websockets"), ("cut", "roslibpy")])
+def test_after_an_outage_nothing_that_was_meant_for_earlier_moves_the_arm(standin, robot, wire, outage, transport):
+    robot["transport"] = transport
+    control = Control(robot, "cartesian", 20, {})
+    stream(moving(control), 0.8)
+    getattr(wire, outage)()
+    begun = time.monotonic()
+    report = stream(control, 3.0)
+    assert report.fault == "old_state" and time.monotonic() - begun < 5
+    q = np.array(standin.tell()["q"])
+    wire.let_go()
+    wire.mend()
+    assert until(lambda: stream(control, STEP).age < 0.1, 5)[0], "the connection comes back"
+    stream(control, 0.5)
+    told = standin.tell()
+    assert told["oldest"] < OVER_S, "no command whose way was over was executed"
+    assert told["count"].get("late", 0) <= 1 and told["fastest"] < 1
+    assert np.abs(np.array(told["q"]) - q).max() < 0.02, "and the arm stayed"
+    assert control.report().phase == "fault"
+    control.close()
+
+
+def test_a_short_stutter_holds_the_arm_and_it_goes_on(standin, robot, wire):
+    control = moving(Control(robot, "cartesian", 20, {}))
+    stream(control, 0.5)
+    wire.hold()
+    stream(control, 0.25)
+    wire.let_go()
+    report = stream(control, 0.5)
+    assert report.phase == "moving" and report.count["held"] > 0
+    assert standin.tell()["oldest"] < OVER_S
+    control.close()
+
+
+def test_a_link_that_is_cut_leaves_an_arm_that_brakes_as_it_was_planned(standin, robot, wire):
+    control = moving(Control(robot, "cartesian", 20, {}))
+    assert until(lambda: np.abs(stream(control, STEP).state.dq).max() > 0.05, 10)[0], "in mid-motion"
+    wire.cut()
+    time.sleep(0.8)
+    told = standin.tell()
+    assert told["fastest"] < 0.3, "the filter's share is a fifth; accelerations: tests/test_link.py"
+    assert told["active"], "nobody told it to stop"
+    time.sleep(0.2)
+    assert np.abs(np.array(standin.tell()["q"]) - told["q"]).max() < 1e-3
+    control.close()
+
+
+@pytest.mark.parametrize("end", ["kill", "freeze"])
+def test_a_bridge_that_dies_or_freezes(end):
+    with Standin(task="reach") as standin:
+        time.sleep(0.2)
+        control = Control({**of_robot("panda"), "url": standin.url}, "cartesian", 20, {})
+        stream(moving(control), 0.5)
+        getattr(standin, end)()
+        stopped, after = until(lambda: stream(control, STEP).fault == "old_state")
+        assert stopped and after < 1.6
+        if end == "freeze":
+            time.sleep(1.0)
+            standin.thaw()
+            stream(control, 1.0)
+            told = standin.tell()
+            assert told["oldest"] < OVER_S and control.report().phase == "fault"
+        control.close()
+
+
+def test_a_bridge_that_accepts_and_does_nothing_is_not_driven():
+    with Standin(task="reach") as standin:
+        standin.tell(zombie=True)
+        with pytest.raises(UserError, match="nothing has come on /joint_states"):
+            Control({**of_robot("panda"), "url": standin.url}, "cartesian", 20, {})
+
+
+def test_nobody_at_the_address_is_said():
+    with pytest.raises(UserError, match="nobody answers"):
+        Control({**of_robot("panda"), "url": "ws://127.0.0.1:9"}, "cartesian", 20, {}, timeout_s=0.5)
+
+
+POLICY = """
+import signal, sys, time, numpy as np
+from real.control import Chunk
+from real.process import Control
+from real.settings import of_robot
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests
+    control = Control({**of_robot("panda"), "url": sys.argv[1]}, "cartesian", 20, {})
+    control.start()
+    print("moving", flush=True)
+    while True:
+        control.give(Chunk(time.monotonic(), np.array([[0.4, 0, 0.2, -1]])))
+        time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_policy_that_is_killed_leaves_no_moving_arm(standin, robot, tmp_path, how):
+    (tmp_path / "policy.py").write_text(POLICY)
+    policy = subprocess.Popen(
+        [sys.executable, tmp_path / "policy.py", robot["url"]], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True, env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    assert policy.stdout is not None and policy.stdout.readline() == "moving\n"
+    time.sleep(0.5)
+    policy.send_signal(how)
+    policy.wait(5)
+    assert until(lambda: not standin.tell()["active"])[0], "the arm's controller was stopped"
+    time.sleep(0.3)
+    q = np.array(standin.tell()["q"])
+    time.sleep(0.3)
+    assert np.abs(np.array(standin.tell()["q"]) - q).max() < 1e-4
+
+
+def test_a_control_process_that_is_killed_leaves_an_arm_that_holds(standin, robot):
+    control = moving(Control(robot, "cartesian", 20, {}))
+    stream(control, 0.5)
+    control.process.kill()
+    time.sleep(0.5)
+    q = np.array(standin.tell()["q"])
+    time.sleep(0.3)
+    assert not control.alive
+    assert np.abs(np.array(standin.tell()["q"]) - q).max() < 1e-3
+    control.close()
+
+
+@pytest.mark.parametrize("gripper", ["stuck", "blocks"])
+def test_a_gripper_that_hangs_stops_neither_commands_nor_the_stop(gripper):
+    with Standin(robot="fr3", task="reach", serial=True) as standin:  # ROS 2, one thing after the other
+        standin.tell(fault={"gripper": gripper})
+        time.sleep(0.2)
+        robot = {**of_robot("fr3"), "url": standin.url}
+        control = moving(Control(robot, "cartesian", 20, {}))
+        report = stream(control, 1.0, np.array([[0.3, 0, 0, 1.0]]))
+        assert report.phase == "moving", report.detail
+        told = standin.tell()
+        assert told["count"]["executed"] > 30 and told["oldest"] < OVER_S
+        driver = Driver(arm.load("fr3"), robot)
+        driver.wait(SOON)
+        driver.stop()
+        assert not standin.tell()["active"]
+        driver.close()
+        control.close()
+
+
+@pytest.mark.parametrize("transport", ["websockets", "roslibpy"])
+def test_what_is_published_while_the_link_is_down_is_never_sent(standin, robot, wire, transport):
+    link: Any = linked({**robot, "transport": transport})(robot["url"])
+    link.wait(SOON)
+    link.advertise("/words", "std_msgs/String")
+    heard = link.subscribe("/words", "std_msgs/String")
+    time.sleep(0.3)
+    assert link.publish("/words", {"data": "first"}) and until(lambda: heard.heard[0] == {"data": "first"})[0]
+    wire.cut()
+    assert until(lambda: not link.connected)[0]
+    assert not any(link.publish("/words", {"data": str(i)}) for i in range(50))
+    with pytest.raises(BridgeError, match="no connection"):
+        link.call("/rosapi/get_time", {}, 1)
+    wire.mend()
+    link.wait(SOON)
+    time.sleep(0.5)
+    assert heard.heard[0] == {"data": "first"} and link.connections == 2
+    assert link.publish("/words", {"data": "second"}) and until(lambda: heard.heard[0] == {"data": "second"})[0]
+    assert not link.publish("/words", {"data": float("nan")}), "no number is no command"
+    with pytest.raises(BridgeError, match="failed|did not answer"):
+        link.call("/no/such/service", {}, 1)
+    link.close()
+    assert not link.publish("/words", {"data": "late"})
+
+
+@pytest.mark.parametrize("transport", ["websockets", "roslibpy"])
+def test_a_peer_that_freezes_is_left(standin, robot, wire, transport):
+    link: Any = linked({**robot, "transport": transport})(robot["url"])
+    link.wait(SOON)
+    wire.hold()
+    gone, after = until(lambda: not link.connected, 4)
+    assert gone and after < 2.5
+    wire.let_go()
+    link.wait(SOON)
+    link.close()

@@ -1,0 +1,42 @@
+"""Configs: every environment composes by its name, every preset is a run that could start."""
+
+import pytest
+from hydra.utils import instantiate
+
+from pbrl.run import train as run
+from pbrl.run import validate as checks
+from tests.parts import config, names
+
+
+@pytest.mark.parametrize(
+    "env", ["metaworld/button-press", "dm_control/walker-walk", "dm_control/ball_in_cup-catch", "gym/hopper"]
+)
+def test_an_environment_by_its_name(env):
+    made = instantiate(config(f"env={env}")["env"])
+    assert made.task == env.split("/")[1] and made.reset(seed=0)[0].shape == made.observation_space.shape
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_a_preset_could_start(name):
+    checks.check(config(f"experiment={name}", "env=metaworld/drawer-open"))
+
+
+@pytest.mark.parametrize("name", names("data"))
+def test_a_data_recipe_composes(name):
+    found = config(f"data={name}", *(["data.path=x"] if name in ("file", "recordings") else []))["data"]
+    assert found["name"] == name
+    if "behaviour" in found:
+        instantiate(found["behaviour"])
+
+
+def test_true_reward_learnt_reward_and_none_differ_by_the_command_line():
+    for overrides in (["algo=iql"], ["algo=iql", "reward=ensemble"], ["algo=cpl"]):
+        checks.check(config(*overrides))
+
+
+def test_data_have_a_seed_of_their_own():
+    one, two = config("seed=1"), config("seed=2")
+    assert (
+        one["data_seed"] == two["data_seed"]
+        and run.run_folder({**one, "run": None}).name != run.run_folder({**two, "run": None}).name
+    )

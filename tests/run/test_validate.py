@@ -1,0 +1,125 @@
+"""What cannot work is said in a sentence, before anything is made."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pbrl.run import train as run
+from pbrl.settings import Query, Schedule
+from pbrl.training.engine import pick_device
+from pbrl.types import UserError
+from tests.training.test_loop import BASE, command, train
+
+
+@pytest.mark.parametrize(
+    "extra,says",
+    [
+        (["algo=cpl", "feedback=none"], "learns from answers"),
+        (["algo=iql", "reward=ensemble", "feedback=none"], "learns from answers"),
+        (["algo=ipl", "reward=ensemble"], "its own reward model"),
+        (["algo=iql", "query.strategy=entropy"], "reward=ensemble"),
+        (["algo=cpl", "query.kind=rating", "query.strategy=k_center"], "must be uniform"),
+        (["algo=cpl", "query.kind=scores"], "pair, rating, ranking or spans"),
+        (["algo.wings=2"], "wings"),
+        (["+algo.wings=2"], "has no wings"),
+        (["algo=iql", "feedback=none", "objective=ipo"], "no objective to choose"),
+        (["algo=iql", "feedback=none", "objective.bias=0.7"], "no objective to choose"),
+        (["objective=robust", "objective.mistake=0.5"], "a half"),
+        (["objective=plackett_luce", "query.kind=pair", "feedback=perfect"], "learns from lists"),
+        (["objective=lipo_lambda", "objective.segments=2"], "3 or more"),
+        (["objective@reward_objective=robust"], "no reward model"),
+        (["reward=ensemble", "algo=iql", "objective@reward_objective=lipo_lambda", "query.kind=pair"], "from lists"),
+        (["reward=surf", "algo=iql", "objective@reward_objective=plackett_luce"], "answers pairs"),
+        (["reward=surf", "algo=iql", "reward.confidence=0.2"], "a half and 1"),
+        (["feedback=kept"], "store="),
+        (["feedback=kept", "feedback.count=0"], "null: all"),
+        (["objective=kto"], "algo.reference=true"),
+        (["algo.reference=true", "algo.pretrain_steps=0"], "relative to a clone"),
+        (["feedback=mistake"], "query.kind=pair"),
+        (["feedback=regret", "feedback.gamma=0.9"], "gamma=1"),
+        (["feedback=mistake", "query.kind=pair", "feedback.mistake=1.5"], "0, 1"),
+        (["reference.samples=4"], "differ by noise"),
+        (["query.count=0"], "at least 1"),
+        (["+query.foo=3"], "query has no foo"),
+        (["+reference.foo=3"], "reference has no foo"),
+        (["+eval_evry=3"], "has no eval_evry"),
+        (["reward=ensemble", "algo=iql", "query.kind=pair", "query.strategy=entropy"], "earlier rounds"),
+        (["env=gym/hopper"], "needs a scripted expert"),
+        (["algo=td3bc", "feedback=none", "policy.std=0.2"], "policy.std=0"),
+        (["only=dinner"], "null, data or answers"),
+        (["eval_seed=-1"], "at least 0"),
+        (["data.behaviour.level=0.1", "data=offset", "data.behaviour.hold=0"], "at least one step"),
+        (["algo=sarsa"], "algo/sarsa"),
+        (["env=metaworld/juggle"], "metaworld/juggle"),
+        (["device=abacus"], "no device"),
+        (["seeds=0"], "at least 1"),
+        (["seeds=1.5"], "a whole number"),
+        (
+            [
+                "algo=iql",
+                "reward=ensemble",
+                "query.kind=pair",
+                "feedback=perfect",
+                "query.rounds=2",
+                "query.strategy=disagreement",
+                "seeds=2",
+            ],
+            "each seed has its own",
+        ),
+        (["log_every=15"], "multiple of log_every"),
+        (["steps=0"], "at least 1"),
+        (["compile=sometimes"], "auto, always or never"),
+        (["reward_scale=huge"], "reward_scale"),
+        (["reward=ensemble", "algo=iql", "reward.normalize=huge"], "normalize"),
+        (["data=file", "data.path=nowhere.hdf5", "data.behaviour=null"], "no data set at|behaviour"),
+        (["data=file"], "path"),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_is_said_before_anything_is_made(tmp_path, extra, says):
+    extra = [e for e in extra if e != "data.behaviour=null"]
+    with pytest.raises((UserError, HydraException, OmegaConfBaseException), match=says):
+        base = [b for b in BASE if not (b.startswith("data") and "data=file" in extra)]
+        with initialize_config_dir(str(Path("configs").absolute()), version_base="1.3"):
+            config = compose("train", [*base, *extra, f"run={tmp_path / 'run'}", f"data_dir={tmp_path / 'data'}"])
+        run.train(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "extra,says",
+    [
+        (["algo=cpl", "feedback=none"], "learns from answers"),
+        (["algo.wings=2"], "wings"),
+        (["algo=td3bc", "feedback=none", "policy.std=0.2"], "policy.std=0"),
+    ],
+)
+def test_the_command_says_it_in_a_sentence(tmp_path, extra, says):
+    done = subprocess.run(command(tmp_path, *extra), capture_output=True, text=True)
+    assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_gpu_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="no GPU here"):
+        train(tmp_path, "device=cuda")
+
+
+def test_devices():
+    assert pick_device("cpu").type == "cpu" and pick_device("auto").type in ("cpu", "cuda")
+
+
+def test_bad_schedules_and_queries():
+    ask = dict(kind="pair", count=3, rounds=1, length=8, span=2, strategy="uniform", candidates=1, per_list=1,
+               held_out=0.0, seed=0)  # fmt: skip
+    for wrong in ({"rounds": 4}, {"held_out": 1.0}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            Query(**{**ask, **wrong})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="at least 1"):
+        Schedule(steps=0, log_every=1, eval_every=1, checkpoint_every=1, eval_episodes=1, final_episodes=1)

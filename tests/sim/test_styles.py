@@ -1,0 +1,121 @@
+"""Data of several styles, and a taste for one of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.styles import MEASURED, TASKS, Task, measures, moved
+from pbrl.data.behaviours import Styles
+from pbrl.data.rollout import rollout
+from pbrl.data.table import Table
+from pbrl.feedback.sources.scripted import Teacher
+from pbrl.types import Episode, UserError
+from sim.franka import MEASURES, Franka
+from sim.franka.experts import STYLE
+from tests.parts import config
+from tests.toy import Point
+
+DIALS = {"judge": "return", "discount": 0.99, "beta": float("inf"), "gamma": 1.0, "mistake": 0.0, "skip": 0.0,
+         "equal": 0.0, "seed": 0}  # fmt: skip
+
+
+def made(task: str, **changes) -> Franka:
+    return Franka(
+        task, **{"robot": "panda", "control": "cartesian", "horizon": 60, "style": {}, "prefer": {}, **changes}
+    )
+
+
+def played(styles: list[dict[str, float]], task: str, seeds: range, **changes) -> list[Episode]:
+    return rollout([made(task, **changes) for _ in seeds], Styles(styles=styles), seeds)
+
+
+def test_a_taste_is_part_of_the_reward_and_of_nothing_else():
+    weights = dict(zip(MEASURES, (-1.0, 2.0, -3.0, -4.0, 0.5), strict=True))
+    plain, tasteful = made("place"), made("place", prefer=weights)
+    for env in (plain, tasteful):
+        env.reset(seed=3)
+    for action in np.random.default_rng(0).uniform(-1, 1, (60, 4)):
+        (obs, reward, _, _, info), (same, told, *_) = plain.step(action), tasteful.step(action)
+        assert told == pytest.approx(reward + sum(weight * info[name] for name, weight in weights.items()))
+        np.testing.assert_array_equal(obs, same)
+    assert tasteful.double().prefer == weights
+
+
+def test_an_episode_keeps_a_style_that_its_seed_draws():
+    styles = [{"speed": 0.4}, {"speed": 1.0}]
+    episodes = played(styles, "reach", range(12), horizon=15)
+    sources = [episode.source for episode in episodes]
+    assert set(sources) == {"styles: speed=0.4", "styles: speed=1"}
+    again = played(styles, "reach", range(11, -1, -1), horizon=15)[::-1]
+    assert [episode.source for episode in again] == sources
+    for episode in episodes:
+        most = np.abs(episode.action[:, :3]).max()
+        assert most == pytest.approx(0.4 if episode.source.endswith("0.4") else 1.0)
+
+
+def test_a_teacher_shares_the_taste():
+    """The same two episodes: the task alone prefers the fast one, and who minds haste the slow one."""
+    for prefer, liked in (({}, "1"), ({"haste": -20.0}, "0.4")):
+        episodes = [played([{"speed": speed}], "lift", range(1), horizon=100, prefer=prefer)[0] for speed in (0.4, 1.0)]
+        table = Table(episodes)
+        label, _ = Teacher(**DIALS).answer(table, torch.tensor([[0, 101]]), 100)
+        assert episodes[int(label[0])].source.endswith(f"={liked}")
+
+
+def test_what_it_does_not_take():
+    with pytest.raises(UserError, match="it weighs height, speed, haste"):
+        made("lift", prefer={"zeal": 1.0})
+    with pytest.raises(UserError, match="no zeal"):
+        played([{"zeal": 1.0}], "lift", range(1))
+    with pytest.raises(UserError, match="at least one"):
+        Styles(styles=[])
+    with pytest.raises(UserError, match="choose data=expert"):
+        rollout([Point()], Styles(styles=[{"speed": 1.0}]), range(1))
+
+
+def test_it_is_a_flag():
+    plain = config("env=franka/lift")["env"]
+    assert plain["style"] == STYLE and plain["prefer"] == dict.fromkeys(MEASURES, 0.0)
+    found = config("env=franka/lift", "env.style.speed=0.5", "env.prefer.haste=-20", "data=styles",
+                   "data.behaviour.styles=[{height: 0.2}]")  # fmt: skip
+    assert found["env"]["style"] == {**STYLE, "speed": 0.5}
+    assert found["env"]["prefer"] == {**plain["prefer"], "haste": -20}
+    assert found["data"]["behaviour"]["styles"] == [{"height": 0.2}]
+
+
+def test_styles_are_measured():
+    """A hand that moves at 0.2 m/s for half of the time, goes down to the table and up again."""
+    obs = np.zeros((41, 17), np.float32)
+    obs[:, 2] = np.interp(np.arange(41), [0, 10, 20, 40], [0.48, 0.05, 0.2, 0.1])
+    obs[1:21, 3] = 0.2
+    obs[:, 8] = np.linspace(-0.2, 0.2, 41)  # the cube passes the glass in the middle, when the hand is at 0.2
+    late = np.arange(41) >= 40
+    episode = Episode(0, obs, np.zeros((40, 4), np.float32), np.zeros(40, np.float32), False, late)
+    failed = episode._replace(obs=obs + 1, success=np.zeros(41, bool))
+    found = measures([episode, failed, episode], tuple(MEASURED))
+    assert found["speed"] == pytest.approx(0.2)
+    assert found["height"] == pytest.approx(obs[1:, 2].mean())
+    assert found["peak"] == pytest.approx(0.2)
+    assert (found["over"], found["around"]) == (1.0, 0.0)
+    early = episode._replace(obs=obs.copy(), success=np.arange(41) >= 11)
+    early.obs[12:, 3] = 1.0
+    assert measures([early], ["speed"])["speed"] == pytest.approx(0.2)
+    assert np.isnan(measures([failed], ["speed"])["speed"])
+    lying = episode._replace(obs=obs * np.array([1] * 8 + [0] + [1] * 8, np.float32))
+    assert set(measures([lying], ("over", "around")).values()) == {0.0}
+    assert moved({"speed": 0.2}, {"speed": 0.1}, {"speed": 0.3}, "speed") == pytest.approx(0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
+def test_the_benchmark_prefers_what_it_says(name, tmp_path: Path):
+    """Experts of both styles manage, and the true return prefers the liked one, in every episode."""
+    task: Task = TASKS[name]
+    env = config(*task.flags)["env"]
+    kept = {"horizon": env["horizon"], "prefer": env["prefer"]}
+    liked, other = (played([style], name, range(20), **kept) for style in (task.liked, task.other))
+    for episodes in (liked, other):
+        assert np.mean([episode.success[-1] for episode in episodes]) >= 0.95  # type: ignore[index]
+    assert all(a.reward.sum() > b.reward.sum() for a, b in zip(liked, other, strict=True))

@@ -1,0 +1,141 @@
+"""Two processes with half of each batch do what one does with all of it; a run of two goes on as one, or one as two."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import multiprocessing
+
+from pbrl import distributed, files
+from pbrl.training.engine import Engine, Mean
+from pbrl.types import UserError
+from tests.algos.test_learners import CASES, title
+from tests.parts import build, config, fed
+from tests.training.test_loop import flags, train
+
+CPU = torch.device("cpu")
+CHANCE = ("dropout", "target_noise", "crop")  # what draws random numbers for each row
+ALL = [case.values[0] if hasattr(case, "values") else case for case in CASES]
+
+
+def trained(name: str, changes: dict, updates: int = 4, compile: bool = False) -> dict:
+    """What a learner is after some updates on its share of random batches, and what it said of itself."""
+    part, choice = name.split("/")
+    plain = {key: 0 for key in CHANCE if key in config(f"{part}={choice}")[part]}
+    learner, mean = build(name, **plain, **changes), Mean()
+    update = Engine(CPU, compile=compile, bf16=False).prepare(learner.update)
+    for batch in fed(learner, updates):
+        mean.add(update(distributed.share(batch)))
+    return {"state": learner.state_dict(), "metrics": mean.read(updates)}
+
+
+def one_of_two(rank: int, port: int, path: str, cases: list, compile: bool) -> None:
+    os.environ.update(WORLD_SIZE="2", RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    distributed.begin(CPU)
+    found = [trained(name, changes, compile=compile) for name, changes in cases]
+    torch.save(found, f"{path}-{rank}")
+    distributed.end()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def by_two(tmp_path, cases: list, compile: bool = False) -> list[list[dict]]:
+    multiprocessing.spawn(one_of_two, (free_port(), str(tmp_path / "found"), cases, compile), 2)  # type: ignore[attr-defined]
+    return [torch.load(tmp_path / f"found-{rank}") for rank in range(2)]
+
+
+@pytest.mark.slow
+def test_every_learner_is_the_same_by_two(tmp_path):
+    first, second = by_two(tmp_path, ALL)
+    for case, a, b in zip(ALL, first, second, strict=True):
+        alone = trained(*case)
+        for key, value in alone["state"].items():
+            assert torch.equal(a["state"][key], b["state"][key]), (title(case), key)
+            torch.testing.assert_close(a["state"][key], value, rtol=1e-3, atol=1e-5, msg=f"{title(case)} {key}")
+        for key, value in alone["metrics"].items():
+            if key not in ("train_accuracy", "sure"):  # of lists: means over what is in a share
+                torch.testing.assert_close(a["metrics"][key], value, rtol=1e-3, atol=1e-4, msg=f"{title(case)} {key}")
+
+
+@pytest.mark.slow
+def test_gradients_meet_within_a_compiled_update(tmp_path):
+    (first,), _ = by_two(tmp_path, [("algo/iql", {})], compile=True)
+    alone = trained("algo/iql", {})
+    for key, value in alone["state"].items():
+        torch.testing.assert_close(first["state"][key], value, rtol=1e-3, atol=1e-5)
+
+
+def run(folder, processes: int, *extra: str) -> subprocess.Popen:
+    """What `torchrun` does, or one process alone."""
+    torchrun = ["-m", "torch.distributed.run", f"--master-port={free_port()}", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *(torchrun if processes > 1 else []), "train.py", *flags(folder, *extra)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            start_new_session=True)  # fmt: skip
+
+
+WHOLE = ["algo=iql", "reward=ensemble", "reward.steps=40", "reward.hidden=[16]", "query.rounds=2", "query.kind=pair",
+         "query.strategy=disagreement", "feedback=perfect", "algo.hidden=[16]", "bf16=false", "compare=false",
+         "eval_every=120"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of a run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    alone = run(folder, 1, *WHOLE)
+    said, _ = alone.communicate(timeout=200)
+    assert alone.returncode == 0, said
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first,then", [(2, 1), (1, 2)])
+def test_a_killed_run_goes_on_with_more_or_fewer_processes(tmp_path, undisturbed, first, then):
+    killed = run(tmp_path, first, *WHOLE)
+    path = tmp_path / "run/checkpoint.pt"
+    for _ in range(2000):
+        state = files.load(path, CPU)
+        if state is not None and state["stage"] == 1 and state["step"] >= 40:
+            break
+        time.sleep(0.02)
+        assert killed.poll() is None, killed.communicate()[0]
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    again = run(tmp_path, then, *WHOLE)
+    said, _ = again.communicate(timeout=200)
+    assert again.returncode == 0, said
+    folders = undisturbed, tmp_path
+    policies = [torch.load(folder / "run/policy.pt", weights_only=True) for folder in folders]
+    for key, value in policies[0]["state"].items():
+        torch.testing.assert_close(policies[1]["state"][key], value, rtol=1e-2, atol=1e-4)
+    answers = [(folder / "run/metrics.jsonl").read_text().count('"answers"') for folder in folders]
+    assert answers == [2, 2]
+
+
+def test_a_batch_that_cannot_be_shared(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match="256 cannot be shared by 3"):
+        distributed.check_size(256)
+    distributed.check_size(96)
+
+
+def test_seeds_are_not_shared_by_processes(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="with torchrun, seeds=1"):
+        train(tmp_path, "seeds=2")
+
+
+def test_alone_everything_is_made_once():
+    made = []
+    assert distributed.after_first(lambda: made.append(1) or len(made)) == 1 and made == [1]

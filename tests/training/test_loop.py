@@ -1,0 +1,319 @@
+"""The loop: killed and gone on with is never stopped, bit for bit; answers are counted; stages follow the plan."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import sim.configs
+from pbrl.feedback.sources.scripted import Teacher
+from pbrl.feedback.store.store import Store
+from pbrl.run import train as run
+from pbrl.training import log
+from pbrl.training.engine import has_compiler, wants_compile
+from pbrl.types import UserError
+from tests import toy
+from tests.parts import names
+
+sim.configs.register()
+
+# A whole run on the point world, small enough to be repeated.
+BASE = [
+    "env=tests/point", "data=noise", "data.success=null", "data.behaviour.level=0.7", "data.episodes=40", "steps=240",
+    "log_every=10", "eval_every=80", "checkpoint_every=20", "eval_episodes=4", "final_episodes=6", "workers=0",
+    "threads=1",
+    "query.count=60", "query.length=8", "video=false", "compile=never", "hydra.searchpath=[file://tests/configs]",
+    "reference.steps=20", "policy.hidden=[16]",
+]  # fmt: skip
+RUNS = {
+    "cpl": ["algo=cpl", "algo.pretrain_steps=60", "policy.dropout=0.2"],
+    "cpl-kl-in-rounds": ["algo=cpl", "algo.reference=true", "algo.pretrain_steps=40", "query.rounds=3",
+                         "query.kind=pair", "feedback=boltzmann"],
+    "piql-in-rounds": ["algo=iql", "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2",
+                       "query.kind=pair", "query.strategy=disagreement", "feedback=perfect", "algo.hidden=[16]",
+                       "compare=false"],
+    "dppo": ["algo=cpl", "algo.pretrain_steps=40", "reward=transformer", "reward.width=16", "reward.steps=60",
+             "query.kind=pair", "feedback=perfect", "compare=false"],
+    "piql-of-lists": ["algo=iql", "reward=linear", "reward.steps=60", "reward.hidden=[16]", "algo.hidden=[16]",
+                      "query.kind=ranking", "query.per_list=25", "query.rounds=2", "feedback=perfect", "compare=false"],
+    "surf-of-lists": ["algo=iql", "reward=surf", "reward.steps=60", "reward.hidden=[16]", "algo.hidden=[16]",
+                      "query.kind=ranking", "query.per_list=25", "feedback=perfect", "compare=false"],
+    "cpl-on-lists": ["algo=cpl", "algo.pretrain_steps=60", "objective=plackett_luce", "compare=false"],
+    "ipl": ["algo=ipl", "algo.hidden=[16]", "compare=false"],
+    "dtr": ["algo=dtr", "algo.width=16", "algo.layers=1", "algo.context=4", "algo.hidden=[16]", "algo.batch_size=16",
+            "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2", "compare=false"],
+    "iql": ["algo=iql", "feedback=none", "algo.hidden=[16]"],
+    "three-seeds": ["algo=iql", "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2",
+                    "query.kind=pair", "feedback=perfect", "algo.hidden=[16]", "seeds=3"],
+    "three-seeds-by-chance": ["algo=cpl", "algo.pretrain_steps=60", "policy.dropout=0.2", "seeds=3", "compare=false"],
+    "td3bc": ["algo=td3bc", "feedback=none", "algo.hidden=[16]"],
+    "awac": ["algo=awac", "feedback=none", "algo.hidden=[16]", "policy.std=0.3"],
+}  # fmt: skip
+
+
+def flags(folder: Path, *extra: str, base: Sequence[str] = BASE) -> list[str]:
+    return [*base, f"run={folder / 'run'}", f"data_dir={folder / 'data'}", *extra]
+
+
+def command(folder: Path, *extra: str) -> list[str]:
+    return [sys.executable, "train.py", *flags(folder, *extra)]
+
+
+def train(folder: Path, *extra: str, base: Sequence[str] = BASE) -> dict:
+    """What the command does, in this process."""
+    with initialize_config_dir(str(Path("configs").absolute()), version_base="1.3"):
+        config = compose("train", flags(folder, *extra, base=base))
+    return run.train(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+
+
+def outcome(folder: Path) -> dict:
+    """All that a run leaves, less the clock."""
+    run = folder / "run"
+    folders = sorted(run.glob("seed*")) or [run]
+    events = [{k: v for k, v in event.items() if k != "seconds"} for own in folders for event in log.read(own)]
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    state.pop("seconds"), [seed.pop("log") for seed in state["seeds"]]
+    results = [json.loads((own / "result.json").read_text()) for own in folders]
+    for result in results:
+        result["policy"].pop("seconds"), result.pop("bc")
+    return {
+        "events": events,
+        "state": state,
+        "results": results,
+        "policies": [torch.load(own / "policy.pt", weights_only=True) for own in folders],
+    }
+
+
+def assert_same(a, b, where="") -> None:
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    else:
+        assert a == b or (a != a and b != b), f"{where}: {a} {b}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_killed_and_gone_on_with_is_never_stopped(tmp_path, name):
+    extra = RUNS[name]
+    subprocess.run(command(tmp_path / "whole", *extra), check=True, capture_output=True)
+    os.makedirs(tmp_path / "killed")
+    (tmp_path / "whole" / "data").rename(tmp_path / "data")  # the same data, made once
+    for folder in ("whole", "killed"):
+        (tmp_path / folder / "data").symlink_to(tmp_path / "data")
+    kills, rng = 0, random.Random(name)  # each run is killed at other moments
+    for _ in range(60):
+        process = subprocess.Popen(
+            command(tmp_path / "killed", *extra), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        metrics = tmp_path / "killed" / "run" / ("seed2" if "seeds=3" in extra else "") / "metrics.jsonl"
+        before = metrics.stat().st_size if metrics.exists() else 0
+        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size > before):
+            time.sleep(0.01)  # until it has gone on
+        time.sleep(rng.uniform(0, 0.25))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+        if kills == 3:
+            subprocess.run(command(tmp_path / "killed", *extra), check=True, capture_output=True)
+            break
+    assert kills >= 2
+    assert_same(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"))
+
+
+def test_the_same_command_twice_trains_once(tmp_path):
+    train(tmp_path, *RUNS["iql"])
+    before = outcome(tmp_path)
+    written = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    train(tmp_path, *RUNS["iql"])
+    assert_same(before, outcome(tmp_path))
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == written
+
+
+def test_answers_come_in_rounds_and_are_counted(tmp_path):
+    extra = [a for a in RUNS["piql-in-rounds"] if a != "feedback=perfect"]
+    train(tmp_path, *extra, "feedback=skip", "feedback.equal=0.2", "feedback.skip=1.0", "compare=false")
+    answers = log.read(tmp_path / "run", "answers")
+    assert [a["asked"] for a in answers] == [30, 60]
+    last = answers[-1]
+    assert last["answered"] + last["skipped"] == 60 and last["ties"] > 0 and last["ties"] <= last["answered"]
+    assert last["label_accuracy"] == 1.0  # of answers that are neither ties nor skipped
+    phases = [e["phase"] for e in log.read(tmp_path / "run")]
+    assert phases.index("answers") < phases.index("reward") < phases.index("judge") < phases.index("policy")
+    assert phases.count("judge") == 2
+
+
+@pytest.mark.parametrize("name", [name for name in names("reward") if name != "none"])
+def test_each_reward_model_is_judged(tmp_path, name):
+    train(tmp_path, "algo=iql", f"reward={name}", "reward.steps=10", "query.kind=pair", "query.count=60", "steps=5",
+          "eval_every=5", "compare=false", *(["reward.context=8"] if name == "transformer" else []))  # fmt: skip
+    (judged,) = log.read(tmp_path / "run", "judge")
+    assert 0 <= judged["held_out_accuracy"] <= 1 and -1 <= judged["rank_correlation"] <= 1
+    assert 0 <= judged["calibration_error"] <= 1
+
+
+def test_the_label_accuracy_of_a_teacher_that_errs(tmp_path):
+    train(tmp_path, "query.kind=pair", "query.count=1000", "feedback=mistake", "feedback.mistake=0.3", "steps=80",
+          "compare=false")  # fmt: skip
+    assert log.read(tmp_path / "run", "answers")[-1]["label_accuracy"] == pytest.approx(0.7, abs=0.05)
+
+
+def test_answers_that_were_kept_teach_as_when_they_were_given(tmp_path):
+    """Nobody is asked again, and the policy is the same to the bit."""
+    given = ["algo=cpl", "algo.pretrain_steps=20", "steps=40", "eval_every=40", "compare=false"]
+    train(tmp_path, *given)
+    (tmp_path / "run").rename(tmp_path / "first")
+    store = f"store=sqlite:///{tmp_path / 'first' / 'answers.sqlite'}"
+    train(tmp_path, *given, "feedback=kept", store)
+    first, again = (torch.load(tmp_path / run / "policy.pt", weights_only=True) for run in ("first", "run"))
+    assert_same(first, again)
+    assert log.read(tmp_path / "run", "answers")[-1]["answered"] == 60
+    with pytest.raises(UserError, match="holds 60 × rating of 8 steps"):
+        train(tmp_path, *given, "feedback=kept", store, "query.kind=pair", f"run={tmp_path / 'other'}")
+
+
+@pytest.mark.parametrize("objective", ["robust", "plackett_luce"])
+def test_a_reward_model_has_an_objective_of_its_own(tmp_path, objective):
+    def weights(name, *extra):
+        train(tmp_path, "algo=iql", "reward=ensemble", "reward.steps=30", "steps=20", "eval_every=20", "compare=false",
+              *extra, f"run={tmp_path / name}")  # fmt: skip
+        return torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["seeds"][0]["reward"][
+            "net.layers.0.weight"
+        ]
+
+    assert not torch.equal(weights("other", f"objective@reward_objective={objective}"), weights("plain"))
+
+
+def test_a_round_that_is_skipped_whole(tmp_path, monkeypatch):
+    """B-Pref fails on one. The real teacher answers the first round; none can be told to skip just the second."""
+    answer = Teacher.answer
+
+    def first_alone(self, table, starts, length, r, *step):
+        label, outcome = answer(self, table, starts, length, r, *step)
+        return (label, outcome) if r == 0 else (np.full_like(label, np.nan), np.full_like(outcome, "skip"))
+
+    monkeypatch.setattr(Teacher, "answer", first_alone)
+    train(tmp_path, *RUNS["piql-in-rounds"], "compare=false")
+    first, second = log.read(tmp_path / "run", "answers")
+    assert first["skipped"] == 0 and second["skipped"] == second["asked"] - first["asked"] > 0
+    assert second["answered"] == first["answered"] and len(log.read(tmp_path / "run", "judge")) == 2
+
+
+def test_a_run_on_a_d4rl_file(tmp_path):
+    made = toy.episodes(30)
+    ends = np.concatenate([np.arange(len(e.action)) == len(e.action) - 1 for e in made])
+    with h5py.File(tmp_path / "point-medium-v2.hdf5", "w") as file:
+        for name, parts in {
+            "observations": [e.obs[:-1] for e in made], "next_observations": [e.obs[1:] for e in made],
+            "actions": [e.action for e in made], "rewards": [e.reward for e in made],
+        }.items():  # fmt: skip
+            file[name] = np.concatenate(parts)
+        file["timeouts"], file["terminals"] = ends, np.zeros(len(ends), bool)
+    base = [flag for flag in BASE if not flag.startswith("data")]
+    extra = ["data=file", f"data.path={tmp_path / 'point-medium-v2.hdf5'}", "algo=iql", "reward=ensemble",
+             "reward.steps=40", "feedback=perfect", "query.kind=pair", "steps=40", "eval_every=40"]  # fmt: skip
+    result = train(tmp_path, *extra, base=base)
+    assert result["data"]["episodes"] == 30 and result["answers"]["answered"] == 60
+
+
+def test_every_question_skipped(tmp_path):
+    with pytest.raises(UserError, match="no usable answers"):
+        train(tmp_path, "query.kind=pair", "feedback=skip", "feedback.skip=100", "compare=false")
+
+
+def test_a_run_folder_of_another_run(tmp_path):
+    extra = [*RUNS["iql"], "compare=false"]
+    train(tmp_path, *extra)
+    with pytest.raises(UserError, match="another data set"):
+        train(tmp_path, *extra, "data.episodes=41")
+    with pytest.raises(UserError, match="other settings"):
+        train(tmp_path, *extra, "policy.hidden=[8]")
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="damaged"):
+        train(tmp_path, *extra)
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    """The checkpoint of before survives, and the run goes on when there is space again."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True).returncode
+    ):
+        pytest.skip("mounting a small disk needs root")
+    try:
+        filler = disk / "filler"
+        extra = [*RUNS["cpl"], f"data_dir={tmp_path / 'data'}", "compare=false"]
+        filler.write_bytes(bytes(330_000))
+        with pytest.raises(UserError, match="free some space"):
+            train(disk, *extra)
+        filler.unlink()
+        assert train(disk, *extra)["policy"]
+    finally:
+        subprocess.run(["umount", "--lazy", disk])  # the failed run may still hold its files
+
+
+def test_when_to_compile(monkeypatch, capsys):
+    assert wants_compile("auto", 10**6) and not wants_compile("auto", 100)
+    assert wants_compile("always", 1) and not wants_compile("never", 10**6)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    has_compiler.cache_clear()
+    assert not wants_compile("auto", 10**6) and not wants_compile("always", 1)
+    assert capsys.readouterr().out.count("no C++ compiler") == 1  # said once
+    has_compiler.cache_clear()
+
+
+def test_asking_alone_and_training_later_is_the_same_run(tmp_path):
+    train(tmp_path / "a", *RUNS["cpl"])
+    assert train(tmp_path / "b", *RUNS["cpl"], "only=answers") == {}
+    store = Store(f"sqlite:///{tmp_path / 'b/run/answers.sqlite'}")
+    assert store.counts()["answered"] == 60 and not (tmp_path / "b/run/policy.pt").exists()
+    train(tmp_path / "b", *RUNS["cpl"])
+    assert store.counts()["answered"] == 60
+    assert_same(outcome(tmp_path / "a")["policies"], outcome(tmp_path / "b")["policies"])
+
+
+def test_other_settings_are_another_run(tmp_path):
+    extra = [*RUNS["iql"], "compare=false"]
+    train(tmp_path, *extra)
+    made_with = (tmp_path / "run/config.yaml").read_text()
+    with pytest.raises(UserError, match=r"algo.expectile 0.7 → 0.9"):
+        train(tmp_path, *extra, "algo.expectile=0.9")
+    assert (tmp_path / "run/config.yaml").read_text() == made_with
+    train(tmp_path, *extra, "device=cpu", "logger=tensorboard")  # where and how it runs may change
+
+
+def test_only_a_reward_model_needs_answers_held_out(tmp_path):
+    train(tmp_path / "a", *RUNS["cpl"], "compare=false")
+    train(tmp_path / "b", *RUNS["piql-in-rounds"])
+    kept = [torch.load(tmp_path / x / "run/checkpoint.pt", weights_only=True)["preferences"] for x in "ab"]
+    assert [len(k["train"][1]) for k in kept] == [60, 54] and len(kept[1]["test"][1]) == 6
+
+
+def test_asking_alone_needs_something_to_ask(tmp_path):
+    with pytest.raises(UserError, match="only=answers"):
+        train(tmp_path, *RUNS["iql"], "only=answers")
