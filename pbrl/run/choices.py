@@ -181,7 +181,7 @@ def _values(prefix: str, have: dict, default: dict, notes: dict[str, str], confi
     return [
         _setting(f"{prefix}.{key}", value, value if usual.get(key, value) == "???" else usual.get(key),
                  notes.get(f"{prefix}.{key}", ""))
-        for key, value in flatten(have).items() if key not in ("_target_", "_partial_", "task", "name")
+        for key, value in flatten(have).items() if key.rpartition(".")[2] not in ("_target_", "_partial_", "task", "name")
     ]  # fmt: skip
 
 

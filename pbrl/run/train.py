@@ -80,7 +80,9 @@ def _train(
         "settings": {k: v for k, v in config.items() if k not in FREE},
     }
     provenance(folder, config, dataset)
-    print(f"run     {folder}\ndata    {len(table.steps)} episodes, {len(table)} steps, {data}")
+    if distributed.first():
+        found = {"episodes": len(table.steps), "steps": len(table), "data": data}
+        report.begin(config, folder, **found, asks=ask is not None, device=device)
 
     players = Players(config["env"], workers) if distributed.first() else None
     experts = None  # who play without images where policies have them: a scripted expert does not look
@@ -117,6 +119,7 @@ def _train(
         result = report.write(seeds, folder, config, data, clones, summaries, training.counts)
         if config["video"]:
             report.video(seeds[0].folder, config["env"], players, seeds[0].algo.policy, schedule.eval_seed)
+        report.finish(folder)
         return result
     finally:
         if page is not None:
