@@ -1,6 +1,7 @@
 """Learning curves, drawn with Matplotlib: as a PNG, and as SVG whose text and axes take the colour of the page."""
 
 import re
+from html import escape
 from io import StringIO
 from typing import NamedTuple
 
@@ -32,8 +33,8 @@ class Level(NamedTuple):
 def curves(lines: list[Curve], levels: list[Level], measure: str, title: str = "", ink: str = INK) -> Figure:
     """A figure of curves and levels; `measure` names the y axis, and success goes from 0 to 1."""
     colours = {"text.color": ink, "axes.labelcolor": ink, "axes.edgecolor": ink, "xtick.color": ink, "ytick.color": ink}
-    with rc_context({**colours, "font.size": 11}):
-        figure = Figure(figsize=(7, 4), layout="constrained")
+    with rc_context({**colours, "font.size": 10}):
+        figure = Figure(figsize=(5.4, 3.5), layout="constrained")
         axes = figure.subplots()
         for i, line in enumerate(lines):
             colour, style = COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]
@@ -58,14 +59,14 @@ def losses(events: list[dict[str, float]], ink: str = INK) -> Figure | None:
     if not names:
         return None
     colours = {"text.color": ink, "axes.edgecolor": ink, "xtick.color": ink, "ytick.color": ink}
-    with rc_context({**colours, "font.size": 8}):
+    with rc_context({**colours, "font.size": 7}):
         rows = -(-len(names) // 3)
-        figure = Figure(figsize=(7, 1.7 * rows), layout="constrained")
+        figure = Figure(figsize=(5.4, 1.4 * rows), layout="constrained")
         panels = figure.subplots(rows, 3, squeeze=False).ravel()
         for axes, name in zip(panels, names, strict=False):
             found = [(event["step"], event[name]) for event in events if name in event]
             axes.plot(*zip(*found, strict=True), color=COLOURS[0], linewidth=1.2)
-            axes.set_title(name.replace("_", " "), fontsize=9)
+            axes.set_title(name.replace("_", " "), fontsize=8)
             axes.spines[["top", "right"]].set_visible(False)
         for axes in panels[len(names) :]:
             axes.set_axis_off()
@@ -74,14 +75,13 @@ def losses(events: list[dict[str, float]], ink: str = INK) -> Figure | None:
 
 def svg(figure: Figure, description: str) -> str:
     """The figure as an `<svg>` element with a text alternative; `description` is escaped here."""
-    from html import escape
-
     out = StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = out.getvalue()[out.getvalue().index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r'<g id="[^"]*">', "<g>", text)  # ids of one chart are not those of the next
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1)
+    for side in ("width", "height"):  # as wide as the page allows
+        text = re.sub(rf'(<svg[^>]*?) {side}="[^"]*"', r"\1", text, count=1)
     text = text.replace("<svg", f'<svg role="img" aria-label="{escape(description, quote=True)}"', 1)
     return text.replace(INK, "currentColor")

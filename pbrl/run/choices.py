@@ -15,6 +15,7 @@ import yaml
 from omegaconf import OmegaConf
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+OWN = ("_target_", "_partial_", "task", "name")  # keys that a choice sets, and nobody else
 ENTRY = re.compile(r"  - (?:optional )?([\w/@]+): (\S+)(?:\s+# (.*))?")  # in the defaults of train.yaml
 
 
@@ -146,6 +147,18 @@ def chosen(folder: str, part: dict[str, Any], config: dict[str, Any]) -> str:
     return f"{found.removesuffix('/base')}/{part['task']}" if found.endswith("/base") else found
 
 
+def names(config: dict[str, Any]) -> dict[str, str]:
+    """The choice of each group that a run was made from, by part; a class's name where it is none of the choices."""
+    parts = {group.part: config[group.part] for group in groups() if isinstance(config.get(group.part), dict)}
+    folders = {group.part: group.folder for group in groups()}
+    return {part: chosen(folders[part], own, config) or _named(own) for part, own in parts.items()}
+
+
+def _named(part: dict[str, Any]) -> str:
+    name = str(part.get("_target_") or part.get("name") or "none").rpartition(".")[2]
+    return f"{name}/{part['task']}" if part.get("task") else name
+
+
 def resolve(values: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """Values with interpolations such as `${steps}` replaced by what the run's `config` has there."""
     root: Any = OmegaConf.to_container(OmegaConf.create({**config, "_default_": values}), resolve=True)
@@ -178,11 +191,12 @@ def _part_settings(group: Group, part: dict[str, Any], config: dict[str, Any]) -
 
 def _values(prefix: str, have: dict, default: dict, notes: dict[str, str], config: dict[str, Any]) -> list[Setting]:
     usual = flatten(resolve(default, config))
+    found = {key: value for key, value in flatten(have).items() if key.rpartition(".")[2] not in OWN}
     return [
-        _setting(f"{prefix}.{key}", value, value if usual.get(key, value) == "???" else usual.get(key),
-                 notes.get(f"{prefix}.{key}", ""))
-        for key, value in flatten(have).items() if key.rpartition(".")[2] not in ("_target_", "_partial_", "task", "name")
-    ]  # fmt: skip
+        _setting(f"{prefix}.{key}", value, value if usual.get(key) == "???" else usual.get(key), words)
+        for key, value in found.items()
+        for words in [notes.get(f"{prefix}.{key}", "")]
+    ]
 
 
 def _setting(key: str, value: Any, default: Any, words: str) -> Setting:

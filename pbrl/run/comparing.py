@@ -1,4 +1,4 @@
-"""Several runs side by side: those that differ in their seed alone are one method; curves and means with their spread."""
+"""Several runs side by side: those that differ in their seed alone are one method, with a mean and a spread."""
 
 import os
 from collections.abc import Sequence
@@ -13,7 +13,10 @@ from pbrl.run.charts import Curve, Level
 from pbrl.run.outcome import Outcome, SeedOutcome, measure
 from pbrl.run.summary import BASELINE
 
-FREE = ("seed", "seeds", "run", "feedback.seed", "device", "threads", "workers", "compile", "video", "data_dir", "store")
+FREE = (
+    "seed", "seeds", "run", "feedback.seed", "device", "threads", "workers", "compile", "compare", "algo@baseline",
+    "video", "logger", "only", "data_dir", "store", "checkpoint_every", "log_every",
+)  # fmt: skip  # settings that make no other method
 
 
 class Method(NamedTuple):
@@ -46,15 +49,17 @@ def methods(runs: Sequence[Outcome]) -> list[Method]:
 
 def _values(run: Outcome) -> dict[str, str]:
     """What makes a run another method, by key."""
-    return {s.key: s.value for s in choices.settings(run.config) if s.key not in FREE}
+    return {s.key: s.value for s in choices.settings(run.config)
+            if s.key not in FREE and not s.key.startswith(("baseline.", "logger."))}  # fmt: skip
 
 
 def _title(run: Outcome) -> str:
-    return f"{run.config['env'].get('task', '')} {run.config['algo']['_target_'].rpartition('.')[2]}".strip()
+    name = choices.names(run.config)
+    return f"{name['env']} {name['algo']}"
 
 
 def curve(name: str, seeds: Sequence[SeedOutcome]) -> Curve:
-    """Evaluations over updates: of one seed with 95 % intervals; of several the mean, from the lowest to the highest."""
+    """Evaluations over updates: of one seed with 95 % intervals; of several the mean, between lowest and highest."""
     found = [seed for seed in seeds if seed.evaluations]
     if len(found) == 1:
         events = found[0].evaluations
@@ -79,7 +84,7 @@ def levels(run: Outcome) -> list[Level]:
 def context(runs: Sequence[Outcome], start: Path) -> dict[str, Any]:
     """What the comparing page shows; links lead from the folder `start`."""
     found = methods(runs)
-    tasks = list(dict.fromkeys(choices.chosen("env", run.config["env"], run.config) or _title(run) for run in runs))
+    tasks = list(dict.fromkeys(choices.names(run.config)["env"] for run in runs))
     rows = [_row(method, start) for method in found]
     key = next((row["measure"] for row in rows if row["measure"]), "success")
     drawn = [method for method in found if any(seed.evaluations for seed in method.seeds)]

@@ -1,4 +1,4 @@
-"""`python train.py --help` and `python train.py list …`: what there is to choose; and the nearest name to a misspelt one."""
+"""`python train.py --help` and `python train.py list …`: what there is to choose; and names near a misspelt one."""
 
 import shutil
 import textwrap

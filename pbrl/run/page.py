@@ -6,6 +6,7 @@ Everything shown is read from the folder (see pbrl/run/outcome.py); Jinja escape
 import os
 import shlex
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -46,7 +47,11 @@ def write_comparison(runs: list[Outcome], path: Path) -> Path:
 
 def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"percent": "{:.0%}".format, "number": "{:.4g}".format, "size": _size}
     own = {name: Markup((TEMPLATES / name).read_text()) for name in ("style.css", "page.js")}
@@ -62,16 +67,16 @@ def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
 
 def _run(run: Outcome) -> dict[str, Any]:
     rows = _results(run)
-    name = {group.part: choices.chosen(group.folder, run.config[group.part], run.config) for group in choices.groups()
-            if isinstance(run.config.get(group.part), dict)}  # fmt: skip
-    learner = " on ".join(filter(None, [name["algo"], name["reward"] if name["reward"] != "none" else ""]))
+    name = choices.names(run.config)
+    learner = name["algo"] + (f" on {name['reward']}" if name["reward"] != "none" else "")
     settings = [setting._replace(value=_hide_password(setting.value)) for setting in choices.settings(run.config)]
     return {
-        "title": f"{name['env'] or run.config['env'].get('task', '')}: {learner}",
+        "title": f"{name['env']}: {learner}",
         "run": run,
         "header": [(key, _hide_password(text)) for key, text in run.start.get("header", [])],
         "steps": run.config["steps"],
         "rows": rows,
+        "means": _means(run),
         "measure": rows[0]["measure"] if rows else "",
         "curve": _curve(run),
         "losses": _losses(run.seeds[0]),
@@ -105,6 +110,21 @@ def _results(run: Outcome) -> list[dict[str, Any]]:
     if run.data:
         rows.append(("data", run.data))
     return [_row(name, event, [other for _, other in rows if other]) for name, event in rows if event]
+
+
+def _means(run: Outcome) -> list[dict[str, Any]]:
+    """Of several seeds: the mean and the standard deviation of their policies, their best, and their baselines."""
+    groups = {
+        "policy": [seed.evaluations[-1] for seed in run.seeds if seed.evaluations],
+        "best on the way": [seed.best for seed in run.seeds if seed.best],
+        f"baseline ({BASELINE})": [seed.baseline_evaluations[-1] for seed in run.seeds if seed.baseline_evaluations],
+    }
+    rows = []
+    for name, events in groups.items():
+        values = [event[measure(event)] for event in events]
+        if len(values) > 1:
+            rows.append({"name": name, "mean": mean(values), "deviation": stdev(values), "seeds": len(values)})
+    return rows
 
 
 def _row(name: str, event: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
@@ -156,8 +176,8 @@ def _hide_password(value: str) -> str:
     """A database URL without its password; anything else as it is."""
     if "://" not in value or "@" not in value:
         return value
-    words = [make_url(word).render_as_string() if "://" in word and _is_url(word) else word for word in value.split(" ")]
-    return " ".join(words)
+    words = value.split(" ")
+    return " ".join(make_url(word).render_as_string() if "://" in word and _is_url(word) else word for word in words)
 
 
 def _is_url(word: str) -> bool:
@@ -165,4 +185,3 @@ def _is_url(word: str) -> bool:
         return bool(make_url(word))
     except ArgumentError:
         return False
-

@@ -27,7 +27,14 @@ from pbrl.types import UserError
 
 
 def begin(
-    config: dict[str, Any], folder: Path, *, episodes: int, steps: int, data: Evaluation, asks: bool, device: torch.device
+    config: dict[str, Any],
+    folder: Path,
+    *,
+    episodes: int,
+    steps: int,
+    data: Evaluation,
+    asks: bool,
+    device: torch.device,
 ) -> None:
     """Prints the header of a run, keeps it in the folder with the data's evaluation, and writes a first report."""
     found = f"{episodes} episodes, {steps:,} steps, {data}"
@@ -57,11 +64,12 @@ def write(
     for i, (seed, found) in enumerate(zip(seeds, summaries, strict=True)):
         baseline = clones[i] if clones else None
         answers, validated = log.read(seed.folder, "answers"), log.read(seed.folder, "judge")
+        validated = [{k: v for k, v in event.items() if k not in ("phase", "step")} for event in validated]
         results.append({
             "env": config["env"], "algo": config["algo"]["_target_"].split(".")[-2], "seed": seed.number,
             "data": asdict(data), "bc": baseline, "policy": found, "answers": counts,
             "label_accuracy": answers[-1].get("label_accuracy") if answers else None,
-            "reward_model": {k: v for k, v in validated[-1].items() if k not in ("phase", "step")} if validated else None,
+            "reward_model": validated[-1] if validated else None,
         })  # fmt: skip
         (seed.folder / "result.json").write_text(json.dumps(results[-1], indent=2))
         print(summary.results(results[-1], f"seed {seed.number}" if len(seeds) > 1 else ""))

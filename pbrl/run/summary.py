@@ -15,9 +15,7 @@ BASELINE = "BC"
 
 def header(config: dict[str, Any], folder: Path, data: str, asks: bool, device: str) -> list[tuple[str, str]]:
     """The lines of a run's header: name and text. `data` describes the data set; `asks`: whether answers are used."""
-    name = {group.part: choices.chosen(group.folder, config[group.part], config) or _class(config[group.part])
-            for group in choices.groups() if isinstance(config.get(group.part), dict)}  # fmt: skip
-    seeds = config["seeds"]
+    name, seeds = choices.names(config), config["seeds"]
     rows = [
         ("run", str(folder)),
         ("task", name["env"]),
@@ -26,8 +24,8 @@ def header(config: dict[str, Any], folder: Path, data: str, asks: bool, device: 
     ]
     if config["reward"]["_target_"]:
         rows.append(("reward", _part("reward", name["reward"], f"objective {name['reward_objective']}")))
-    learner = f"{config['steps']:,} updates, " + (f"{seeds} seeds from {config['seed']} on" if seeds > 1 else f"seed {config['seed']}")
-    rows.append(("policy", _part("algo", name["algo"], learner)))
+    of = f"{seeds} seeds from {config['seed']} on" if seeds > 1 else f"seed {config['seed']}"
+    rows.append(("policy", _part("algo", name["algo"], f"{config['steps']:,} updates, {of}")))
     compared = f"{name['baseline']} on the same data, {config['steps']:,} updates"
     rows.append(("baseline", compared if config["compare"] else "none (compare=false)"))
     precision = "bfloat16 products, float32 weights" if config["bf16"] else "float32"
@@ -49,10 +47,6 @@ def _part(folder: str, choice: str, more: str) -> str:
     return f"{choice}: {more}" + (f" ({words})" if 0 < len(words) <= 70 else "")
 
 
-def _class(part: dict[str, Any]) -> str:
-    return (part.get("_target_") or part.get("name") or "none").rpartition(".")[2]
-
-
 def lines(rows: list[tuple[str, str]]) -> str:
     """Rows as aligned text."""
     return "\n".join(f"{name:{WIDTH}}{text}" for name, text in rows)
@@ -60,14 +54,14 @@ def lines(rows: list[tuple[str, str]]) -> str:
 
 def results(result: dict[str, Any], name: str = "") -> str:
     """The table of one seed's `result.json`: data, baseline and policy with their intervals, reward model, answers."""
-    title = ", ".join(filter(None, [result["env"].get("task", ""), name]))
+    title = ", ".join(filter(None, [result["env"].get("task", ""), name, "95 % intervals"]))
     rows = [(row, f"{evaluation}, {evaluation.episodes} episodes") for row, evaluation in evaluations(result)]
     if result["reward_model"]:
         found = (f"{k} {v:.2f}" for k, v in result["reward_model"].items() if k != "round")
         rows.append(("reward model", ", ".join(found)))
     if result["answers"]:
         rows.append(("answers", ", ".join(f"{v} {k}" for k, v in result["answers"].items())))
-    return "\n".join([f"\n{title}, 95 % intervals", *(f"  {row:20s} {text}" for row, text in rows)])
+    return "\n".join([f"\n{title}", *(f"  {row:20s} {text}" for row, text in rows)])
 
 
 def evaluations(result: dict[str, Any]) -> list[tuple[str, Evaluation]]:

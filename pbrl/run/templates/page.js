@@ -5,14 +5,14 @@ function filter() {
   const rows = [...document.querySelectorAll("#all-settings tbody tr")];
   for (const row of rows) {
     const text = row.textContent.toLowerCase();
-    row.hidden = (only.checked && !words.length && !row.classList.contains("differs")) || !words.every((word) => text.includes(word));
+    row.hidden = (only.checked && !row.classList.contains("differs")) || !words.every((word) => text.includes(word));
   }
   const shown = rows.filter((row) => !row.hidden).length;
   document.getElementById("shown").textContent = shown === rows.length ? "" : `${shown} of ${rows.length} shown`;
 }
 if (find) {
   only.checked = document.querySelector("#all-settings .differs") !== null;
-  find.addEventListener("input", filter);
+  find.addEventListener("input", () => { only.checked &&= !find.value; filter(); });  // a search is of all settings
   only.addEventListener("change", filter);
   filter();
 }
