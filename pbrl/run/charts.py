@@ -33,7 +33,7 @@ class Level(NamedTuple):
 def curves(lines: list[Curve], levels: list[Level], measure: str, title: str = "", ink: str = INK) -> Figure:
     """A figure of curves and levels; `measure` names the y axis, and success goes from 0 to 1."""
     colours = {"text.color": ink, "axes.labelcolor": ink, "axes.edgecolor": ink, "xtick.color": ink, "ytick.color": ink}
-    with rc_context({**colours, "font.size": 10}):
+    with rc_context({**colours, "font.size": 10}):  # type: ignore[arg-type]
         figure = Figure(figsize=(5.4, 3.5), layout="constrained")
         axes = figure.subplots()
         for i, line in enumerate(lines):
@@ -59,7 +59,7 @@ def losses(events: list[dict[str, float]], ink: str = INK) -> Figure | None:
     if not names:
         return None
     colours = {"text.color": ink, "axes.edgecolor": ink, "xtick.color": ink, "ytick.color": ink}
-    with rc_context({**colours, "font.size": 7}):
+    with rc_context({**colours, "font.size": 7}):  # type: ignore[arg-type]
         rows = -(-len(names) // 3)
         figure = Figure(figsize=(5.4, 1.4 * rows), layout="constrained")
         panels = figure.subplots(rows, 3, squeeze=False).ravel()

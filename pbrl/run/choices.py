@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import yaml
 from omegaconf import OmegaConf
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+from pbrl import configs
+
+CONFIGS, CODE = configs.FOLDER, Path(__file__).parents[2]
 OWN = ("_target_", "_partial_", "task", "name")  # keys that a choice sets, and nobody else
 ENTRY = re.compile(r"  - (?:optional )?([\w/@]+): (\S+)(?:\s+# (.*))?")  # in the defaults of train.yaml
 
@@ -76,7 +78,7 @@ def first_sentence(text: str) -> str:
 def docstring(target: str) -> str:
     """The first line of the docstring of a class, a function, or else of its module; read, not imported."""
     module, _, name = target.rpartition(".")
-    place = CONFIGS.parent / module.replace(".", "/")
+    place = CODE / module.replace(".", "/")
     path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
     if not path.is_file():
         return ""

@@ -27,7 +27,11 @@ class Method(NamedTuple):
 
     @property
     def seeds(self) -> list[SeedOutcome]:
-        return [seed for run in self.runs for seed in run.seeds]
+        """Each seed once, where it was trained furthest: the same seed again is the same training."""
+        found: dict[int, SeedOutcome] = {}
+        for seed in sorted((seed for run in self.runs for seed in run.seeds), key=lambda one: len(one.evaluations)):
+            found[seed.number] = seed
+        return [found[number] for number in sorted(found)]
 
 
 def methods(runs: Sequence[Outcome]) -> list[Method]:

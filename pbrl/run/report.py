@@ -18,26 +18,25 @@ from hydra.utils import instantiate
 
 from pbrl.data.frames import blind
 from pbrl.data.rollout import Players
-from pbrl.models.gaussian import Likelihood
+from pbrl.data.table import Table
 from pbrl.run import charts, comparing, outcome, page, summary
 from pbrl.training import evaluate, log
 from pbrl.training.evaluate import Evaluation
-from pbrl.training.replica import Seed
-from pbrl.types import UserError
+from pbrl.training.replica import Replica
+from pbrl.types import Policy, UserError
 
 
 def begin(
     config: dict[str, Any],
     folder: Path,
-    *,
-    episodes: int,
-    steps: int,
+    table: Table,
     data: Evaluation,
+    *,
     asks: bool,
     device: torch.device,
 ) -> None:
     """Prints the header of a run, keeps it in the folder with the data's evaluation, and writes a first report."""
-    found = f"{episodes} episodes, {steps:,} steps, {data}"
+    found = f"{len(table.steps)} episodes, {len(table):,} steps, {data}"
     threads = f", threads={torch.get_num_threads()}" if device.type == "cpu" else ""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     rows = summary.header(config, folder, found, asks, name + threads)
@@ -48,7 +47,7 @@ def begin(
 
 
 def write(
-    seeds: list[Seed],
+    seeds: list[Replica],
     folder: Path,
     config: dict[str, Any],
     data: Evaluation,
@@ -63,16 +62,16 @@ def write(
     results = []
     for i, (seed, found) in enumerate(zip(seeds, summaries, strict=True)):
         baseline = clones[i] if clones else None
-        answers, validated = log.read(seed.folder, "answers"), log.read(seed.folder, "judge")
+        answers, validated = log.read(seed.folder, "answers"), log.read(seed.folder, "held_out")
         validated = [{k: v for k, v in event.items() if k not in ("phase", "step")} for event in validated]
         results.append({
-            "env": config["env"], "algo": config["algo"]["_target_"].split(".")[-2], "seed": seed.number,
+            "env": config["env"], "algo": config["algo"]["_target_"].split(".")[-2], "seed": seed.seed,
             "data": asdict(data), "bc": baseline, "policy": found, "answers": counts,
             "label_accuracy": answers[-1].get("label_accuracy") if answers else None,
             "reward_model": validated[-1] if validated else None,
         })  # fmt: skip
         (seed.folder / "result.json").write_text(json.dumps(results[-1], indent=2))
-        print(summary.results(results[-1], f"seed {seed.number}" if len(seeds) > 1 else ""))
+        print(summary.results(results[-1], f"seed {seed.seed}" if len(seeds) > 1 else ""))
         plot(seed.folder)
     if len(seeds) == 1:
         return results[0]
@@ -103,9 +102,7 @@ def plot(folder: Path) -> None:
     figure.savefig(folder / "curve.png", dpi=120)
 
 
-def video(
-    folder: Path, env: dict[str, Any], players: Players, policy: Likelihood, seed: int, episodes: int = 3
-) -> None:
+def video(folder: Path, env: dict[str, Any], players: Players, policy: Policy, seed: int, episodes: int = 3) -> None:
     """Records the policy's first evaluation episodes into `policy.mp4`; without a renderer it says what to install."""
     from pbrl.data.video import frames, write_mp4
 
