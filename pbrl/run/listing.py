@@ -139,7 +139,7 @@ def explain(error: Exception, tasks: Tasks) -> str | None:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_choice(error.missing_cfg_file, tasks)
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override}: {error.message.splitlines()[0]}; see python train.py --help"
+        return f"cannot read {error.override}: a value with spaces or signs needs quotes, as in 'run=\"my run\"'"
     if isinstance(error, CompactHydraException):
         cause = error.__cause__
         if isinstance(cause, OmegaConfBaseException) and cause.full_key and cause.parent_node is not None:

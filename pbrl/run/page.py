@@ -83,7 +83,7 @@ def _run(run: Outcome) -> dict[str, Any]:
         "videos": [str(path.relative_to(run.folder)) for path in _videos(run)],
         "answers": run.seeds[0].phase("answers"),
         "raters": rater_rows(run),
-        "reward_model": run.seeds[0].phase("held_out"),
+        "reward_model": [event for event in run.seeds[0].phase("held_out") if len(event) > 3],  # 3: none was held out
         "settings": settings,
         "changed": sum(setting.differs for setting in settings),
         "versions": {key: value for key, value in run.versions.items() if key != "continued_with"},

@@ -56,9 +56,9 @@ def results(result: dict[str, Any], name: str = "") -> str:
     """The table of one seed's `result.json`: data, baseline and policy with their intervals, reward model, answers."""
     title = ", ".join(filter(None, [result["env"].get("task", ""), name, "95 % intervals"]))
     rows = [(row, f"{evaluation}, {evaluation.episodes} episodes") for row, evaluation in evaluations(result)]
-    if result["reward_model"]:
-        found = (f"{k} {v:.2f}" for k, v in result["reward_model"].items() if k != "round")
-        rows.append(("reward model", ", ".join(found)))
+    tested = [f"{key} {value:.2f}" for key, value in (result["reward_model"] or {}).items() if key != "round"]
+    if tested:
+        rows.append(("reward model", ", ".join(tested)))
     if result["answers"]:
         rows.append(("answers", ", ".join(f"{v} {k}" for k, v in result["answers"].items())))
     return "\n".join([f"\n{title}", *(f"  {row:20s} {text}" for row, text in rows)])
