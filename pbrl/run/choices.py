@@ -8,16 +8,18 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from pbrl import configs
 
 CONFIGS, CODE = configs.FOLDER, Path(__file__).parents[2]
-OWN = ("_target_", "_partial_", "task", "name")  # keys that a choice sets, and nobody else
+OWN = ("_target_", "_partial_", "task", "name")  # keys that the choice itself sets
 ENTRY = re.compile(r"  - (?:optional )?([\w/@]+): (\S+)(?:\s+# (.*))?")  # in the defaults of train.yaml
 
 
@@ -88,6 +90,7 @@ def docstring(target: str) -> str:
     return found.splitlines()[0] if found else ""
 
 
+@cache
 def load(folder: str, choice: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The values of a choice with those it inherits, interpolations unresolved; and the comments, by dotted key."""
     text = _path(folder, choice).read_text()
@@ -162,9 +165,15 @@ def _named(part: dict[str, Any]) -> str:
 
 
 def resolve(values: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """Values with interpolations such as `${steps}` replaced by what the run's `config` has there."""
-    root: Any = OmegaConf.to_container(OmegaConf.create({**config, "_default_": values}), resolve=True)
-    return root["_default_"]
+    """Values with interpolations such as `${steps}` replaced by what the run's `config` has there, if it has."""
+    if "${" not in str(values):
+        return values
+    root = OmegaConf.create({**config, "_default_": values})
+    try:
+        found: Any = OmegaConf.to_container(root._default_, resolve=True)
+    except InterpolationResolutionError:  # the run is older than the setting
+        return values
+    return found
 
 
 def settings(config: dict[str, Any]) -> list[Setting]:

@@ -16,7 +16,8 @@ SMALL = [
 
 def train(folder, *flags: str) -> subprocess.CompletedProcess:
     places = [f"data_dir={folder}/data", f"hydra.sweep.dir={folder}/sweep"]
-    command = [sys.executable, "train.py", *SMALL, *places, *flags]
+    sweep = [flag for flag in flags if flag == "-m"]  # which Hydra wants first
+    command = [sys.executable, "train.py", *sweep, *SMALL, *places, *flags[len(sweep) :]]
     return subprocess.run(command, capture_output=True, text=True)
 
 
