@@ -1,6 +1,6 @@
-"""Scripted experts that act on what is observed alone, in a style: how fast, how high, over or around.
+"""Scripted experts that act on observations alone, in a style: how fast, how high, over or around.
 
-`act(obs)` → action [4] in [-1, 1], as Meta-World's do; so they can be shown what is not there, and be spoilt.
+`act(obs)` → action [4] in [-1, 1], as Meta-World's do, so that their observations and actions can be perturbed.
 """
 
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pbrl.types import UserError
-from sim.franka.tasks import CUBE, TASKS, Place
+from sim.tabletop.tasks import CUBE, TASKS, Place
 
 STYLE = {  # share of full commands; m above things; 1: around what is in the way; 1: both cubes at once
     "speed": 1.0, "height": 0.1, "around": 0.0, "together": 1.0,
@@ -31,8 +31,12 @@ class Expert:
         self.style = {**STYLE, **style}
         if not 0 < self.style["speed"] <= 1 or not 0.05 <= self.style["height"] <= 0.3:
             raise UserError("env.style.speed lies in (0, 1], and env.style.height in [0.05, 0.3] m")
-        self.choose: Callable[[np.ndarray], tuple[np.ndarray, float]] = getattr(self, f"_{task}")
-        places = range(7, 7 + 7 * len(TASKS[task].objects), 7)  # where an observation speaks of things
+        choices: dict[str, Callable[[np.ndarray], tuple[np.ndarray, float]]] = {
+            "reach": self._reach, "lift": self._lift, "push": self._push, "group": self._group, "place": self._place,
+            "clutter": self._clutter,
+        }  # fmt: skip
+        self.choose = choices[task]
+        places = range(7, 7 + 7 * len(TASKS[task].objects), 7)  # of objects' poses in an observation
         self.objects = (*(slice(place, place + 3) for place in places), slice(-3, None))
 
     def act(self, obs: np.ndarray) -> np.ndarray:

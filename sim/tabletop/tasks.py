@@ -1,7 +1,7 @@
-"""What is on the table, where it may be, and what is wanted of it. Rewards lie in [0, 1], success is of a moment.
+"""Tabletop tasks: objects, where they start, the goal, and the reward in [0, 1]; success is of one step.
 
-An observation holds the hand's position (0 to 2) and velocity (3 to 5), the gripper's width (6), then for each object
-its position and quaternion, and last the goal; metres, metres a second.
+An observation [O] is laid out as robots/observations.py has it: position (0 to 2) and velocity (3 to 5) of the tool,
+the gripper's width (6), then for each object its position and quaternion, and last the goal; m, m/s.
 """
 
 from abc import ABC, abstractmethod
@@ -12,17 +12,18 @@ import numpy as np
 
 CUBE = 0.02  # m, half a side
 BOX = mujoco.mjtGeom.mjGEOM_BOX
-Spot = tuple[np.ndarray, float]  # position and yaw
+Pose = tuple[np.ndarray, float]  # position and yaw
 
 
 class Task(ABC):
-    """A task without objects: subclasses say what there is to do."""
+    """A task; subclasses give objects, start and goal, and the reward."""
 
     instruction: str
     objects: tuple[str, ...] = ()
     fragile: tuple[str, ...] = ()  # geoms that should not be touched
 
-    def build(self, world) -> None:
+    def build(self, world: Any) -> None:
+        """Adds the task's objects to the world body of a model."""
         for name in self.objects:
             body = world.add_body(name=name, pos=[0.5, 0, CUBE])
             body.add_freejoint(name=f"{name}_free")
@@ -30,38 +31,39 @@ class Task(ABC):
                           friction=[1.0, 0.01, 0.0001], condim=4)  # fmt: skip
 
     @abstractmethod
-    def draw(self, random: np.random.Generator) -> tuple[list[Spot], np.ndarray]:
-        """Where objects and goal are in an episode."""
+    def sample(self, random: np.random.Generator) -> tuple[list[Pose], np.ndarray]:
+        """The start pose of each object and the goal [3] m of an episode."""
 
     @abstractmethod
-    def judge(self, obs: np.ndarray) -> tuple[float, bool]:
-        """Reward and success."""
+    def evaluate(self, obs: np.ndarray) -> tuple[float, bool]:
+        """Reward and success at an observation [O]."""
 
     def clearance(self, obs: np.ndarray) -> float:
-        """How far the hand is above what it should not touch, or the table: m."""
+        """The distance of the tool from fragile things, or its height over the table: m."""
         return float(obs[2])
 
 
-def near(distance: Any) -> float:
-    """1 at the place, falling with the distance."""
+def proximity(distance: Any) -> float:
+    """1 at distance 0, falling with it."""
     return float(1 - np.tanh(5 * distance))
 
 
 def on_table(random: np.random.Generator, low: tuple[float, float], high: tuple[float, float]) -> np.ndarray:
+    """A position [3] m of a cube that lies on the table, between two corners."""
     return np.append(random.uniform(low, high), CUBE)
 
 
 class Reach(Task):
-    """The hand comes to a point in the air."""
+    """The tool moves to a point in the air."""
 
     instruction = "move the hand to the green point"
 
-    def draw(self, random):
+    def sample(self, random: np.random.Generator) -> tuple[list[Pose], np.ndarray]:
         return [], random.uniform([0.35, -0.25, 0.08], [0.62, 0.25, 0.4])
 
-    def judge(self, obs):
+    def evaluate(self, obs: np.ndarray) -> tuple[float, bool]:
         distance = float(np.linalg.norm(obs[:3] - obs[-3:]))
-        return near(distance), distance < 0.02
+        return proximity(distance), distance < 0.02
 
 
 class Lift(Task):
@@ -70,14 +72,14 @@ class Lift(Task):
     instruction = "lift the cube to the green point"
     objects = ("cube",)
 
-    def draw(self, random):
+    def sample(self, random: np.random.Generator) -> tuple[list[Pose], np.ndarray]:
         cube = on_table(random, (0.4, -0.18), (0.6, 0.18))
         return [(cube, random.uniform(-0.3, 0.3))], cube + [0, 0, 0.15]
 
-    def judge(self, obs):
+    def evaluate(self, obs: np.ndarray) -> tuple[float, bool]:
         cube = obs[7:10]
         held = np.clip((cube[2] - CUBE) / 0.13, 0, 1)
-        return float(0.3 * near(np.linalg.norm(obs[:3] - cube)) + 0.7 * held), bool(held == 1)
+        return float(0.3 * proximity(np.linalg.norm(obs[:3] - cube)) + 0.7 * held), bool(held == 1)
 
 
 class Push(Task):
@@ -86,15 +88,15 @@ class Push(Task):
     instruction = "push the cube to the green point"
     objects = ("cube",)
 
-    def draw(self, random):
+    def sample(self, random: np.random.Generator) -> tuple[list[Pose], np.ndarray]:
         cube = on_table(random, (0.4, -0.15), (0.5, 0.15))
         return [(cube, random.uniform(-0.2, 0.2))], cube + [random.uniform(0.1, 0.15), random.uniform(-0.06, 0.06), 0]
 
-    def judge(self, obs):
+    def evaluate(self, obs: np.ndarray) -> tuple[float, bool]:
         cube, goal = obs[7:10], obs[-3:]
         distance = float(np.linalg.norm(cube[:2] - goal[:2]))
-        near_it = 0.2 * near(np.linalg.norm(obs[:3] - cube)) + 0.8 * near(distance)
-        return near_it, bool(distance < 0.03 and cube[2] < 0.03)
+        reward = 0.2 * proximity(np.linalg.norm(obs[:3] - cube)) + 0.8 * proximity(distance)
+        return reward, bool(distance < 0.03 and cube[2] < 0.03)
 
 
 class Group(Task):
@@ -106,22 +108,22 @@ class Group(Task):
     instruction = "push both cubes together to the green point"
     objects = ("left_cube", "right_cube")
 
-    def draw(self, random):
+    def sample(self, random: np.random.Generator) -> tuple[list[Pose], np.ndarray]:
         middle = on_table(random, (0.4, -0.08), (0.45, 0.08))
         beside = np.array([0, 0.045, 0])
         places = [(middle + beside, random.uniform(-0.1, 0.1)), (middle - beside, random.uniform(-0.1, 0.1))]
         return places, middle + [random.uniform(0.12, 0.16), 0, 0]
 
-    def judge(self, obs):
+    def evaluate(self, obs: np.ndarray) -> tuple[float, bool]:
         left, right, goal = obs[7:10], obs[14:17], obs[-3:]
         behind = np.maximum(goal[0] - np.array([left[0], right[0]]), 0)
         apart = abs(left[0] - right[0])
-        reward = 0.2 * near(np.linalg.norm(obs[:3] - (left + right) / 2)) + 0.6 * near(behind.max()) + 0.2 * near(apart)
+        reward = 0.2 * proximity(np.linalg.norm(obs[:3] - (left + right) / 2)) + 0.6 * proximity(behind.max()) + 0.2 * proximity(apart)
         return reward, bool(behind.max() < 0.01 and np.linalg.norm(left - right) < 0.14)
 
 
 class Place(Task):
-    """A cube is carried past a glass in the way and put down behind it: over it or around it, as one likes."""
+    """A cube is carried past a glass in the way and put down behind it: over it or around it."""
 
     instruction = "put the cube down behind the glass, without touching the glass"
     objects = ("cube",)
@@ -129,22 +131,22 @@ class Place(Task):
     glass = np.array([0.5, 0.0])  # where it stands
     height = 0.12
 
-    def build(self, world) -> None:
+    def build(self, world: Any) -> None:
         super().build(world)
         world.add_geom(name="glass", type=mujoco.mjtGeom.mjGEOM_CYLINDER, pos=[*self.glass, self.height / 2],
                        size=[0.03, self.height / 2, 0], rgba=[0.4, 0.7, 0.9, 0.5])  # fmt: skip
 
-    def draw(self, random):
+    def sample(self, random: np.random.Generator) -> tuple[list[Pose], np.ndarray]:
         cube = on_table(random, (0.46, -0.22), (0.54, -0.16))
         goal = on_table(random, (0.46, 0.16), (0.54, 0.22))
         return [(cube, random.uniform(-0.3, 0.3))], goal
 
-    def judge(self, obs):
+    def evaluate(self, obs: np.ndarray) -> tuple[float, bool]:
         cube, goal = obs[7:10], obs[-3:]
         distance = float(np.linalg.norm(cube - goal))
-        return 0.2 * near(np.linalg.norm(obs[:3] - cube)) + 0.8 * near(distance), bool(distance < 0.03)
+        return 0.2 * proximity(np.linalg.norm(obs[:3] - cube)) + 0.8 * proximity(distance), bool(distance < 0.03)
 
-    def clearance(self, obs):
+    def clearance(self, obs: np.ndarray) -> float:
         beside = np.linalg.norm(obs[:2] - self.glass) - 0.03
         return float(max(beside, obs[2] - self.height))
 
@@ -160,17 +162,17 @@ class Clutter(Place):
     middle = np.array([0.5, 0.15])
     glasses = middle + [[0.075, 0], [-0.075, 0]]
 
-    def build(self, world) -> None:
+    def build(self, world: Any) -> None:
         Task.build(self, world)
         for name, place in zip(self.fragile, self.glasses, strict=True):
             world.add_geom(name=name, type=mujoco.mjtGeom.mjGEOM_CYLINDER, pos=[*place, self.height / 2],
                            size=[0.03, self.height / 2, 0], rgba=[0.4, 0.7, 0.9, 0.5])  # fmt: skip
 
-    def draw(self, random):
+    def sample(self, random: np.random.Generator) -> tuple[list[Pose], np.ndarray]:
         cube = on_table(random, (0.42, -0.2), (0.56, -0.08))
         return [(cube, random.uniform(-0.3, 0.3))], np.append(self.middle + random.uniform(-0.008, 0.008, 2), CUBE)
 
-    def clearance(self, obs):
+    def clearance(self, obs: np.ndarray) -> float:
         beside = np.linalg.norm(obs[:2] - self.glasses, axis=1).min() - 0.03
         return float(max(beside, obs[2] - self.height))
 
