@@ -24,13 +24,14 @@ from pbrl.data.rollout import Players, PolicyActor
 from pbrl.models.gaussian import load_policy
 from pbrl.training.evaluate import evaluation_seeds
 from real.control import Chunk, Controller, Schedule
-from real.driver import Driver, State
+from real.drivers.ros import RosDriver
+from real.robot import State
 from real.process import Control
-from real.safety import Filter, Settings
-from real.settings import of_robot
-from real.standin.handle import Standin
+from real.safety import SafetyFilter, SafetySettings
+from real.settings import load_robot_settings
+from real.mock.process import MockProcess
 from robots import arm as arms
-from robots.terms import Terms
+from robots.actions import ActionMapping
 from tests.real.test_link import Run
 
 RESULTS = Path(__file__).parent / "results" / "arm.jsonl"
@@ -47,8 +48,8 @@ def milliseconds(seconds: Any) -> dict[str, float]:
 def cadence(args: argparse.Namespace) -> dict[str, Any]:
     """A policy that wanders about, for so long."""
     random = np.random.default_rng(0)
-    with Standin(robot=args.robot, task="reach") as standin:
-        control = Control({**of_robot(args.robot), "url": standin.url}, "cartesian", args.hz, {})
+    with MockProcess(robot=args.robot, task="reach") as standin:
+        control = Control({**load_robot_settings(args.robot), "url": standin.url}, "cartesian", args.hz, {})
         phase = control.start().phase
         assert phase == "moving", control.report()
         schedule, late, ages = Schedule(args.hz), [], []
@@ -58,7 +59,7 @@ def cadence(args: argparse.Namespace) -> dict[str, Any]:
             report = control.report()
             ages.append(report.age)
             control.give(Chunk(time.monotonic(), np.append(random.uniform(-0.5, 0.5, 3), -1.0)[None]))
-        told, count = standin.tell(), control.report().count
+        told, count = standin.request(), control.report().count
         phase = control.report().phase
         control.close()
     return {
@@ -72,8 +73,8 @@ def cadence(args: argparse.Namespace) -> dict[str, Any]:
 def stop(args: argparse.Namespace) -> dict[str, Any]:
     """An operator's stop, so many times: when the robot has it, and when its answer is back."""
     there, back = [], []
-    with Standin(robot=args.robot, task="reach") as standin:
-        driver = Driver(arms.load(of_robot(args.robot)["robot"]), {**of_robot(args.robot), "url": standin.url})
+    with MockProcess(robot=args.robot, task="reach") as standin:
+        driver = RosDriver(arms.load(load_robot_settings(args.robot)["robot"]), {**load_robot_settings(args.robot), "url": standin.url})
         driver.wait(5)
         for _ in tqdm(range(args.times), unit="stop"):
             driver.start()
@@ -81,7 +82,7 @@ def stop(args: argparse.Namespace) -> dict[str, Any]:
             pressed, began = time.time(), time.monotonic()
             driver.stop()
             back.append(time.monotonic() - began)
-            there.append(standin.tell()["stopped"] - pressed)
+            there.append(standin.request()["stopped"] - pressed)
         driver.close()
     return {"reaches_ms": milliseconds(there), "answered_ms": milliseconds(back)}
 
@@ -104,7 +105,7 @@ class Fuzzed(Driver):
 
     def __init__(self) -> None:
         self.now, self.q = 1e9, PANDA.home
-        super().__init__(PANDA, of_robot("panda"), lambda: self.now, Tape)  # type: ignore[arg-type]
+        super().__init__(PANDA, load_robot_settings("panda"), lambda: self.now, Tape)  # type: ignore[arg-type]
 
     def state(self) -> State:
         return State(self.q, np.zeros(7), 0.08, "move", 0.0, 1.0, np.zeros((0, 7)), np.zeros(3), self.now, self.now)
@@ -121,8 +122,8 @@ class Fuzzed(Driver):
 def fuzz(args: argparse.Namespace) -> dict[str, Any]:
     """So many actions, wild in size and time; of each cycle's frame: finite, within limits, continuous."""
     random, driver = np.random.default_rng(args.seed), Fuzzed()
-    safe = Filter(PANDA, Settings())
-    controller = Controller(driver, Terms(PANDA, "cartesian", 20), safe)
+    safe = SafetyFilter(PANDA, SafetySettings())
+    controller = Controller(driver, ActionMapping(PANDA, "cartesian", 20), safe)
     wrong = {"non_finite": 0, "beyond_limits": 0, "too_fast": 0, "jumped": 0, "moving_at_its_end": 0}
     actions, frames, before, drift = 0, 0, None, np.zeros(4)
     with tqdm(total=args.actions, unit="action") as bar:

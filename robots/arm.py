@@ -63,6 +63,7 @@ class Arm:
     home_spread: np.ndarray  # [J] rad: how far an episode's first pose in simulation may lie from `home`
     stiffness: np.ndarray  # [J] Nm/rad, of the position servos in simulation
     workspace: np.ndarray  # [2, 3] m: two corners, within which Cartesian actions keep the tcp
+    safety_workspace: np.ndarray  # [2, 3] m: two corners, beyond which real/safety.py lets the tcp never go
     gripper: Gripper
     rates: dict[str, float]  # control_hz: the arm's own loop; state_hz: of the states that its driver publishes
     model: dict[str, Any]
@@ -99,7 +100,8 @@ def load(name: str) -> Arm:
         limits = Limits(**{key: np.array(value, float) for key, value in found.pop("limits").items()})
         gripper = found.pop("gripper")
         found["gripper"] = Gripper(**{**gripper, "joints": tuple(gripper["joints"])})
-        arrays = {key: np.array(found.pop(key), float) for key in ("home", "home_spread", "stiffness", "workspace")}
+        arrays = {key: np.array(found.pop(key), float) for key in ("home", "home_spread", "stiffness")}
+        arrays |= {key: np.array(found.pop(key), float) for key in ("workspace", "safety_workspace")}
         return Arm(**{**found, **arrays, "joints": tuple(found["joints"])}, limits=limits)
     except (KeyError, TypeError) as error:
         raise UserError(f"robots/{name}/arm.yaml: {error}") from error

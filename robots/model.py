@@ -83,9 +83,7 @@ def _add_gripper(spec: mujoco.MjSpec, arm: Arm) -> None:
         hand.add_geom(type=MESH, meshname=gripper.meshes["hand"], mass=gripper.mass, rgba=WHITE)
     else:
         half = gripper.fingers_m / 2
-        hand.add_geom(
-            type=CYLINDER, pos=[0, 0, half], size=[gripper.radius_m, half, 0], mass=gripper.mass, rgba=GRAY
-        )
+        hand.add_geom(type=CYLINDER, pos=[0, 0, half], size=[gripper.radius_m, half, 0], mass=gripper.mass, rgba=GRAY)
     hand.add_site(name="tcp", pos=[0, 0, gripper.tcp_m], size=[0.005, 0.005, 0.005], rgba=[0, 0, 0, 0])
     hand.add_camera(name="wrist", pos=[0.06, 0, 0.02], quat=[0, math.sqrt(0.5), math.sqrt(0.5), 0], fovy=75)
     for side, quat in (("left", [1, 0, 0, 0]), ("right", [0, 0, 0, 1])):

@@ -3,9 +3,9 @@
 This computer is then the real-time one: franky's own thread talks to the arm a thousand times a second, and plans the
 way to the newest target within the shares of the arm's limits that the safety filter has. Every target is a place to
 rest at: an arm that hears no more goes to the last one and holds. At full speed it is half a second behind. What
-rosbridge has and this path has not: commands do not come back, so `echo` is no more than the last command that franky
+ROS has and this path has not: commands do not come back, so `echo` is no more than the last command that franky
 took; the arm's clock is not ours, so a state is stamped when it comes; one client holds the arm at a time; and objects
-are not seen, nor a goal: it is a setting.
+are not observed, nor a goal: it is a setting.
 """
 
 import contextlib
@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from pbrl.types import UserError
-from real.driver import MODES, BadState, State
-from real.link import BridgeError
-from real.safety import Motion, Settings, Way
-from robots.arm import Arm
+from real.robot import MODES, Applied, Command, RobotError, RobotSpec, State, StateError, check_finite, make_spec
+from real.safety import SafetySettings
+from robots.arm import Arm, Gripper
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ COMMANDED = {
 }  # fmt: skip
 
 
-def imported() -> Any:
+def import_franky() -> Any:
     """The module franky. Raises UserError."""
     try:
         import franky
@@ -48,21 +47,21 @@ def imported() -> Any:
     return franky
 
 
-class Hand:
-    """A gripper that may take its time or never answer: two threads wait for it, and nobody else does."""
+class GripperThreads:
+    """A gripper that may take its time or never answer: two threads of its own wait for it."""
 
-    def __init__(self, gripper: Any, numbers: dict[str, float]):
-        self.gripper, self.numbers = gripper, numbers
+    def __init__(self, gripper: Any, limits: Gripper):
+        self.gripper, self.limits = gripper, limits
         self.width = float(gripper.state.width)  # m
-        self.wish: bool | None = None
+        self.target: bool | None = None  # whether to be closed
         self.new, self.over = threading.Event(), threading.Event()
         for work in (self._read, self._act):
             threading.Thread(target=work, daemon=True).start()
 
     def grip(self, close: bool) -> None:
-        """Takes a wish; the newest is done when the gripper is free."""
-        if close != self.wish:
-            self.wish = close
+        """Takes a target; the newest is carried out when the gripper is free."""
+        if close != self.target:
+            self.target = close
             self.new.set()
 
     def close(self) -> None:
@@ -75,14 +74,14 @@ class Hand:
                 self.width = float(self.gripper.state.width)
 
     def _act(self) -> None:
-        full, speed, force = (self.numbers[name] for name in ("width", "speed", "force"))
+        full, speed, force = self.limits.width, self.limits.speed, self.limits.force
         while True:
             self.new.wait()
             self.new.clear()
             if self.over.is_set():
                 return
             try:
-                if self.wish:
+                if self.target:
                     self.gripper.grasp(0.0, speed, force / 2, epsilon_inner=full, epsilon_outer=full)
                 else:
                     self.gripper.move(full, speed)
@@ -90,33 +89,35 @@ class Hand:
                 log.warning("the gripper did not %s: %s", "close" if self.wish else "open", error)
 
 
-class Libfranka:
-    """Reads and commands one arm, as `real.driver.Driver` does. `settings` as in configs/robot/fr3_direct.yaml.
+class LibfrankaDriver:
+    """A `Robot` over libfranka. `settings` as in configs/robot/fr3_direct.yaml.
 
-    `safe`: its shares of the arm's limits are those of franky's plans.
+    `safety`: its shares of the arm's limits are those of franky's plans. Raises UserError for settings that it cannot
+    serve.
     """
 
-    shared = False  # whoever holds the arm must let it go before another process can have it
-
-    def __init__(self, arm: Arm, settings: dict[str, Any], safe: Settings, clock: Callable[[], float] = time.time):
-        self.franky = imported()
+    def __init__(
+        self, arm: Arm, settings: dict[str, Any], safety: SafetySettings, clock: Callable[[], float] = time.time
+    ):
+        self.franky = import_franky()
         if settings["objects"]:
-            raise UserError("driver: libfranka sees no objects: a perception node needs ROS, robot=fr3")
-        self.arm, self.settings, self.safe, self.clock = arm, settings, safe, clock
+            raise UserError("driver: libfranka observes no objects: a perception node needs ROS, robot=fr3")
+        self.arm, self.settings, self.safety, self.clock = arm, settings, safety, clock
+        self.spec: RobotSpec = make_spec(arm, settings, has_echo=False, is_exclusive=True)
         self.robot: Any = None
-        self.hand: Hand | None = None
+        self.hand: GripperThreads | None = None
         self.failed: Exception | None = None
         self.latest: State | None = None
-        self.broken: BadState | None = None  # why the last motion ended; the word no_state: the connection is gone
+        self.broken: StateError | None = None  # why the last motion ended; the fault no_state: the connection is gone
         self.accepted: float | None = None
-        self.target: np.ndarray | None = None  # [7] rad, franky's now
+        self.target: np.ndarray | None = None  # [J] rad, franky's now
         self.active, self.over = False, False
         self.lock = threading.Lock()  # no command slips in behind a stop
         self.connecting = threading.Thread(target=self._connect, daemon=True)
         self.connecting.start()
 
-    def wait(self, timeout_s: float) -> None:
-        """Until the arm and its gripper have answered. Raises UserError."""
+    def connect(self, timeout_s: float) -> None:
+        """Waits until the arm and its gripper have answered. Raises UserError."""
         self.connecting.join(timeout_s)
         url = self.settings["url"]
         if self.connecting.is_alive():
@@ -132,12 +133,12 @@ class Libfranka:
         try:
             robot = self.franky.Robot(self.settings["url"], realtime_config=real_time, **COMMANDED)
             for limit, share, ours in (
-                (robot.joint_velocity_limit, self.safe.speed, self.arm.limits.velocity),
-                (robot.joint_acceleration_limit, self.safe.acceleration, self.arm.limits.acceleration),
-                (robot.joint_jerk_limit, self.safe.jerk, self.arm.limits.jerk),
+                (robot.joint_velocity_limit, self.safety.speed, self.arm.limits.velocity),
+                (robot.joint_acceleration_limit, self.safety.acceleration, self.arm.limits.acceleration),
+                (robot.joint_jerk_limit, self.safety.jerk, self.arm.limits.jerk),
             ):
                 limit.set(share * np.minimum(ours, limit.max))
-            self.hand = Hand(self.franky.Gripper(self.settings["url"]), self.arm.gripper)
+            self.hand = GripperThreads(self.franky.Gripper(self.settings["url"]), self.arm.gripper)
             self.robot = robot
         except (self.franky.Exception, RuntimeError, ValueError) as error:
             self.failed = error
@@ -145,7 +146,7 @@ class Libfranka:
         threading.Thread(target=self._read, args=(robot,), daemon=True).start()
 
     def _read(self, robot: Any) -> None:
-        """The newest state, until the connection is gone: whoever reads then waits a second each time."""
+        """The newest state, until the connection is gone: reading then waits a second each time."""
         said = -1.0
         while not self.over and not self._gone():
             try:
@@ -168,26 +169,27 @@ class Libfranka:
             np.zeros((0, 7)), np.array(self.settings["goal_m"], float), self.clock(), time.monotonic(),
         )  # fmt: skip
 
-    def state(self) -> State:
-        """The newest. Raises BadState."""
+    def observe(self) -> State:
+        """The newest state. Raises StateError."""
         if self.broken is not None:
             raise self.broken
         if self.latest is None:
-            raise BadState("no_state", f"nothing has come from {self.settings['url']}")
-        numbers = [*self.latest.q, *self.latest.dq, self.latest.width, self.latest.force]
-        if len(numbers) != 16 or not np.isfinite(numbers).all():
-            raise BadState("bad_state", "a state that cannot be read: a number that is none")
-        return self.latest
+            raise StateError("no_state", f"nothing has come from {self.settings['url']}")
+        try:
+            assert self.latest.q.shape == self.latest.dq.shape == (self.arm.dof,), "another number of joints"
+            return check_finite(self.latest)
+        except (ValueError, AssertionError) as error:
+            raise StateError("bad_state", f"a state that cannot be read: {error}") from error
 
-    def command(self, motion: Motion, way: Way = (), t: float | None = None) -> float | None:
-        """Moves to where a motion's way to rest ends; the stamp of the last that franky took, or None.
+    def apply(self, command: Command) -> Applied | None:
+        """Moves to where a command's braking ends; the last target that franky took, or None.
 
         franky plans how and when. A new target goes out every `retarget_s`; those between are passed over, and one that
-        it has is not told again.
+        it has is not sent again.
         """
-        rest = way[-1][1].q if way else motion.q
-        if not all(part.shape == (7,) and np.isfinite(part).all() for part in (*motion, rest)):
-            return None  # franky takes what is no number, and fails when it plans
+        motion, rest = command.motion, command.braking[-1][1].q if command.braking else command.motion.q
+        if motion.q.shape != (self.arm.dof,) or not motion.is_finite or not np.isfinite(rest).all():
+            return None  # franky takes numbers that are not finite, and fails when it plans
         with self.lock:
             now = self.clock()
             if not self.active or self.broken is not None:
@@ -200,39 +202,40 @@ class Libfranka:
                     self._broke(error)
                     return None
                 self.accepted, self.target = now, rest
-            return self.accepted
+            assert self.target is not None
+            return Applied(self.target, self.accepted)
 
     def echo(self) -> float | None:
         """The stamp of the last command that franky took. That it reached the arm, the success rate has to say."""
         return self.accepted
 
     def grip(self, close: bool) -> None:
-        """Closes or opens the gripper, if it is not told so already; nobody waits for it."""
+        """Closes or opens the gripper, if it is not doing so already. Returns at once."""
         if self.hand is not None:
             self.hand.grip(close)
 
     def start(self) -> None:
-        """Holds the arm where it is, and begins to take commands. Recovers from nothing. Raises BridgeError."""
+        """Holds the arm where it is, and begins to take commands. Recovers from nothing. Raises RobotError."""
         with self.lock:
             state = self._robot().state
             if MODES[int(state.robot_mode)] != "idle" or self._robot().has_errors:
-                raise BridgeError(
+                raise RobotError(
                     f"the arm is in mode {state.robot_mode.name} ({state.current_errors}): clear it in Desk"
                 )
             try:
                 self._towards(np.array(state.q_d, float))
             except self.franky.Exception as error:
-                raise BridgeError(f"the arm does not start: {error}") from error
+                raise RobotError(f"the arm does not start: {error}") from error
             self.accepted, self.target, self.active = None, None, True
         end = time.monotonic() + BEGIN_S
         while self.latest is None or self.latest.mode != "move":
             if self.broken is not None or time.monotonic() > end:
                 self.active = False
-                raise BridgeError(f"the arm does not begin to move: {self.broken or 'its mode stays as it was'}")
+                raise RobotError(f"the arm does not begin to move: {self.broken or 'its mode stays as it was'}")
             time.sleep(READ_S)
 
     def stop(self) -> None:
-        """Takes no more commands, lets the arm come to rest at its last target, and ends the motion. BridgeError."""
+        """Takes no more commands, lets the arm come to rest at its last target, and ends the motion. RobotError."""
         with self.lock:
             self.active = False
         robot = self._robot()
@@ -250,12 +253,12 @@ class Libfranka:
                 robot.join_motion(BEGIN_S)  # says that it was stopped
         except self.franky.Exception as error:
             self._broke(error)
-            raise BridgeError(str(error)) from error
+            raise RobotError(str(error)) from error
         if not self._gone():
             self.broken = None
 
     def description(self) -> str:
-        """The arm's URDF, as the arm has it. Raises BridgeError."""
+        """The arm's URDF, as the arm has it. Raises RobotError."""
         return str(self._robot().model_urdf)
 
     def close(self) -> None:
@@ -275,14 +278,14 @@ class Libfranka:
 
     def _robot(self) -> Any:
         if self.robot is None or self._gone():
-            raise BridgeError(f"no connection to {self.settings['url']}")
+            raise RobotError(f"no connection to {self.settings['url']}")
         return self.robot
 
     def _gone(self) -> bool:
-        return self.broken is not None and self.broken.word == "no_state"
+        return self.broken is not None and self.broken.fault == "no_state"
 
     def _broke(self, error: Exception) -> None:
         if isinstance(error, self.franky.NetworkException):
-            self.broken = BadState("no_state", f"the connection to the arm is gone ({error}): start again")
+            self.broken = StateError("no_state", f"the connection to the arm is gone ({error}): start again")
         elif self.active and self.broken is None:
-            self.broken = BadState("refused", f"the arm ended its motion: {error}")
+            self.broken = StateError("refused", f"the arm ended its motion: {error}")

@@ -1,200 +1,173 @@
-"""A Franka arm behind rosbridge: what it says, checked, and what it is told, stamped.
+"""An arm behind ROS: its messages, checked, and stamped trajectories for its controller.
 
-Three sockets, since a bridge may serve one in order: state and commands, stop, actions. A command is a joint
-trajectory: the motion that it is for and the way from there to rest, so that an arm that hears no more brakes as it was
-planned. Points have times on the clock, and the arm's trajectory controller drops those that have passed: a command
-whose way is over moves nothing. One that is late and not over finds the arm on the way to rest that it was told before:
-that there is no more than one such command, and little between the two ways, `real.control` sees to.
+Three links, since a bridge may serve one in order: state and commands, stop, actions. A command is a joint trajectory:
+the motion and how the arm brakes from there to rest, so that an arm that hears no more brakes as it was planned. Points
+have times on the clock, and the arm's trajectory controller drops those that have passed: a command whose braking is
+over moves nothing. One that is late and not over finds the arm braking as the command before has it: that there is no
+more than one such command, and little between the two, `real.control` sees to.
 """
 
-import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from pbrl.types import UserError
-from real.link import BridgeError, Latest, Link, linked
-from real.safety import Motion, Settings, Way
+from real.drivers.messages import gripper_actions, gripper_goal, gripper_width, status_reader, to_seconds, to_stamp
+from real.robot import Applied, Command, RobotSpec, State, StateError, check_finite, make_spec
+from real.transports import link_opener
+from real.transports.link import Latest, Link, LinkError
 from robots.arm import Arm
 
-if TYPE_CHECKING:
-    from real.libfranka import Libfranka
 
-MODES = ("other", "idle", "move", "guiding", "reflex", "user_stopped", "recovering")  # Franka's, by number
+class RosDriver:
+    """A `Robot` over ROS. `settings` as in configs/robot; `clock` is the wall clock that stamps commands.
 
-
-class State(NamedTuple):
-    """What the arm said last. `t_robot`: its clock; `t`: ours, `time.monotonic`, when it came; both in s."""
-
-    q: np.ndarray  # [7] rad
-    dq: np.ndarray  # [7] rad/s
-    width: float  # m, of the gripper
-    mode: str  # of MODES
-    force: float  # N, the estimated contact's
-    success_rate: float  # share of commands that reached the arm's own loop
-    objects: np.ndarray  # [N, 7]: m, quaternion
-    goal: np.ndarray  # [3] m
-    t_robot: float
-    t: float
-
-
-class BadState(ValueError):
-    """The arm said what cannot be: a word for the record, and a sentence."""
-
-    def __init__(self, word: str, sentence: str):
-        super().__init__(sentence)
-        self.word = word
-
-
-class Driver:
-    """Reads and commands one arm. `settings` as in configs/robot; `clock` is the wall clock that stamps commands."""
-
-    shared = True  # several processes may each have one
+    Raises UserError for a transport or a message type that there is not.
+    """
 
     def __init__(
         self,
         arm: Arm,
         settings: dict[str, Any],
         clock: Callable[[], float] = time.time,
-        connect: Callable[[str], Link] | None = None,
+        open_link: Callable[[str], Link] | None = None,
     ):
         self.arm, self.settings, self.clock = arm, settings, clock
+        self.spec: RobotSpec = make_spec(arm, settings, has_echo=True, is_exclusive=False)
         self.ros1 = settings["dialect"] == "ros1"
-        connect, url = connect or linked(settings), settings["url"]
-        self.stream, self.halt, self.actions = connect(url), connect(url), connect(url)
         self.topics = {name: (topic, type_) for name, (topic, type_) in settings["topics"].items()}
-        heard = ["joint_states", "arm", "gripper", *(name for name in ("objects", "goal") if settings[name])]
-        self.heard: dict[str, Latest] = {name: self.stream.subscribe(*self.topics[name]) for name in heard}
-        self.echoed = self.stream.subscribe(*self.topics["command"])
-        self.stream.advertise(*self.topics["command"])
-        if self.ros1:
-            for name in ("move", "grasp"):
-                self.actions.advertise(*self.topics[name])
+        self.read_status = status_reader(self.topics["arm"][1])
+        open_link, url = open_link or link_opener(settings), settings["url"]
+        self.stream, self.halt, self.actions = open_link(url), open_link(url), open_link(url)
+        self._subscribe()
         self.closed_gripper: bool | None = None
 
-    def wait(self, timeout_s: float) -> None:
-        """Until all sockets are open. Raises UserError."""
-        for socket in (self.stream, self.halt, self.actions):
-            socket.wait(timeout_s)
+    def _subscribe(self) -> None:
+        names = ["joint_states", "arm", "gripper", *(name for name in ("wrench",) if name in self.topics)]
+        names += [name for name in ("objects", "goal") if self.settings[name]]
+        self.latest: dict[str, Latest] = {name: self.stream.subscribe(*self.topics[name]) for name in names}
+        self.echoes = self.stream.subscribe(*self.topics["command"])
+        self.stream.advertise(*self.topics["command"])
+        if self.ros1:  # actions of ROS 1 are topics
+            for name in gripper_actions(self.topics):
+                self.actions.advertise(*self.topics[name])
 
-    def state(self) -> State:
-        """The newest of every topic. Raises BadState."""
-        said = {}
-        for name, latest in self.heard.items():
-            message, t = latest.heard
+    def connect(self, timeout_s: float) -> None:
+        """Waits until all links are open. Raises UserError."""
+        for link in (self.stream, self.halt, self.actions):
+            link.wait(timeout_s)
+
+    def observe(self) -> State:
+        """The newest message of every topic. Raises StateError."""
+        messages, times = {}, {}
+        for name, latest in self.latest.items():
+            message, times[name] = latest.received
             if message is None:
-                raise BadState("no_state", f"nothing has come on {self.topics[name][0]}")
-            said[name] = message, t
+                raise StateError("no_state", f"nothing has come on {self.topics[name][0]}")
+            messages[name] = message
         try:
-            return self._parsed(said)
+            return check_finite(self._parse(messages, times["joint_states"]))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise BadState("bad_state", f"a state that cannot be read: {error!r}") from error
+            raise StateError("bad_state", f"a state that cannot be read: {error!r}") from error
 
-    def _parsed(self, said: dict[str, tuple[dict[str, Any], float]]) -> State:
-        joints, t = said["joint_states"]
-        franka, fingers = said["arm"][0], said["gripper"][0]
-        order = [joints["name"].index(name) for name in self.settings["joints"]]  # whichever order they come in
-        q = np.array([joints["position"][i] for i in order], float)  # None: the bridge's word for NaN
+    def _parse(self, messages: dict[str, dict[str, Any]], t: float) -> State:
+        joints = messages["joint_states"]
+        order = [joints["name"].index(name) for name in self.arm.joints]  # they may come in any order
+        q = np.array([joints["position"][i] for i in order], float)  # None: rosbridge's NaN
         dq = np.array([joints["velocity"][i] for i in order], float)
-        contact = np.array(franka["O_F_ext_hat_K" if self.ros1 else "o_f_ext_hat_k"], float)
-        objects, goal = np.zeros((0, 7)), np.zeros(3)
-        if self.settings["objects"]:
-            poses = [(p["position"], p["orientation"]) for p in said["objects"][0]["poses"]]
-            objects = np.array([[*(p[k] for k in "xyz"), *(r[k] for k in "wxyz")] for p, r in poses], float)
-            if len(objects) != self.settings["objects"]:
-                raise ValueError(f"{len(objects)} objects instead of {self.settings['objects']}")
-        if self.settings["goal"]:
-            goal = np.array([said["goal"][0]["point"][k] for k in "xyz"], float)
-        state = State(
-            q, dq, float(sum(fingers["position"])), MODES[franka["robot_mode"]], float(np.linalg.norm(contact[:3])),
-            float(franka["control_command_success_rate"]), objects, goal, self._seconds(joints["header"]["stamp"]), t,
-        )  # fmt: skip
-        numbers = [state.q, state.dq, state.width, state.force, state.objects, state.goal]
-        if not all(np.isfinite(part).all() for part in numbers):
-            raise ValueError("a number that is none")
-        return state
+        mode, force, success_rate = self.read_status(messages, self.ros1)
+        goal = [messages["goal"]["point"][k] for k in "xyz"] if self.settings["goal"] else np.zeros(3)
+        return State(
+            q=q,
+            dq=dq,
+            width=gripper_width(messages["gripper"], self.arm.gripper),
+            mode=mode,
+            force=force,
+            success_rate=success_rate,
+            objects=self._parse_objects(messages) if self.settings["objects"] else np.zeros((0, 7)),
+            goal=np.array(goal, float),
+            t_robot=to_seconds(joints["header"]["stamp"], self.ros1),
+            t=t,
+        )
 
-    def command(self, motion: Motion, way: Way = (), t: float | None = None) -> float | None:
-        """Sends a motion to be reached `valid_s` after `t` (our wall clock; None: now), and the way from there to rest.
-        Its stamp, or None where the link does not take it."""
-        now = self._time(self.clock() if t is None else t)
+    def _parse_objects(self, messages: dict[str, dict[str, Any]]) -> np.ndarray:
+        """[N, 7]: m, quaternion (w, x, y, z)."""
+        poses = [(pose["position"], pose["orientation"]) for pose in messages["objects"]["poses"]]
+        objects = np.array([[*(p[k] for k in "xyz"), *(r[k] for k in "wxyz")] for p, r in poses], float)
+        if len(objects) != self.settings["objects"]:
+            raise ValueError(f"{len(objects)} objects instead of {self.settings['objects']}")
+        return objects
+
+    def apply(self, command: Command) -> Applied | None:
+        """Sends a motion to be reached `valid_s` after the command's time, and the braking from there.
+
+        None where the link does not take it.
+        """
+        stamp = to_stamp(self.clock() if command.t is None else command.t, self.ros1)
         begin = self.settings["valid_s"]
-        points = [(begin, motion), *((begin + after, braked) for after, braked in way)]
+        points = [(begin, command.motion), *((begin + after, motion) for after, motion in command.braking)]
         message = {
-            "header": {"stamp": now}, "joint_names": self.settings["joints"],
-            "points": [{"positions": short(at.q), "velocities": short(at.dq), "accelerations": short(at.ddq),
-                        "time_from_start": self._time(t)} for t, at in points],
-        }  # fmt: skip
-        return self._seconds(now) if self.stream.publish(self.topics["command"][0], message) else None
+            "header": {"stamp": stamp},
+            "joint_names": list(self.arm.joints),
+            "points": [
+                {
+                    "positions": rounded(motion.q),
+                    "velocities": rounded(motion.dq),
+                    "accelerations": rounded(motion.ddq),
+                    "time_from_start": to_stamp(t, self.ros1),
+                }
+                for t, motion in points
+            ],
+        }
+        if not self.stream.publish(self.topics["command"][0], message):
+            return None
+        return Applied(command.motion.q, to_seconds(stamp, self.ros1))
 
     def echo(self) -> float | None:
-        """The stamp of the last command that came back from the bridge: it drops what it does not like in silence."""
-        message, _ = self.echoed.heard
-        return None if message is None else self._seconds(message["header"]["stamp"])
+        """The stamp of the last command that came back from the bridge, which drops what it cannot read in silence."""
+        message, _ = self.echoes.received
+        return None if message is None else to_seconds(message["header"]["stamp"], self.ros1)
 
     def grip(self, close: bool) -> None:
-        """Closes or opens the gripper, if it is not told so already; it takes its time."""
+        """Closes or opens the gripper, if it is not doing so already; it takes its time."""
         if close == self.closed_gripper:
             return
-        gripper = self.arm.gripper
-        goal: dict[str, Any] = {"width": 0.0 if close else gripper["width"], "speed": gripper["speed"]}
-        if close:
-            goal |= {"force": gripper["force"] / 2, "epsilon": {"inner": gripper["width"], "outer": gripper["width"]}}
-        if self._act("grasp" if close else "move", goal):
+        name, goal = gripper_goal(self.topics, self.arm.gripper, close)
+        if self._act(name, goal):
             self.closed_gripper = close
 
     def start(self) -> None:
-        """Begins to take commands. Raises BridgeError."""
+        """Begins to take commands. Raises LinkError."""
         self._switch("start")
 
     def stop(self) -> None:
-        """Takes no more commands: the arm brakes and holds. On a socket of its own. Raises BridgeError."""
+        """Takes no more commands: the arm brakes and holds. On a link of its own. Raises LinkError."""
         self._switch("stop")
 
     def description(self) -> str:
-        """The arm's URDF, as the robot has it. Raises BridgeError."""
+        """The arm's URDF, as the robot has it. Raises LinkError."""
         service, args, _ = self.settings["services"]["description"]
         return str(self.halt.call(service, args, 5.0).get("value", ""))
 
     def close(self) -> None:
-        for socket in (self.stream, self.halt, self.actions):
-            socket.close()
+        """Ends the connection."""
+        for link in (self.stream, self.halt, self.actions):
+            link.close()
 
     def _switch(self, name: str) -> None:
         service, args, _ = self.settings["services"][name]
         if not self.halt.call(service, args, 1.0).get("ok"):
-            raise BridgeError(f"{service} refused to {name} the controller")
+            raise LinkError(f"{service} refused to {name} the controller")
 
     def _act(self, name: str, goal: dict[str, Any]) -> bool:
         topic, type_ = self.topics[name]
-        if self.ros1:
-            stamp = self._time(self.clock())
-            return self.actions.publish(topic, {"header": {"stamp": stamp}, "goal_id": {"stamp": stamp}, "goal": goal})
-        return self.actions.act(topic, type_, goal)
-
-    def _time(self, seconds: float) -> dict[str, int]:
-        whole = math.floor(seconds)
-        second, nano = ("secs", "nsecs") if self.ros1 else ("sec", "nanosec")
-        return {second: whole, nano: int((seconds - whole) * 1e9)}
-
-    def _seconds(self, stamp: dict[str, int]) -> float:
-        second, nano = ("secs", "nsecs") if self.ros1 else ("sec", "nanosec")
-        return stamp[second] + stamp[nano] * 1e-9
+        if not self.ros1:
+            return self.actions.act(topic, type_, goal)
+        stamp = to_stamp(self.clock(), self.ros1)
+        return self.actions.publish(topic, {"header": {"stamp": stamp}, "goal_id": {"stamp": stamp}, "goal": goal})
 
 
-def short(values: np.ndarray) -> list[float]:
-    """As numbers of few digits: a frame is sent a hundred times a second."""
+def rounded(values: np.ndarray) -> list[float]:
+    """Numbers of few digits: a frame is sent a hundred times a second."""
     return np.round(values, 9).tolist()
-
-
-def connect(arm: Arm, settings: dict[str, Any], safe: Settings) -> "Driver | Libfranka":
-    """The driver that a robot's settings name, not yet connected: see its `wait`. Raises UserError."""
-    if settings["driver"] == "libfranka":
-        from real.libfranka import Libfranka
-
-        return Libfranka(arm, settings, safe)
-    if settings["driver"] != "rosbridge":
-        raise UserError(f"driver: {settings['driver']}: it is rosbridge or libfranka")
-    return Driver(arm, settings)

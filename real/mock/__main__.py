@@ -1,7 +1,7 @@
-"""`python -m real.standin`: an arm in simulation behind a stand-in for rosbridge, to try a driver and a policy on.
+"""`python -m real.mock`: an arm in simulation behind a mock of rosbridge, to try a driver and a policy on.
 
-It says where it listens as a line of JSON, then obeys such lines on its input: {"fault": {"state": "nan"}},
-{"reset": 3}, {"report": true}; and leaves when its input ends.
+It prints where it listens as a line of JSON, then carries out such lines on its input: {"fault": {"state": "nan"}},
+{"reset": 3}, {"report": true}; and ends when its input ends.
 """
 
 import argparse
@@ -9,15 +9,16 @@ import json
 import sys
 
 from pbrl.types import UserError
-from real.settings import of_robot
-from real.standin.bridge import Bridge
-from real.standin.hub import Hub
-from real.standin.robot import Robot
-from sim.franka import TASKS, Franka
+from real.settings import load_robot_settings
+from real.mock.bridge import Bridge
+from real.mock.hub import Hub
+from real.mock.arm import MockArm
+from sim.tabletop import TASKS, Tabletop
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m real.standin", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m real.mock", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--robot", default="panda", help="of configs/robot (default: panda)")
     parser.add_argument("--task", default="reach", choices=TASKS)
     parser.add_argument("--control", default="cartesian")
@@ -31,25 +32,26 @@ def main() -> None:
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Until the input ends."""
-    settings = of_robot(args.robot)
-    env = Franka(args.task, robot=settings["robot"], control=args.control, horizon=10**9, style={}, prefer={})
+    """Serves the mock until the input ends."""
+    settings = load_robot_settings(args.robot)
+    options = {"control": args.control, "horizon": 10**9, "style": {}, "preference": {}}
+    env = Tabletop(args.task, robot=settings["robot"], **options)
     hub = Hub(dialect=settings["dialect"])
-    robot = Robot(hub, env, settings)
+    arm = MockArm(hub, env, settings)
     bridge = Bridge(hub, port=args.port, threads=not args.serial)
     bridge.start()
     print(json.dumps({"url": f"ws://127.0.0.1:{bridge.port}"}), flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
-        if "fault" in asked:
-            robot.fault(**asked["fault"])
-        if "zombie" in asked:
-            bridge.zombie = asked["zombie"]
-        if "reset" in asked:
-            robot.reset(asked["reset"])
-        print(json.dumps(robot.report()), flush=True)
+        request = json.loads(line)
+        if "fault" in request:
+            arm.fault(**request["fault"])
+        if "zombie" in request:
+            bridge.zombie = request["zombie"]
+        if "reset" in request:
+            arm.reset(request["reset"])
+        print(json.dumps(arm.report()), flush=True)
     bridge.stop()
-    robot.close()
+    arm.close()
 
 
 if __name__ == "__main__":

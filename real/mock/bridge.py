@@ -1,4 +1,4 @@
-"""The stand-in for the rosbridge server: the socket in front of a hub.
+"""The mock for the rosbridge server: the socket in front of a hub.
 
 It listens on 127.0.0.1 only. The real ones listen on every interface, the ROS 1 one even with `--address 127.0.0.1`,
 and ask nobody who they are: whoever reaches the port drives the arm.
@@ -18,9 +18,9 @@ from typing import Any
 
 from websockets.asyncio.server import serve
 
-from real.standin.client import Client, written
-from real.standin.definitions import outgoing
-from real.standin.hub import Goal, Hub, Message
+from real.mock.client import Client, written
+from real.mock.definitions import outgoing
+from real.mock.hub import Goal, Hub, Message
 
 LINGER_S = 12.0  # that a publisher outlives its client
 LARGEST = 10_000_000  # bytes of a frame
@@ -42,7 +42,7 @@ class Bridge:
         self.fans: dict[str, Fan] = {}
         self.goals: dict[Any, Goal] = {}  # of all clients, as in the real one
         self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self._run, name="rosbridge stand-in", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="rosbridge mock", daemon=True)
         self.started: Future[int] = Future()
 
     def start(self) -> "Bridge":

@@ -1,4 +1,4 @@
-"""The stand-in's cameras: what they see goes out as JPEG, twenty times a second, where somebody listens.
+"""The mock's cameras: what they see goes out as JPEG, twenty times a second, where somebody listens.
 
 In a thread of its own, with its own scene: OpenGL wants one thread, and the arm's clock does not wait for pictures.
 """
@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from real.cameras import TYPE
-from real.standin.hub import Hub
-from sim.franka import Franka
+from real.mock.hub import Hub
+from sim.tabletop import Tabletop
 from sim.render import Camera
 from sim.simulation import PHYSICS
 
@@ -24,12 +24,12 @@ PERIOD_S = 0.05
 QUALITY = 90
 
 
-class Cameras:
+class MockCameras:
     """Those of `topics`, by name. `lock` is whose who moves `env`; `fault()` says what is wrong with them now:
     silent, frozen (the same picture again and again), torn (half of each)."""
 
     def __init__(
-        self, hub: Hub, env: Franka, topics: dict[str, str], lock: Any, *, ros1: bool, fault: Callable[[], str]
+        self, hub: Hub, env: Tabletop, topics: dict[str, str], lock: Any, *, ros1: bool, fault: Callable[[], str]
     ):
         self.hub, self.env, self.lock, self.ros1, self.fault = hub, env, lock, ros1, fault
         self.topics = {name: topic for name, topic in topics.items() if name in env.cameras}

@@ -1,4 +1,4 @@
-"""One connection to the stand-in for the rosbridge server: what its client asks for, in the order it came."""
+"""One connection to the mock for the rosbridge server: what its client asks for, in the order it came."""
 
 import asyncio
 import json
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from real.standin.definitions import outgoing
-from real.standin.hub import Goal, Message, ServiceFailed
+from real.mock.definitions import outgoing
+from real.mock.hub import Goal, Message, ServiceFailed
 
 if TYPE_CHECKING:
-    from real.standin.bridge import Bridge
+    from real.mock.bridge import Bridge
 
 SERVER_S = 1.0  # that a goal waits for an action server
 UNKNOWN, SUCCEEDED, CANCELED, ABORTED = 0, 4, 5, 6  # of action_msgs/GoalStatus

@@ -1,4 +1,4 @@
-"""The world behind the stand-in's bridge: topics, services and actions of nodes in this process and of clients."""
+"""The world behind the mock's bridge: topics, services and actions of nodes in this process and of clients."""
 
 import logging
 import threading
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from real.standin.definitions import load
+from real.mock.definitions import load
 
 Message = dict[str, Any]
 log = logging.getLogger(__name__)

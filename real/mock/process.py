@@ -1,4 +1,4 @@
-"""The stand-in as a process that can be frozen, killed and given faults."""
+"""The mock in a process of its own, that can be frozen, killed and given faults."""
 
 import json
 import os
@@ -10,37 +10,40 @@ from typing import Any
 from pbrl.types import UserError
 
 
-class Standin:
-    """`python -m real.standin` with flags; a context manager."""
+class MockProcess:
+    """`python -m real.mock` with flags; a context manager. `url` is where it listens."""
 
     def __init__(self, **flags: Any):
-        said = [f"--{name}={value}" for name, value in {"port": 0, **flags}.items() if value is not True]
+        values = [f"--{name}={value}" for name, value in {"port": 0, **flags}.items() if value is not True]
         switches = [f"--{name}" for name, value in flags.items() if value is True]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "real.standin", *said, *switches],
+            [sys.executable, "-m", "real.mock", *values, *switches],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
-        self.url = self._heard()["url"]
+        self.url = self._read()["url"]
 
-    def tell(self, **message: Any) -> dict[str, Any]:
+    def request(self, **message: Any) -> dict[str, Any]:
         """Switches faults (`fault={…}`), begins anew (`reset=seed`); returns the arm's report."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(message) + "\n")
         self.process.stdin.flush()
-        return self._heard()
+        return self._read()
 
     def freeze(self) -> None:
-        """Its sockets stay open, and nobody answers."""
+        """Stops it; its sockets stay open, without an answer."""
         os.kill(self.process.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
+        """Lets a frozen one go on."""
         os.kill(self.process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
+        """Ends it at once."""
         self.process.kill()
         self.process.wait()
 
     def close(self) -> None:
+        """Ends it."""
         if self.process.poll() is None:
             self.thaw()
             assert self.process.stdin is not None
@@ -50,15 +53,15 @@ class Standin:
             except subprocess.TimeoutExpired:
                 self.kill()
 
-    def __enter__(self) -> "Standin":
+    def __enter__(self) -> "MockProcess":
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.close()
 
-    def _heard(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise UserError("the stand-in ended: what it says stands above")
+            raise UserError("the mock ended: see its message above")
         return json.loads(line)

@@ -7,13 +7,14 @@ onto the spline between the points around now. (The page UnderstandingTrajectory
 wiki.ros.org/joint_trajectory_controller; joint_trajectory_controller/src/trajectory.cpp of ros2_controllers.)
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 
 class Point(NamedTuple):
-    """Joint positions, speeds and accelerations [7] at a time in s; accelerations may be left out."""
+    """Joint positions, speeds and accelerations [J] at a time in s; accelerations may be left out."""
 
     t: float
     q: np.ndarray
@@ -21,12 +22,14 @@ class Point(NamedTuple):
     ddq: np.ndarray | None
 
     @property
-    def finite(self) -> bool:
+    def is_finite(self) -> bool:
+        """Whether all numbers are."""
         return all(np.isfinite(part).all() for part in (self.q, self.dq, self.ddq) if part is not None)
 
     @classmethod
     def at_rest(cls, q: np.ndarray) -> "Point":
-        return cls(0.0, q, np.zeros(7), np.zeros(7))
+        """At joint positions [J], at time 0."""
+        return cls(0.0, q, np.zeros(len(q)), np.zeros(len(q)))
 
 
 class Trajectory:
@@ -38,7 +41,7 @@ class Trajectory:
     def at(self, t: float) -> Point:
         """What is wanted at a time: before the first point that one, after the last that one at speed 0."""
         if t >= self.points[-1].t:
-            return Point(t, self.points[-1].q, np.zeros(7), np.zeros(7))
+            return Point.at_rest(self.points[-1].q)._replace(t=t)
         if t <= self.points[0].t:
             return self.points[0]
         i = next(i for i, point in enumerate(self.points) if point.t > t)
@@ -76,19 +79,19 @@ def spline(a: Point, b: Point, t: float) -> Point:
     return Point(t, q, dq, ddq)
 
 
-def heard(message: dict[str, Any], joints: list[str], now: float) -> tuple[float, list[Point]]:
+def parse_trajectory(message: dict[str, Any], joints: Sequence[str], now: float) -> tuple[float, list[Point]]:
     """A trajectory_msgs/JointTrajectory of either dialect: when it begins (a stamp of 0 means now), and its points."""
     begin = seconds(message["header"]["stamp"]) or now
     order = [message["joint_names"].index(name) for name in joints]
     points = []
-    for said in message["points"]:
-        q, dq = (np.array(said[key], float)[order] for key in ("positions", "velocities"))
-        ddq = np.array(said["accelerations"], float)[order] if said["accelerations"] else None
-        points.append(Point(begin + seconds(said["time_from_start"]), q, dq, ddq))
+    for point in message["points"]:
+        q, dq = (np.array(point[key], float)[order] for key in ("positions", "velocities"))
+        ddq = np.array(point["accelerations"], float)[order] if point["accelerations"] else None
+        points.append(Point(begin + seconds(point["time_from_start"]), q, dq, ddq))
     return begin, points
 
 
 def seconds(time: dict[str, int]) -> float:
-    """Of a time as either dialect says it."""
+    """A time of either dialect in s."""
     whole, nano = (time["secs"], time["nsecs"]) if "secs" in time else (time["sec"], time["nanosec"])
     return whole + 1e-9 * nano

@@ -1,6 +1,6 @@
 """Records episodes of a real robot, as `data=recordings data.path=<folder>` reads them.
 
-    with Recorder("episodes") as recorder:
+    with Recorder("episodes", "panda") as recorder:
         recorder.begin({"policy": "cpl", "instruction": "lift the block"})
         recorder.add(Step(…))               # at every step of the loop; never waits
         recorder.end("success")
@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import sim  # noqa: F401  chooses how the writer's process renders
 from pbrl.types import UserError
 from real.record.journal import Step
 from real.record.ring import Ring
@@ -47,7 +48,7 @@ class Recorder:
     `keep_s` seconds are what `save_last` can reach back. Episodes that an earlier recorder could not end are ended.
     """
 
-    def __init__(self, folder: Path | str, robot: str = "panda", *, keep_s: float = 30.0, queue_mb: float = 128.0):
+    def __init__(self, folder: Path | str, robot: str, *, keep_s: float = 30.0, queue_mb: float = 128.0):
         context = multiprocessing.get_context("spawn")
         self.ring, self.status = Ring(context, int(queue_mb * 2**20)), Status(context)
         self.lock = threading.Lock()

@@ -18,6 +18,7 @@ from PIL import Image
 
 from pbrl.data import episodes
 from pbrl.types import UserError
+from robots import arm as robots
 
 PLACES = ("", "aborted", "clips")
 TYPES = {
@@ -102,13 +103,20 @@ def bag(folder: Path, out: Path) -> int:
     return count
 
 
+def joint_names(robot: str, dof: int) -> tuple[list[str], list[str]]:
+    """The names of a robot's joints and of its gripper's; of a robot that is not in robots/, made of its own name."""
+    if robot in robots.NAMES:
+        arm = robots.load(robot)
+        return list(arm.joints), list(arm.gripper.joints)
+    return [f"{robot}_joint{i + 1}" for i in range(dof)], [f"{robot}_finger_joint{i}" for i in (1, 2)]
+
+
 def messages(file: Path, types: Any, first: bool) -> Iterator[Message]:
     """What an episode says. `types` are ROS's message classes; ROS 1's header (`first`) counts."""
     said = json.loads(file.read_text())
     with np.load(file.with_suffix(".npz")) as arrays:
         numbers = dict(arrays)
-    names = [f"{said['robot']}_joint{i + 1}" for i in range(numbers["q"].shape[1])]
-    fingers = [f"{said['robot']}_finger_joint{i}" for i in (1, 2)]
+    names, fingers = joint_names(said["robot"], numbers["q"].shape[1])
     since = said["clock"]["wall_s"] - said["clock"]["monotonic_s"]
     none = np.zeros(0)
 

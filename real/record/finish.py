@@ -28,6 +28,7 @@ from pbrl.data.episodes import versions
 from pbrl.data.video import recording, write_mp4
 from real.record.journal import SINGLE, VECTORS, Account, read
 from robots import arm as robots
+from robots.model import add_arm
 
 USUAL_HZ = 20.0  # where the times do not say
 SIZE, BLANK = (320, 240), (90, 90, 90)  # of what is rendered; of what cannot be
@@ -188,7 +189,7 @@ def pictures(rows: list[dict[str, Any]], robot: str) -> Iterator[np.ndarray]:
     model = _room(arm)
     camera = Camera()
     q = mended(np.array([row["q"] for row in rows], float))
-    finger = np.clip(mended(np.array([[row["gripper"]] for row in rows], float)), 0, arm.gripper["width"]) / 2
+    finger = np.clip(mended(np.array([[row["gripper"]] for row in rows], float)), 0, arm.gripper.width) / 2
     try:
         for place in np.hstack([q, finger, finger]):
             yield camera.frame(model, place, mujoco.mjtState.mjSTATE_QPOS, *SIZE, "front", True)
@@ -205,7 +206,7 @@ def _room(arm: robots.Arm) -> mujoco.MjModel:
     world.add_body(name="centre", pos=[0.3, 0, 0.4])
     world.add_camera(name="front", pos=[1.4, 1.0, 0.9], mode=mujoco.mjtCamLight.mjCAMLIGHT_TARGETBODY,
                      targetbody="centre", fovy=40)  # fmt: skip
-    arm.mount(spec, world)
+    add_arm(spec, arm)
     return spec.compile()
 
 

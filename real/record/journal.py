@@ -42,9 +42,9 @@ class Step(NamedTuple):
     age: float  # s, of the robot's state that was used
     obs: np.ndarray  # [O] float32
     action: np.ndarray  # [A], what the policy wished, in [-1, 1]
-    sent: np.ndarray  # [7] rad, the joint command that was really sent last
-    q: np.ndarray  # [7] rad
-    dq: np.ndarray  # [7] rad/s
+    sent: np.ndarray  # [J] rad, the joint command that was really sent last
+    q: np.ndarray  # [J] rad
+    dq: np.ndarray  # [J] rad/s
     gripper: float  # m
     why: tuple[str, ...] = ()  # what the safety filter and the watchdog changed since the step before
     mode: str = ""  # of the robot

@@ -1,6 +1,6 @@
 """The same link as a node of its own, on a machine that has ROS: rospy (ROS 1) or rclpy (ROS 2), without rosbridge.
 
-What is published goes to whoever listens now, and one message at most waits for it. Messages are dicts as rosbridge's
+What is published goes to the present subscribers, and one message at most waits for it. Messages are dicts as rosbridge's
 JSON has them; services and actions are called by the types in configs/robot.
 """
 
@@ -15,21 +15,21 @@ from itertools import count
 from typing import Any
 
 from pbrl.types import UserError
-from real.link import BridgeError, Latest
+from real.transports.link import LinkError, Latest
 
 
-class Rospy:
+class RospyLink:
     """A link of this process's one node; the master is ROS_MASTER_URI's. `types`: of services. Raises UserError."""
 
     def __init__(self, types: dict[str, str]):
-        rospy, rosgraph, self.genpy = imported("rospy", "rosgraph", "genpy.message")
+        rospy, rosgraph, self.genpy = import_modules("rospy", "rosgraph", "genpy.message")
         self.rospy, self.types, self.connected = rospy, types, True
         if not rosgraph.is_master_online():
             raise UserError(f"no ROS master at {rosgraph.get_master_uri()}: start roscore, or set ROS_MASTER_URI")
         if not rospy.core.is_initialized():
             rospy.init_node("pbrl", anonymous=True, disable_signals=True)
         self.topics: dict[str, Latest] = {}
-        self.heard: list[Any] = []
+        self.subscribers: list[Any] = []
         self.publishers: dict[str, Any] = {}
         self.calls = ThreadPoolExecutor(1)
 
@@ -38,11 +38,11 @@ class Rospy:
     def subscribe(self, topic: str, type_: str) -> Latest:
         latest = self.topics.setdefault(topic, Latest(type_))
 
-        def came(message: Any) -> None:
-            latest.heard = plain(message), time.monotonic()
+        def store(message: Any) -> None:
+            latest.received = to_json(message), time.monotonic()
 
         kind = self.genpy.get_message_class(type_)
-        self.heard.append(self.rospy.Subscriber(topic, kind, came, queue_size=1, tcp_nodelay=True))
+        self.subscribers.append(self.rospy.Subscriber(topic, kind, store, queue_size=1, tcp_nodelay=True))
         return latest
 
     def advertise(self, topic: str, type_: str) -> None:
@@ -51,7 +51,7 @@ class Rospy:
 
     def publish(self, topic: str, message: dict[str, Any]) -> bool:
         publisher = self.publishers[topic]
-        if not (self.connected and finite(message)):
+        if not (self.connected and is_finite(message)):
             return False
         filled = publisher.data_class()
         self.genpy.fill_message_args(filled, [message])
@@ -61,7 +61,7 @@ class Rospy:
     def call(self, service: str, args: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         kind = self.genpy.get_service_class(self.types[service])
         if kind is None:
-            raise BridgeError(f"{service}: no messages of {self.types[service]}: source its workspace")
+            raise LinkError(f"{service}: no messages of {self.types[service]}: source its workspace")
         request = kind._request_class()
         self.genpy.fill_message_args(request, [args])
 
@@ -70,29 +70,29 @@ class Rospy:
             return self.rospy.ServiceProxy(service, kind)(request)
 
         try:
-            return plain(self.calls.submit(ask).result(timeout_s))
+            return to_json(self.calls.submit(ask).result(timeout_s))
         except TimeoutError:
-            raise BridgeError(f"{service} did not answer within {timeout_s} s") from None
+            raise LinkError(f"{service} did not answer within {timeout_s} s") from None
         except (self.rospy.ROSException, self.rospy.ServiceException) as error:
-            raise BridgeError(f"{service} failed: {error}") from error
+            raise LinkError(f"{service} failed: {error}") from error
 
     def act(self, action: str, type_: str, goal: dict[str, Any]) -> bool:
         return False  # actions of ROS 1 are topics
 
     def close(self) -> None:
         self.connected = False
-        for registered in (*self.heard, *self.publishers.values()):
+        for registered in (*self.subscribers, *self.publishers.values()):
             registered.unregister()
         self.calls.shutdown(wait=False)
 
 
-class Rclpy:
+class RclpyLink:
     """A node, with a thread that serves it. `types`: of services. Raises UserError."""
 
     numbers = count()
 
     def __init__(self, types: dict[str, str]):
-        rclpy, _, _, _, self.convert, self.named = imported(
+        rclpy, _, _, _, self.convert, self.named = import_modules(
             "rclpy",
             "rclpy.action",
             "rclpy.executors",
@@ -106,8 +106,10 @@ class Rclpy:
             rclpy.init(signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
         self.node = rclpy.create_node(f"pbrl_{os.getpid()}_{next(self.numbers)}")
         qos = rclpy.qos
-        self.listening = qos.QoSProfile(depth=1, reliability=qos.ReliabilityPolicy.BEST_EFFORT)  # hears either kind
-        self.speaking = qos.QoSProfile(depth=1)
+        self.subscriber_qos = qos.QoSProfile(
+            depth=1, reliability=qos.ReliabilityPolicy.BEST_EFFORT
+        )  # hears either kind
+        self.publisher_qos = qos.QoSProfile(depth=1)
         self.topics: dict[str, Latest] = {}
         self.publishers: dict[str, Any] = {}
         self.clients: dict[str, Any] = {}
@@ -120,45 +122,47 @@ class Rclpy:
     def subscribe(self, topic: str, type_: str) -> Latest:
         latest = self.topics.setdefault(topic, Latest(type_))
 
-        def came(message: Any) -> None:
-            latest.heard = self.convert.message_to_ordereddict(message), time.monotonic()
+        def store(message: Any) -> None:
+            latest.received = self.convert.message_to_ordereddict(message), time.monotonic()
 
-        self.node.create_subscription(self.named.get_message(full(type_, "msg")), topic, came, self.listening)
+        self.node.create_subscription(
+            self.named.get_message(full_type(type_, "msg")), topic, store, self.subscriber_qos
+        )
         return latest
 
     def advertise(self, topic: str, type_: str) -> None:
-        kind = self.named.get_message(full(type_, "msg"))
-        self.publishers[topic] = kind, self.node.create_publisher(kind, topic, self.speaking)
+        kind = self.named.get_message(full_type(type_, "msg"))
+        self.publishers[topic] = kind, self.node.create_publisher(kind, topic, self.publisher_qos)
 
     def publish(self, topic: str, message: dict[str, Any]) -> bool:
         kind, publisher = self.publishers[topic]
-        if not (self.connected and finite(message)):
+        if not (self.connected and is_finite(message)):
             return False
         publisher.publish(self._filled(kind, message))
         return True
 
     def call(self, service: str, args: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        kind = self.named.get_service(full(self.types[service], "srv"))
+        kind = self.named.get_service(full_type(self.types[service], "srv"))
         if service not in self.clients:
             self.clients[service] = self.node.create_client(kind, service)
         client, end = self.clients[service], time.monotonic() + timeout_s
         if not client.wait_for_service(timeout_sec=timeout_s):
-            raise BridgeError(f"{service} is not there")
+            raise LinkError(f"{service} is not there")
         answer: Future = Future()
         asked = client.call_async(self._filled(kind.Request, args))
         asked.add_done_callback(lambda done: answer.set_result(done.result()))
         try:
             response = answer.result(max(end - time.monotonic(), 0))
         except TimeoutError:
-            raise BridgeError(f"{service} did not answer within {timeout_s} s") from None
+            raise LinkError(f"{service} did not answer within {timeout_s} s") from None
         return self.convert.message_to_ordereddict(response)
 
     def act(self, action: str, type_: str, goal: dict[str, Any]) -> bool:
-        kind = self.named.get_action(full(type_, "action"))
+        kind = self.named.get_action(full_type(type_, "action"))
         if action not in self.clients:
             self.clients[action] = self.rclpy.action.ActionClient(self.node, kind, action)
         client = self.clients[action]
-        if not client.server_is_ready():  # never at once: whoever wants it asks again
+        if not client.server_is_ready():  # not at once; the driver asks again
             return False
         client.send_goal_async(self._filled(kind.Goal, goal))
         return True
@@ -174,16 +178,16 @@ class Rclpy:
         return message
 
 
-def plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """A message of ROS 1 as JSON has it."""
     if hasattr(value, "__slots__"):
-        return {name: plain(getattr(value, name)) for name in value.__slots__}
+        return {name: to_json(getattr(value, name)) for name in value.__slots__}
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    return [plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+    return [to_json(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
-def finite(message: dict[str, Any]) -> bool:
+def is_finite(message: dict[str, Any]) -> bool:
     try:
         json.dumps(message, allow_nan=False)
     except ValueError:
@@ -191,12 +195,12 @@ def finite(message: dict[str, Any]) -> bool:
     return True
 
 
-def full(type_: str, kind: str) -> str:
+def full_type(type_: str, kind: str) -> str:
     """pkg/Type as ROS 2 names it: pkg/kind/Type."""
     return f"{type_.split('/')[0]}/{kind}/{type_.split('/')[-1]}"
 
 
-def imported(*names: str) -> list[Any]:
+def import_modules(*names: str) -> list[Any]:
     """Modules of ROS. Raises UserError."""
     try:
         return [import_module(name) for name in names]

@@ -1,7 +1,7 @@
 """The same link to rosbridge over roslibpy (its asyncio transport), for those whose other tools use it.
 
 Guarded against what it does by itself. Its `Topic` keeps what is published while the link is down, and sends all of it
-when it comes back: here nothing is given to anything but the connection that is open now. What was subscribed is said
+when it comes back: here nothing is given to anything but the connection that is open now. Subscriptions are sent
 again on each connection. A frozen peer is noticed by pings, and is dialled anew after a second at most, not after up to
 an hour. roslibpy calls back in one thread for all links of a process: what is called only stores what came.
 """
@@ -9,8 +9,8 @@ an hour. roslibpy calls back in one thread for all links of a process: what is c
 from typing import Any
 
 from pbrl.types import UserError
-from real.link import Latest
-from real.rosbridge import CLOSE_S, PING_S, PONG_S, REDIAL_S, Rosbridge
+from real.transports.link import Latest
+from real.transports.websockets import CLOSE_S, PING_S, PONG_S, REDIAL_S, WebsocketsLink
 
 try:
     from roslibpy.comm import select_factory
@@ -18,8 +18,8 @@ except ImportError as error:
     raise UserError(f"transport: roslibpy is not there ({error}): pip install roslibpy") from error
 
 
-class Roslibpy(Rosbridge):
-    """One socket to `url`, as `real.rosbridge.Rosbridge`."""
+class RoslibpyLink(WebsocketsLink):
+    """One socket to `url`, as `real.transports.websockets.WebsocketsLink`."""
 
     def _open(self) -> None:
         self.factory: Any = None
@@ -33,7 +33,7 @@ class Roslibpy(Rosbridge):
         )  # fmt: skip
         factory.initialDelay, factory.maxDelay = REDIAL_S[0], REDIAL_S[-1]
         factory.on("ready", self._ready)
-        factory.on("close", lambda _: self._gone())
+        factory.on("close", lambda _: self._disconnected())
         self.factory = factory
         factory.connect()
 
@@ -56,17 +56,17 @@ class Roslibpy(Rosbridge):
             proto.send_close()
             return
         self.connections += 1
-        for frame in self.greeting():
+        for frame in self.announcements():
             proto.send_ros_message(frame)
         self.socket = proto
         self.up.set()
 
-    def _give(self, socket: Any, frame: dict[str, Any], text: str) -> None:
+    def _send_text(self, socket: Any, frame: dict[str, Any], text: str) -> None:
         if frame["op"] == "call_service":
             socket.send_ros_service_request(
                 frame,
-                lambda values: self._answered({**frame, "result": True, "values": dict(values)}),
-                lambda values: self._answered({**frame, "result": False, "values": values}),
+                lambda values: self._resolve({**frame, "result": True, "values": dict(values)}),
+                lambda values: self._resolve({**frame, "result": False, "values": values}),
             )
         elif frame["op"] == "send_action_goal":
             socket.send_ros_action_goal(frame, *3 * [lambda said: None])

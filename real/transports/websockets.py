@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidURI, WebSocketException
 
 from pbrl.types import UserError
-from real.link import BridgeError, Latest
+from real.transports.link import LinkError, Latest
 
 PING_S, PONG_S, CLOSE_S = 0.25, 0.5, 0.2
 REDIAL_S = (0.1, 0.2, 0.5, 1.0)  # the last one again and again
@@ -27,14 +27,14 @@ FULL = 16_384  # bytes that wait for the link; a command more would be late
 
 
 @dataclass
-class Rosbridge:
+class WebsocketsLink:
     """One socket to `url`. Methods may be called from any thread; none but `call` waits."""
 
     url: str
     connections: int = 0  # so often was it dialled with success
     topics: dict[str, Latest] = field(default_factory=dict)
     advertised: dict[str, str] = field(default_factory=dict)
-    wanted: dict[str, Future] = field(default_factory=dict)
+    pending: dict[str, Future] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ids, self.socket, self.closing, self.up = count(), None, False, threading.Event()
@@ -54,7 +54,7 @@ class Rosbridge:
         """Until it is connected. Raises UserError."""
         if not self.up.wait(timeout_s):
             raise UserError(
-                f"nobody answers at {self.url}: is rosbridge running there (`roslaunch rosbridge_server "
+                f"no answer at {self.url}: is rosbridge running there (`roslaunch rosbridge_server "
                 "rosbridge_websocket.launch`, or `ros2 launch …`), and is its port (9090) open to this machine?"
             )
 
@@ -76,21 +76,21 @@ class Rosbridge:
         return self.send({"op": "publish", "topic": topic, "msg": message})
 
     def call(self, service: str, args: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """What the service answers. Raises BridgeError."""
+        """What the service answers. Raises LinkError."""
         key = f"c:{next(self.ids)}"
         answer: Future = Future()
-        self.wanted[key] = answer
+        self.pending[key] = answer
         try:
             if not self.send({"op": "call_service", "service": service, "args": args, "id": key}):
-                raise BridgeError(f"{service} was not asked: no connection to {self.url}")
+                raise LinkError(f"{service} was not asked: no connection to {self.url}")
             frame = answer.result(timeout_s)
         except TimeoutError:
-            raise BridgeError(f"{service} did not answer within {timeout_s} s") from None
+            raise LinkError(f"{service} did not answer within {timeout_s} s") from None
         finally:
-            self.wanted.pop(key, None)
+            self.pending.pop(key, None)
         values = frame.get("values")
         if not frame.get("result"):
-            raise BridgeError(f"{service} failed: {values}")
+            raise LinkError(f"{service} failed: {values}")
         return values if isinstance(values, dict) else {}
 
     def act(self, action: str, type_: str, goal: dict[str, Any]) -> bool:
@@ -113,10 +113,10 @@ class Rosbridge:
             text = json.dumps(frame, allow_nan=False)
         except ValueError:
             return False
-        self._give(socket, frame, text)
+        self._send_text(socket, frame, text)
         return True
 
-    def _give(self, socket: Any, frame: dict[str, Any], text: str) -> None:
+    def _send_text(self, socket: Any, frame: dict[str, Any], text: str) -> None:
         self.loop.call_soon_threadsafe(self._write, socket, text)
 
     def _write(self, socket: ClientConnection, text: str) -> None:
@@ -127,13 +127,13 @@ class Rosbridge:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
-            self.loop.run_until_complete(self._live())
+            self.loop.run_until_complete(self._reconnect_forever())
         except asyncio.CancelledError:
             pass
         finally:
             self.loop.close()
 
-    async def _live(self) -> None:
+    async def _reconnect_forever(self) -> None:
         tries = 0
         while not self.closing:
             try:
@@ -142,39 +142,39 @@ class Rosbridge:
                     max_size=None, max_queue=None, compression=None, proxy=None,
                 ) as socket:  # fmt: skip
                     tries = 0
-                    await self._greet(socket)
+                    await self._announce(socket)
                     async for text in socket:
-                        self._heard(text)
+                        self._receive(text)
             except InvalidURI:
                 return
             except (OSError, WebSocketException, TimeoutError):
                 pass
             finally:
-                self._gone()
+                self._disconnected()
             await asyncio.sleep(REDIAL_S[min(tries, len(REDIAL_S) - 1)])
             tries += 1
 
-    async def _greet(self, socket: ClientConnection) -> None:
-        """Says again what was said on the socket before."""
+    async def _announce(self, socket: ClientConnection) -> None:
+        """Sends the subscriptions and announcements of the socket before."""
         self.socket, self.connections = socket, self.connections + 1
-        for frame in self.greeting():
+        for frame in self.announcements():
             await socket.send(json.dumps(frame))
         self.up.set()
 
-    def greeting(self) -> list[dict[str, Any]]:
+    def announcements(self) -> list[dict[str, Any]]:
         """What a new connection must hear: all that is published and subscribed."""
-        return [advertisement(*said) for said in list(self.advertised.items())] + [
+        return [advertisement(*topic) for topic in list(self.advertised.items())] + [
             subscription(topic, latest.type) for topic, latest in list(self.topics.items())
         ]
 
-    def _gone(self) -> None:
+    def _disconnected(self) -> None:
         self.socket = None
         self.up.clear()
-        for answer in list(self.wanted.values()):
+        for answer in list(self.pending.values()):
             with contextlib.suppress(InvalidStateError):
-                answer.set_exception(BridgeError(f"the connection to {self.url} was lost"))
+                answer.set_exception(LinkError(f"the connection to {self.url} was lost"))
 
-    def _heard(self, text: str | bytes) -> None:
+    def _receive(self, text: str | bytes) -> None:
         try:
             frame = json.loads(text)
             op = frame["op"]
@@ -183,13 +183,13 @@ class Rosbridge:
         if op == "publish" and frame.get("topic") in self.topics:
             self._store(frame["topic"], frame.get("msg"))
         elif op == "service_response":
-            self._answered(frame)
+            self._resolve(frame)
 
     def _store(self, topic: str, message: Any) -> None:
-        self.topics[topic].heard = message, time.monotonic()
+        self.topics[topic].received = message, time.monotonic()
 
-    def _answered(self, frame: dict[str, Any]) -> None:
-        answer = self.wanted.pop(frame.get("id", ""), None)
+    def _resolve(self, frame: dict[str, Any]) -> None:
+        answer = self.pending.pop(frame.get("id", ""), None)
         if answer is not None and not answer.done():
             answer.set_result(frame)
 

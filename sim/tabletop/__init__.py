@@ -102,9 +102,7 @@ class Tabletop(Simulation):
         state = Box(-np.inf, np.inf, (size,), np.float32)
         if not self.images:
             return state
-        return Dict(
-            {"state": state, "image": Box(0, 255, (len(self.images), *2 * (self.image_size,), 3), np.uint8)}
-        )
+        return Dict({"state": state, "image": Box(0, 255, (len(self.images), *2 * (self.image_size,), 3), np.uint8)})
 
     def _build_scene(self) -> mujoco.MjModel:
         spec = mujoco.MjSpec()
@@ -187,6 +185,11 @@ class Tabletop(Simulation):
             kinematics, self.joint_positions, self.joint_velocities, width, objects, goal
         )  # [O]
         return self.full_obs[:ROBOT_DIM] if self.state == "robot" else self.full_obs
+
+    def evaluate(self) -> tuple[float, bool]:
+        """The task's reward and success of the present state."""
+        self._observe()
+        return self.definition.evaluate(self.full_obs)
 
     def expert(self, **style: float) -> Expert:
         """The task's scripted expert, in this environment's style with the given changes. Raises UserError."""

@@ -118,7 +118,11 @@ class Group(Task):
         left, right, goal = obs[7:10], obs[14:17], obs[-3:]
         behind = np.maximum(goal[0] - np.array([left[0], right[0]]), 0)
         apart = abs(left[0] - right[0])
-        reward = 0.2 * proximity(np.linalg.norm(obs[:3] - (left + right) / 2)) + 0.6 * proximity(behind.max()) + 0.2 * proximity(apart)
+        reward = (
+            0.2 * proximity(np.linalg.norm(obs[:3] - (left + right) / 2))
+            + 0.6 * proximity(behind.max())
+            + 0.2 * proximity(apart)
+        )
         return reward, bool(behind.max() < 0.01 and np.linalg.norm(left - right) < 0.14)
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from real.control import ECHO_S, Chunk, Controller, Schedule
-from real.driver import BadState, State
-from real.safety import Filter, Motion, Settings
-from real.standin.trajectory import Point, Trajectory
+from real.robot import State, StateError
+from real.robot import Motion
+from real.safety import SafetyFilter, SafetySettings
+from real.mock.trajectory import Point, Trajectory
 from robots import arm
-from robots.terms import Terms
+from robots.actions import ActionMapping
 
 PANDA = arm.load("panda")
 CYCLE, STEP = 0.01, 0.05  # s
@@ -33,7 +34,7 @@ class Arm:
 
     def state(self):
         if self.word:
-            raise BadState(self.word, "as the test has it")
+            raise StateError(self.word, "as the test has it")
         t = self.now if self.frozen is None else self.frozen
         return State(self.q, np.zeros(7), 0.08, self.mode, self.force, self.rate, np.zeros((0, 7)), np.zeros(3),
                      t + self.stamp_offset, self.now)  # fmt: skip
@@ -76,8 +77,8 @@ class Run:
 
     def __init__(self, **settings):
         self.arm = Arm()
-        self.safe = Filter(PANDA, Settings(**settings))
-        self.control = Controller(self.arm, Terms(PANDA, "cartesian", 20), self.safe)
+        self.safe = SafetyFilter(PANDA, SafetySettings(**settings))
+        self.control = Controller(self.arm, ActionMapping(PANDA, "cartesian", 20), self.safe)
         self.control.cycle(self.arm.now)
 
     def go(self, seconds, action=None, delay=0.0):

@@ -12,7 +12,7 @@ import pytest
 from pbrl.data import episodes
 from real.control import FAULTS
 from real.deploy import main
-from real.standin.handle import Standin
+from real.mock.process import MockProcess
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def test_it_reaches_in_simulation_and_what_happened_can_be_learnt_from(run, tmp_
 @pytest.fixture
 def robot():
     """A robot somewhere, of which deployment knows the address alone."""
-    with Standin(task="reach") as standin:
-        standin.tell(reset=4)
+    with MockProcess(task="reach") as standin:
+        standin.request(reset=4)
         time.sleep(0.2)
         yield standin
 
@@ -60,23 +60,23 @@ def test_without_go_nothing_is_sent(run, robot):
     done = deploy(f"policy={run}", f"url={robot.url}", "transport=roslibpy", "steps=30")
     assert done.returncode == 0, done.stderr
     assert "dry run: 30 actions" in done.stdout and "would change" in done.stdout
-    assert robot.tell()["count"] == {} and not robot.tell()["active"]
+    assert robot.request()["count"] == {} and not robot.request()["active"]
 
 
 def test_with_go_the_arm_moves_home_and_then_as_the_policy_says(run, robot, tmp_path):
     done = deploy("--go", f"policy={run}", f"url={robot.url}", "steps=40", f"record={tmp_path}/episodes")
     assert done.returncode == 0, done.stderr
-    told = robot.tell()
+    told = robot.request()
     assert told["count"]["executed"] > 100 and told["oldest"] < 0.4 and not told["active"]
     assert not {"non_finite", "out_of_limits", "too_fast"} & set(told["count"])
 
 
 def test_what_is_not_in_order_keeps_the_arm_still(run, robot):
-    robot.tell(fault={"mode": "user_stopped"})
+    robot.request(fault={"mode": "user_stopped"})
     time.sleep(0.2)
     done = deploy("--go", f"policy={run}", f"url={robot.url}", "record=null")
     assert done.returncode == 1 and "✗ mode" in done.stdout and "not moved" in done.stderr
-    assert "executed" not in robot.tell()["count"]
+    assert "executed" not in robot.request()["count"]
 
 
 def test_a_fault_ends_it_by_name_and_the_episode_is_kept_apart(run, robot, tmp_path):
@@ -87,7 +87,7 @@ def test_a_fault_ends_it_by_name_and_the_episode_is_kept_apart(run, robot, tmp_p
     )  # fmt: skip
     wait_for(lambda: len(list(folder.glob(".part/*"))) > 0)
     time.sleep(1.0)
-    robot.tell(fault={"mode": "reflex"})
+    robot.request(fault={"mode": "reflex"})
     said, _ = process.communicate(timeout=60)
     assert process.returncode == FAULTS["mode"] and "episode 1: aborted:mode · the arm is in mode reflex" in said
     outcomes = [json.loads(path.read_text())["outcome"] for path in folder.rglob("*.json")]
@@ -100,14 +100,14 @@ def test_ctrl_c_leaves_an_arm_at_rest(run, robot, tmp_path):
          "from real.deploy import main; main()", "--go", f"policy={run}", f"url={robot.url}", "steps=400",
          f"record={tmp_path}/episodes"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    wait_for(lambda: robot.tell()["count"].get("executed", 0) > 50)
+    wait_for(lambda: robot.request()["count"].get("executed", 0) > 50)
     process.send_signal(signal.SIGINT)
     process.wait(timeout=20)
-    wait_for(lambda: not robot.tell()["active"], 3)
+    wait_for(lambda: not robot.request()["active"], 3)
     time.sleep(0.3)
-    q = np.array(robot.tell()["q"])
+    q = np.array(robot.request()["q"])
     time.sleep(0.3)
-    assert np.abs(np.array(robot.tell()["q"]) - q).max() < 1e-4
+    assert np.abs(np.array(robot.request()["q"]) - q).max() < 1e-4
 
 
 def wait_for(said, seconds=40):

@@ -1,4 +1,4 @@
-"""An arm in simulation that speaks Franka's own protocol: it moves as it is told, and stops when it must."""
+"""An arm in simulation that speaks Tabletop's own protocol: it moves as it is told, and stops when it must."""
 
 import fcntl
 import os
@@ -13,11 +13,12 @@ import pytest
 
 from pbrl.types import UserError
 from real.driver import connect
-from real.libfranka import Libfranka
+from real.drivers.libfranka import Libfranka
 from real.preflight import checks
 from real.process import Control
-from real.safety import Motion, Settings
-from real.settings import of_robot
+from real.robot import Motion
+from real.safety import SafetySettings
+from real.settings import load_robot_settings
 from robots import arm
 from tests.real.test_real import SOON, STEP, moving, stream, until
 
@@ -42,7 +43,7 @@ class Server:
         start = [sys.executable, "-c", SERVER, str(FR3.home.tolist())]
         self.process = subprocess.Popen(start, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        self.robot = {**of_robot("fr3_direct"), "url": self.process.stdout.readline().strip(), "realtime": False}
+        self.robot = {**load_robot_settings("fr3_direct"), "url": self.process.stdout.readline().strip(), "realtime": False}
 
     def close(self) -> None:
         self.process.kill()
@@ -67,7 +68,7 @@ def control(server):
 
 @pytest.fixture
 def driver(server):
-    driver = connect(FR3, server.robot, Settings())
+    driver = connect(FR3, server.robot, SafetySettings())
     assert isinstance(driver, Libfranka)
     driver.wait(5)
     assert until(lambda: driver.latest is not None)[0]
@@ -92,7 +93,7 @@ def test_it_moves_as_it_is_told(control):
     report = control.report()
     assert np.abs(report.state.q - before).max() > 0.1
     assert far < 0.3, "and was never far from it: half a second behind, more where the simulation is slow"
-    assert (np.max(speeds, axis=0) < 1.1 * Settings().speed * FR3.limits.velocity).all(), "within the filter's share"
+    assert (np.max(speeds, axis=0) < 1.1 * SafetySettings().speed * FR3.limits.velocity).all(), "within the filter's share"
     assert not {"not_sent", "fault_no_echo"} & set(report.count)
 
 
@@ -204,7 +205,7 @@ def test_the_gripper_does_as_it_is_told(driver):
 
 
 def test_a_second_client_is_told_why_it_has_no_arm(driver, server):
-    second = connect(FR3, server.robot, Settings())
+    second = connect(FR3, server.robot, SafetySettings())
     with pytest.raises(UserError, match="another client"):
         second.wait(1.0)
 
@@ -216,10 +217,10 @@ def test_nobody_at_the_address_is_said(server):
 
 def test_the_setting_chooses_the_driver(monkeypatch):
     with pytest.raises(UserError, match="rosbridge or libfranka"):
-        connect(FR3, {**of_robot("fr3_direct"), "driver": "carrier pigeon"}, Settings())
-    assert of_robot("fr3")["driver"] == of_robot("panda")["driver"] == "rosbridge"
+        connect(FR3, {**load_robot_settings("fr3_direct"), "driver": "carrier pigeon"}, SafetySettings())
+    assert load_robot_settings("fr3")["driver"] == load_robot_settings("panda")["driver"] == "rosbridge"
     with pytest.raises(UserError, match="sees no objects"):
-        connect(FR3, {**of_robot("fr3_direct"), "objects": 1}, Settings())
+        connect(FR3, {**load_robot_settings("fr3_direct"), "objects": 1}, SafetySettings())
     monkeypatch.setitem(sys.modules, "franky", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[libfranka\]'"):
-        connect(FR3, of_robot("fr3_direct"), Settings())
+        connect(FR3, load_robot_settings("fr3_direct"), SafetySettings())

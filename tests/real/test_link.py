@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from real.control import Chunk, Controller
-from real.driver import Driver, State
-from real.safety import Filter, Settings
-from real.settings import of_robot
-from real.standin.trajectory import Point, Trajectory, heard
+from real.drivers.ros import RosDriver
+from real.robot import State
+from real.safety import SafetyFilter, SafetySettings
+from real.settings import load_robot_settings
+from real.mock.trajectory import Point, Trajectory, heard
 from robots import arm
-from robots.terms import Terms
+from robots.actions import ActionMapping
 
 CYCLE, TICK = 0.01, 0.001  # s
 FORWARD, BACK, STAY = (0.6, 0.0, 0.3, -1.0), (-0.6, 0.0, -0.3, -1.0), (0.0, 0.0, 0.0, -1.0)
@@ -42,7 +43,7 @@ class Remote(Driver):
 
     def __init__(self, name: str):
         self.now, self.heard_last = 1e9, None
-        super().__init__(arm.load(name), of_robot(name), lambda: self.now, Wire)  # type: ignore[arg-type]
+        super().__init__(arm.load(name), load_robot_settings(name), lambda: self.now, Wire)  # type: ignore[arg-type]
         self.wire: Any = self.stream
         self.trajectory, self.stamp = Trajectory([Point.at_rest(self.arm.home)]), self.now
         self.wanted, self.late, self.hardest, self.fastest, self.begin = self.trajectory.at(0), 0, 0.0, 0.0, 0.0
@@ -86,7 +87,7 @@ class Run:
     def __init__(self, name="panda", seed=0, **settings):
         self.arm = Remote(name)
         self.control = Controller(
-            self.arm, Terms(self.arm.arm, "cartesian", 20), Filter(self.arm.arm, Settings(**settings))
+            self.arm, ActionMapping(self.arm.arm, "cartesian", 20), SafetyFilter(self.arm.arm, SafetySettings(**settings))
         )
         self.random, self.cycles = np.random.default_rng(seed), 0
         self.control.cycle(self.arm.now)

@@ -12,13 +12,14 @@ import pytest
 
 from pbrl.types import UserError
 from real.control import Chunk
-from real.driver import Driver
-from real.link import BridgeError, linked
+from real.drivers.ros import RosDriver
+from real.transports import link_opener
+from real.transports.link import LinkError
 from real.preflight import checks
 from real.process import Control
-from real.safety import Motion
-from real.settings import of_robot
-from real.standin.handle import Standin
+from real.robot import Motion
+from real.settings import load_robot_settings
+from real.mock.process import MockProcess
 from robots import arm
 from tests.real.proxy import Wire
 
@@ -31,7 +32,7 @@ SOON = 2.0  # s, for what takes a moment on a machine with other work
 
 @pytest.fixture(scope="module")
 def standin():
-    with Standin(task="reach") as standin:
+    with MockProcess(task="reach") as standin:
         yield standin
 
 
@@ -39,14 +40,14 @@ def standin():
 def robot(standin):
     """Settings of an arm with nothing wrong, at its task's beginning."""
     fine = {"state": "", "clock_s": 0.0, "mode": "", "success_rate": 1.0, "force": 0.0, "gripper": "", "refuses": False}
-    standin.tell(fault=fine, reset=1)
+    standin.request(fault=fine, reset=1)
     time.sleep(0.2)
-    return {**of_robot("panda"), "url": standin.url}
+    return {**load_robot_settings("panda"), "url": standin.url}
 
 
 @pytest.fixture(scope="module")
 def driven(standin):
-    control = Control({**of_robot("panda"), "url": standin.url}, "cartesian", 20, {})
+    control = Control({**load_robot_settings("panda"), "url": standin.url}, "cartesian", 20, {})
     yield control
     control.close()
 
@@ -56,7 +57,7 @@ def control(driven, standin, robot):
     """A controller that moves nothing yet."""
     driven.stop()
     driven.wait("idle", "fault", timeout_s=SOON)
-    standin.tell(reset=1)
+    standin.request(reset=1)
     time.sleep(0.2)
     return driven
 
@@ -87,11 +88,11 @@ def until(said, seconds=SOON):
 
 
 def test_it_moves_as_it_is_told(standin, control):
-    before = np.array(standin.tell()["q"])
+    before = np.array(standin.request()["q"])
     report = stream(moving(control), 1.5)
     assert report.phase == "moving" and report.age < 0.1
     time.sleep(0.5)
-    told = standin.tell()
+    told = standin.request()
     assert np.abs(np.array(told["q"]) - before).max() > 0.1
     assert np.abs(np.array(told["q"]) - control.report().sent).max() < 0.01, "the arm is where it was commanded"
     assert told["count"]["executed"] > 40 and told["oldest"] < OVER_S
@@ -99,23 +100,23 @@ def test_it_moves_as_it_is_told(standin, control):
 
 
 def test_before_it_moves_everything_is_looked_at(standin, robot):
-    driver = Driver(PANDA, robot)
+    driver = RosDriver(PANDA, robot)
     driver.wait(SOON)
     found = list(checks(driver, sends=True))
     assert [check.what for check in found if check.passed is not True] == []
     assert len(found) == 7
-    standin.tell(fault={"clock_s": 0.3, "mode": "reflex", "force": 15.0})
+    standin.request(fault={"clock_s": 0.3, "mode": "reflex", "force": 15.0})
     time.sleep(0.2)
     assert {check.what for check in checks(driver, sends=True) if not check.passed} == {"clocks", "mode", "contact"}
     assert all("✗" in str(check) for check in checks(driver, sends=True) if not check.passed)
-    standin.tell(fault={"clock_s": 0.0, "mode": "", "force": 0.0})
+    standin.request(fault={"clock_s": 0.0, "mode": "", "force": 0.0})
     driver.close()
     mistaken = {**robot, "topics": {**robot["topics"], "command": ["/command", "trajectory_msgs/JointTrajectoryPoint"]}}
-    driver = Driver(PANDA, mistaken)
+    driver = RosDriver(PANDA, mistaken)
     driver.wait(SOON)
     assert [check.what for check in checks(driver, sends=True) if not check.passed] == ["commands come back"]
     driver.close()
-    other = Driver(arm.load("fr3"), robot)
+    other = RosDriver(arm.load("fr3"), robot)
     other.wait(SOON)
     limits = next(check for check in checks(other, sends=False) if check.what == "limits of joints")
     assert not limits.passed and "joint 6" in limits.said, "a Panda is no FR3"
@@ -135,32 +136,32 @@ def test_before_it_moves_everything_is_looked_at(standin, robot):
 )  # fmt: skip
 def test_a_fault_of_the_arm_stops_it(standin, control, fault, word, within):
     stream(moving(control), 0.4)
-    standin.tell(fault=fault)
+    standin.request(fault=fault)
     stopped, after = until(lambda: stream(control, STEP).fault == word)
     assert stopped, control.report()
     assert after < within + 1.0, "a machine with other work"
     control.wait("fault", timeout_s=SOON)
-    assert until(lambda: not standin.tell()["active"])[0], "its controller was stopped"
+    assert until(lambda: not standin.request()["active"])[0], "its controller was stopped"
     time.sleep(0.3)
-    q = np.array(standin.tell()["q"])
-    standin.tell(fault={"state": "", "clock_s": 0.0, "mode": "", "success_rate": 1.0, "force": 0.0})
+    q = np.array(standin.request()["q"])
+    standin.request(fault={"state": "", "clock_s": 0.0, "mode": "", "success_rate": 1.0, "force": 0.0})
     assert stream(control, 0.3).phase == "fault"
-    assert np.abs(np.array(standin.tell()["q"]) - q).max() < 1e-3, "nothing moves until it is armed again"
+    assert np.abs(np.array(standin.request()["q"]) - q).max() < 1e-3, "nothing moves until it is armed again"
     assert stream(moving(control), 0.3).phase == "moving"
 
 
 def test_joints_may_come_in_any_order(standin, robot):
-    standin.tell(fault={"state": "shuffled"})
-    driver = Driver(PANDA, robot)
-    assert until(lambda: driver.heard["joint_states"].heard[0] is not None)[0]
+    standin.request(fault={"state": "shuffled"})
+    driver = RosDriver(PANDA, robot)
+    assert until(lambda: driver.heard["joint_states"].received[0] is not None)[0]
     time.sleep(0.2)
-    assert np.allclose(driver.state().q, standin.tell()["q"], atol=1e-3)
+    assert np.allclose(driver.state().q, standin.request()["q"], atol=1e-3)
     driver.close()
 
 
 def test_somebody_else_at_the_same_arm_is_noticed(standin, robot, control):
     stream(moving(control), 0.3)
-    other = Driver(PANDA, robot)
+    other = RosDriver(PANDA, robot)
     other.wait(SOON)
     time.sleep(0.3)
     rest = Motion.at_rest(control.report().sent)
@@ -185,12 +186,12 @@ def test_after_an_outage_nothing_that_was_meant_for_earlier_moves_the_arm(standi
     begun = time.monotonic()
     report = stream(control, 3.0)
     assert report.fault == "old_state" and time.monotonic() - begun < 5
-    q = np.array(standin.tell()["q"])
+    q = np.array(standin.request()["q"])
     wire.let_go()
     wire.mend()
     assert until(lambda: stream(control, STEP).age < 0.1, 5)[0], "the connection comes back"
     stream(control, 0.5)
-    told = standin.tell()
+    told = standin.request()
     assert told["oldest"] < OVER_S, "no command whose way was over was executed"
     assert told["count"].get("late", 0) <= 1 and told["fastest"] < 1
     assert np.abs(np.array(told["q"]) - q).max() < 0.02, "and the arm stayed"
@@ -206,7 +207,7 @@ def test_a_short_stutter_holds_the_arm_and_it_goes_on(standin, robot, wire):
     wire.let_go()
     report = stream(control, 0.5)
     assert report.phase == "moving" and report.count["held"] > 0
-    assert standin.tell()["oldest"] < OVER_S
+    assert standin.request()["oldest"] < OVER_S
     control.close()
 
 
@@ -215,19 +216,19 @@ def test_a_link_that_is_cut_leaves_an_arm_that_brakes_as_it_was_planned(standin,
     assert until(lambda: np.abs(stream(control, STEP).state.dq).max() > 0.05, 10)[0], "in mid-motion"
     wire.cut()
     time.sleep(0.8)
-    told = standin.tell()
+    told = standin.request()
     assert told["fastest"] < 0.3, "the filter's share is a fifth; accelerations: tests/test_link.py"
     assert told["active"], "nobody told it to stop"
     time.sleep(0.2)
-    assert np.abs(np.array(standin.tell()["q"]) - told["q"]).max() < 1e-3
+    assert np.abs(np.array(standin.request()["q"]) - told["q"]).max() < 1e-3
     control.close()
 
 
 @pytest.mark.parametrize("end", ["kill", "freeze"])
 def test_a_bridge_that_dies_or_freezes(end):
-    with Standin(task="reach") as standin:
+    with MockProcess(task="reach") as standin:
         time.sleep(0.2)
-        control = Control({**of_robot("panda"), "url": standin.url}, "cartesian", 20, {})
+        control = Control({**load_robot_settings("panda"), "url": standin.url}, "cartesian", 20, {})
         stream(moving(control), 0.5)
         getattr(standin, end)()
         stopped, after = until(lambda: stream(control, STEP).fault == "old_state")
@@ -236,31 +237,31 @@ def test_a_bridge_that_dies_or_freezes(end):
             time.sleep(1.0)
             standin.thaw()
             stream(control, 1.0)
-            told = standin.tell()
+            told = standin.request()
             assert told["oldest"] < OVER_S and control.report().phase == "fault"
         control.close()
 
 
 def test_a_bridge_that_accepts_and_does_nothing_is_not_driven():
-    with Standin(task="reach") as standin:
-        standin.tell(zombie=True)
+    with MockProcess(task="reach") as standin:
+        standin.request(zombie=True)
         with pytest.raises(UserError, match="nothing has come on /joint_states"):
-            Control({**of_robot("panda"), "url": standin.url}, "cartesian", 20, {})
+            Control({**load_robot_settings("panda"), "url": standin.url}, "cartesian", 20, {})
 
 
 def test_nobody_at_the_address_is_said():
     with pytest.raises(UserError, match="nobody answers"):
-        Control({**of_robot("panda"), "url": "ws://127.0.0.1:9"}, "cartesian", 20, {}, timeout_s=0.5)
+        Control({**load_robot_settings("panda"), "url": "ws://127.0.0.1:9"}, "cartesian", 20, {}, timeout_s=0.5)
 
 
 POLICY = """
 import signal, sys, time, numpy as np
 from real.control import Chunk
 from real.process import Control
-from real.settings import of_robot
+from real.settings import load_robot_settings
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests
-    control = Control({**of_robot("panda"), "url": sys.argv[1]}, "cartesian", 20, {})
+    control = Control({**load_robot_settings("panda"), "url": sys.argv[1]}, "cartesian", 20, {})
     control.start()
     print("moving", flush=True)
     while True:
@@ -280,11 +281,11 @@ def test_a_policy_that_is_killed_leaves_no_moving_arm(standin, robot, tmp_path, 
     time.sleep(0.5)
     policy.send_signal(how)
     policy.wait(5)
-    assert until(lambda: not standin.tell()["active"])[0], "the arm's controller was stopped"
+    assert until(lambda: not standin.request()["active"])[0], "the arm's controller was stopped"
     time.sleep(0.3)
-    q = np.array(standin.tell()["q"])
+    q = np.array(standin.request()["q"])
     time.sleep(0.3)
-    assert np.abs(np.array(standin.tell()["q"]) - q).max() < 1e-4
+    assert np.abs(np.array(standin.request()["q"]) - q).max() < 1e-4
 
 
 def test_a_control_process_that_is_killed_leaves_an_arm_that_holds(standin, robot):
@@ -292,52 +293,52 @@ def test_a_control_process_that_is_killed_leaves_an_arm_that_holds(standin, robo
     stream(control, 0.5)
     control.process.kill()
     time.sleep(0.5)
-    q = np.array(standin.tell()["q"])
+    q = np.array(standin.request()["q"])
     time.sleep(0.3)
-    assert not control.alive
-    assert np.abs(np.array(standin.tell()["q"]) - q).max() < 1e-3
+    assert not control.is_alive
+    assert np.abs(np.array(standin.request()["q"]) - q).max() < 1e-3
     control.close()
 
 
 @pytest.mark.parametrize("gripper", ["stuck", "blocks"])
 def test_a_gripper_that_hangs_stops_neither_commands_nor_the_stop(gripper):
-    with Standin(robot="fr3", task="reach", serial=True) as standin:  # ROS 2, one thing after the other
-        standin.tell(fault={"gripper": gripper})
+    with MockProcess(robot="fr3", task="reach", serial=True) as standin:  # ROS 2, one thing after the other
+        standin.request(fault={"gripper": gripper})
         time.sleep(0.2)
-        robot = {**of_robot("fr3"), "url": standin.url}
+        robot = {**load_robot_settings("fr3"), "url": standin.url}
         control = moving(Control(robot, "cartesian", 20, {}))
         report = stream(control, 1.0, np.array([[0.3, 0, 0, 1.0]]))
         assert report.phase == "moving", report.detail
-        told = standin.tell()
+        told = standin.request()
         assert told["count"]["executed"] > 30 and told["oldest"] < OVER_S
-        driver = Driver(arm.load("fr3"), robot)
+        driver = RosDriver(arm.load("fr3"), robot)
         driver.wait(SOON)
         driver.stop()
-        assert not standin.tell()["active"]
+        assert not standin.request()["active"]
         driver.close()
         control.close()
 
 
 @pytest.mark.parametrize("transport", ["websockets", "roslibpy"])
 def test_what_is_published_while_the_link_is_down_is_never_sent(standin, robot, wire, transport):
-    link: Any = linked({**robot, "transport": transport})(robot["url"])
+    link: Any = link_opener({**robot, "transport": transport})(robot["url"])
     link.wait(SOON)
     link.advertise("/words", "std_msgs/String")
     heard = link.subscribe("/words", "std_msgs/String")
     time.sleep(0.3)
-    assert link.publish("/words", {"data": "first"}) and until(lambda: heard.heard[0] == {"data": "first"})[0]
+    assert link.publish("/words", {"data": "first"}) and until(lambda: heard.received[0] == {"data": "first"})[0]
     wire.cut()
     assert until(lambda: not link.connected)[0]
     assert not any(link.publish("/words", {"data": str(i)}) for i in range(50))
-    with pytest.raises(BridgeError, match="no connection"):
+    with pytest.raises(LinkError, match="no connection"):
         link.call("/rosapi/get_time", {}, 1)
     wire.mend()
     link.wait(SOON)
     time.sleep(0.5)
-    assert heard.heard[0] == {"data": "first"} and link.connections == 2
-    assert link.publish("/words", {"data": "second"}) and until(lambda: heard.heard[0] == {"data": "second"})[0]
+    assert heard.received[0] == {"data": "first"} and link.connections == 2
+    assert link.publish("/words", {"data": "second"}) and until(lambda: heard.received[0] == {"data": "second"})[0]
     assert not link.publish("/words", {"data": float("nan")}), "no number is no command"
-    with pytest.raises(BridgeError, match="failed|did not answer"):
+    with pytest.raises(LinkError, match="failed|did not answer"):
         link.call("/no/such/service", {}, 1)
     link.close()
     assert not link.publish("/words", {"data": "late"})
@@ -345,7 +346,7 @@ def test_what_is_published_while_the_link_is_down_is_never_sent(standin, robot, 
 
 @pytest.mark.parametrize("transport", ["websockets", "roslibpy"])
 def test_a_peer_that_freezes_is_left(standin, robot, wire, transport):
-    link: Any = linked({**robot, "transport": transport})(robot["url"])
+    link: Any = link_opener({**robot, "transport": transport})(robot["url"])
     link.wait(SOON)
     wire.hold()
     gone, after = until(lambda: not link.connected, 4)

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from pbrl.types import UserError
-from real.safety import REASONS, Filter, Motion, Settings
+from real.robot import Motion
+from real.safety import REASONS, SafetyFilter, SafetySettings
 from robots import arm
 
 DT = 0.01
 
 
 @pytest.fixture(params=arm.NAMES)
-def safe(request) -> Filter:
-    return Filter(arm.load(request.param))
+def safe(request) -> SafetyFilter:
+    return SafetyFilter(arm.load(request.param))
 
 
 def wild(random: np.random.Generator, q: np.ndarray) -> np.ndarray | None:
@@ -31,7 +32,7 @@ def wild(random: np.random.Generator, q: np.ndarray) -> np.ndarray | None:
     return None if kind == 4 else q + random.uniform(-0.5, 0.5, 7)
 
 
-def drive(safe: Filter, n: int, seed: int = 0) -> list[tuple[Motion, float]]:
+def drive(safe: SafetyFilter, n: int, seed: int = 0) -> list[tuple[Motion, float]]:
     """What is sent over n wild wishes, each held for a while, at times that jitter."""
     random = np.random.default_rng(seed)
     last, sent = Motion.at_rest(safe.arm.home), []
@@ -45,7 +46,7 @@ def drive(safe: Filter, n: int, seed: int = 0) -> list[tuple[Motion, float]]:
     return sent
 
 
-def check(safe: Filter, sent: list[tuple[Motion, float]]) -> None:
+def check(safe: SafetyFilter, sent: list[tuple[Motion, float]]) -> None:
     limits, before = safe.arm.limits, Motion.at_rest(safe.arm.home)
     low, high = safe.settings.workspace
     for motion, dt in sent:
@@ -58,7 +59,7 @@ def check(safe: Filter, sent: list[tuple[Motion, float]]) -> None:
         assert (np.abs(motion.ddq - before.ddq) <= safe.jerk * dt + 1e-6).all()
         where, _ = safe.arm.kinematics.pose(motion.q)
         assert (where >= np.array(low) - 1e-9).all() and (where <= np.array(high) + 1e-9).all()
-        assert safe.trouble(motion.q) is None, "neither the table nor itself"
+        assert safe.violation(motion.q) is None, "neither the table nor itself"
         before = motion
 
 
@@ -70,7 +71,7 @@ def test_wild_wishes_keep_every_limit(safe):
 @pytest.mark.slow
 def test_many_wild_wishes_keep_every_limit():
     for seed in range(5):
-        safe = Filter(arm.load("panda"))
+        safe = SafetyFilter(arm.load("panda"))
         check(safe, drive(safe, 20_000, seed))
 
 
@@ -81,7 +82,7 @@ def test_it_comes_to_rest_where_it_may_be(safe):
         for _ in range(400):
             motion = safe(None, motion, DT).motion
         assert np.abs(motion.dq).max() < 1e-9 and np.abs(motion.ddq).max() < 1e-9
-        assert safe.trouble(motion.q) is None
+        assert safe.violation(motion.q) is None
         np.testing.assert_array_equal(safe(None, motion, DT).motion.q, motion.q)
 
 
@@ -110,7 +111,7 @@ def test_it_starts_from_what_was_commanded_not_from_what_is_measured(safe):
     ],
 )  # fmt: skip
 def test_what_was_changed_is_said(changed, reason):
-    safe = Filter(arm.load("panda"))
+    safe = SafetyFilter(arm.load("panda"))
     given = {"wish": 0.05, "dt": DT, "expired": False, "force": 0.0} | changed
     if isinstance(given["wish"], float):
         given["wish"] = safe.arm.home + given["wish"]
@@ -121,14 +122,14 @@ def test_what_was_changed_is_said(changed, reason):
 
 
 def test_a_motion_that_was_never_sent_is_named():
-    safe = Filter(arm.load("panda"))
+    safe = SafetyFilter(arm.load("panda"))
     for odd in (np.full(7, np.nan), np.full(7, np.inf)):
         sent = safe(safe.arm.home, Motion(safe.arm.home, odd, np.zeros(7)), DT)
         assert sent.why == ("no_plan",) and np.array_equal(sent.motion.q, safe.arm.home)
 
 
 def test_neither_the_table_nor_itself_is_touched():
-    safe = Filter(arm.load("panda"), Settings(workspace=((-2, -2, -2), (2, 2, 2)), step=3.0, speed=1, acceleration=1))
+    safe = SafetyFilter(arm.load("panda"), SafetySettings(workspace=((-2, -2, -2), (2, 2, 2)), step=3.0, speed=1, acceleration=1))
     down = safe.arm.kinematics.inverse(
         np.array([0.5, 0, 0.001]), safe.arm.kinematics.pose(safe.arm.home)[1], safe.arm.home
     )
@@ -138,9 +139,9 @@ def test_neither_the_table_nor_itself_is_touched():
         for _ in range(300):
             last, said = safe(wish, last, DT)
             why += said
-            assert safe.trouble(last.q) is None
+            assert safe.violation(last.q) is None
         assert "collision" in why
-    assert safe.trouble(down) == safe.trouble(folded) == "collision" and safe.trouble(safe.arm.home) is None
+    assert safe.violation(down) == safe.violation(folded) == "collision" and safe.violation(safe.arm.home) is None
 
 
 def test_the_wrong_arms_limits_are_wrong():
@@ -148,11 +149,11 @@ def test_the_wrong_arms_limits_are_wrong():
     wish = arm.load("panda").home.copy()
     wish[5] = 0.6
     assert arm.load("panda").limits.position_min[5] < wish[5] < arm.load("fr3").limits.position_min[5]
-    safe = Filter(arm.load("fr3"), Settings(step=2.0))
+    safe = SafetyFilter(arm.load("fr3"), SafetySettings(step=2.0))
     assert "joint_limit" in safe(wish, Motion.at_rest(safe.arm.home), DT).why
 
 
 def test_settings_that_are_none():
     for wrong in ({"speed": 0}, {"jerk": 2}, {"joint_margin": -1}, {"latest": 0}):
         with pytest.raises(UserError, match="safety"):
-            Settings(**wrong)
+            SafetySettings(**wrong)

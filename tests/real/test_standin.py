@@ -18,9 +18,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from real.standin.bridge import Bridge
-from real.standin.definitions import load, outgoing
-from real.standin.hub import Hub
+from real.mock.bridge import Bridge
+from real.mock.definitions import load, outgoing
+from real.mock.hub import Hub
 
 REAL, DIALECT = os.environ.get("PBRL_ROSBRIDGE_URL"), os.environ.get("PBRL_ROSBRIDGE_DIALECT", "ros1")
 RECORDED = Path(__file__).parent / "rosbridge"
