@@ -24,12 +24,13 @@ from pbrl.data.rollout import Players, PolicyActor
 from pbrl.models.gaussian import load_policy
 from pbrl.training.evaluate import evaluation_seeds
 from real.control import Chunk, Controller, Schedule
+from real.drivers.messages import to_seconds
 from real.drivers.ros import RosDriver
-from real.robot import State
+from real.mock.process import MockProcess
 from real.process import Control
+from real.robot import State
 from real.safety import SafetyFilter, SafetySettings
 from real.settings import load_robot_settings
-from real.mock.process import MockProcess
 from robots import arm as arms
 from robots.actions import ActionMapping
 from tests.real.test_link import Run
@@ -74,8 +75,10 @@ def stop(args: argparse.Namespace) -> dict[str, Any]:
     """An operator's stop, so many times: when the robot has it, and when its answer is back."""
     there, back = [], []
     with MockProcess(robot=args.robot, task="reach") as standin:
-        driver = RosDriver(arms.load(load_robot_settings(args.robot)["robot"]), {**load_robot_settings(args.robot), "url": standin.url})
-        driver.wait(5)
+        driver = RosDriver(
+            arms.load(load_robot_settings(args.robot)["robot"]), {**load_robot_settings(args.robot), "url": standin.url}
+        )
+        driver.connect(5)
         for _ in tqdm(range(args.times), unit="stop"):
             driver.start()
             time.sleep(0.05)
@@ -100,19 +103,19 @@ class Tape:
         return True
 
 
-class Fuzzed(Driver):
+class Fuzzed(RosDriver):
     """A driver whose arm is where it was told to be, by a clock of ours."""
 
     def __init__(self) -> None:
         self.now, self.q = 1e9, PANDA.home
         super().__init__(PANDA, load_robot_settings("panda"), lambda: self.now, Tape)  # type: ignore[arg-type]
 
-    def state(self) -> State:
+    def observe(self) -> State:
         return State(self.q, np.zeros(7), 0.08, "move", 0.0, 1.0, np.zeros((0, 7)), np.zeros(3), self.now, self.now)
 
     def echo(self) -> float | None:
         text = self.stream.text  # type: ignore[attr-defined]
-        return self._seconds(json.loads(text)["msg"]["header"]["stamp"]) if text else None
+        return to_seconds(json.loads(text)["msg"]["header"]["stamp"], self.ros1) if text else None
 
     def grip(self, close: bool) -> None: ...
     def start(self) -> None: ...
@@ -189,7 +192,7 @@ def success(args: argparse.Namespace) -> dict[str, Any]:
     """A run's policy on the evaluation's episodes: played by the simulation, and deployed in real time."""
     made = yaml.safe_load((Path(args.policy) / "config.yaml").read_text())["env"]
     seeds = evaluation_seeds(args.episodes)
-    players = Players({"prefer": {}, **made}, 0)
+    players = Players({"preference": {}, **made}, 0)
     played = [bool(e.success.any()) for e in players.play_all(PolicyActor(load_policy(args.policy)), list(seeds))]  # type: ignore[union-attr]
     command = [sys.executable, "-m", "real.deploy", "--sim", f"policy={args.policy}", f"episodes={args.episodes}",
                f"seed={seeds[0]}", "record=null", *args.settings]  # fmt: skip
@@ -198,7 +201,7 @@ def success(args: argparse.Namespace) -> dict[str, Any]:
     assert len(deployed) == args.episodes, said
     return {
         "simulated": share(played), "deployed": share(deployed),
-        "said": [line for line in said.splitlines() if line.startswith(("cadence", "safety"))],
+        "said": [line for line in said.splitlines() if line.startswith(("timing", "safety"))],
     }  # fmt: skip
 
 

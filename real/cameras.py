@@ -52,7 +52,7 @@ class Cameras:
         self.link.wait(timeout_s)
 
     def images(self) -> dict[str, np.ndarray]:
-        """The newest image [H, W, 3] uint8 of each camera. Raises StateError where one is missing, old or cannot be read."""
+        """The newest image [H, W, 3] uint8 of each camera. Raises StateError: missing, old or unreadable."""
         for name in self.latest:
             age = self.age(name)
             if age > self.latest_s:

@@ -36,7 +36,7 @@ POINTS = 2  # of the braking that are sent: the next one is seldom near, for a c
 
 
 class Chunk(NamedTuple):
-    """Actions [K, A] of a policy that observed the arm at `t` (s, `time.monotonic`), one for each control step from then."""
+    """Actions [K, A] of a policy that observed at `t` (s, `time.monotonic`), one for each control step from then."""
 
     t: float
     actions: np.ndarray

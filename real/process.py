@@ -1,7 +1,7 @@
 """The controller in a process of its own: no late or dead policy keeps it from watching.
 
 The policy's process writes into a pipe that is read every cycle; reports go the other way through a page of shared
-memory, so that no reader can make the controller wait. When the pipe breaks, the policy's process is gone: the arm stops.
+memory, so that no reader makes the controller wait. When the pipe breaks, the policy's process is gone: the arm stops.
 """
 
 import atexit

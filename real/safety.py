@@ -1,8 +1,8 @@
 """What may be sent to an arm: every target passes through here, and comes out as motion that the arm can do and stop.
 
-No clock, no connection: a function of what was last commanded, of the target and of the time in between. The target is a
-joint position; what is sent follows it by a trajectory within speed, acceleration and jerk (Ruckig, Berscheid & Kröger
-2021, arXiv:2105.04830), begun at the last *commanded* motion, since the measured one lags and would make the arm dip.
+No clock, no connection: a function of what was last commanded, of the target and of the time in between. The target
+is a joint position; what is sent follows it by a trajectory within speed, acceleration and jerk (Ruckig, Berscheid &
+Kröger 2021, arXiv:2105.04830), begun at the last *commanded* motion: the measured one lags and would make the arm dip.
 
 It holds by induction: a motion is sent only if the arm, braking from there, comes to rest at a place that is allowed;
 else the brake of the motion before is sent, which ends at one. What was changed about a target is said by name.

@@ -9,10 +9,10 @@ import json
 import sys
 
 from pbrl.types import UserError
-from real.settings import load_robot_settings
+from real.mock.arm import MockArm
 from real.mock.bridge import Bridge
 from real.mock.hub import Hub
-from real.mock.arm import MockArm
+from real.settings import load_robot_settings
 from sim.tabletop import TASKS, Tabletop
 
 

@@ -15,9 +15,9 @@ from PIL import Image
 
 from real.cameras import TYPE
 from real.mock.hub import Hub
-from sim.tabletop import Tabletop
 from sim.render import Camera
 from sim.simulation import PHYSICS
+from sim.tabletop import Tabletop
 
 SIZE = 320, 240
 PERIOD_S = 0.05

@@ -1,7 +1,7 @@
 """The same link as a node of its own, on a machine that has ROS: rospy (ROS 1) or rclpy (ROS 2), without rosbridge.
 
-What is published goes to the present subscribers, and one message at most waits for it. Messages are dicts as rosbridge's
-JSON has them; services and actions are called by the types in configs/robot.
+What is published goes to the present subscribers, and one message at most waits for it. Messages are dicts, as in
+rosbridge's JSON; services and actions are called by the types in configs/robot.
 """
 
 import base64
@@ -15,7 +15,7 @@ from itertools import count
 from typing import Any
 
 from pbrl.types import UserError
-from real.transports.link import LinkError, Latest
+from real.transports.link import Latest, LinkError
 
 
 class RospyLink:

@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidURI, WebSocketException
 
 from pbrl.types import UserError
-from real.transports.link import LinkError, Latest
+from real.transports.link import Latest, LinkError
 
 PING_S, PONG_S, CLOSE_S = 0.25, 0.5, 0.2
 REDIAL_S = (0.1, 0.2, 0.5, 1.0)  # the last one again and again

@@ -16,12 +16,12 @@ from pbrl.run import train as training
 from pbrl.types import Spec, UserError
 from real.cameras import Cameras
 from real.control import FAULTS
+from real.mock.arm import MockArm
+from real.mock.bridge import Bridge
+from real.mock.hub import Hub
+from real.mock.process import MockProcess
 from real.robot import StateError
 from real.settings import load_robot_settings
-from real.mock.bridge import Bridge
-from real.mock.process import MockProcess
-from real.mock.hub import Hub
-from real.mock.arm import Robot
 from sim.tabletop import Tabletop
 from tests.parts import config
 from tests.real.test_deploy import wait_for
@@ -36,7 +36,7 @@ def robot(request):
     settings = load_robot_settings(name) | {"transport": transport}
     hub = Hub(dialect=settings["dialect"])
     env = Tabletop("reach", robot=name, control="cartesian", horizon=10**9, style={}, preference={})
-    robot, bridge = Robot(hub, env, settings), Bridge(hub, port=0)
+    robot, bridge = MockArm(hub, env, settings), Bridge(hub, port=0)
     bridge.start()
     yield robot, {**settings, "url": f"ws://127.0.0.1:{bridge.port}"}
     bridge.stop()
@@ -56,7 +56,7 @@ def cameras(robot):
 
 def sees(cameras: Cameras) -> bool:
     try:
-        return bool(cameras.pictures())
+        return bool(cameras.images())
     except StateError:
         return False
 
@@ -71,7 +71,7 @@ def test_pictures_are_what_was_seen_in_training(robot, cameras):
     for seed in (3, 4):
         arm.reset(seed)
         time.sleep(0.4)
-        pictures = cameras.pictures()
+        pictures = cameras.images()
         env = Tabletop("reach", robot=arm.env.robot, control="cartesian", horizon=9, style={}, preference={},
                      images=["front", "wrist"])  # fmt: skip
         env.reset(seed=seed)
@@ -94,14 +94,14 @@ def test_old_and_torn_pictures_are_none(robot, cameras):
         arm.fault(cameras=fault)
         wait_for(lambda: not sees(cameras), 3)
         with pytest.raises(StateError, match="/(front|wrist)/image_raw/compressed") as told:
-            cameras.pictures()
-        assert told.value.word == "no_image" and time.monotonic() - began < settings["latest_image_s"] + 1
+            cameras.images()
+        assert told.value.fault == "no_image" and time.monotonic() - began < settings["latest_image_s"] + 1
         arm.fault(cameras="")
         wait_for(lambda: sees(cameras), 3)
 
 
 def test_what_cannot_be_is_said_in_a_sentence():
-    with pytest.raises(UserError, match="looks through ceiling: name its topic"):
+    with pytest.raises(UserError, match="observes camera ceiling: name its topic"):
         Cameras(load_robot_settings("panda"), ["front", "ceiling"])
     with pytest.raises(UserError, match="over ROS"):
         Cameras(load_robot_settings("fr3_direct"), ["front"])
@@ -129,7 +129,7 @@ def test_an_arm_that_sees_nothing_any_more_is_stopped_and_what_it_saw_can_be_lea
         standin.request(fault={"cameras": "silent"})
         said, error = process.communicate(timeout=60)
         assert process.returncode == FAULTS["no_image"] and "aborted:no_image" in said, said + error
-        assert "the newest picture on" in error and not standin.request()["active"]
+        assert "the newest image on" in error and not standin.request()["active"]
     assert "✓ camera front" in said and "✓ camera wrist" in said
     recorded = tmp_path / "recorded" / "aborted"
     (about,) = recorded.glob("*.json")

@@ -37,7 +37,7 @@ def test_it_reaches_in_simulation_and_what_happened_can_be_learnt_from(run, tmp_
     done = deploy("--sim", f"policy={run}", "episodes=3", "steps=160", f"record={tmp_path}/episodes")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("✓") == 7, done.stdout
-    assert "cadence:" in done.stdout and "safety:" in done.stdout
+    assert "timing:" in done.stdout and "safety:" in done.stdout
     read = episodes.read(tmp_path / "episodes")
     assert len(read) == 3 and {e.obs.shape[1] for e in read} == {10} and {e.action.shape[1] for e in read} == {4}
     assert len({tuple(e.obs[0, -3:].round(4)) for e in read}) == 3, "three goals"
@@ -121,8 +121,8 @@ def wait_for(said, seconds=40):
     "flags, sentence",
     [
         ((), "policy"), (("policy=nowhere",), "there is no policy at"), (("policy=x", "sped=3"), "sped"),
-        (("policy={run}", "robot=r2d2"), "it is one of fr3, fr3_direct, panda"),
-        (("policy={run}", "robot=fr3"), "learnt on a panda"),
+        (("policy={run}", "robot=r2d2"), "it is one of fr3, fr3_direct, panda, ur5"),
+        (("policy={run}", "robot=fr3"), "trained on a panda"),
         (("policy={run}", "safety.speed=2"), "share of the arm's limit"),
         (("policy={run}", "safety.sped=1"), "sped"),
         (("policy={run}", "safety.workspace=[1,2]"), "two corners"),
@@ -130,7 +130,7 @@ def wait_for(said, seconds=40):
         (("policy={run}", "--sim", "record=/proc/nowhere"), "cannot record to /proc/nowhere"),
         (("policy={run}", "transport=pigeon"), "transport: pigeon: it is one of websockets"),
         (("policy={run}", "transport=rclpy"), "dialect ros1 has rospy"),
-        (("policy={run}", "url=ws://127.0.0.1:9"), "nobody answers at ws://127.0.0.1:9"),
+        (("policy={run}", "url=ws://127.0.0.1:9"), "no answer at ws://127.0.0.1:9"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_in_a_sentence(run, flags, sentence):

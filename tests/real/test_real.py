@@ -13,13 +13,13 @@ import pytest
 from pbrl.types import UserError
 from real.control import Chunk
 from real.drivers.ros import RosDriver
-from real.transports import link_opener
-from real.transports.link import LinkError
+from real.mock.process import MockProcess
 from real.preflight import checks
 from real.process import Control
-from real.robot import Motion
+from real.robot import Command, Motion
 from real.settings import load_robot_settings
-from real.mock.process import MockProcess
+from real.transports import link_opener
+from real.transports.link import LinkError
 from robots import arm
 from tests.real.proxy import Wire
 
@@ -101,25 +101,25 @@ def test_it_moves_as_it_is_told(standin, control):
 
 def test_before_it_moves_everything_is_looked_at(standin, robot):
     driver = RosDriver(PANDA, robot)
-    driver.wait(SOON)
+    driver.connect(SOON)
     found = list(checks(driver, sends=True))
-    assert [check.what for check in found if check.passed is not True] == []
+    assert [check.name for check in found if check.passed is not True] == []
     assert len(found) == 7
     standin.request(fault={"clock_s": 0.3, "mode": "reflex", "force": 15.0})
     time.sleep(0.2)
-    assert {check.what for check in checks(driver, sends=True) if not check.passed} == {"clocks", "mode", "contact"}
+    assert {check.name for check in checks(driver, sends=True) if not check.passed} == {"clocks", "mode", "contact"}
     assert all("✗" in str(check) for check in checks(driver, sends=True) if not check.passed)
     standin.request(fault={"clock_s": 0.0, "mode": "", "force": 0.0})
     driver.close()
     mistaken = {**robot, "topics": {**robot["topics"], "command": ["/command", "trajectory_msgs/JointTrajectoryPoint"]}}
     driver = RosDriver(PANDA, mistaken)
-    driver.wait(SOON)
-    assert [check.what for check in checks(driver, sends=True) if not check.passed] == ["commands come back"]
+    driver.connect(SOON)
+    assert [check.name for check in checks(driver, sends=True) if not check.passed] == ["commands come back"]
     driver.close()
     other = RosDriver(arm.load("fr3"), robot)
-    other.wait(SOON)
-    limits = next(check for check in checks(other, sends=False) if check.what == "limits of joints")
-    assert not limits.passed and "joint 6" in limits.said, "a Panda is no FR3"
+    other.connect(SOON)
+    limits = next(check for check in checks(other, sends=False) if check.name == "joint limits")
+    assert not limits.passed and "joint6" in limits.result, "a Panda is no FR3"
     other.close()
 
 
@@ -153,19 +153,21 @@ def test_a_fault_of_the_arm_stops_it(standin, control, fault, word, within):
 def test_joints_may_come_in_any_order(standin, robot):
     standin.request(fault={"state": "shuffled"})
     driver = RosDriver(PANDA, robot)
-    assert until(lambda: driver.heard["joint_states"].received[0] is not None)[0]
+    assert until(lambda: driver.latest["joint_states"].received[0] is not None)[0]
     time.sleep(0.2)
-    assert np.allclose(driver.state().q, standin.request()["q"], atol=1e-3)
+    assert np.allclose(driver.observe().q, standin.request()["q"], atol=1e-3)
     driver.close()
 
 
 def test_somebody_else_at_the_same_arm_is_noticed(standin, robot, control):
     stream(moving(control), 0.3)
     other = RosDriver(PANDA, robot)
-    other.wait(SOON)
+    other.connect(SOON)
     time.sleep(0.3)
     rest = Motion.at_rest(control.report().sent)
-    assert until(lambda: other.command(rest) and stream(control, STEP).fault == "second_client")[0], control.report()
+    assert until(lambda: other.apply(Command(rest)) and stream(control, STEP).fault == "second_client")[0], (
+        control.report()
+    )
     other.close()
 
 
@@ -250,7 +252,7 @@ def test_a_bridge_that_accepts_and_does_nothing_is_not_driven():
 
 
 def test_nobody_at_the_address_is_said():
-    with pytest.raises(UserError, match="nobody answers"):
+    with pytest.raises(UserError, match="no answer at"):
         Control({**load_robot_settings("panda"), "url": "ws://127.0.0.1:9"}, "cartesian", 20, {}, timeout_s=0.5)
 
 
@@ -312,7 +314,7 @@ def test_a_gripper_that_hangs_stops_neither_commands_nor_the_stop(gripper):
         told = standin.request()
         assert told["count"]["executed"] > 30 and told["oldest"] < OVER_S
         driver = RosDriver(arm.load("fr3"), robot)
-        driver.wait(SOON)
+        driver.connect(SOON)
         driver.stop()
         assert not standin.request()["active"]
         driver.close()

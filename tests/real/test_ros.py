@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from pbrl.types import UserError
+from real.settings import load_robot_settings
 from real.transports import link_opener
 from real.transports.link import LinkError
-from real.settings import load_robot_settings
+from robots.arm import load as load_arm
 from tests.real.test_real import until
 
 ROBOTS = {"rospy": "panda", "rclpy": "fr3"}
@@ -32,10 +33,16 @@ def test_one_node_of_ours_hears_another(transport):
         "accelerations": [],
         "time_from_start": {second: 0, nano: 5},
     }
-    message = {"header": {"stamp": {second: 12, nano: 34}}, "joint_names": robot["joints"], "points": [point, point]}
+    message = {
+        "header": {"stamp": {second: 12, nano: 34}},
+        "joint_names": list(load_arm(ROBOTS[transport]).joints),
+        "points": [point, point],
+    }
     assert until(lambda: here.publish(topic, message) and heard.received[0] is not None, 5)[0]
     said: Any = heard.received[0]
-    assert said["header"]["stamp"] == {second: 12, nano: 34} and list(said["joint_names"]) == robot["joints"]
+    assert said["header"]["stamp"] == {second: 12, nano: 34} and list(said["joint_names"]) == list(
+        load_arm(ROBOTS[transport]).joints
+    )
     assert list(said["points"][1]["positions"]) == 7 * [0.5] and said["points"][1]["time_from_start"][nano] == 5
     assert not here.publish(topic, {"points": [{"positions": [float("nan")]}]}), "no number is no command"
     with pytest.raises(LinkError):

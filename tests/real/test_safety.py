@@ -22,14 +22,14 @@ def wild(random: np.random.Generator, q: np.ndarray) -> np.ndarray | None:
     """A wish as a broken policy has it."""
     kind = random.integers(8)
     if kind == 0:
-        return np.full(7, random.choice([np.nan, np.inf, -np.inf, 1e308]))
+        return np.full(len(q), random.choice([np.nan, np.inf, -np.inf, 1e308]))
     if kind == 1:
         return random.normal(size=random.integers(0, 12))
     if kind == 2:
-        return q + random.normal(size=7) * 10 ** random.uniform(-6, 6)
+        return q + random.normal(size=len(q)) * 10 ** random.uniform(-6, 6)
     if kind == 3:
-        return random.uniform(-4, 4, 7)
-    return None if kind == 4 else q + random.uniform(-0.5, 0.5, 7)
+        return random.uniform(-4, 4, len(q))
+    return None if kind == 4 else q + random.uniform(-0.5, 0.5, len(q))
 
 
 def drive(safe: SafetyFilter, n: int, seed: int = 0) -> list[tuple[Motion, float]]:
@@ -48,7 +48,7 @@ def drive(safe: SafetyFilter, n: int, seed: int = 0) -> list[tuple[Motion, float
 
 def check(safe: SafetyFilter, sent: list[tuple[Motion, float]]) -> None:
     limits, before = safe.arm.limits, Motion.at_rest(safe.arm.home)
-    low, high = safe.settings.workspace
+    low, high = safe.workspace
     for motion, dt in sent:
         assert np.isfinite(np.concatenate(motion)).all()
         assert (motion.q >= limits.position_min).all() and (motion.q <= limits.position_max).all()
@@ -96,7 +96,7 @@ def test_a_good_wish_is_followed_and_not_touched(safe):
 
 
 def test_it_starts_from_what_was_commanded_not_from_what_is_measured(safe):
-    moving = Motion(safe.arm.home, 0.5 * safe.speed, np.zeros(7))
+    moving = Motion(safe.arm.home, 0.5 * safe.speed, np.zeros(safe.arm.dof))
     after = safe(safe.arm.home + 0.2, moving, DT).motion
     np.testing.assert_allclose(after.q, safe.arm.home + 0.5 * safe.speed * DT, atol=2e-3)
     assert (after.q > safe.arm.home).all()
@@ -116,7 +116,7 @@ def test_what_was_changed_is_said(changed, reason):
     if isinstance(given["wish"], float):
         given["wish"] = safe.arm.home + given["wish"]
     sent = safe(last=Motion.at_rest(safe.arm.home), **given)
-    assert reason in sent.why and set(sent.why) <= set(REASONS) and safe.count[reason] == 1
+    assert reason in sent.reasons and set(sent.reasons) <= set(REASONS) and safe.count[reason] == 1
     if reason in ("not_finite", "expired", "force"):
         np.testing.assert_array_equal(sent.motion.q, safe.arm.home)
 
@@ -125,11 +125,13 @@ def test_a_motion_that_was_never_sent_is_named():
     safe = SafetyFilter(arm.load("panda"))
     for odd in (np.full(7, np.nan), np.full(7, np.inf)):
         sent = safe(safe.arm.home, Motion(safe.arm.home, odd, np.zeros(7)), DT)
-        assert sent.why == ("no_plan",) and np.array_equal(sent.motion.q, safe.arm.home)
+        assert sent.reasons == ("no_plan",) and np.array_equal(sent.motion.q, safe.arm.home)
 
 
 def test_neither_the_table_nor_itself_is_touched():
-    safe = SafetyFilter(arm.load("panda"), SafetySettings(workspace=((-2, -2, -2), (2, 2, 2)), step=3.0, speed=1, acceleration=1))
+    safe = SafetyFilter(
+        arm.load("panda"), SafetySettings(workspace=((-2, -2, -2), (2, 2, 2)), step=3.0, speed=1, acceleration=1)
+    )
     down = safe.arm.kinematics.inverse(
         np.array([0.5, 0, 0.001]), safe.arm.kinematics.pose(safe.arm.home)[1], safe.arm.home
     )
@@ -150,7 +152,7 @@ def test_the_wrong_arms_limits_are_wrong():
     wish[5] = 0.6
     assert arm.load("panda").limits.position_min[5] < wish[5] < arm.load("fr3").limits.position_min[5]
     safe = SafetyFilter(arm.load("fr3"), SafetySettings(step=2.0))
-    assert "joint_limit" in safe(wish, Motion.at_rest(safe.arm.home), DT).why
+    assert "joint_limit" in safe(wish, Motion.at_rest(safe.arm.home), DT).reasons
 
 
 def test_settings_that_are_none():
