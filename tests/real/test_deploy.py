@@ -120,7 +120,7 @@ def wait_for(said, seconds=40):
 @pytest.mark.parametrize(
     "flags, sentence",
     [
-        ((), "policy"), (("policy=nowhere",), "there is no policy at"), (("policy=x", "sped=3"), "sped"),
+        ((), "policy"), (("policy=nowhere",), "is not the folder of a run"), (("policy=x", "sped=3"), "sped"),
         (("policy={run}", "robot=r2d2"), "it is one of fr3, fr3_direct, panda, ur5"),
         (("policy={run}", "robot=fr3"), "trained on a panda"),
         (("policy={run}", "safety.speed=2"), "share of the arm's limit"),

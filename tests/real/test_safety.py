@@ -19,7 +19,7 @@ def safe(request) -> SafetyFilter:
 
 
 def wild(random: np.random.Generator, q: np.ndarray) -> np.ndarray | None:
-    """A wish as a broken policy has it."""
+    """A target as a broken policy has it."""
     kind = random.integers(8)
     if kind == 0:
         return np.full(len(q), random.choice([np.nan, np.inf, -np.inf, 1e308]))
@@ -33,15 +33,15 @@ def wild(random: np.random.Generator, q: np.ndarray) -> np.ndarray | None:
 
 
 def drive(safe: SafetyFilter, n: int, seed: int = 0) -> list[tuple[Motion, float]]:
-    """What is sent over n wild wishes, each held for a while, at times that jitter."""
+    """What is sent over n wild targets, each held for a while, at times that jitter."""
     random = np.random.default_rng(seed)
     last, sent = Motion.at_rest(safe.arm.home), []
-    wish = None
+    target = None
     for i in range(n):
         if i % 7 == 0:
-            wish = wild(random, last.q)
+            target = wild(random, last.q)
         dt = DT * random.choice([0.0, 0.5, 1.0, 1.0, 3.0])
-        last = safe(wish, last, dt, expired=random.random() < 0.01, force=40.0 * (random.random() < 0.01)).motion
+        last = safe(target, last, dt, expired=random.random() < 0.01, force=40.0 * (random.random() < 0.01)).motion
         sent.append((last, dt))
     return sent
 
@@ -86,12 +86,12 @@ def test_it_comes_to_rest_where_it_may_be(safe):
         np.testing.assert_array_equal(safe(None, motion, DT).motion.q, motion.q)
 
 
-def test_a_good_wish_is_followed_and_not_touched(safe):
-    wish, last = safe.arm.home + 0.1, Motion.at_rest(safe.arm.home)
+def test_a_good_target_is_followed_and_not_touched(safe):
+    target, last = safe.arm.home + 0.1, Motion.at_rest(safe.arm.home)
     for _ in range(300):
-        last, why = safe(wish, last, DT)
+        last, why = safe(target, last, DT)
         assert why == ()
-    np.testing.assert_allclose(last.q, wish, atol=1e-6)
+    np.testing.assert_allclose(last.q, target, atol=1e-6)
     assert not safe.count
 
 
@@ -105,16 +105,16 @@ def test_it_starts_from_what_was_commanded_not_from_what_is_measured(safe):
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"wish": np.full(7, np.nan)}, "not_finite"), ({"wish": np.zeros(6)}, "not_finite"), ({"dt": 5.0}, "late"),
+        ({"target": np.full(7, np.nan)}, "not_finite"), ({"target": np.zeros(6)}, "not_finite"), ({"dt": 5.0}, "late"),
         ({"expired": True}, "expired"), ({"dt": math.nan}, "late"), ({"dt": -1.0}, "late"), ({"force": 30.0}, "force"),
-        ({"force": math.nan}, "force"), ({"wish": 9.0}, "joint_limit"), ({"wish": 0.4}, "step"),
+        ({"force": math.nan}, "force"), ({"target": 9.0}, "joint_limit"), ({"target": 0.4}, "step"),
     ],
 )  # fmt: skip
 def test_what_was_changed_is_said(changed, reason):
     safe = SafetyFilter(arm.load("panda"))
-    given = {"wish": 0.05, "dt": DT, "expired": False, "force": 0.0} | changed
-    if isinstance(given["wish"], float):
-        given["wish"] = safe.arm.home + given["wish"]
+    given = {"target": 0.05, "dt": DT, "expired": False, "force": 0.0} | changed
+    if isinstance(given["target"], float):
+        given["target"] = safe.arm.home + given["target"]
     sent = safe(last=Motion.at_rest(safe.arm.home), **given)
     assert reason in sent.reasons and set(sent.reasons) <= set(REASONS) and safe.count[reason] == 1
     if reason in ("not_finite", "expired", "force"):
@@ -136,10 +136,10 @@ def test_neither_the_table_nor_itself_is_touched():
         np.array([0.5, 0, 0.001]), safe.arm.kinematics.pose(safe.arm.home)[1], safe.arm.home
     )
     folded = np.array([0, 1.6, 0, -3.0, 0, 0.1, 0])
-    for wish in (down, folded):
+    for target in (down, folded):
         last, why = Motion.at_rest(safe.arm.home), ()
         for _ in range(300):
-            last, said = safe(wish, last, DT)
+            last, said = safe(target, last, DT)
             why += said
             assert safe.violation(last.q) is None
         assert "collision" in why
@@ -147,12 +147,12 @@ def test_neither_the_table_nor_itself_is_touched():
 
 
 def test_the_wrong_arms_limits_are_wrong():
-    """A wish that a Panda may have is cut on a Research 3."""
-    wish = arm.load("panda").home.copy()
-    wish[5] = 0.6
-    assert arm.load("panda").limits.position_min[5] < wish[5] < arm.load("fr3").limits.position_min[5]
+    """A target that a Panda may have is cut on a Research 3."""
+    target = arm.load("panda").home.copy()
+    target[5] = 0.6
+    assert arm.load("panda").limits.position_min[5] < target[5] < arm.load("fr3").limits.position_min[5]
     safe = SafetyFilter(arm.load("fr3"), SafetySettings(step=2.0))
-    assert "joint_limit" in safe(wish, Motion.at_rest(safe.arm.home), DT).reasons
+    assert "joint_limit" in safe(target, Motion.at_rest(safe.arm.home), DT).reasons
 
 
 def test_settings_that_are_none():
