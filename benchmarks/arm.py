@@ -1,4 +1,4 @@
-"""How punctual and how safe the way to an arm is, on the stand-in; each line of results/arm.jsonl says the load.
+"""How punctual and how safe the way to an arm is, on the mock; each line of results/arm.jsonl says the load.
 
 python -m benchmarks.arm cadence     # a policy's steps, states and commands over real sockets
 python -m benchmarks.arm stop        # from an operator's stop to the robot
@@ -49,8 +49,8 @@ def milliseconds(seconds: Any) -> dict[str, float]:
 def cadence(args: argparse.Namespace) -> dict[str, Any]:
     """A policy that wanders about, for so long."""
     random = np.random.default_rng(0)
-    with MockProcess(robot=args.robot, task="reach") as standin:
-        control = Control({**load_robot_settings(args.robot), "url": standin.url}, "cartesian", args.hz, {})
+    with MockProcess(robot=args.robot, task="reach") as mock:
+        control = Control({**load_robot_settings(args.robot), "url": mock.url}, "cartesian", args.hz, {})
         phase = control.start().phase
         assert phase == "moving", control.report()
         schedule, late, ages = Schedule(args.hz), [], []
@@ -60,7 +60,7 @@ def cadence(args: argparse.Namespace) -> dict[str, Any]:
             report = control.report()
             ages.append(report.age)
             control.give(Chunk(time.monotonic(), np.append(random.uniform(-0.5, 0.5, 3), -1.0)[None]))
-        told, count = standin.request(), control.report().count
+        told, count = mock.request(), control.report().count
         phase = control.report().phase
         control.close()
     return {
@@ -74,9 +74,9 @@ def cadence(args: argparse.Namespace) -> dict[str, Any]:
 def stop(args: argparse.Namespace) -> dict[str, Any]:
     """An operator's stop, so many times: when the robot has it, and when its answer is back."""
     there, back = [], []
-    with MockProcess(robot=args.robot, task="reach") as standin:
+    with MockProcess(robot=args.robot, task="reach") as mock:
         driver = RosDriver(
-            arms.load(load_robot_settings(args.robot)["robot"]), {**load_robot_settings(args.robot), "url": standin.url}
+            arms.load(load_robot_settings(args.robot)["robot"]), {**load_robot_settings(args.robot), "url": mock.url}
         )
         driver.connect(5)
         for _ in tqdm(range(args.times), unit="stop"):
@@ -85,7 +85,7 @@ def stop(args: argparse.Namespace) -> dict[str, Any]:
             pressed, began = time.time(), time.monotonic()
             driver.stop()
             back.append(time.monotonic() - began)
-            there.append(standin.request()["stopped"] - pressed)
+            there.append(mock.request()["stopped"] - pressed)
         driver.close()
     return {"reaches_ms": milliseconds(there), "answered_ms": milliseconds(back)}
 
@@ -149,7 +149,7 @@ def fuzz(args: argparse.Namespace) -> dict[str, Any]:
                 driver.now += dt
                 controller.cycle(driver.now)
                 message = json.loads(driver.stream.text)["msg"]  # type: ignore[attr-defined]
-                t = driver._seconds(message["header"]["stamp"])
+                t = to_seconds(message["header"]["stamp"], driver.ros1)
                 if before is not None and t == before[0]:
                     continue  # it waits for the one before
                 frames += 1

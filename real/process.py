@@ -37,6 +37,7 @@ class SharedReport:
         self.view, self.written = memoryview(memory).cast("B"), 0
 
     def write(self, report: Report) -> None:
+        """Replaces the report; readers see the old one or the new one whole."""
         data = pickle.dumps(report)
         HEAD.pack_into(self.view, 0, 2 * self.written + 1, len(data))
         self.view[HEAD.size : HEAD.size + len(data)] = data

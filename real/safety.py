@@ -5,7 +5,7 @@ is a joint position; what is sent follows it by a trajectory within speed, accel
 Kröger 2021, arXiv:2105.04830), begun at the last *commanded* motion: the measured one lags and would make the arm dip.
 
 It holds by induction: a motion is sent only if the arm, braking from there, comes to rest at a place that is allowed;
-else the brake of the motion before is sent, which ends at one. What was changed about a target is said by name.
+else the brake of the motion before is sent, which ends at one. What was changed about a target is named.
 """
 
 import math
@@ -47,7 +47,8 @@ class SafetySettings:
         for name, value in shares.items():
             if not 0 < value <= 1:
                 raise UserError(f"safety.{name}={value} is a share of the arm's limit, in (0, 1]")
-        if self.workspace is not None and (np.shape(self.workspace) != (2, 3) or not np.less(*self.workspace).all()):
+        corners = np.array([[0.0] * 3, [1.0] * 3]) if self.workspace is None else np.array(self.workspace, float)
+        if corners.shape != (2, 3) or not (corners[0] < corners[1]).all():
             raise UserError(f"safety.workspace={self.workspace} is two corners in m: [[x, y, z], [x, y, z]]")
         if min(self.joint_margin, self.table) < 0 or min(self.step, self.force, self.latest) <= 0:
             raise UserError("safety's margins are not negative, and step, force and latest are positive")

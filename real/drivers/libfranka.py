@@ -29,8 +29,8 @@ BEGIN_S = 1.0
 READ_S = 0.002
 UNFILTERED = 1000.0  # Hz, libfranka's word for no low-pass filter: franky's plan is smooth
 SAME = 1e-6  # rad: to plan anew for what is the same only delays it
-# A motion that takes over begins where the one before told the arm to be, not where franky estimates that it is: with
-# franky's own variances a new target every 30 ms loses the acceleration, and the arm goes to and fro.
+# A motion that takes over begins where the one before commanded the arm to be, not where franky estimates that it is:
+# with franky's own variances a new target every 30 ms loses the acceleration, and the arm goes to and fro.
 COMMANDED = {
     "kalman_q_process_var": 1.0, "kalman_dq_process_var": 1e2, "kalman_ddq_process_var": 1e4,
     "kalman_control_process_var": 1e4, "kalman_q_d_obs_var": 1e-10, "kalman_dq_d_obs_var": 1e-10,
@@ -65,6 +65,7 @@ class GripperThreads:
             self.new.set()
 
     def close(self) -> None:
+        """Ends both threads."""
         self.over.set()
         self.new.set()
 
@@ -147,7 +148,7 @@ class LibfrankaDriver:
 
     def _read(self, robot: Any) -> None:
         """The newest state, until the connection is gone: reading then waits a second each time."""
-        said = -1.0
+        last_s = -1.0
         while not self.over and not self._gone():
             try:
                 if self.active:
@@ -156,8 +157,8 @@ class LibfrankaDriver:
             except Exception as error:  # libfranka's own, or franky's
                 self._broke(error)
                 continue
-            if state.time.to_sec() != said:
-                said = state.time.to_sec()
+            if state.time.to_sec() != last_s:
+                last_s = state.time.to_sec()
                 self.latest = self._parsed(state)
             time.sleep(READ_S)
 

@@ -1,4 +1,4 @@
-"""ROS messages of arms and grippers of several makes: what they mean, and what they are told.
+"""ROS messages of arms and grippers of several makes: what they mean, and how goals are put into them.
 
 Which there are, configs/robot/<name>.yaml says by topic and type; a make that is not here is a function more.
 """

@@ -109,6 +109,7 @@ class MockArm:
             self._halt()
 
     def close(self) -> None:
+        """Ends the arm and its cameras."""
         self.running = False
         self.thread.join()
         self.cameras.close()

@@ -1,12 +1,12 @@
 """The mock for the rosbridge server: the socket in front of a hub.
 
 It listens on 127.0.0.1 only. The real ones listen on every interface, the ROS 1 one even with `--address 127.0.0.1`,
-and ask nobody who they are: whoever reaches the port drives the arm.
+and authenticate no client: any that reaches the port drives the arm.
 
-What is bad is dropped in silence, and there is no op `status`. Left out are png, cbor, cbor-raw and fragments (who asks
-for them is not subscribed), bson, auth, latching, qos, actions served by clients, and the buffer in which a real one
-puts JSON together that comes in pieces (and which some bad frames spoil for good: here a bad frame is forgotten). Of a
-lost link nothing is noticed but its end: there are no pings.
+What is bad is dropped in silence, and there is no op `status`. Left out are png, cbor, cbor-raw and fragments (a client
+that asks for them is not subscribed), bson, auth, latching, qos, actions served by clients, and the buffer in which a
+real one puts JSON together that comes in pieces (and which some bad frames spoil for good: here a bad frame is
+forgotten). Of a lost link nothing is noticed but its end: there are no pings.
 """
 
 import asyncio

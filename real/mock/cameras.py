@@ -1,9 +1,8 @@
-"""The mock's cameras: what they see goes out as JPEG, twenty times a second, where somebody listens.
+"""The mock's cameras: JPEG images, twenty a second, rendered only while a client subscribes.
 
-In a thread of its own, with its own scene: OpenGL wants one thread, and the arm's clock does not wait for pictures.
+In a thread of its own, with its own scene: OpenGL wants one thread, and the arm's clock does not wait for images.
 """
 
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from real.cameras import TYPE
+from real.drivers.messages import to_stamp
 from real.mock.hub import Hub
 from sim.render import Camera
 from sim.simulation import PHYSICS
@@ -25,8 +25,8 @@ QUALITY = 90
 
 
 class MockCameras:
-    """Those of `topics`, by name. `lock` is whose who moves `env`; `fault()` says what is wrong with them now:
-    silent, frozen (the same picture again and again), torn (half of each)."""
+    """Those of `topics`, by name. `lock` guards `env`; `fault()` is what is wrong with them now:
+    silent, frozen (the same image again and again), torn (half of each)."""
 
     def __init__(
         self, hub: Hub, env: Tabletop, topics: dict[str, str], lock: Any, *, ros1: bool, fault: Callable[[], str]
@@ -35,29 +35,30 @@ class MockCameras:
         self.topics = {name: topic for name, topic in topics.items() if name in env.cameras}
         for topic in self.topics.values():
             hub.advertise(topic, TYPE)
-        self.said: dict[str, dict[str, Any]] = {}  # by each camera last
+        self.published: dict[str, dict[str, Any]] = {}  # by each camera, last
         self.running = True
-        self.thread = threading.Thread(target=self._live, daemon=True)
+        self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def close(self) -> None:
+        """Ends the thread."""
         self.running = False
         self.thread.join()
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         camera, due = Camera(), time.monotonic()
         while self.running:
             for name, topic in self.topics.items():
                 if self.hub.callbacks[topic] and self.fault() != "silent":
-                    if self.fault() != "frozen" or name not in self.said:
-                        self.said[name] = self._seen(camera, name)
-                    self.hub.publish(topic, self.said[name])
+                    if self.fault() != "frozen" or name not in self.published:
+                        self.published[name] = self._image_message(camera, name)
+                    self.hub.publish(topic, self.published[name])
             now = time.monotonic()
             due = max(due + PERIOD_S, now)
             time.sleep(due - now)
         camera.close()
 
-    def _seen(self, camera: Camera, name: str) -> dict[str, Any]:
+    def _image_message(self, camera: Camera, name: str) -> dict[str, Any]:
         with self.lock:
             state, now = self.env.save_state(), time.time()
         image = camera.frame(self.env.model, state, PHYSICS, *SIZE, name, True)
@@ -66,6 +67,5 @@ class MockCameras:
         picture = data.getvalue()
         if self.fault() == "torn":
             picture = picture[: len(picture) // 2]
-        second, nano = ("secs", "nsecs") if self.ros1 else ("sec", "nanosec")
-        stamp = {second: math.floor(now), nano: int(now % 1 * 1e9)}
+        stamp = to_stamp(now, self.ros1)
         return {"header": {"stamp": stamp}, "format": "jpeg", "data": picture}

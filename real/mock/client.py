@@ -206,7 +206,7 @@ class Client:
         part = self.hub.definitions.part(type_, "Result")
         try:
             result = self.hub.definitions.validated(part, callback(goal))
-        except Exception:  # a goal that fails is told to its client, as aborted
+        except Exception:  # its client gets a failed goal as aborted
             log.exception("the server of an action")
             return self.hub.definitions.validated(part, {}), ABORTED
         return result, CANCELED if goal.cancelled.is_set() else SUCCEEDED
@@ -234,6 +234,7 @@ class Subscription:
         self.kept: deque[str] = deque()
 
     def adjust(self) -> None:
+        """Takes over the wishes of all ids."""
         rates, lengths = zip(*self.wishes.values(), strict=True)
         self.every_s, self.length = min(rates) / 1000, min(lengths)
         self.kept = deque(self.kept, maxlen=self.length or 1)
@@ -278,17 +279,19 @@ class Offered:
         return response
 
     def answer(self, key: str, values: Message) -> None:
+        """Hands over a client's response. Raises ValueError where it is not of the service's type."""
         response = self.client.hub.definitions.validated(self.response, values)
         self.waiting.setdefault(key, Future()).set_result(response)
 
     def close(self) -> None:
+        """Fails all that wait for a response."""
         for answer in list(self.waiting.values()):
             if not answer.done():
                 answer.set_exception(ConnectionError("service handler returned None"))
 
 
 async def elsewhere(work: Callable[[], Any]) -> Any:
-    """What `work` returns or raises, in a thread that holds nobody up."""
+    """What `work` returns or raises, in a thread of its own."""
     answer: Future = Future()
     answer.set_running_or_notify_cancel()
 

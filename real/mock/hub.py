@@ -44,6 +44,7 @@ class Hub:
             self.owners[topic].setdefault(by, 0)
 
     def unadvertise(self, topic: str, by: object = "node") -> None:
+        """`by` publishes no longer."""
         with self.lock:
             self.owners[topic].pop(by, None)
 

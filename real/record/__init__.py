@@ -111,16 +111,16 @@ class Recorder:
             return self.summary
         with self.lock:
             self.open = False
-            told, since = False, time.monotonic()
+            sent, since = False, time.monotonic()
             while self.process.is_alive():
-                told = told or self._put("close", "aborted:closed", 0)
+                sent = sent or self._put("close", "aborted:closed", 0)
                 if time.monotonic() > max(since, self.status.moved) + patience_s:
                     self.failed = f"the recorder's writer did not move for {patience_s:g} s and was ended"
                     self.process.kill()
                 self.process.join(0.05)
             error, steps = self.error, self.status.steps
             self.summary = Summary(self.status.episodes, steps, self.offered - steps, error)
-        atexit.unregister(self.close)  # not before: whoever interrupts this comes here again on the way out
+        atexit.unregister(self.close)  # not before: an interrupt comes here again on the way out
         return self.summary
 
     def __enter__(self) -> "Recorder":
@@ -133,7 +133,7 @@ class Recorder:
 
     def _say(self, kind: str, value: Any) -> None:
         if not self._put(kind, value, 0) and self.failed is None:
-            self.failed = f"the recorder's writer was too far behind to be told to {kind.replace('_', ' ')}"
+            self.failed = f"the recorder's writer was too far behind to {kind.replace('_', ' ')}"
 
     def _put(self, kind: str, value: Any, spare: int) -> bool:
         if not self.process.is_alive():

@@ -33,9 +33,11 @@ class RospyLink:
         self.publishers: dict[str, Any] = {}
         self.calls = ThreadPoolExecutor(1)
 
-    def wait(self, timeout_s: float) -> None: ...
+    def wait(self, timeout_s: float) -> None:
+        """Returns at once: a node has no connection to wait for."""
 
     def subscribe(self, topic: str, type_: str) -> Latest:
+        """The newest message of a topic from now on."""
         latest = self.topics.setdefault(topic, Latest(type_))
 
         def store(message: Any) -> None:
@@ -46,10 +48,12 @@ class RospyLink:
         return latest
 
     def advertise(self, topic: str, type_: str) -> None:
+        """Announces a topic, before its first message."""
         kind = self.genpy.get_message_class(type_)
         self.publishers[topic] = self.rospy.Publisher(topic, kind, queue_size=1, tcp_nodelay=True)
 
     def publish(self, topic: str, message: dict[str, Any]) -> bool:
+        """Publishes now or never: False after `close`, or where a number is not finite."""
         publisher = self.publishers[topic]
         if not (self.connected and is_finite(message)):
             return False
@@ -59,6 +63,7 @@ class RospyLink:
         return True
 
     def call(self, service: str, args: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """The response of a service. Raises LinkError."""
         kind = self.genpy.get_service_class(self.types[service])
         if kind is None:
             raise LinkError(f"{service}: no messages of {self.types[service]}: source its workspace")
@@ -77,9 +82,11 @@ class RospyLink:
             raise LinkError(f"{service} failed: {error}") from error
 
     def act(self, action: str, type_: str, goal: dict[str, Any]) -> bool:
+        """Sends an action's goal, without waiting for its result; False where there is no server."""
         return False  # actions of ROS 1 are topics
 
     def close(self) -> None:
+        """Ends the node's work; nothing is sent afterwards."""
         self.connected = False
         for registered in (*self.subscribers, *self.publishers.values()):
             registered.unregister()
@@ -117,9 +124,11 @@ class RclpyLink:
         self.executor.add_node(self.node)
         threading.Thread(target=self.executor.spin, daemon=True).start()
 
-    def wait(self, timeout_s: float) -> None: ...
+    def wait(self, timeout_s: float) -> None:
+        """Returns at once: a node has no connection to wait for."""
 
     def subscribe(self, topic: str, type_: str) -> Latest:
+        """The newest message of a topic from now on."""
         latest = self.topics.setdefault(topic, Latest(type_))
 
         def store(message: Any) -> None:
@@ -131,10 +140,12 @@ class RclpyLink:
         return latest
 
     def advertise(self, topic: str, type_: str) -> None:
+        """Announces a topic, before its first message."""
         kind = self.named.get_message(full_type(type_, "msg"))
         self.publishers[topic] = kind, self.node.create_publisher(kind, topic, self.publisher_qos)
 
     def publish(self, topic: str, message: dict[str, Any]) -> bool:
+        """Publishes now or never: False after `close`, or where a number is not finite."""
         kind, publisher = self.publishers[topic]
         if not (self.connected and is_finite(message)):
             return False
@@ -142,6 +153,7 @@ class RclpyLink:
         return True
 
     def call(self, service: str, args: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """The response of a service. Raises LinkError."""
         kind = self.named.get_service(full_type(self.types[service], "srv"))
         if service not in self.clients:
             self.clients[service] = self.node.create_client(kind, service)
@@ -158,6 +170,7 @@ class RclpyLink:
         return self.convert.message_to_ordereddict(response)
 
     def act(self, action: str, type_: str, goal: dict[str, Any]) -> bool:
+        """Sends an action's goal, without waiting for its result; False where there is no server."""
         kind = self.named.get_action(full_type(type_, "action"))
         if action not in self.clients:
             self.clients[action] = self.rclpy.action.ActionClient(self.node, kind, action)
@@ -168,6 +181,7 @@ class RclpyLink:
         return True
 
     def close(self) -> None:
+        """Ends the node's work; nothing is sent afterwards."""
         self.connected = False
         self.executor.shutdown()
         self.node.destroy_node()
@@ -188,6 +202,7 @@ def to_json(value: Any) -> Any:
 
 
 def is_finite(message: dict[str, Any]) -> bool:
+    """Whether all numbers of a message are."""
     try:
         json.dumps(message, allow_nan=False)
     except ValueError:

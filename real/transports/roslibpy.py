@@ -69,6 +69,6 @@ class RoslibpyLink(WebsocketsLink):
                 lambda values: self._resolve({**frame, "result": False, "values": values}),
             )
         elif frame["op"] == "send_action_goal":
-            socket.send_ros_action_goal(frame, *3 * [lambda said: None])
+            socket.send_ros_action_goal(frame, *3 * [lambda result: None])
         else:
             socket.send_message(text.encode())

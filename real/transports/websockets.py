@@ -195,8 +195,10 @@ class WebsocketsLink:
 
 
 def advertisement(topic: str, type_: str) -> dict[str, Any]:
+    """A frame that announces a topic."""
     return {"op": "advertise", "topic": topic, "type": type_, "id": f"a:{topic}"}
 
 
 def subscription(topic: str, type_: str) -> dict[str, Any]:
+    """A frame that subscribes to a topic, of which one message may wait."""
     return {"op": "subscribe", "topic": topic, "type": type_, "id": f"s:{topic}", "queue_length": 1}

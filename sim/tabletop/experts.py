@@ -40,6 +40,7 @@ class Expert:
         self.objects = (*(slice(place, place + 3) for place in places), slice(-3, None))
 
     def act(self, obs: np.ndarray) -> np.ndarray:
+        """obs [O] → action [4] in [-1, 1]."""
         target, gripper = self.choose(obs)
         step = GAIN * (target - obs[:3])
         step /= max(1.0, float(np.abs(step).max()))

@@ -1,4 +1,4 @@
-"""Cameras behind the stand-in's bridge: a policy sees what it saw in training, and nothing moves on old pictures."""
+"""Cameras behind the mock's bridge: a policy sees what it saw in training, and nothing moves on old pictures."""
 
 import json
 import subprocess
@@ -62,7 +62,7 @@ def sees(cameras: Cameras) -> bool:
 
 
 def test_nobody_looks_and_nothing_is_rendered(robot):
-    assert not robot[0].cameras.said
+    assert not robot[0].cameras.published
 
 
 def test_pictures_are_what_was_seen_in_training(robot, cameras):
@@ -118,18 +118,18 @@ def run(tmp_path_factory):
 
 
 def test_an_arm_that_sees_nothing_any_more_is_stopped_and_what_it_saw_can_be_learnt_from(run, tmp_path):
-    with MockProcess(task="reach") as standin:
-        standin.request(reset=0)
+    with MockProcess(task="reach") as mock:
+        mock.request(reset=0)
         process = subprocess.Popen(
-            [sys.executable, "-m", "real.deploy", "--go", f"policy={run}", f"url={standin.url}", "steps=4000",
+            [sys.executable, "-m", "real.deploy", "--go", f"policy={run}", f"url={mock.url}", "steps=4000",
              "home=false", f"record={tmp_path}/recorded"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        wait_for(lambda: standin.request()["count"].get("executed", 0) > 150)
-        standin.request(fault={"cameras": "silent"})
+        wait_for(lambda: mock.request()["count"].get("executed", 0) > 150)
+        mock.request(fault={"cameras": "silent"})
         said, error = process.communicate(timeout=60)
         assert process.returncode == FAULTS["no_image"] and "aborted:no_image" in said, said + error
-        assert "the newest image on" in error and not standin.request()["active"]
+        assert "the newest image on" in error and not mock.request()["active"]
     assert "✓ camera front" in said and "✓ camera wrist" in said
     recorded = tmp_path / "recorded" / "aborted"
     (about,) = recorded.glob("*.json")

@@ -1,4 +1,4 @@
-"""`python -m real.deploy`: a policy that was just learnt moves the arm behind the stand-in, and says what happened."""
+"""`python -m real.deploy`: a policy that was just learnt moves the arm behind the mock, and says what happened."""
 
 import json
 import signal
@@ -50,10 +50,10 @@ def test_it_reaches_in_simulation_and_what_happened_can_be_learnt_from(run, tmp_
 @pytest.fixture
 def robot():
     """A robot somewhere, of which deployment knows the address alone."""
-    with MockProcess(task="reach") as standin:
-        standin.request(reset=4)
+    with MockProcess(task="reach") as mock:
+        mock.request(reset=4)
         time.sleep(0.2)
-        yield standin
+        yield mock
 
 
 def test_without_go_nothing_is_sent(run, robot):

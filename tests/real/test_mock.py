@@ -1,4 +1,4 @@
-"""The stand-in for rosbridge behaves as the real bridges did when their traffic was recorded.
+"""The mock for rosbridge behaves as the real bridges did when their traffic was recorded.
 
 With PBRL_ROSBRIDGE_URL (and PBRL_ROSBRIDGE_DIALECT, ros1 or ros2) set, all that needs no view behind the bridge runs
 against that one instead. It wants a node there that publishes /joint_states and serves /fake_franka/stop (SetBool), on
