@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -116,10 +117,16 @@ def test_before_it_moves_everything_is_looked_at(mock, robot):
     driver.connect(SOON)
     assert [check.name for check in checks(driver, sends=True) if not check.passed] == ["commands come back"]
     driver.close()
-    other = RosDriver(arm.load("fr3"), robot)
+    fr3 = arm.load("fr3")
+    other = RosDriver(replace(fr3, joints=PANDA.joints, gripper=PANDA.gripper), robot)
     other.connect(SOON)
     limits = next(check for check in checks(other, sends=False) if check.name == "joint limits")
     assert not limits.passed and "joint6" in limits.result, "a Panda is no FR3"
+    other.close()
+    other = RosDriver(fr3, robot)
+    other.connect(SOON)
+    (state,) = checks(other, sends=False)
+    assert not state.passed and "fr3_joint1" in state.result, "nor has it a Panda's joints"
     other.close()
 
 

@@ -141,15 +141,15 @@ def test_whatever_is_asked_the_arm_keeps_its_limits(control, name):
 
 
 def play(env: Tabletop, seeds: range) -> tuple[list[bool], list[list[dict]]]:
-    """Whether the expert had success at the end of each episode, and all it was told on the way."""
+    """Whether the expert had success at the end of each episode, and the infos of all steps."""
     ends, infos = [], []
     for seed in seeds:
         env.reset(seed=seed)
-        expert, told = env.expert(), []
+        expert, steps = env.expert(), []
         for _ in range(env.horizon):
-            told.append({**env.step(expert.act(env.full_obs))[4], "obs": env.full_obs})
-        ends.append(told[-1]["success"])
-        infos.append(told)
+            steps.append({**env.step(expert.act(env.full_obs))[4], "obs": env.full_obs})
+        ends.append(steps[-1]["success"])
+        infos.append(steps)
     return ends, infos
 
 
@@ -163,22 +163,22 @@ def test_a_reach_by_six_joints():
 def test_experts_manage(name, task):
     ends, infos = play(made(task, robot=name), range(20))
     assert np.mean(ends) >= 0.95
-    assert not any(step["collisions"] for told in infos for step in told)
+    assert not any(step["collisions"] for steps in infos for step in steps)
 
 
 def test_styles_differ_in_what_people_would_see():
     over, around = (play(made("place", style={"around": way}), range(2)) for way in (0.0, 1.0))
     assert all(over[0]) and all(around[0])
-    highest = [[max(step["height"] for step in told[40:120]) for told in infos] for _, infos in (over, around)]
+    highest = [[max(step["height"] for step in steps[40:120]) for steps in infos] for _, infos in (over, around)]
     assert min(highest[0]) > 0.2 > max(highest[1])
     both, each = (play(made("group", style={"together": way}, horizon=250), range(2)) for way in (1.0, 0.0))
     apart = [
-        [max(abs(step["obs"][7] - step["obs"][14]) for step in told) for told in infos] for _, infos in (both, each)
+        [max(abs(step["obs"][7] - step["obs"][14]) for step in steps) for steps in infos] for _, infos in (both, each)
     ]
     assert max(apart[0]) < 0.05 < min(apart[1])
     slow, fast = (play(made("reach", style={"speed": s}), range(2))[1] for s in (0.4, 1.0))
-    assert max(step["speed"] for told in slow for step in told) < 0.7 * max(
-        step["speed"] for told in fast for step in told
+    assert max(step["speed"] for steps in slow for step in steps) < 0.7 * max(
+        step["speed"] for steps in fast for step in steps
     )
 
 

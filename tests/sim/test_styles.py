@@ -1,4 +1,4 @@
-"""Data of several styles, and a taste for one of them."""
+"""Data of several styles, and preference weights for one of them."""
 
 from pathlib import Path
 
@@ -31,16 +31,16 @@ def played(styles: list[dict[str, float]], task: str, seeds: range, **changes) -
     return rollout([made(task, **changes) for _ in seeds], Styles(styles=styles), seeds)
 
 
-def test_a_taste_is_part_of_the_reward_and_of_nothing_else():
+def test_preference_weights_change_the_reward_alone():
     weights = dict(zip(MEASURES, (-1.0, 2.0, -3.0, -4.0, 0.5), strict=True))
-    plain, tasteful = made("place"), made("place", preference=weights)
-    for env in (plain, tasteful):
+    plain, weighted = made("place"), made("place", preference=weights)
+    for env in (plain, weighted):
         env.reset(seed=3)
     for action in np.random.default_rng(0).uniform(-1, 1, (60, 4)):
-        (obs, reward, _, _, info), (same, told, *_) = plain.step(action), tasteful.step(action)
-        assert told == pytest.approx(reward + sum(weight * info[name] for name, weight in weights.items()))
+        (obs, reward, _, _, info), (same, weighted_reward, *_) = plain.step(action), weighted.step(action)
+        assert weighted_reward == pytest.approx(reward + sum(weight * info[name] for name, weight in weights.items()))
         np.testing.assert_array_equal(obs, same)
-    assert tasteful.double().preference == weights
+    assert weighted.double().preference == weights
 
 
 def test_an_episode_keeps_a_style_that_its_seed_draws():
@@ -55,15 +55,15 @@ def test_an_episode_keeps_a_style_that_its_seed_draws():
         assert most == pytest.approx(0.4 if episode.source.endswith("0.4") else 1.0)
 
 
-def test_a_teacher_shares_the_taste():
+def test_a_scripted_teacher_prefers_by_the_weights():
     """The same two episodes: the task alone prefers the fast one, and a weight on excess speed the slow one."""
-    for preference, liked in (({}, "1"), ({"excess_speed": -20.0}, "0.4")):
+    for preference, preferred in (({}, "1"), ({"excess_speed": -20.0}, "0.4")):
         episodes = [
             played([{"speed": speed}], "lift", range(1), horizon=100, preference=preference)[0] for speed in (0.4, 1.0)
         ]
         table = Table(episodes)
         label, _ = Teacher(**DIALS).answer(table, torch.tensor([[0, 101]]), 100)
-        assert episodes[int(label[0])].source.endswith(f"={liked}")
+        assert episodes[int(label[0])].source.endswith(f"={preferred}")
 
 
 def test_what_it_does_not_take():
