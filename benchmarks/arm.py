@@ -36,7 +36,6 @@ from robots.actions import ActionMapping
 from tests.real.test_link import Run
 
 RESULTS = Path(__file__).parent / "results" / "arm.jsonl"
-PANDA = arms.load("panda")
 
 
 def milliseconds(seconds: Any) -> dict[str, float]:
@@ -104,14 +103,18 @@ class Tape:
 
 
 class Fuzzed(RosDriver):
-    """A driver whose arm is where it was told to be, by a clock of ours."""
+    """A driver whose arm is where it was commanded to be, by a clock of ours."""
 
-    def __init__(self) -> None:
-        self.now, self.q = 1e9, PANDA.home
-        super().__init__(PANDA, load_robot_settings("panda"), lambda: self.now, Tape)  # type: ignore[arg-type]
+    def __init__(self, name: str) -> None:
+        settings = load_robot_settings(name)
+        arm = arms.load(settings["robot"])
+        self.now, self.q = 1e9, arm.home
+        super().__init__(arm, settings, lambda: self.now, Tape)  # type: ignore[arg-type]
 
     def observe(self) -> State:
-        return State(self.q, np.zeros(7), 0.08, "move", 0.0, 1.0, np.zeros((0, 7)), np.zeros(3), self.now, self.now)
+        return State(
+            self.q, np.zeros(self.arm.dof), 0.08, "move", 0.0, 1.0, np.zeros((0, 7)), np.zeros(3), self.now, self.now
+        )
 
     def echo(self) -> float | None:
         text = self.stream.text  # type: ignore[attr-defined]
@@ -124,9 +127,9 @@ class Fuzzed(RosDriver):
 
 def fuzz(args: argparse.Namespace) -> dict[str, Any]:
     """So many actions, wild in size and time; of each cycle's frame: finite, within limits, continuous."""
-    random, driver = np.random.default_rng(args.seed), Fuzzed()
-    safe = SafetyFilter(PANDA, SafetySettings())
-    controller = Controller(driver, ActionMapping(PANDA, "cartesian", 20), safe)
+    random, driver = np.random.default_rng(args.seed), Fuzzed(args.robot)
+    safe = SafetyFilter(driver.arm, SafetySettings())
+    controller = Controller(driver, ActionMapping(driver.arm, "cartesian", 20), safe)
     wrong = {"non_finite": 0, "beyond_limits": 0, "too_fast": 0, "jumped": 0, "moving_at_its_end": 0}
     actions, frames, before, drift = 0, 0, None, np.zeros(4)
     with tqdm(total=args.actions, unit="action") as bar:
@@ -154,7 +157,7 @@ def fuzz(args: argparse.Namespace) -> dict[str, Any]:
                     continue  # it waits for the one before
                 frames += 1
                 q, dq = (np.array([p[key] for p in message["points"]], float) for key in ("positions", "velocities"))
-                limits = PANDA.limits
+                limits = driver.arm.limits
                 wrong["non_finite"] += not (np.isfinite(q).all() and np.isfinite(dq).all())
                 wrong["beyond_limits"] += bool((q < limits.position_min).any() or (q > limits.position_max).any())
                 wrong["too_fast"] += bool((np.abs(dq) > safe.speed + 1e-6).any())

@@ -51,7 +51,7 @@ def deploy(settings: dict[str, Any], mode: str) -> int:
     with contextlib.ExitStack() as stack:
         mock = stack.enter_context(start_mock(agent, robot_settings)) if mode == "sim" else None
         robot_settings["url"] = settings["url"] or (mock.url if mock is not None else robot_settings["url"])
-        robot_settings["transport"] = settings["transport"] or robot_settings["transport"]
+        robot_settings["transport"] = settings["transport"] or robot_settings.get("transport")
         robot = make_driver(agent.arm, robot_settings, safety.settings)
         stack.callback(robot.close)
         robot.connect(CONNECT_S)

@@ -41,12 +41,12 @@ class Step(NamedTuple):
     t_sent: float
     age: float  # s, of the robot's state that was used
     obs: np.ndarray  # [O] float32
-    action: np.ndarray  # [A], what the policy wished, in [-1, 1]
+    action: np.ndarray  # [A], of the policy, in [-1, 1]
     sent: np.ndarray  # [J] rad, the joint command that was really sent last
     q: np.ndarray  # [J] rad
     dq: np.ndarray  # [J] rad/s
     gripper: float  # m
-    why: tuple[str, ...] = ()  # what the safety filter and the watchdog changed since the step before
+    why: tuple[str, ...] = ()  # interventions of safety filter and watchdogs since the step before
     mode: str = ""  # of the robot
     images: dict[str, np.ndarray] = {}  # [H, W, 3] uint8 by camera; the first camera is what people are shown
 

@@ -110,6 +110,14 @@ def test_ctrl_c_leaves_an_arm_at_rest(run, robot, tmp_path):
     assert np.abs(np.array(robot.request()["q"]) - q).max() < 1e-4
 
 
+def test_an_arm_without_ros_needs_no_transport(run, tmp_path):
+    (tmp_path / "policy.pt").write_bytes((run / "policy.pt").read_bytes())
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text().replace("robot: panda", "robot: fr3"))
+    with pytest.raises(SystemExit) as ended:
+        main([f"policy={tmp_path}", "robot=fr3_direct", "url=127.9.9.9"])
+    assert "franky" in str(ended.value.code) or "no arm at 127.9.9.9" in str(ended.value.code)
+
+
 def wait_for(said, seconds=40):
     end = time.monotonic() + seconds
     while not said():
