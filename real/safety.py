@@ -8,6 +8,9 @@ It holds by induction: a motion is sent only if the arm, braking from there, com
 else the brake of the motion before is sent, which ends at one. What was changed about a target is named.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# MuJoCo's compiled module carries no types
+
 import math
 from collections import Counter
 from dataclasses import dataclass, field

@@ -1,5 +1,8 @@
 """Forward, differential and inverse kinematics of an arm: from joint angles to the tool centre point, and back."""
 
+# pyright: reportAttributeAccessIssue=false
+# MuJoCo's compiled module carries no types
+
 import mujoco
 import numpy as np
 

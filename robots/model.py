@@ -7,6 +7,9 @@
 Files lie in a package from PyPI, named by `package`; `files` is their folder as that package installs it.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# MuJoCo's compiled module carries no types
+
 import math
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution

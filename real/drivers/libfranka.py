@@ -41,7 +41,7 @@ COMMANDED = {
 def import_franky() -> Any:
     """The module franky. Raises UserError."""
     try:
-        import franky
+        import franky  # type: ignore[import-not-found]
     except ImportError as error:
         raise UserError(f"driver: libfranka needs franky ({error}): pip install -e '.[libfranka]'") from error
     return franky
@@ -87,7 +87,7 @@ class GripperThreads:
                 else:
                     self.gripper.move(full, speed)
             except Exception as error:  # whatever it is, the arm goes on
-                log.warning("the gripper did not %s: %s", "close" if self.wish else "open", error)
+                log.warning("the gripper did not %s: %s", "close" if self.target else "open", error)
 
 
 class LibfrankaDriver:

@@ -5,6 +5,9 @@ counted as it arrives, and every step of the physics at which the controller wan
 arm has. The arm has no reflexes of its own: those are switched on, like every fault.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# MuJoCo's compiled module carries no types
+
 import json
 import math
 import threading

@@ -7,6 +7,9 @@
 All is written and checked inside the journal's folder, then renamed, the video last: the reader goes by videos.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# MuJoCo's compiled module carries no types
+
 import json
 import os
 import shutil
