@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from pbrl.data.video import square
-from pbrl.models.gaussian import load_policy
+from pbrl.models.policy import load_policy
 from pbrl.types import Observation, UserError
 from real.robot import State
 from robots import arm as arms
