@@ -34,10 +34,10 @@ class Gym(Simulation):
 
     cameras = ("track",)
 
-    def __init__(self, task: str):
+    def __init__(self, task: str, *, name: str = ""):
         if task not in IDS:
             raise UserError(f"no Gymnasium MuJoCo task {task!r}; there are {', '.join(TASKS)}")
-        self.task = task
+        self.task, self.name = task, name
         env = gymnasium.make(IDS[task])
         assert env.spec is not None and env.spec.max_episode_steps and isinstance(env.unwrapped, MujocoEnv)
         self.horizon, self.env = env.spec.max_episode_steps, env.unwrapped

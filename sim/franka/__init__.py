@@ -53,6 +53,7 @@ class Franka(Simulation):
         state: str = "full",
         images: Sequence[str] = (),
         image_size: int = 64,
+        name: str = "",
     ):
         if task not in tasks.TASKS:
             raise UserError(f"no Franka task {task!r}; there are {', '.join(TASKS)}")
@@ -69,6 +70,7 @@ class Franka(Simulation):
         if not 16 <= image_size <= 512:
             raise UserError(f"env.image_size={image_size} lies between 16 and 512 pixels")
         self.state, self.images, self.image_size = state, tuple(images), image_size
+        self.name = name
         self.task, self.robot, self.control, self.horizon = task, robot, control, horizon
         self.style, self.prefer = dict(style), dict(prefer)
         self.arm = arm.load(robot)
@@ -82,8 +84,9 @@ class Franka(Simulation):
         size = OWN if state == "robot" else OWN + 7 * len(self.objects) + 3
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
         if images:
-            image = Box(0, 255, (len(images), image_size, image_size, 3), np.uint8)
-            self.observation_space = Dict({"state": self.observation_space, "image": image})
+            image = Box(0, 255, (image_size, image_size, 3), np.uint8)
+            seen = Dict(dict.fromkeys(images, image), sort_keys=False)
+            self.observation_space = Dict({"state": self.observation_space, "images": seen})
         self.action_space = Box(-1.0, 1.0, (self.terms.action_dim,), np.float32)
         Expert(task, style)  # says what is wrong with the style
 

@@ -77,7 +77,7 @@ def test_pictures_are_what_was_seen_in_training(robot, cameras):
         env.reset(seed=seed)
         with arm.lock:
             state = arm.env.save_state()
-        image = env.restore(seed, state)["image"]
+        image = list(env.restore(seed, state)["images"].values())
         for i, name in enumerate(("front", "wrist")):
             assert pictures[name].shape == (240, 320, 3)
             seen[seed, name] = square(pictures[name], 64).astype(float), image[i].astype(float)
@@ -144,5 +144,5 @@ def test_an_arm_that_sees_nothing_any_more_is_stopped_and_what_it_saw_can_be_lea
     seen = frames.frames(env, [episode], dataset, folder=tmp_path, workers=0)
     assert seen is not None and len(seen) == len(episode.obs) > 5 and episode.obs.shape[1] == 7
     sim = Franka(**{key: value for key, value in env.items() if key != "_target_"})
-    start = sim.reset(seed=0)[0]["image"].astype(float)
+    start = np.stack(list(sim.reset(seed=0)[0]["images"].values())).astype(float)
     assert np.abs(seen[0].astype(float) - start).mean() < 8, "what the simulator shows at the episode's beginning"
