@@ -1,6 +1,7 @@
 """What a run leaves for people: a few lines on the screen, `result.json`, a learning curve, a video."""
 
 import json
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
@@ -14,6 +15,7 @@ from pbrl.models.gaussian import Likelihood
 from pbrl.training import evaluate, log
 from pbrl.training.evaluate import Evaluation
 from pbrl.training.replica import Seed
+from pbrl.types import UserError
 
 
 def write(
@@ -115,12 +117,12 @@ def video(
     simulation = instantiate(blind(env))
     images = []
     try:
-        for episode in evaluate.play(players, policy, episodes, seed):
-            images += list(
-                frames(simulation, episode, width=320, height=240, every=max(1, round(simulation.control_hz / 25)))
-            )
+        with tempfile.TemporaryDirectory() as videos:
+            for episode in evaluate.rollout_policy(players, policy, episodes, seed, Path(videos)):
+                every = max(1, round(simulation.control_hz / 25))
+                images += list(frames(simulation, episode, width=320, height=240, every=every))
         write_mp4(folder / "policy.mp4", images, fps=25)
-    except RuntimeError as error:  # no renderer: everything else is there
+    except (RuntimeError, UserError) as error:  # no renderer: everything else is there
         print(f"  no video: {error}")
     finally:
         simulation.close()

@@ -147,7 +147,7 @@ def check_teacher(config: Config, ask: Query, env: Any) -> None:
         )
     if teacher.needs_value:
         check_settings(config["reference"])
-        if not hasattr(env, "expert") and not config["reference"]["policy"]:
+        if env.expert is None and not config["reference"]["policy"]:
             raise UserError(
                 "feedback=regret needs a scripted expert, which this environment has not: choose feedback=perfect, or "
                 "reference.policy=<run folder>"

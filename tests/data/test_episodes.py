@@ -27,7 +27,7 @@ from tests.parts import config
 POINT = {"_target_": "tests.toy.Point"}
 OFFSET = {
     "name": "noise",
-    "behaviour": {"_target_": "pbrl.data.behaviours.Noise", "level": 0.5, "noise": 0.0},
+    "behaviour": {"_target_": "pbrl.data.behaviours.Noise", "strength": 0.5, "noise": 0.0},
     "episodes": 20,
 }
 
@@ -152,7 +152,7 @@ def test_processes_make_the_same_data(tmp_path):
 def test_calibration_finds_the_wished_success(tmp_path):
     """Holding random actions for a share of the time hurts; the share is found at which half of them succeed."""
     env = {**POINT, "horizon": 14}
-    behaviour = {"_target_": "pbrl.data.behaviours.Holds", "level": None, "steps": 5, "noise": 0.0}
+    behaviour = {"_target_": "pbrl.data.behaviours.Holds", "strength": None, "steps": 5, "noise": 0.0}
     data = {"name": "holds", "behaviour": behaviour, "success": 0.5, "episodes": 200}
     made, _ = collect.dataset(env, data, folder=tmp_path, seed=0, workers=0)
     assert 0.35 < np.mean([e.success.any() for e in made]) < 0.65
@@ -168,7 +168,7 @@ def test_a_behaviour_without_its_expert(tmp_path):
 def test_a_killed_collection_leaves_nothing_half(tmp_path):
     """Killed at several moments, the folder holds no data set under its name; made again, it is whole."""
     code = (
-        "from pathlib import Path; from tests import test_episodes as t; from pbrl import collect;"
+        "from pathlib import Path; from tests.data import test_episodes as t; from pbrl.data import collect;"
         f"collect.dataset(t.POINT, {{**t.OFFSET, 'episodes': 1000}}, folder=Path({str(tmp_path)!r}), seed=0, workers=0)"
     )
     began = time.monotonic()
@@ -223,8 +223,8 @@ def test_recipes_on_meta_world_are_determined_by_their_seeds(tmp_path, name):
     env = {"_target_": "sim.metaworld.MetaWorld", "task": "drawer-open", "horizon": 60, "goal_visible": True}
     data = config(f"data={name}")["data"]
     data["episodes"], data["success"] = 20, None
-    if "level" in data["behaviour"]:
-        data["behaviour"]["level"] = 0.3
+    if "strength" in data["behaviour"]:
+        data["behaviour"]["strength"] = 0.3
     one, _ = collect.dataset(env, data, folder=tmp_path / "a", seed=0, workers=0)
     two, _ = collect.dataset(env, data, folder=tmp_path / "b", seed=0, workers=2)
     assert same(one, two) and len({e.obs.tobytes() for e in one}) == 20
