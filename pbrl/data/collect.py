@@ -86,10 +86,11 @@ def dataset_path(recipe: dict[str, Any], folder: Path) -> Path:
 
 
 def _hashed_data(data: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a data set as they are hashed: `strength` was once `level`, and folders keep their names."""
+    """The settings of a data set in the words that were first hashed, so that folders keep their names."""
     if not data.get("behaviour"):
         return data
     behaviour = {"level" if key == "strength" else key: value for key, value in data["behaviour"].items()}
+    behaviour["_target_"] = behaviour["_target_"].replace("pbrl.data.behaviours.", "pbrl.behaviours.")
     return {**data, "behaviour": behaviour}
 
 

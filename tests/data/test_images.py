@@ -30,7 +30,8 @@ def made(env: dict) -> Franka:
 
 
 def same(a, b) -> bool:
-    return all(np.array_equal(a[key], b[key]) for key in ("state", "image"))
+    images = all(np.array_equal(a["images"][camera], b["images"][camera]) for camera in a["images"])
+    return np.array_equal(a["state"], b["state"]) and images
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def data(tmp_path_factory):
     """Some episodes of the expert, and what the cameras saw in them."""
     folder, env = tmp_path_factory.mktemp("data"), env_of()
     recipe = {**config("data=expert")["data"], "episodes": 24}
-    episodes, dataset = collect.dataset(env, recipe, folder=folder, seed=0, workers=0)
+    episodes, dataset = collect.load_dataset(env, recipe, folder=folder, seed=0, workers=0)
     return env, episodes, frames.frames(env, episodes, dataset, folder=folder, workers=2)
 
 
@@ -51,10 +52,10 @@ def table(data):
 def test_an_observation_is_what_the_space_says():
     env = made(env_of())
     obs, info = env.reset(seed=3)
-    assert obs in env.observation_space and obs["image"].shape == (2, 32, 32, 3) and obs["state"].shape == (7,)
+    assert obs in env.observation_space and list(obs["images"]) == ["front", "wrist"] and obs["state"].shape == (7,)
     assert env.step(np.ones(4))[0] in env.observation_space
     env.reset(seed=3)
-    for camera, image in zip(("front", "wrist"), obs["image"], strict=True):
+    for camera, image in obs["images"].items():
         fine = env.render(64, 64, camera)  # the renderer's pixels are points: four of them make one of a camera's
         np.testing.assert_allclose(image.astype(int), square(fine, 32), atol=1)  # which rounds twice
     assert env.full_obs.shape == (10,), "experts are told all"
@@ -71,19 +72,19 @@ def test_images_are_of_the_state_beside_them():
         other.step(np.array([-1.0, 0.5, 0.3, -1.0]))
     for t, state, seen in reversed(told):
         assert same(other.restore(5, state, t), seen)
-    assert not np.array_equal(told[0][2]["image"], told[5][2]["image"])
-    goal = one.reset(seed=7)[0]["image"], one.reset(seed=8)[0]["image"]
+    assert not np.array_equal(told[0][2]["images"]["front"], told[5][2]["images"]["front"])
+    goal = [one.reset(seed=seed)[0]["images"]["front"] for seed in (7, 8)]
     assert not np.array_equal(*goal), "the goal is only to be seen"
 
 
 def test_without_images_nothing_is_seen_and_all_is_as_it_was():
-    blind, looking = made(frames.blind(env_of("env.state=full"))), made(env_of("env.state=full"))
+    blind, looking = made(frames.without_images(env_of("env.state=full"))), made(env_of("env.state=full"))
     a, b = blind.reset(seed=2)[0], looking.reset(seed=2)[0]
     for _ in range(5):
         np.testing.assert_array_equal(a, b["state"])
         action = np.array([0.3, 0.2, -0.5, 1.0])
         a, b = blind.step(action)[0], looking.step(action)[0]
-    assert isinstance(a, np.ndarray) and "_eyes" not in vars(blind)
+    assert isinstance(a, np.ndarray) and "_image_camera" not in vars(blind)
 
 
 class Watcher:
@@ -101,25 +102,27 @@ def test_frames_from_disk_are_what_a_policy_saw(tmp_path):
     env, watcher = env_of(), Watcher()
     episodes = rollout([made(env), made(env)], PolicyActor(watcher), [11, 12])
     found = frames.frames(env, episodes, "x", folder=tmp_path, workers=0)
-    assert isinstance(found, np.memmap) and found.shape == (26, 2, 32, 32, 3)
+    assert found.shape == (26, 2, 32, 32, 3)
     for i in range(2):
         np.testing.assert_array_equal(found[13 * i : 13 * i + 12], [obs.image[i] for obs in watcher.seen])
         np.testing.assert_array_equal(episodes[i].obs[:-1], [obs.state[i] for obs in watcher.seen])
-    changed = (tmp_path / next(tmp_path.glob("frames-*.npy")).name).stat().st_mtime_ns
+    made_at = {path: path.stat().st_mtime_ns for path in tmp_path.glob("images-*.npy")}
     again = frames.frames(env, episodes, "x", folder=tmp_path, workers=0)
-    assert next(tmp_path.glob("frames-*.npy")).stat().st_mtime_ns == changed, "it is made once"
+    assert len(made_at) == 2 and all(path.stat().st_mtime_ns == at for path, at in made_at.items()), "made once"
     np.testing.assert_array_equal(again, found)
-    frames.frames(env | {"images": ["wrist"]}, episodes, "x", folder=tmp_path, workers=0)
-    assert len(list(tmp_path.glob("frames-*.npy"))) == 2
+    alone = frames.load_images(env | {"images": ["wrist"]}, episodes, "x", folder=tmp_path, workers=0)
+    assert list(alone) == ["wrist"] and set(tmp_path.glob("images-*.npy")) == set(made_at), "cameras are shared"
+    other = frames.load_images(env | {"image_size": 16}, episodes, "x", folder=tmp_path, workers=0)
+    assert other["front"].shape == (26, 16, 16, 3) and isinstance(other["front"], np.memmap)
 
 
 def test_one_data_set_serves_who_looks_and_who_does_not(tmp_path):
     recipe = {**config("data=expert")["data"], "episodes": 1}
     told = {"folder": tmp_path, "seed": 0, "workers": 0}
-    (one,), looking = collect.dataset(env_of(), recipe, **told)
-    (other,), blind = collect.dataset(frames.blind(env_of()), recipe, **told)
+    (one,), looking = collect.load_dataset(env_of(), recipe, **told)
+    (other,), blind = collect.load_dataset(frames.without_images(env_of()), recipe, **told)
     assert looking == blind == content_hash([one]) == content_hash([other])
-    assert frames.frames(frames.blind(env_of()), [one], blind, **{k: told[k] for k in ("folder", "workers")}) is None
+    assert frames.frames(frames.without_images(env_of()), [one], blind, **{k: told[k] for k in ("folder", "workers")}) is None
 
 
 def test_batches_carry_images_of_their_rows(data, table):
@@ -229,7 +232,7 @@ def test_videos_of_a_real_arm_are_looked_at_like_rendered_ones(data, tmp_path):
     error = np.abs(found[:-1].astype(float) - seen[: rows - 1]).mean((0, 2, 3, 4))
     assert found.shape == (rows, 2, 32, 32, 3) and (error < 6).all(), error
     np.testing.assert_array_equal(found[-1], found[-2])
-    with pytest.raises(UserError, match="no pictures of side; of front, wrist it has some"):
+    with pytest.raises(UserError, match="no video of side; it has front, wrist"):
         frames.frames(env | {"images": ["side"]}, [episode], "x", folder=tmp_path, workers=0)
 
 
@@ -243,4 +246,4 @@ def test_data_without_states_have_no_images(data, tmp_path):
     env, episodes, _ = data
     with pytest.raises(UserError, match="neither"):
         frames.frames(env, [episodes[0]._replace(state=None)], "x", folder=tmp_path, workers=0)
-    assert not list(tmp_path.glob("frames*")), "nothing is left of it"
+    assert not list(tmp_path.glob("images*")), "nothing is left of it"
