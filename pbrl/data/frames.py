@@ -123,16 +123,4 @@ def find_videos(video: Path, cameras: Sequence[str]) -> dict[str, Path]:
     return {camera: known[camera] for camera in cameras}
 
 
-def frames(env: dict[str, Any], episodes: Sequence[Episode], dataset: str, **where: Any) -> np.ndarray | None:
-    """All cameras as one array [R, C, H, W, 3]; until all branches are merged."""
-    found = list(load_images(env, episodes, dataset, **where).values())
-    return np.stack(found, 1) if found else None
-
-
-def shape(env: dict[str, Any]) -> tuple[int, ...]:
-    """[C, H, W, 3], or empty; until all branches are merged."""
-    found = list(image_shapes(env).values())
-    return (len(found), *found[0]) if found else ()
-
-
-blind = without_images  # until all branches are merged
+frames, blind = load_images, without_images  # until all branches are merged

@@ -64,16 +64,12 @@ def stack_observations(observations: Sequence[Observed]) -> Observed:
     return {"state": np.stack([o["state"] for o in observations]), "images": images}
 
 
-def to_observation(obs: Observed) -> Any:
+def to_observation(obs: Observed) -> Observation:
     """A batch of observations as policies take it."""
-    if "images" in Observation._fields:
-        if not isinstance(obs, dict):
-            return Observation(torch.from_numpy(obs))
-        images = {camera: torch.from_numpy(batch) for camera, batch in obs["images"].items()}
-        return Observation(torch.from_numpy(obs["state"]), images)
-    if not isinstance(obs, dict):  # until all branches are merged: these four lines, and the question above
-        return torch.from_numpy(obs)
-    return Observation(torch.from_numpy(obs["state"]), torch.from_numpy(np.stack(list(obs["images"].values()), 1)))
+    if not isinstance(obs, dict):
+        return Observation(torch.from_numpy(obs))
+    images = {camera: torch.from_numpy(batch) for camera, batch in obs["images"].items()}
+    return Observation(torch.from_numpy(obs["state"]), images)
 
 
 def state_of(obs: Observed) -> np.ndarray:

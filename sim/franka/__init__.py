@@ -85,8 +85,8 @@ class Franka(Simulation):
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
         if images:
             image = Box(0, 255, (image_size, image_size, 3), np.uint8)
-            seen = Dict(dict.fromkeys(images, image), sort_keys=False)
-            self.observation_space = Dict({"state": self.observation_space, "images": seen})
+            views = Dict(dict.fromkeys(images, image), sort_keys=False)
+            self.observation_space = Dict({"state": self.observation_space, "images": views})
         self.action_space = Box(-1.0, 1.0, (self.terms.action_dim,), np.float32)
         Expert(task, style)  # says what is wrong with the style
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pbrl import files
 from pbrl.data.rollout import RolloutWorkers, stack_observations, to_observation, unnamed
 from pbrl.data.table import Table
-from pbrl.models.gaussian import load_policy
+from pbrl.models.policy import load_policy
 from pbrl.types import Policy, UserError
 
 VERSION = 2  # of what a value means; kept values of another one are not read
