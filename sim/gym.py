@@ -1,5 +1,7 @@
 """Gymnasium's MuJoCo locomotion tasks, version 5."""
 
+from typing import Any
+
 import gymnasium
 import mujoco
 import numpy as np
@@ -38,7 +40,7 @@ class Gym(Simulation):
         if task not in IDS:
             raise UserError(f"no Gymnasium MuJoCo task {task!r}; there are {', '.join(TASKS)}")
         self.task, self.name = task, name
-        env = gymnasium.make(IDS[task])
+        env: Any = gymnasium.make(IDS[task])
         assert env.spec is not None and env.spec.max_episode_steps and isinstance(env.unwrapped, MujocoEnv)
         self.horizon, self.env = env.spec.max_episode_steps, env.unwrapped
         self.control_hz = 1.0 / self.env.dt

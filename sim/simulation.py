@@ -6,7 +6,7 @@ An episode is its seed plus the physics state of each step. Resetting with the s
 model (goals, object positions); the state vector then puts the simulator exactly where it was. Nothing else is stored.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -41,7 +41,7 @@ class Simulation(gym.Env):
     control_hz: float
     instruction = ""  # the task in words; `reset` puts it into info too
     can_restore = True
-    style: Mapping[str, float] | None = None  # settings of the scripted expert, where it has any
+    style: Any = None  # settings of the scripted expert by name, where it has any
     expert: Callable[..., Any] | None = None  # makes a scripted expert, where the task has one
     double: Callable[..., Any] | None = None  # makes a second simulator, where the task can be played twice
     full_obs: Any = None  # what the scripted expert observes, also where a policy observes less

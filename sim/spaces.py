@@ -38,7 +38,7 @@ class ObservationParts:
 
     def state(self, observation: Any) -> np.ndarray:
         """The numbers [O] float32."""
-        parts = [np.ravel(spaces.flatten(part, _at(observation, keys))) for keys, part in self.numbers]
+        parts: list[Any] = [spaces.flatten(part, _at(observation, keys)) for keys, part in self.numbers]
         return np.concatenate([np.empty(0), *parts]).astype(np.float32)
 
     def image(self, observation: Any, name: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pbrl.types import UserError
+from pbrl.types import Environment, UserError
 
 SALT = 20  # keeps a behaviour's draws apart from the environment's, which come from the same seed
 
@@ -29,7 +29,7 @@ class Behaviour:
     def __init__(self, *, strength: float | None = None, noise: float = 0.0):
         self.strength, self.noise = strength or 0.0, noise
 
-    def start(self, envs: Sequence[Any], seeds: Sequence[int]) -> None:
+    def start(self, envs: Sequence[Environment], seeds: Sequence[int]) -> None:
         """Begins an episode in each environment, which was reset with its seed."""
         self.envs = envs
         self.random = [np.random.default_rng([seed, SALT]) for seed in seeds]
@@ -38,12 +38,16 @@ class Behaviour:
 
     def begin(self) -> None:
         """Makes what an episode needs besides random numbers. Raises UserError where the environment lacks it."""
-        if self.envs[0].expert is None:
+        self.experts = [self.make_expert(env) for env in self.envs]
+
+    def make_expert(self, env: Environment, **style: float) -> Any:
+        """The environment's scripted expert, perhaps in a style. Raises UserError where it has none."""
+        if env.expert is None:
             raise UserError(
                 f"data={self.name} needs a scripted expert, and this environment has none: choose data=medium_replay, "
                 "data=medium or data=random, or bring your own, with env=gymnasium env.expert=my_package:my_expert"
             )
-        self.experts = [env.expert() for env in self.envs]
+        return env.expert(**style)
 
     def act(self, obs: np.ndarray, running: np.ndarray) -> np.ndarray:
         """running [N] bool → actions [N, A] in [-1, 1]."""
@@ -152,7 +156,7 @@ class Styles(Behaviour):
         if self.envs[0].style is None:
             raise UserError("data=styles needs an expert that has styles, as env=franka/… has: choose data=expert")
         self.drawn = [self.styles[random.integers(len(self.styles))] for random in self.random]
-        self.experts = [env.expert(**style) for env, style in zip(self.envs, self.drawn, strict=True)]
+        self.experts = [self.make_expert(env, **style) for env, style in zip(self.envs, self.drawn, strict=True)]
 
     def source(self, i: int) -> str:
         return f"{self.name}: " + ", ".join(f"{name}={value:g}" for name, value in self.drawn[i].items())
@@ -181,12 +185,12 @@ class Mixed(Behaviour):
 
     def begin(self) -> None:
         super().begin()
-        if self.envs[0].double is None:
-            raise UserError("data=mixed needs a second simulator, as env=metaworld/… makes one: choose data=noise")
         self.kind = [self.kinds[random.integers(4)] for random in self.random]
         self.doubles: list[Any] = []
         for env, random, kind in zip(self.envs, self.random, self.kind, strict=True):
             double = None
+            if env.double is None:
+                raise UserError("data=mixed needs a second simulator, as env=metaworld/… makes one: choose data=noise")
             if kind in ("wrong goal", "other task"):
                 double = env.double(random if kind == "other task" else None)
                 double.reset(seed=int(random.integers(2**31)))

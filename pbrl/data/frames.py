@@ -19,7 +19,7 @@ from pbrl import files
 from pbrl.data.recordings import camera_files
 from pbrl.data.rollout import RolloutWorkers
 from pbrl.data.video import recorded, recording, square
-from pbrl.types import Episode, UserError
+from pbrl.types import Environment, Episode, UserError
 
 IMAGE_SETTINGS = ("images", "image_size")  # of an environment
 Share = Sequence[tuple[int, Episode]]  # the row at which an episode begins, and the episode
@@ -89,7 +89,7 @@ def write_images(env: dict[str, Any], episodes: Sequence[Episode], paths: dict[s
             path.unlink(missing_ok=True)
 
 
-def fill_images(envs: Sequence[Any], share: Share, paths: dict[str, Path], size: int) -> None:
+def fill_images(envs: Sequence[Environment], share: Share, paths: dict[str, Path], size: int) -> None:
     """Writes the images of each episode into the files of its cameras, from its first row on. Raises UserError."""
     out = {camera: np.lib.format.open_memmap(path, "r+") for camera, path in paths.items()}
     for row, episode in share:

@@ -17,7 +17,7 @@ import torch
 from hydra.utils import get_class, instantiate
 
 from pbrl.data.video import VideoWriter
-from pbrl.types import Episode, Observation, Policy, UserError
+from pbrl.types import Environment, Episode, Observation, Policy, UserError
 
 LOCKSTEP = 16  # environments per process
 Observed = Any  # [O] float32, or with images {"state": [O], "images": {camera: [H, W, 3] uint8}}; of several, [N, …]
@@ -26,7 +26,7 @@ Observed = Any  # [O] float32, or with images {"state": [O], "images": {camera: 
 class Actor(Protocol):
     """Decides for several environments at once. `source` names an environment's behaviour in its episode."""
 
-    def start(self, envs: Sequence[Any], seeds: Sequence[int]) -> None:
+    def start(self, envs: Sequence[Environment], seeds: Sequence[int]) -> None:
         """Called after the environments were reset with these seeds."""
         ...
 
@@ -45,7 +45,7 @@ class PolicyActor:
     def __init__(self, policy: Policy):
         self.policy = policy
 
-    def start(self, envs: Sequence[Any], seeds: Sequence[int]) -> None:
+    def start(self, envs: Sequence[Environment], seeds: Sequence[int]) -> None:
         self.policy.reset()
 
     def act(self, obs: Observed, running: np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ class EpisodeRecorder:
     recordings.py describes. Raises UserError where they cannot be drawn.
     """
 
-    def __init__(self, env: Any, seed: int, obs: Observed, info: dict[str, Any], video: Path | None = None):
+    def __init__(self, env: Environment, seed: int, obs: Observed, info: dict[str, Any], video: Path | None = None):
         self.env, self.seed = env, seed
         self.obs, self.state, self.success = [state_of(obs)], [env.save_state()], [info.get("success")]
         self.action: list[np.ndarray] = []
@@ -105,6 +105,7 @@ class EpisodeRecorder:
 
     def episode(self, source: str) -> Episode:
         """The episode so far."""
+        states = [state for state in self.state if state is not None]
         return Episode(
             seed=int(self.seed),
             obs=np.stack(self.obs).astype(np.float32),
@@ -112,7 +113,7 @@ class EpisodeRecorder:
             reward=np.array(self.reward, np.float32),
             terminated=self.terminated,
             success=None if self.success[0] is None else np.array(self.success, bool),
-            state=None if self.state[0] is None else np.stack(self.state),
+            state=np.stack(states) if states else None,
             source=source,
             video=None if self.film is None else self.film.close(),
             instruction=self.env.instruction,
@@ -122,7 +123,7 @@ class EpisodeRecorder:
 class Film:
     """Writes an episode's frames: `video` for people, and the observed images to the bit, in files of their cameras."""
 
-    def __init__(self, video: Path, env: Any):
+    def __init__(self, video: Path, env: Environment):
         self.video, self.env = video, env
         self.writers: dict[str, VideoWriter] = {}
         self.add()
@@ -157,7 +158,9 @@ class Film:
         return self.video if self.writers else None
 
 
-def rollout(envs: Sequence[Any], actor: Actor, seeds: Sequence[int], videos: Path | None = None) -> list[Episode]:
+def rollout(
+    envs: Sequence[Environment], actor: Actor, seeds: Sequence[int], videos: Path | None = None
+) -> list[Episode]:
     """One episode per seed, `len(envs)` at a time, in the order of the seeds.
 
     `videos` is the folder for frames of environments that cannot be restored; None: frames are not kept.
@@ -169,7 +172,9 @@ def rollout(envs: Sequence[Any], actor: Actor, seeds: Sequence[int], videos: Pat
     return episodes
 
 
-def _rollout_wave(envs: Sequence[Any], actor: Actor, seeds: Sequence[int], videos: Path | None) -> list[Episode]:
+def _rollout_wave(
+    envs: Sequence[Environment], actor: Actor, seeds: Sequence[int], videos: Path | None
+) -> list[Episode]:
     starts = [env.reset(seed=int(seed)) for env, seed in zip(envs, seeds, strict=True)]
     files = [None if videos is None else videos / f"{seed}.mp4" for seed in seeds]
     recorders = [EpisodeRecorder(env, seed, *start, file)
@@ -260,7 +265,7 @@ def _use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-_environments: dict[str, list[Any]] = {}  # this process's environments, by their config
+_environments: dict[str, list[Environment]] = {}  # this process's environments, by their config
 
 
 def _with_envs(env: dict[str, Any], function: Callable[..., Any], share: Sequence[Any], args: Sequence[Any]) -> Any:
@@ -270,7 +275,7 @@ def _with_envs(env: dict[str, Any], function: Callable[..., Any], share: Sequenc
     return function(envs[: len(share)], share, *args)
 
 
-def _rollout(envs: Sequence[Any], seeds: Sequence[int], actor: Actor, videos: Path | None) -> list[Episode]:
+def _rollout(envs: Sequence[Environment], seeds: Sequence[int], actor: Actor, videos: Path | None) -> list[Episode]:
     return rollout(envs, actor, seeds, videos)
 
 

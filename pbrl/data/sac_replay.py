@@ -25,7 +25,7 @@ from tqdm import tqdm
 from pbrl import files
 from pbrl.data import episodes as storage
 from pbrl.data.rollout import EpisodeRecorder, RolloutWorkers, episode_seeds, unnamed
-from pbrl.types import Episode, UserError
+from pbrl.types import Environment, Episode, UserError
 
 
 class KeepEpisodes(gymnasium.Wrapper):
@@ -139,7 +139,7 @@ class SacActor:
     def __init__(self, path: Path, seed: int):
         self.path, self.seed = path, seed
 
-    def start(self, envs: Sequence[Any], seeds: Sequence[int]) -> None:
+    def start(self, envs: Sequence[Environment], seeds: Sequence[int]) -> None:
         self.model = SAC.load(self.path, device="cpu")
         torch.manual_seed(self.seed + int(seeds[0]))
 

@@ -11,11 +11,11 @@ import av.error
 import numpy as np
 from PIL import Image
 
-from pbrl.types import Episode, UserError
+from pbrl.types import Environment, Episode, UserError
 
 
 def frames(
-    env: Any,
+    env: Environment | None,
     episode: Episode,
     *,
     width: int,
@@ -36,6 +36,7 @@ def frames(
         yield from islice(found, 0, None, every)
     elif episode.state is not None:
         for t in range(len(episode.state))[first:last:every]:
+            assert env is not None
             env.restore(episode.seed, episode.state[t], t)
             yield env.render(width=width, height=height, camera=camera)
     else:

@@ -14,7 +14,7 @@ from pbrl.data.video import square, write_mp4
 from pbrl.models.policy import load_policy, save_policy
 from pbrl.run import train as run
 from pbrl.training.engine import Engine
-from pbrl.types import Comparisons, Observation, UserError
+from pbrl.types import Comparisons, Observation, Phase, UserError
 from sim.franka import Franka
 from tests.parts import build, config
 
@@ -160,7 +160,8 @@ def test_compiled_is_eager(table):
     found = []
     for compiled in (False, True):
         learner = build("algo/cpl", table.spec())
-        update = Engine(torch.device("cpu"), compile=compiled, bf16=False).prepare(learner.update)
+        phase = Phase("policy", 1, lambda data: batch, learner.update)
+        update = Engine(torch.device("cpu"), compile=compiled, bf16=False).prepare(phase)
         found.append([update(batch)["cpl"].item() for _ in range(3)])
     assert found[0] == pytest.approx(found[1], rel=1e-3) and found[0][2] < found[0][0]
 
@@ -213,7 +214,7 @@ def test_preferences_train_a_policy_that_looks(tmp_path):
         (["algo=bc", "policy.channels=0"], "channels=0 and policy.features=64 must be at least 1"),
         (["algo=iql"], "IQL reads states and not images"),
         (["algo=dtr", "reward=ensemble"], "a reward model reads states"),
-        (["algo=cpl", "reward=ensemble"], "a reward model reads states"),
+        (["algo=iql", "reward=ensemble"], "a reward model reads states"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(flags, sentence):

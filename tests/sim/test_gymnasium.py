@@ -17,10 +17,10 @@ from pbrl.data.table import Table
 from pbrl.data.video import recorded, recording
 from pbrl.feedback.page.clips import Clips, Look, Renderers
 from pbrl.feedback.sources.reference import Reference
-from pbrl.models.gaussian import load_policy
+from pbrl.models.policy import load_policy
 from pbrl.run import train as run
 from pbrl.types import UserError
-from sim.gymnasium import Gymnasium, fit
+from sim.gymnasium_env import Gymnasium, fit
 from tests.parts import config
 from tests.sim import worlds
 

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
-from sim.gymnasium import Restorable
+from sim.gymnasium_env import Restorable
 
 
 class Puck(gymnasium.Env):

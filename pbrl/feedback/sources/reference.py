@@ -20,7 +20,7 @@ from pbrl import files
 from pbrl.data.rollout import RolloutWorkers, stack_observations, to_observation, unnamed
 from pbrl.data.table import Table
 from pbrl.models.policy import load_policy
-from pbrl.types import Policy, UserError
+from pbrl.types import Environment, Policy, UserError
 
 VERSION = 2  # of what a value means; kept values of another one are not read
 SHARE = 8  # states per task of a process
@@ -103,7 +103,7 @@ def check_settings(settings: dict[str, Any]) -> None:
 
 
 def monte_carlo_values(
-    envs: Sequence[Any], starts: Sequence[tuple[int, np.ndarray]], settings: dict[str, Any]
+    envs: Sequence[Environment], starts: Sequence[tuple[int, np.ndarray]], settings: dict[str, Any]
 ) -> list[float]:
     """The mean discounted return of a policy from each (episode seed, state).
 
@@ -130,7 +130,7 @@ def monte_carlo_values(
 
 
 def rollout_from(
-    env: Any,
+    env: Environment,
     seed: int,
     state: np.ndarray,
     policy: Policy | None,
@@ -139,13 +139,13 @@ def rollout_from(
 ) -> tuple[float, bool]:
     """The discounted return of a policy (None: the expert) from a state, and whether it reached success."""
     obs, rewards, terminated, success = env.restore(seed, state), [], False, False
-    expert: Any = env.expert() if policy is None else None
+    expert = env.expert() if policy is None and env.expert is not None else None
     for _ in range(min(settings["steps"], env.horizon)):
-        action = (
-            expert.act(env.full_obs)
-            if policy is None
-            else policy.act(to_observation(stack_observations([obs])))[0].numpy()
-        )
+        if policy is not None:
+            action = policy.act(to_observation(stack_observations([obs])))[0].numpy()
+        else:
+            assert expert is not None
+            action = expert.act(env.full_obs)
         noise = settings["noise"] * random.standard_normal(len(action))
         obs, reward, terminated, _, info = env.step(np.clip(np.clip(action, -1, 1) + noise, -1, 1))
         rewards.append(reward)

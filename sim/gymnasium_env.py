@@ -168,8 +168,8 @@ class Gymnasium(gymnasium.Env):
 
     def _expert(self) -> Expert:
         """The scripted expert, anew for each episode."""
-        decide = self._decide() if inspect.isclass(self._decide) else self._decide
-        assert decide is not None
+        assert self._decide is not None
+        decide: Any = self._decide() if inspect.isclass(self._decide) else self._decide
         return Expert(decide, self.scale, self.objects)
 
     # Restoring
@@ -273,7 +273,7 @@ class Gymnasium(gymnasium.Env):
 
 
 ADVICE = (
-    "it is no MuJoCo environment, nor a sim.gymnasium.Restorable, or it did not go on as before when that was tried: "
+    "it is no MuJoCo environment, nor a sim.gymnasium_env.Restorable, or it did not go on as before when that was tried: "
     "frames that are kept while collecting (env.frames=true) can be shown to people, and feedback=perfect needs neither"
 )
 _tried: dict[str, tuple[str | None, bool]] = {}  # of this process, by what makes the environment
@@ -283,12 +283,12 @@ def make(id: str, module: str | None, kwargs: dict[str, Any]) -> gymnasium.Env:
     """The environment without a time limit, drawing frames where it can. Raises UserError."""
     if module is not None:
         load_module(module, "env.module")
-    given = {"max_episode_steps": -1, "disable_env_checker": True, **kwargs}
+    given: dict[str, Any] = {"max_episode_steps": -1, "disable_env_checker": True, **kwargs}
     try:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of render modes that it has not
-                return gymnasium.make(id, render_mode="rgb_array", **given)
+                return gymnasium.make(id, **{"render_mode": "rgb_array", **given})
         except TypeError:  # it takes no render_mode
             return gymnasium.make(id, **given)
     except gymnasium.error.UnregisteredEnv as error:
