@@ -273,8 +273,9 @@ class Gymnasium(gymnasium.Env):
 
 
 ADVICE = (
-    "it is no MuJoCo environment, nor a sim.gymnasium_env.Restorable, or it did not go on as before when that was tried: "
-    "frames that are kept while collecting (env.frames=true) can be shown to people, and feedback=perfect needs neither"
+    "it is no MuJoCo environment, nor a sim.gymnasium_env.Restorable, or it did not go on as before when that was "
+    "tried. Frames that are kept while collecting (env.frames=true) can be shown to people, and feedback=perfect needs "
+    "no states"
 )
 _tried: dict[str, tuple[str | None, bool]] = {}  # of this process, by what makes the environment
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 
 from pbrl.data.video import VideoWriter
@@ -256,6 +257,16 @@ def unnamed(env: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in env.items() if key != "name"}
 
 
+def make_environment(env: dict[str, Any]) -> Environment:
+    """The environment of a config. Raises UserError in the environment's own words."""
+    try:
+        return instantiate(env, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+
+
 def episode_seeds(seed: int, count: int) -> list[int]:
     """Seeds of episodes, all different between small base seeds."""
     return [int(s) for s in np.random.SeedSequence(seed).generate_state(count) % 2**31]
@@ -271,7 +282,7 @@ _environments: dict[str, list[Environment]] = {}  # this process's environments,
 def _with_envs(env: dict[str, Any], function: Callable[..., Any], share: Sequence[Any], args: Sequence[Any]) -> Any:
     envs = _environments.setdefault(repr(env), [])
     while len(envs) < len(share):
-        envs.append(instantiate(env))
+        envs.append(make_environment(env))
     return function(envs[: len(share)], share, *args)
 
 

@@ -17,14 +17,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 from pbrl import files
 from pbrl.data import episodes as storage
-from pbrl.data.rollout import EpisodeRecorder, RolloutWorkers, episode_seeds, unnamed
+from pbrl.data.rollout import EpisodeRecorder, RolloutWorkers, episode_seeds, make_environment, unnamed
 from pbrl.types import Environment, Episode, UserError
 
 
@@ -217,7 +216,7 @@ def train_sac(env: dict[str, Any], sac: dict[str, Any], *, folder: Path, seed: i
     (partial / "policies").mkdir(parents=True, exist_ok=True)
     with files.lock(path):
         if not path.exists():
-            recorder = KeepEpisodes(instantiate(env))
+            recorder = KeepEpisodes(make_environment(env))  # type: ignore[arg-type]
             keep = Keep(partial, sac["keep_every"], sac["steps"], recorder)
             model = keep.resume(recorder) or new_model(recorder, sac, seed)
             left = sac["steps"] - model.num_timesteps

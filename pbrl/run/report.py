@@ -7,10 +7,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from hydra.utils import instantiate
-
-from pbrl.data.frames import blind
-from pbrl.data.rollout import Players
+from pbrl.data.frames import without_images
+from pbrl.data.rollout import Players, make_environment
 from pbrl.training import evaluate, log
 from pbrl.training.evaluate import Evaluation
 from pbrl.training.replica import Replica
@@ -111,7 +109,7 @@ def video(folder: Path, env: dict[str, Any], players: Players, policy: Policy, s
     """Records the policy's first evaluation episodes into `policy.mp4`; without a renderer it says what to install."""
     from pbrl.data.video import frames, write_mp4
 
-    simulation = instantiate(blind(env))
+    simulation = make_environment(without_images(env))
     images = []
     try:
         with tempfile.TemporaryDirectory() as videos:

@@ -124,11 +124,10 @@ def _data() -> tuple[list[Any], np.ndarray]:
 
 @cache
 def _env() -> Any:
-    from hydra.utils import instantiate
-
     from pbrl.data.frames import without_images
+    from pbrl.data.rollout import make_environment
 
-    return instantiate(without_images(_source["env"]))
+    return make_environment(without_images(_source["env"]))
 
 
 def _leave_with(server: Any) -> None:
