@@ -266,7 +266,10 @@ class Gymnasium(gymnasium.Env):
             return self.parts.image(self.full_obs, camera)
         if isinstance(self.base, mujoco_environments()) and os.environ.get("MUJOCO_GL") == "disabled":
             raise RendererMissing(HINT)
-        return np.asarray(self.env.render(), np.uint8)
+        try:
+            return np.asarray(self.env.render(), np.uint8)
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise RendererMissing(f"{self.id} cannot draw frames: {error}.") from error
 
     def close(self) -> None:
         self.env.close()

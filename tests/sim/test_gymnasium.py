@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import av
+import gymnasium
 import numpy as np
 import pytest
 
@@ -267,3 +268,13 @@ def test_a_package_of_ones_own_from_the_command_line(tmp_path):
                "data.episodes=3", "feedback=perfect", "only=data", f"data_dir={tmp_path}"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert done.returncode == 0 and "3 episodes" in done.stdout, done.stderr
+
+
+def test_without_what_draws_it_says_what_to_do(tmp_path, monkeypatch):
+    def render(self):
+        raise gymnasium.error.DependencyNotInstalled("pygame is not installed")
+
+    monkeypatch.setattr(worlds.Puck, "render", render)
+    with pytest.raises(UserError, match="pygame is not installed.*env.frames=false"):
+        rollout([make("Puck")], Random(), [0], tmp_path)
+    assert rollout([make("Puck", frames=False)], Random(), [0], tmp_path)[0].video is None
