@@ -59,8 +59,7 @@ class Tabletop(Simulation):
     ):
         check_settings(task, horizon, preference, state, images, image_size)
         self.state, self.images, self.image_size = state, tuple(images), image_size
-        self.name = name
-        self.task, self.robot, self.control, self.horizon = task, robot, control, horizon
+        self.name, self.task, self.robot, self.control, self.horizon = name, task, robot, control, horizon
         self.style, self.preference = dict(style), dict(preference)
         self.arm = arm.load(robot)
         self.actions = ActionMapping(self.arm, control, self.control_hz)
