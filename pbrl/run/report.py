@@ -107,11 +107,11 @@ def video(folder: Path, env: dict[str, Any], players: Players, policy: Policy, s
     from pbrl.data.video import frames, write_mp4
 
     simulation = make_environment(without_images(env))
+    every = max(1, round(simulation.control_hz / 25))
     images = []
     try:
         with tempfile.TemporaryDirectory() as videos:
             for episode in evaluate.rollout_policy(players, policy, episodes, seed, Path(videos)):
-                every = max(1, round(simulation.control_hz / 25))
                 images += list(frames(simulation, episode, width=320, height=240, every=every))
         write_mp4(folder / "policy.mp4", images, fps=25)
     except (RuntimeError, UserError) as error:  # no renderer: everything else is there

@@ -15,7 +15,7 @@ from pbrl.models.policy import load_policy, save_policy
 from pbrl.run import train as run
 from pbrl.training.engine import Engine
 from pbrl.types import Comparisons, Observation, Phase, UserError
-from sim.franka import Franka
+from sim.tabletop import Tabletop
 from tests.parts import build, config
 
 CAMERAS = ("front", "wrist")
@@ -26,8 +26,8 @@ def env_of(*flags: str) -> dict:
     return config(*LOOKING, *flags)["env"]
 
 
-def made(env: dict) -> Franka:
-    return Franka(**{key: value for key, value in env.items() if key != "_target_"})
+def made(env: dict) -> Tabletop:
+    return Tabletop(**{key: value for key, value in env.items() if key != "_target_"})
 
 
 def same(a, b) -> bool:
