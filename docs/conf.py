@@ -1,0 +1,46 @@
+"""How Sphinx builds the site: `make docs`. Pages are MyST Markdown, which GitHub renders too."""
+
+import logging
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+import settings_tables  # noqa: E402
+
+for library in ("absl", "OpenGL"):
+    logging.getLogger(library).setLevel(logging.WARNING)  # simulators greet whoever imports them
+
+project, author, copyright = "pbrl", "The pbrl authors", "the pbrl authors"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.apidoc", "sphinx.ext.viewcode"]
+exclude_patterns = ["api/*/modules.rst"]  # pages of packages hold the same
+suppress_warnings = ["misc.highlighting_failure"]  # of plain diagrams
+html_theme = "furo"
+html_title = "pbrl"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+
+myst_heading_anchors = 4  # the anchors that GitHub gives headings
+myst_enable_extensions = ["colon_fence"]
+
+apidoc_modules = [
+    {"path": f"../{package}", "destination": f"api/{package}", "separate_modules": True, "module_first": True,
+     "exclude_patterns": ["../pbrl/feedback/store/migrations"]}
+    for package in ("pbrl", "sim", "robots", "real")
+]  # fmt: skip
+autodoc_default_options = {"members": True, "undoc-members": True, "member-order": "bysource",
+                           "exclude-members": "metadata, registry"}  # fmt: skip
+autodoc_mock_imports = ["rospy", "rclpy", "franky", "rosgraph"]  # libraries of robots, which few machines have
+autodoc_inherit_docstrings = False
+autodoc_typehints = "signature"
+autodoc_class_signature = "separated"
+maximum_signature_line_length = 100
+add_module_names = False
+default_role = "code"  # docstrings write `names` as Markdown does
+highlight_language = "bash"  # of blocks that name no language: they hold commands
+
+
+def setup(app):
+    app.connect("source-read", settings_tables.fill)
