@@ -15,7 +15,6 @@ for library in ("absl", "OpenGL"):
 project, author, copyright = "pbrl", "The pbrl authors", "the pbrl authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.apidoc", "sphinx.ext.viewcode"]
 exclude_patterns = ["api/*/modules.rst"]  # pages of packages hold the same
-suppress_warnings = ["misc.highlighting_failure"]  # of plain diagrams
 html_theme = "furo"
 html_title = "pbrl"
 html_static_path = ["_static"]
@@ -39,7 +38,7 @@ autodoc_class_signature = "separated"
 maximum_signature_line_length = 100
 add_module_names = False
 default_role = "code"  # docstrings write `names` as Markdown does
-highlight_language = "bash"  # of blocks that name no language: they hold commands
+highlight_language = "none"  # of blocks that name no language: commands, and diagrams
 
 
 def setup(app):

@@ -8,12 +8,14 @@ MARK = "<!-- the tables of configs/ stand here in the built site -->"
 GROUPS = ("data", "feedback", "reward", "algo", "objective", "policy", "env", "experiment", "logger", "robot")
 WHOLE = {"train": "python train.py", "label": "python -m pbrl.label", "deploy": "python -m real.deploy"}
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?:\s+(?P<value>[^#\s][^#]*?))?\s*(?:#\s*(?P<says>.*))?$")
-HIDDEN = ("_target_", "_partial_", "defaults", "hydra")
+HIDDEN = ("_target_", "_partial_", "defaults", "hydra", "name")
 
 
 def fill(app, page: str, source: list[str]) -> None:
-    """Puts the tables in place of the mark in a page's text."""
+    """Puts the tables in place of the mark in a page's text, which is read again when a yaml has changed."""
     if MARK in source[0]:
+        for path in (Path(__file__), *CONFIGS.rglob("*.yaml")):
+            app.env.note_dependency(str(path))
         source[0] = source[0].replace(MARK, tables())
 
 
@@ -22,11 +24,11 @@ def tables() -> str:
     parts = []
     for name, command in WHOLE.items():
         parts += [f"## Settings of `{command}`\n", table(CONFIGS / f"{name}.yaml")]
-    for group in GROUPS:
+    for group in (*GROUPS, "hydra/launcher"):
         parts.append(f"## `{group}=`\n")
         for path in sorted((CONFIGS / group).rglob("*.yaml")):
             choice = path.relative_to(CONFIGS / group).with_suffix("").as_posix().replace("/base", "/…")
-            parts += [f"### `{group}={choice}`\n", said_first(path), table(path)]
+            parts += [f"### `{group}={choice}`\n", said_first(path) + base(group, path), table(path)]
     return "\n".join(parts)
 
 
@@ -38,12 +40,18 @@ def said_first(path: Path) -> str:
     return shown(" ".join(said)) + "\n" if said else ""
 
 
+def base(group: str, path: Path) -> str:
+    """Which other choice of the group a file builds on."""
+    found = re.search(r"^defaults: \[(\w+), _self_\]", path.read_text(), re.M)
+    return f"\nIt is `{group}={found[1]}` but for:\n" if found else ""
+
+
 def table(path: Path) -> str:
     """Name, default and meaning of each setting of a yaml file."""
-    rows = settings(path.read_text())
+    rows = [row for row in settings(path.read_text()) if row[1] or row[2]]  # a group's own line may say nothing
     if not rows:
         return ""
-    body = [f"| `{name}` | {f'`{value}`' if value else ''} | {shown(says)} |" for name, value, says in rows]
+    body = [f"| `{name}` | {code(value)} | {shown(says)} |" for name, value, says in rows]
     return "\n".join(["| setting | default | meaning |", "|---|---|---|", *body, ""])
 
 
@@ -62,6 +70,12 @@ def settings(text: str) -> list[tuple[str, str, str]]:
         if parents[0][1] not in HIDDEN and found["key"] not in HIDDEN:
             rows.append((".".join(key for _, key in parents), (found["value"] or "").strip(), found["says"] or ""))
     return rows
+
+
+def code(value: str) -> str:
+    """A default as code; a text of several lines is left to the yaml."""
+    more = " …" if value.endswith(",") else ""
+    return f"`{value}{more}`" if value not in ("", "|") else ""
 
 
 def shown(text: str) -> str:

@@ -4,6 +4,7 @@ Commands are taken from fenced blocks and from inline code. `…` stands for wha
 """
 
 import argparse
+import dataclasses
 import importlib.util
 import itertools
 import os
@@ -24,13 +25,17 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+import pbrl
 import sim.configs
+from docs.settings_tables import WHOLE, settings
 from pbrl.feedback.store.store import Store
 from pbrl.run import validate
+from real import safety
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -209,6 +214,29 @@ def test_a_python_command_would_run(command, monkeypatch, capsys):
         assert (ROOT / words[0]).exists(), f"{command.page}:{command.line}: no {words[0]}"
 
 
+def known_settings() -> set[str]:
+    """Dotted names of all settings of all choices in configs/, and of the groups themselves."""
+    found = {name for file in WHOLE for name, *_ in settings((CONFIGS / f"{file}.yaml").read_text())}
+    found |= {f"safety.{field.name}" for field in dataclasses.fields(safety.Settings)}
+    for path in CONFIGS.rglob("*/*.yaml"):
+        group = path.relative_to(CONFIGS).parts[0]
+        also = {"objective": ("objective", "reward_objective"), "algo": ("algo", "baseline")}.get(group, (group,))
+        found |= {f"{name}.{key}" for name in also for key, *_ in settings(path.read_text())}
+    return found | {path.name for path in CONFIGS.iterdir() if path.is_dir()} | {"hydra/launcher"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_settings_in_the_text_are_there(page):
+    """Inline code such as `algo.lr=1e-4` or `feedback=perfect`: the name exists, and so does the choice of a group."""
+    known = known_settings()
+    for line, code in lines_of_code(prose(page.read_text())):
+        for name, value in re.findall(r"(?:^| )([a-z][\w./]*)(?:@\w+)?=([^\s…]*)(?= |$)", code):
+            assert name in known, f"{page.name}:{line}: there is no setting {name}"
+            if (CONFIGS / name).is_dir() and value and "mine" not in value:
+                is_file = (CONFIGS / name / f"{value}.yaml").exists()
+                assert is_file or composed("train", [f"{name}={value}"]), f"{page.name}:{line}: no {name}={value}"
+
+
 @pytest.mark.parametrize("command", of("torchrun "))
 def test_a_run_of_several_processes_would_start(command):
     words = list(command.words)
@@ -299,6 +327,12 @@ def test_the_readme_is_short():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= MAX_LINES
     assert max(map(len, text.splitlines())) <= 200 and len(numbers(text)) <= MAX_NUMBERS, numbers(text)
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)
+    assert cited["version"] == pbrl.__version__ and cited["license"] == "MIT"
 
 
 # Running
