@@ -42,6 +42,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def episode_id(episode: Episode) -> str:
+    """The hash of an episode's own content: its numbers and its video, not the name of the behaviour."""
+    return content_hash([episode])
+
+
 def content_hash(episodes: Sequence[Episode]) -> str:
     """A hash of all numbers in the episodes, whatever the file format (the behaviour's name is left out)."""
     digest = hashlib.sha256()

@@ -14,36 +14,38 @@ import torch
 from tqdm import tqdm
 
 from pbrl.data.table import Table
-from pbrl.feedback import strategies as query
+from pbrl.feedback import strategies
+from pbrl.feedback.labels import Labels
 from pbrl.feedback.sources.stored import of_spans, of_tiers
-from pbrl.feedback.store.store import Answered, Store
+from pbrl.feedback.store.store import Answered, Store, identity
 from pbrl.settings import Query
-from pbrl.training.batches import Preferences
 
 
-class Interview:
+class Asking:
     """A run's questions to one teacher. `counts` says how many were asked, answered, tied and skipped."""
 
-    def __init__(self, *, table: Table, dataset: str, ask: Query, teacher: Any, store: Store, preferences: Preferences):
-        self.table, self.dataset, self.ask, self.teacher = table, dataset, ask, teacher
-        self.store, self.preferences = store, preferences
-        self.random = torch.Generator().manual_seed(ask.seed)  # on the CPU: the same questions everywhere
+    def __init__(self, *, table: Table, query: Query, source: Any, store: Store, dataset: str):
+        self.table, self.dataset, self.query, self.teacher, self.store = table, dataset, query, source, store
+        self.width = {"pair": 2, "rating": 1, "ranking": 1, "spans": 1}[query.kind]
+        self.lists = 0
+        self.labels = self._labels(np.zeros((0, self.width), np.int64), np.zeros(0), np.zeros(0, object))
+        self.random = torch.Generator().manual_seed(query.seed)  # on the CPU: the same questions everywhere
         self.counts = {"asked": 0, "answered": 0, "ties": 0, "skipped": 0}  # skipped questions are not answered ones
-        self.people = hasattr(teacher, "minimum")  # who answer when they do
+        self.people = hasattr(source, "minimum")  # who answer when they do
         self.questions: list[str] = []  # that people were asked
         self.heard = 0  # the number of the last event that was taken up
 
-    def round(self, r: int, model: Any) -> dict[str, float]:
+    def ask(self, r: int, model: Any) -> dict[str, float]:
         """Asks round r, whose strategy may heed the reward `model`; returns the counts and how accurate answers are."""
-        ask = self.ask
+        ask = self.query
         if hasattr(self.teacher, "recall"):  # answers that are there already
             return self._recalled(self._counted(self.teacher.recall(self.store, self.dataset, ask)))
         n = ask.count * (r + 1) // ask.rounds - ask.count * r // ask.rounds
         if ask.kind == "ranking" and not self.people:
             return self._rank(n, r)
-        strategy = ask.strategy if r > 0 or not query.needs_reward(ask.strategy) else "uniform"
-        width = self.teacher.clips if self.people and ask.kind == "ranking" else self.preferences.width
-        starts = query.choose(
+        strategy = ask.strategy if r > 0 or not strategies.needs_reward(ask.strategy) else "uniform"
+        width = self.teacher.clips if self.people and ask.kind == "ranking" else self.width
+        starts = strategies.choose(
             self.table, n=n, width=width, length=ask.length, strategy=strategy,
             candidates=ask.candidates, generator=self.random, model=model if r > 0 else None,
         )  # fmt: skip
@@ -53,7 +55,7 @@ class Interview:
 
     def _ask_people(self, starts: torch.Tensor, strategy: str, r: int) -> dict[str, float]:
         """Puts questions to people, in place of those of earlier rounds, and waits until enough are answered."""
-        ask, teacher = self.ask, self.teacher
+        ask, teacher = self.query, self.teacher
         about = {"dataset": self.dataset, "length": ask.length, "kind": ask.kind, "purpose": "learn"}
         if r:
             self.store.withdraw(**about, round=r - 1)
@@ -71,9 +73,9 @@ class Interview:
                     if not self.store.wants(asked):
                         break  # nobody is asked any more, and some could not tell
                     time.sleep(teacher.pause_s)
-        return self.hear()
+        return self.refresh()
 
-    def hear(self) -> dict[str, float]:
+    def refresh(self) -> dict[str, float]:
         """Takes up what people have said, and taken back, since last time; returns the counts where there is any."""
         last = self.store.last() if self.people else 0
         if last == self.heard:
@@ -82,33 +84,33 @@ class Interview:
         self.counts = dict.fromkeys(self.counts, 0)
         answered = self._counted(self.store.answers(self.questions, sureness=self.teacher.sureness))
         self.counts["asked"] = len(self.questions)
-        if self.ask.kind in ("ranking", "spans"):
+        if self.query.kind in ("ranking", "spans"):
             details = self.store.details(questions=self.questions)
-            found = of_tiers(details) if self.ask.kind == "ranking" else of_spans(details, self.ask.span)
-            self.preferences.replace(found.starts, found.label, found.question)
+            found = of_tiers(details) if self.query.kind == "ranking" else of_spans(details, self.query.span)
+            self._replace(found.starts, found.label, found.question)
             return dict(self.counts)
         given = answered.outcome != "skip"
-        self.preferences.replace(answered.starts[given], answered.label[given], answered.question[given])
+        self._replace(answered.starts[given], answered.label[given], answered.question[given])
         return self.counts | self._accuracy(answered)
 
     def _recalled(self, answered: Answered) -> dict[str, float]:
         """Hands on what was kept: a ranking's clips as one list."""
-        if self.ask.kind != "ranking":
+        if self.query.kind != "ranking":
             return self._add(answered)
         for question in dict.fromkeys(answered.question):
             own = answered.question == question
-            self.preferences.add(answered.starts[own], answered.label[own])
+            self._extend(answered.starts[own], answered.label[own], answered.question[own])
         return dict(self.counts)
 
     def _add(self, answered: Answered) -> dict[str, float]:
         """Hands on what was answered; returns the counts and how accurate answers are."""
         given = answered.outcome != "skip"
-        self.preferences.add(answered.starts[given], answered.label[given])
+        self._extend(answered.starts[given], answered.label[given], answered.question[given])
         return self.counts | self._accuracy(answered)
 
     def _put(self, starts: torch.Tensor, strategy: str, r: int, step: int = 0) -> Answered:
         """Has questions answered, starts [Q, k], and both kept; `step` tells apart the parts of one round."""
-        ask, author = self.ask, self.teacher.author
+        ask, author = self.query, self.teacher.author
         label, outcome = self.teacher.answer(self.table, starts, ask.length, *((r, step) if step else (r,)))
         kind = "pair" if ask.kind == "ranking" else ask.kind
         questions = self.store.record(
@@ -127,8 +129,8 @@ class Interview:
 
     def _rank(self, n: int, r: int) -> dict[str, float]:
         """Spends n answers on ranked lists, `ask.per_list` on each; all lists grow side by side."""
-        lists = math.ceil(n / self.ask.per_list)
-        places = self.table.segment_starts(self.ask.length).cpu()
+        lists = math.ceil(n / self.query.per_list)
+        places = self.table.segment_starts(self.query.length).cpu()
         rankings = [Ranking(self._segments(places)) for _ in range(lists)]
         parts, left = [], n
         while left:
@@ -140,7 +142,8 @@ class Interview:
             left -= len(asking)
         for ranking in rankings:
             items = [(start, rank) for rank, group in enumerate(ranking.groups) for start in group]
-            self.preferences.add(np.array([[s] for s, _ in items]), np.array([rank for _, rank in items], np.float64))
+            ids = np.array([identity("place", r, self.lists, i) for i in range(len(items))], object)
+            self._extend(np.array([[s] for s, _ in items]), np.array([rank for _, rank in items], np.float64), ids)
         answered = Answered(*(np.concatenate(part) for part in zip(*parts, strict=True)))
         return self.counts | self._accuracy(answered) | {"ranked": sum(len(g) for k in rankings for g in k.groups)}
 
@@ -155,20 +158,41 @@ class Interview:
         if starts.shape[1] == 1:
             starts = np.concatenate([starts[:-1], starts[1:]], 1)
             label = 0.5 * (1 + np.sign(label[1:] - label[:-1]))
-        rows = self.table.segments(torch.from_numpy(starts).to(self.table.device), self.preferences.length)
+        rows = self.table.segment_rows(torch.from_numpy(starts).to(self.table.device), self.labels.length)
         gap = self.table.reward[rows].sum(-1).diff(dim=1)[:, 0].cpu().numpy()
         clear = (label != 0.5) & (gap != 0)
         agree = (label > 0.5) == (gap > 0)
         return {"label_accuracy": float(agree[clear].mean()) if clear.any() else math.nan}
 
+    def _labels(self, starts: np.ndarray, value: np.ndarray, question: np.ndarray, group: Any = 0) -> Labels:
+        n = len(value)
+        return Labels(
+            starts.reshape(-1, self.width).astype(np.int64), value.astype(np.float64), np.full(n, group, np.int64),
+            np.zeros(n, np.int64), np.ones(n), question, (), self.query.learnt_length, self.query.kind,
+        )  # fmt: skip
+
+    def _extend(self, starts: np.ndarray, value: np.ndarray, question: np.ndarray) -> None:
+        new = self._labels(starts, value, question, self.lists if self.query.kind == "ranking" else 0)
+        self.lists += 1
+        parts = (np.concatenate(pair) for pair in zip(self.labels[:6], new[:6], strict=True))
+        self.labels = Labels(*parts, *self.labels[6:])  # type: ignore[arg-type]
+
+    def _replace(self, starts: np.ndarray, value: np.ndarray, question: np.ndarray) -> None:
+        lists = {q: i for i, q in enumerate(dict.fromkeys(question))} if self.query.kind == "ranking" else {}
+        self.labels = self._labels(starts, value, question, np.array([lists.get(q, 0) for q in question], np.int64))
+
     def state_dict(self) -> dict[str, Any]:
-        kept = {"random": self.random.get_state(), "counts": dict(self.counts)}
-        return {**kept, "questions": list(self.questions), "heard": self.heard}
+        kept = {"random": self.random.get_state(), "counts": dict(self.counts), "lists": self.lists}
+        arrays = [part.tolist() for part in self.labels[:6]]
+        return {**kept, "questions": list(self.questions), "heard": self.heard, "labels": arrays}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.random.set_state(state["random"].cpu())
-        self.counts = dict(state["counts"])
-        self.questions, self.heard = list(state.get("questions", [])), state.get("heard", 0)  # older ones had no people
+        self.counts, self.lists = dict(state["counts"]), state["lists"]
+        self.questions, self.heard = list(state["questions"]), state["heard"]
+        starts, value, group, _, _, question = state["labels"]
+        arrays = np.array(starts, np.int64), np.array(value), np.array(question, object), np.array(group, np.int64)
+        self.labels = self._labels(*arrays)
 
 
 class Ranking:

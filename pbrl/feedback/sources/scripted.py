@@ -94,7 +94,7 @@ class Teacher:
 
     def scores(self, table: Table, starts: torch.Tensor, length: int) -> np.ndarray:
         """What the teacher thinks each segment is worth [Q, k] float64."""
-        rows = table.segments(starts, length)
+        rows = table.segment_rows(starts, length)
         reward = table.reward[rows].double().cpu().numpy()
         recency = self.gamma ** np.arange(length - 1, -1, -1)  # a myopic teacher remembers the end best
         score = (reward * recency).sum(-1)
