@@ -3,6 +3,9 @@
 import logging
 import sys
 from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
@@ -41,5 +44,33 @@ default_role = "code"  # docstrings write `names` as Markdown does
 highlight_language = "none"  # of blocks that name no language: commands, and diagrams
 
 
-def setup(app):
+def setup(app: Sphinx) -> None:
     app.connect("source-read", settings_tables.fill)
+    app.connect("autodoc-process-docstring", loosen)
+
+
+def loosen(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Makes reStructuredText of a docstring that was written to be read: lists and indented blocks stand apart.
+
+    A block that is indented and belongs to no list is code.
+    """
+    loose: list[str] = []
+    inside = ""  # list, code, or neither
+    for line in lines:
+        before = loose[-1] if loose else ""
+        starts_item, indented = line.startswith("- "), line.startswith(" ")
+        if not line:
+            inside = inside if inside == "code" else ""
+        elif starts_item or indented and inside == "list":
+            if inside != "list" and before:
+                loose.append("")
+            inside = "list"
+        elif indented and inside != "code":
+            loose += ["", "::", ""]
+            inside = "code"
+        elif not indented and inside:
+            if before:
+                loose.append("")
+            inside = ""
+        loose.append(line)
+    lines[:] = loose

@@ -2,6 +2,10 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MARK = "<!-- the tables of configs/ stand here in the built site -->"
@@ -11,7 +15,7 @@ LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?:\s+(?P<value>[^#\s][
 HIDDEN = ("_target_", "_partial_", "defaults", "hydra", "name")
 
 
-def fill(app, page: str, source: list[str]) -> None:
+def fill(app: "Sphinx", page: str, source: list[str]) -> None:
     """Puts the tables in place of the mark in a page's text, which is read again when a yaml has changed."""
     if MARK in source[0]:
         for path in (Path(__file__), *CONFIGS.rglob("*.yaml")):

@@ -1,6 +1,7 @@
 """README and docs, read: their commands, code, headings and numbers.
 
-Commands are taken from fenced blocks and from inline code. `…` stands for what the reader fills in, and is left out.
+Commands are taken from fenced blocks and from inline code. `…` and `<name>` stand for what the reader fills in, and
+are left out.
 """
 
 import itertools
@@ -56,8 +57,13 @@ def commands(page: Path) -> Iterator[Command]:
         code = re.sub(r"^(\w+=\S+ )+", "", code.strip())
         if code.startswith(STARTS):
             words = shlex.split(code, comments=True)
-            kept = [word for word in words if not word.endswith("…") or "/…" in word and "=" not in word]
+            kept = [word for word in words if "<" not in word and not is_open(word)]
             yield Command(page.relative_to(ROOT).as_posix(), line, tuple(kept))
+
+
+def is_open(word: str) -> bool:
+    """Whether the reader has to fill in a setting; in a path, `…` may be any name."""
+    return word.endswith("…") and not ("/…" in word and "=" not in word)
 
 
 COMMANDS = list(itertools.chain.from_iterable(map(commands, PAGES)))
@@ -65,7 +71,7 @@ COMMANDS = list(itertools.chain.from_iterable(map(commands, PAGES)))
 
 def of(*starts: str) -> list[Any]:
     """Parameters: the different commands that begin so; those of the examples are run by a test of their own."""
-    found = {c.text: c for c in COMMANDS if c.text.startswith(starts) and "algo=mine" not in c.words}
+    found = {c.text: c for c in COMMANDS if c.text.startswith(starts) and "env=mine" not in c.words}
     return [pytest.param(c, id=f"{c.page}:{c.line}") for c in found.values()]
 
 

@@ -15,7 +15,10 @@ import h5py
 import numpy as np
 import pytest
 
+from pbrl.feedback.questions import Question, Value
+from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.store import Store
+from pbrl.types import Clip
 from tests.pages import COMMANDS, ROOT, of
 
 FILE_OF = re.compile(r"^\*\*([\w/.]+)\*\*\n\n```\w+\n(.*?)^```", re.M | re.S)
@@ -44,9 +47,10 @@ def test_the_examples_of_contributing_train_together(tmp_path):
     assert len(files) == 8
     for name, content in files:
         (project / name).write_text(content)
-    (command,) = [c for c in COMMANDS if c.page == "docs/contributing.md" and "algo=mine" in c.words]
-    execute([*command.words[1:], "run=runs/mine", "workers=0"], project)
-    assert (project / "runs/mine/result.json").exists() and (project / "runs/mine/policy.pt").exists()
+    for i, command in enumerate([c for c in COMMANDS if c.page == "docs/contributing.md" and "env=mine" in c.words]):
+        execute([*command.words[1:], f"run=runs/{i}", "workers=0"], project)
+        assert (project / f"runs/{i}/result.json").exists() and (project / f"runs/{i}/policy.pt").exists()
+    assert i == 1
 
 
 def written_examples(page: str) -> list[tuple[str, str]]:
@@ -125,10 +129,10 @@ def fetched(url: str) -> bytes:
 
 def answered(url: str) -> None:
     """A store with two answered pairs."""
-    Store(url).record(
-        dataset="d", length=8, kind="pair", strategy="uniform", round_=0, starts=np.array([[0, 9], [3, 20]]),
-        author="me", label=np.array([1.0, 0.5]), outcome=np.array(["answer", "tie"], object), first=0,
-    )  # fmt: skip
+    store, clips = Store(url), [Clip(f"{i:032x}", 0, 8) for i in range(4)]
+    asked = store.ask([Question("pair", (clips[0], clips[1])), Question("pair", (clips[2], clips[3]))])
+    store.add_rater("me", "human")
+    store.append([Answer(f"{i}", name, "me", Value("answer", 1.0)) for i, name in enumerate(asked)])
 
 
 @pytest.mark.slow
@@ -181,6 +185,16 @@ def test_answers_of_others_are_read_and_written_as_the_pages_say(command, tmp_pa
         assert done.returncode == 0 and done.stdout.startswith("3 answers"), done.stdout + done.stderr
 
 
+def hopper_file(path: Path) -> None:
+    """Random numbers of Hopper's sizes, in D4RL's format."""
+    random = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        file["observations"] = random.normal(size=(2000, 11)).astype(np.float32)
+        file["actions"] = random.uniform(-1, 1, (2000, 3)).astype(np.float32)
+        file["rewards"] = random.normal(size=2000).astype(np.float32)
+        file["terminals"], file["timeouts"] = np.zeros(2000, bool), np.arange(2000) % 100 == 99
+
+
 @pytest.mark.slow
 def test_the_python_example_of_the_readme_runs(tmp_path):
     """The block between the marks, in a folder of its own."""
@@ -188,7 +202,10 @@ def test_the_python_example_of_the_readme_runs(tmp_path):
                       (ROOT / "README.md").read_text(), re.S)  # fmt: skip
     assert block, "README.md has no python-example"
     assert len(block[1].splitlines()) <= 20
-    (tmp_path / "example.py").write_text(block[1])
+    code = re.sub(r"(steps|episodes)=\d+", r"\1=5", block[1])  # the same calls, of fewer updates and episodes
+    code = code.replace('"ensemble"', '"ensemble", steps=5').replace('"cpl", ', '"cpl", pretrain_steps=5, ')
+    (tmp_path / "example.py").write_text(code)
+    hopper_file(tmp_path / re.findall(r'"([\w.-]+hdf5)"', code)[0])
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
