@@ -15,5 +15,9 @@ def register() -> None:
     store = ConfigStore.instance()
     for simulator in SIMULATORS:
         for task in import_module(f"sim.{simulator}").TASKS:
-            node = {"defaults": [f"/env/{simulator}/base@_here_", "_self_"], "task": task}
+            node = {
+                "defaults": [f"/env/{simulator}/base@_here_", "_self_"],
+                "task": task,
+                "name": f"{simulator}/{task}",
+            }
             store.store(group=f"env/{simulator}", name=task, node=node, provider="sim")

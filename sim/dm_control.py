@@ -17,12 +17,12 @@ TASKS = tuple(f"{domain}-{task}" for domain, task in suite.ALL_TASKS)
 class DmControl(Simulation):
     """`task` is domain-task, as in `walker-walk`. Actions are scaled from [-1, 1] to the task's own bounds."""
 
-    def __init__(self, task: str, *, action_repeat: int):
+    def __init__(self, task: str, *, action_repeat: int, name: str = ""):
         if task not in TASKS:
             raise UserError(f"the DeepMind Control Suite has no task {task!r}; it has {', '.join(TASKS)}")
         if action_repeat < 1:
             raise UserError(f"action_repeat must be at least 1, not {action_repeat}")
-        self.task, self.action_repeat = task, action_repeat
+        self.task, self.action_repeat, self.name = task, action_repeat, name
         self.env = suite.load(*task.split("-", 1), task_kwargs={"random": 0})
         self.horizon = int(np.ceil(self.env._step_limit / action_repeat)) if np.isfinite(self.env._step_limit) else 1000
         self.control_hz = 1.0 / (self.env.control_timestep() * action_repeat)

@@ -1,5 +1,7 @@
 """Gymnasium's MuJoCo locomotion tasks, version 5."""
 
+from typing import Any
+
 import gymnasium
 import mujoco
 import numpy as np
@@ -34,11 +36,11 @@ class Gym(Simulation):
 
     cameras = ("track",)
 
-    def __init__(self, task: str):
+    def __init__(self, task: str, *, name: str = ""):
         if task not in IDS:
             raise UserError(f"no Gymnasium MuJoCo task {task!r}; there are {', '.join(TASKS)}")
-        self.task = task
-        env = gymnasium.make(IDS[task])
+        self.task, self.name = task, name
+        env: Any = gymnasium.make(IDS[task])
         assert env.spec is not None and env.spec.max_episode_steps and isinstance(env.unwrapped, MujocoEnv)
         self.horizon, self.env = env.spec.max_episode_steps, env.unwrapped
         self.control_hz = 1.0 / self.env.dt

@@ -26,10 +26,10 @@ class MetaWorld(Simulation):
     cameras = ("corner2", "corner", "corner3", "topview", "behindGripper", "gripperPOV")
     upside_down = ("corner", "corner2", "corner3")
 
-    def __init__(self, task: str, *, horizon: int, goal_visible: bool):
+    def __init__(self, task: str, *, horizon: int, goal_visible: bool, name: str = ""):
         if task not in TASKS:
             raise UserError(f"Meta-World has no task {task!r}; it has {', '.join(TASKS)}")
-        self.task, self.horizon, self.goal_visible = task, horizon, goal_visible
+        self.task, self.horizon, self.goal_visible, self.name = task, horizon, goal_visible, name
         self.env = ALL_V3_ENVIRONMENTS[f"{task}-v3"]()
         if not 0 < horizon <= self.env.max_path_length:
             raise UserError(f"Meta-World episodes last 1 to {self.env.max_path_length} steps, not horizon={horizon}")

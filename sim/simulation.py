@@ -1,11 +1,12 @@
 """One interface over MuJoCo tasks: float32 state, actions in [-1, 1], seeded, and restorable to the bit.
 
-With `images`, an observation is {"state": [O] float32, "images": {camera: [H, W, 3] uint8}}.
+With `images`, an observation is {"state": [O] float32, "images": {camera: [H, W, 3] uint8}} for these cameras.
 
 An episode is its seed plus the physics state of each step. Resetting with the seed rebuilds what a task changes in its
 model (goals, object positions); the state vector then puts the simulator exactly where it was. Nothing else is stored.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -35,9 +36,15 @@ class Simulation(gym.Env):
     """
 
     has_success = False
+    name = ""  # as env=… names it
     horizon: int  # steps until truncation
     control_hz: float
-    instruction = ""  # what to do, for a policy or a judge that reads; `reset` tells it too
+    instruction = ""  # the task in words; `reset` puts it into info too
+    can_restore = True
+    style: Any = None  # settings of the scripted expert by name, where it has any
+    expert: Callable[..., Any] | None = None  # makes a scripted expert, where the task has one
+    double: Callable[..., Any] | None = None  # makes a second simulator, where the task can be played twice
+    full_obs: Any = None  # what the scripted expert observes, also where a policy observes less
     cameras: tuple[str, ...] = ()  # the first is the default
     upside_down: tuple[str, ...] = ()  # cameras that the model has mounted on their head
     images: tuple[str, ...] = ()  # cameras that are observed, besides the state
@@ -64,13 +71,13 @@ class Simulation(gym.Env):
         info: dict[str, Any] = {"success": False} if self.has_success else {}
         if self.instruction:
             info["instruction"] = self.instruction
-        return self._observed(self._reset(self.episode_seed)), info
+        return self._with_images(self._reset(self.episode_seed)), info
 
     def step(self, action: np.ndarray) -> tuple[Observed, float, bool, bool, dict[str, Any]]:
         """action [A] in [-1, 1] (clipped) → obs [O] float32, reward, terminated, truncated, info."""
         obs, reward, terminated, info = self._step(np.clip(action, -1, 1))
         self.t += 1
-        return self._observed(obs), float(reward), terminated, self.t >= self.horizon and not terminated, info
+        return self._with_images(obs), float(reward), terminated, self.t >= self.horizon and not terminated, info
 
     def save_state(self) -> np.ndarray:
         """The physics state [S] float64; with `episode_seed`, all that `restore` needs."""
@@ -88,7 +95,7 @@ class Simulation(gym.Env):
         self.t = t
         mujoco.mj_setState(self.model, self.data, state, PHYSICS)
         self._refresh()
-        obs = self._observed(self._observe())
+        obs = self._with_images(self._observe())
         mujoco.mj_setState(self.model, self.data, state, PHYSICS)  # refreshing moves the solver's warm start
         return obs
 
@@ -98,19 +105,19 @@ class Simulation(gym.Env):
     def _observe(self) -> np.ndarray:
         raise NotImplementedError
 
-    def _observed(self, obs: np.ndarray) -> Observed:
+    def _with_images(self, obs: np.ndarray) -> Observed:
         if not self.images:
             return obs.astype(np.float32)
         try:
-            images = {camera: self._seen(camera) for camera in self.images}
+            images = {camera: self._image(camera) for camera in self.images}
         except RendererMissing as error:
             raise UserError(str(error)) from error
         return {"state": obs.astype(np.float32), "images": images}
 
-    def _seen(self, camera: str) -> np.ndarray:
-        """An image [H, W, 3] uint8 whose pixels are means of four points: a camera's see all that is in them."""
+    def _image(self, camera: str) -> np.ndarray:
+        """An image [H, W, 3] uint8 whose pixels are means of four rendered ones, as a camera's pixels cover an area."""
         size = self.image_size
-        fine = self._frame(self._eyes, 2 * size, 2 * size, camera).reshape(size, 2, size, 2, 3)
+        fine = self._frame(self._image_camera, 2 * size, 2 * size, camera).reshape(size, 2, size, 2, 3)
         return ((fine.sum((1, 3), dtype=np.uint16) + 2) // 4).astype(np.uint8)
 
     @cached_property
@@ -118,8 +125,12 @@ class Simulation(gym.Env):
         return Camera()
 
     @cached_property
-    def _eyes(self) -> Camera:
+    def _image_camera(self) -> Camera:
         return Camera()
+
+    def frames(self) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
+        """Nothing: states give all frames back."""
+        return None, {}
 
     def render(  # type: ignore[override]
         self, width: int = 256, height: int = 256, camera: str | None = None, fast: bool = True
@@ -133,7 +144,7 @@ class Simulation(gym.Env):
         return frame[::-1, ::-1].copy() if camera in self.upside_down else frame
 
     def close(self) -> None:
-        for name in ("_camera", "_eyes"):
+        for name in ("_camera", "_image_camera"):
             if name in self.__dict__:
                 getattr(self, name).close()
                 del self.__dict__[name]

@@ -16,8 +16,10 @@ from pbrl.types import Episode
 class Point(gym.Env):
     """Position [2] in [-2, 2]; an action moves it by a tenth. Reward: 2 - distance. Success: within `near`."""
 
-    has_success = True
+    name, instruction = "tests/point", ""
+    has_success = can_restore = True
     control_hz = 10.0
+    cameras, images, style, double = (), (), None, None
     observation_space = Box(-2, 2, (2,), np.float32)
     action_space = Box(-1, 1, (2,), np.float32)
 

@@ -1,8 +1,8 @@
-"""Ways to act badly on purpose: the behaviours whose episodes make data that is neither hopeless nor solved.
+"""Behaviours whose episodes make data that is neither hopeless nor solved.
 
-Scripted experts are spoilt by action noise, by an offset on what they see, or by holding random actions; the mixed
-recipe also plays experts for the wrong goal and of other tasks (IPL's data, Hejna & Sadigh 2023, arXiv:2305.15363).
-Every behaviour draws from the episode's seed alone.
+Scripted experts are corrupted by action noise, by an offset on the objects' positions in their observation, or by
+random actions held for a while; the mixed recipe also rolls out experts for the wrong goal and of other tasks (IPL's
+data, Hejna & Sadigh 2023, arXiv:2305.15363). Every behaviour draws from the episode's seed alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,38 +10,47 @@ from typing import Any
 
 import numpy as np
 
-from pbrl.types import UserError
+from pbrl.types import Environment, UserError
 
 SALT = 20  # keeps a behaviour's draws apart from the environment's, which come from the same seed
 
 
 class Behaviour:
-    """Acts for several environments, each with its own expert and its own random numbers. Subclasses say `choose`.
+    """Acts for several environments, each with its own expert and its own random numbers. Subclasses define `choose`.
 
-    `level` is how badly it acts; `max_level` is where calibration to a wished success stops looking.
+    `strength` is how strongly the expert is corrupted, in the behaviour's own unit: 0 is the expert itself, and
+    `max_strength` is the largest that calibration to a target success tries. `noise` is the standard deviation of
+    Gaussian noise that is added to every action.
     """
 
     name = "expert"
-    max_level = 4.0
+    max_strength = 4.0
 
-    def __init__(self, *, level: float | None = None, noise: float = 0.0):
-        self.level, self.noise = level or 0.0, noise
+    def __init__(self, *, strength: float | None = None, noise: float = 0.0):
+        self.strength, self.noise = strength or 0.0, noise
 
-    def start(self, envs: Sequence[Any], seeds: Sequence[int]) -> None:
+    def start(self, envs: Sequence[Environment], seeds: Sequence[int]) -> None:
+        """Begins an episode in each environment, which was reset with its seed."""
         self.envs = envs
         self.random = [np.random.default_rng([seed, SALT]) for seed in seeds]
         self.size = envs[0].action_space.shape[0]
         self.begin()
 
     def begin(self) -> None:
-        if not hasattr(self.envs[0], "expert"):
+        """Makes what an episode needs besides random numbers. Raises UserError where the environment lacks it."""
+        self.experts = [self.make_expert(env) for env in self.envs]
+
+    def make_expert(self, env: Environment, **style: float) -> Any:
+        """The environment's scripted expert, perhaps in a style. Raises UserError where it has none."""
+        if env.expert is None:
             raise UserError(
-                f"data={self.name} needs a scripted expert, and this environment has none: "
-                "choose data=medium_replay, data=medium or data=random"
+                f"data={self.name} needs a scripted expert, and this environment has none: choose data=medium_replay, "
+                "data=medium or data=random, or bring your own, with env=gymnasium env.expert=my_package:my_expert"
             )
-        self.experts = [env.expert() for env in self.envs]
+        return env.expert(**style)
 
     def act(self, obs: np.ndarray, running: np.ndarray) -> np.ndarray:
+        """running [N] bool → actions [N, A] in [-1, 1]."""
         actions = np.zeros((len(running), self.size), np.float32)
         for i in np.flatnonzero(running):
             noise = self.noise * self.random[i].standard_normal(self.size)
@@ -53,59 +62,67 @@ class Behaviour:
         return self.experts[i].act(self.envs[i].full_obs)
 
     def source(self, i: int) -> str:
+        """The behaviour's name, with what was drawn for the episode."""
         return self.name
 
 
 class Noise(Behaviour):
-    """The expert with Gaussian action noise of standard deviation `level`, before clipping."""
+    """The expert with Gaussian action noise of standard deviation `strength`, before clipping."""
 
     name = "noise"
 
     def choose(self, i: int) -> np.ndarray:
-        return super().choose(i) + self.level * self.random[i].standard_normal(self.size)
+        return super().choose(i) + self.strength * self.random[i].standard_normal(self.size)
 
 
 class Offset(Behaviour):
-    """The expert sees every object displaced: a calibration error, drawn anew with probability 1 / `hold` a step.
+    """The expert observes every object displaced: a calibration error, drawn anew with probability 1 / `hold` a step.
 
-    The vector is `level` (metres) times a standard normal one plus `bias`, which all draws share. Without a bias the
-    errors cancel out over the data, and plain cloning of it is nearly perfect. With `hold` null an episode keeps its
-    error, is good or bad as a whole, and cloning the best ones is nearly perfect.
+    The displacement is `strength` (metres) times a standard normal vector plus `bias`, which all draws share. Without a
+    bias the errors cancel out over the data, and plain cloning of it is nearly perfect. With `hold` null an episode
+    keeps its error, is good or bad as a whole, and cloning the best ones is nearly perfect.
     """
 
     name = "offset"
-    max_level = 0.3
+    max_strength = 0.3
 
-    def __init__(self, *, bias: list[float], hold: float | None, level: float | None = None, noise: float = 0.0):
-        super().__init__(level=level, noise=noise)
+    def __init__(self, *, bias: list[float], hold: float | None, strength: float | None = None, noise: float = 0.0):
+        super().__init__(strength=strength, noise=noise)
         self.bias, self.hold = np.array(bias), hold
         if hold is not None and hold < 1:
             raise UserError(f"data.behaviour.hold={hold}: an error stays for at least one step; null: for the episode")
 
     def begin(self) -> None:
         super().begin()
+        if not self.experts[0].objects:
+            raise UserError(
+                "data=offset displaces objects in the expert's observation, and this expert names none: choose "
+                "data=noise or data=holds, or say where they are, as in env.objects=[[4,7]]"
+            )
         self.shift = [self.draw(i) for i in range(len(self.envs))]
 
     def draw(self, i: int) -> np.ndarray:
-        return self.level * (self.random[i].standard_normal(3) + self.bias)
+        """A displacement [3] in metres."""
+        return self.strength * (self.random[i].standard_normal(3) + self.bias)
 
     def choose(self, i: int) -> np.ndarray:
         if self.hold is not None and self.random[i].random() < 1 / self.hold:
             self.shift[i] = self.draw(i)
-        seen = self.envs[i].full_obs.copy()
+        displaced = self.envs[i].full_obs.copy()
         for place in self.experts[i].objects:
-            seen[place] += self.shift[i]
-        return self.experts[i].act(seen)
+            displaced[place] += self.shift[i]
+        return self.experts[i].act(displaced)
 
 
 class Holds(Behaviour):
-    """For a share `level` of the time a random action is held for `steps` steps."""
+    """The expert, interrupted: time is cut into stretches of `steps` steps, and in a share `strength` of them a random
+    action is held throughout."""
 
     name = "holds"
-    max_level = 1.0
+    max_strength = 1.0
 
-    def __init__(self, *, steps: int, level: float | None = None, noise: float = 0.0):
-        super().__init__(level=level, noise=noise)
+    def __init__(self, *, steps: int, strength: float | None = None, noise: float = 0.0):
+        super().__init__(strength=strength, noise=noise)
         self.steps = steps
 
     def begin(self) -> None:
@@ -116,15 +133,15 @@ class Holds(Behaviour):
     def choose(self, i: int) -> np.ndarray:
         if self.left[i] == 0:
             self.left[i] = self.steps
-            holding = self.random[i].random() < self.level
-            self.held[i] = self.random[i].uniform(-1, 1, self.size) if holding else None
+            interrupted = self.random[i].random() < self.strength
+            self.held[i] = self.random[i].uniform(-1, 1, self.size) if interrupted else None
         self.left[i] -= 1
         held = self.held[i]
         return super().choose(i) if held is None else held
 
 
 class Styles(Behaviour):
-    """The expert, in each episode in one of several `styles`, for environments whose `expert` can be asked for one."""
+    """The expert, in each episode in one of several `styles`: settings of environments whose expert has a `style`."""
 
     name = "styles"
 
@@ -136,10 +153,10 @@ class Styles(Behaviour):
 
     def begin(self) -> None:
         super().begin()
-        if not hasattr(self.envs[0], "style"):
+        if self.envs[0].style is None:
             raise UserError("data=styles needs an expert that has styles, as env=franka/… has: choose data=expert")
         self.drawn = [self.styles[random.integers(len(self.styles))] for random in self.random]
-        self.experts = [env.expert(**style) for env, style in zip(self.envs, self.drawn, strict=True)]
+        self.experts = [self.make_expert(env, **style) for env, style in zip(self.envs, self.drawn, strict=True)]
 
     def source(self, i: int) -> str:
         return f"{self.name}: " + ", ".join(f"{name}={value:g}" for name, value in self.drawn[i].items())
@@ -160,7 +177,7 @@ class Random(Behaviour):
 class Mixed(Behaviour):
     """A quarter each, in turn by seed: the expert, the expert for another goal, another task's expert, random actions.
 
-    The second and third act in a second simulator, and the same actions are replayed here.
+    The second and third act in a second simulator, and the same actions are applied here.
     """
 
     name = "mixed"
@@ -172,6 +189,8 @@ class Mixed(Behaviour):
         self.doubles: list[Any] = []
         for env, random, kind in zip(self.envs, self.random, self.kind, strict=True):
             double = None
+            if env.double is None:
+                raise UserError("data=mixed needs a second simulator, as env=metaworld/… makes one: choose data=noise")
             if kind in ("wrong goal", "other task"):
                 double = env.double(random if kind == "other task" else None)
                 double.reset(seed=int(random.integers(2**31)))

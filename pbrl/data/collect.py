@@ -1,12 +1,14 @@
-"""Making data sets: a behaviour is rolled out in an environment, in parallel processes, once, and reused ever after.
+"""Collecting data sets: a behaviour is rolled out in an environment, in parallel processes, once, and reused after.
 
 `python train.py env=… data=… only=data` makes one without training. The folder's name carries a hash of the recipe;
-what is in the folder says how it was made.
+`provenance.json` in the folder says how it was made.
 """
 
 import hashlib
 import json
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +18,30 @@ from tqdm import tqdm
 
 from pbrl import files
 from pbrl.data import episodes as storage
-from pbrl.data.frames import blind
-from pbrl.data.rollout import Players, episode_seeds
+from pbrl.data.frames import without_images
+from pbrl.data.rollout import RolloutWorkers, episode_seeds, unnamed
 from pbrl.types import Episode, UserError
 
 CALIBRATION_EPISODES, CALIBRATION_STEPS = 80, 7
 
 
-def dataset(
+def load_dataset(
     env: dict[str, Any], data: dict[str, Any], *, folder: Path, seed: int, workers: int
 ) -> tuple[list[Episode], str]:
-    """The episodes that `data` describes for `env`, and their content hash: read if they are there, else made.
+    """The episodes that `data` describes for `env`, and their content hash: read if they are there, else collected.
 
-    Nobody looks while they are made: images are rendered afterwards (pbrl/frames.py), and the data are the same.
+    They are collected without images, which are rendered afterwards (see frames.py), so the data are the same.
 
     `data` has either `path`, an existing Minari folder, folder of videos or D4RL file, or `behaviour`, `episodes` and
-    perhaps `success`, to which the behaviour's level is calibrated, or `sac`, a training run to take them from.
+    perhaps `success`, to which the behaviour's strength is calibrated, or `sac`, a training run to take them from.
+    Raises UserError.
     """
     if data.get("path"):
         episodes = storage.read(Path(data["path"]).expanduser())
         return episodes, storage.content_hash(episodes)
     if not data.get("episodes", 1) > 0:
         raise UserError("data.episodes must be at least 1")
-    env = blind(env)
+    env = without_images(env)
     recipe = {"env": env, "data": data, "seed": seed}
     if data.get("success") is not None:
         recipe["calibration"] = [CALIBRATION_EPISODES, CALIBRATION_STEPS]
@@ -48,69 +51,97 @@ def dataset(
             instantiate(data["behaviour"])  # says what is wrong with it before anything is made
         with files.lock(path):  # runs of a sweep make it once
             if not path.exists():
-                return made(env, data, recipe, path, seed=seed, workers=workers)
+                return _collect_and_write(recipe, path, workers)
     episodes = storage.read(path)
     provenance = storage.read_provenance(path)
     assert provenance is not None
     return episodes, provenance["content_hash"]
 
 
-def made(
-    env: dict[str, Any], data: dict[str, Any], recipe: dict[str, Any], path: Path, *, seed: int, workers: int
-) -> tuple[list[Episode], str]:
-    """The same, newly made and written to `path`."""
+def _collect_and_write(recipe: dict[str, Any], path: Path, workers: int) -> tuple[list[Episode], str]:
     began = time.monotonic()
-    if "sac" in data:
-        from pbrl.data.sac_replay import episodes_of_run
+    env, data, seed = recipe["env"], recipe["data"], recipe["seed"]
+    with tempfile.TemporaryDirectory(prefix=".frames-", dir=path.parent) as videos:
+        if "sac" in data:
+            from pbrl.data.sac_replay import collect_from_sac
 
-        episodes, extra = episodes_of_run(env, data, folder=path.parent, seed=seed, workers=workers)
-    else:
-        episodes, extra = play(env, data, seed=seed, workers=workers)
-    provenance = storage.write(path, episodes, {**recipe, **extra, "seconds": round(time.monotonic() - began, 1)})
+            episodes, found = collect_from_sac(
+                env, data, folder=path.parent, seed=seed, workers=workers, videos=Path(videos)
+            )
+        else:
+            episodes, found = collect_episodes(env, data, seed=seed, workers=workers, videos=Path(videos))
+        seconds = round(time.monotonic() - began, 1)
+        provenance = storage.write(path, episodes, {**recipe, **found, "seconds": seconds})
+    if any(episode.video is not None for episode in episodes):
+        episodes = storage.read(path)  # their videos lie there now
     return episodes, provenance["content_hash"]
 
 
 def dataset_path(recipe: dict[str, Any], folder: Path) -> Path:
-    """Where the data set of a recipe lives."""
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:10]
-    simulator = recipe["env"]["_target_"].split(".")[1]
-    return Path(folder) / f"{simulator}-{recipe['env'].get('task', 'env')}-{recipe['data']['name']}-{digest}"
+    """Where the data set of a recipe lives: the names of environment and recipe, and a hash of all settings."""
+    name = recipe["env"].get("name") or recipe["env"].get("task", "env")
+    made_of = {**recipe, "env": unnamed(recipe["env"]), "data": _hashed_data(recipe["data"])}
+    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:10]
+    return Path(folder) / f"{name.replace('/', '-')}-{recipe['data']['name']}-{digest}"
 
 
-def play(env: dict[str, Any], data: dict[str, Any], *, seed: int, workers: int) -> tuple[list[Episode], dict[str, Any]]:
-    """Rolls the behaviour out for `data["episodes"]` episodes; returns them, and what was found out on the way."""
-    players = Players(env, workers)
+def _hashed_data(data: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a data set in the words that were first hashed, so that folders keep their names."""
+    if not data.get("behaviour"):
+        return data
+    behaviour = {"level" if key == "strength" else key: value for key, value in data["behaviour"].items()}
+    behaviour["_target_"] = behaviour["_target_"].replace("pbrl.data.behaviours.", "pbrl.behaviours.")
+    return {**data, "behaviour": behaviour}
+
+
+def collect_episodes(
+    env: dict[str, Any], data: dict[str, Any], *, seed: int, workers: int, videos: Path | None = None
+) -> tuple[list[Episode], dict[str, Any]]:
+    """Rolls the behaviour out for `data["episodes"]` episodes; `videos` is a folder for frames that must be kept.
+
+    Returns them, and what was found out on the way.
+    """
+    pool = RolloutWorkers(env, workers)
     try:
         behaviour = dict(data["behaviour"])
         found: dict[str, Any] = {}
-        if data.get("success") is not None and behaviour.get("level") is None:
-            behaviour["level"], curve = calibrate(players, behaviour, data["success"], seed)
-            found = {"level": behaviour["level"], "calibration": curve}
+        if data.get("success") is not None and behaviour.get("strength") is None:
+            behaviour["strength"], curve = calibrate(pool, behaviour, data["success"], seed)
+            found = {"strength": behaviour["strength"], "calibration": curve}
         seeds = episode_seeds(seed, data["episodes"])
         with tqdm(total=len(seeds), desc=f"collecting {data['name']}", unit="episode") as bar:
-            episodes = players.play_all(instantiate(behaviour), seeds, lambda n: bar.update(n))
+            progress: Callable[[int], Any] = bar.update
+            episodes = pool.collect(instantiate(behaviour), seeds, progress, videos)
         return episodes, {**found, "behaviour": behaviour}
     finally:
-        players.close()
+        pool.close()
 
 
-def calibrate(players: Players, behaviour: dict[str, Any], wished: float, seed: int) -> tuple[float, list[list[float]]]:
-    """Bisects the behaviour's level until its success is what is wished; returns it and all (level, success) tried.
+def calibrate(
+    pool: RolloutWorkers, behaviour: dict[str, Any], target: float, seed: int
+) -> tuple[float, list[list[float]]]:
+    """Bisects the behaviour's strength for the target success rate; returns it and all (strength, success) tried.
 
-    The same episodes are played at each level. Raises UserError if the environment knows no success.
+    The same episodes are rolled out at each strength. Raises UserError if the environment reports no success.
     """
-    low, high = 0.0, instantiate({**behaviour, "level": 0.0}).max_level
+    low, high = 0.0, instantiate({**behaviour, "strength": 0.0}).max_strength
     seeds = episode_seeds(seed + 1, CALIBRATION_EPISODES)
     curve: list[list[float]] = []
-    for _ in tqdm(range(CALIBRATION_STEPS), desc=f"calibrating to {wished:.0%} success", unit="level"):
-        level = 0.5 * (low + high)
-        episodes = players.play_all(instantiate({**behaviour, "level": level}), seeds)
+    for _ in tqdm(range(CALIBRATION_STEPS), desc=f"calibrating to {target:.0%} success", unit="step"):
+        strength = 0.5 * (low + high)
+        episodes = pool.collect(instantiate({**behaviour, "strength": strength}), seeds)
         if episodes[0].success is None:
-            raise UserError("data.success needs an environment that knows success: set data.behaviour.level instead")
+            raise UserError(
+                "data.success needs an environment that reports success: set data.success=null and "
+                "data.behaviour.strength instead"
+            )
         success = float(np.mean([e.success.any() for e in episodes]))  # type: ignore[union-attr]
-        curve.append([level, success])
-        if abs(success - wished) < 0.5 / CALIBRATION_EPISODES:
+        curve.append([strength, success])
+        if abs(success - target) < 0.5 / CALIBRATION_EPISODES:
             break
-        low, high = (level, high) if success > wished else (low, level)
-    level, success = min(curve, key=lambda point: abs(point[1] - wished))
-    return level, curve
+        low, high = (strength, high) if success > target else (low, strength)
+    strength, success = min(curve, key=lambda point: abs(point[1] - target))
+    return strength, curve
+
+
+dataset = load_dataset  # until all branches are merged

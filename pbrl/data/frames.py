@@ -1,7 +1,7 @@
-"""What cameras saw at each row of a data set: rendered once from simulator states, or cut from recordings.
+"""Images at each row of a data set: rendered once from simulator states, or cut from videos.
 
-A file beside the data set, by the same row index as a `Table`, which maps it. So one data set serves whoever looks and
-whoever does not, answers about it hold for both, and nothing is rendered to train.
+Each camera has a file beside the data set, by the same row index as a `Table`, which maps it. So one data set serves
+policies with and without images, answers about it hold for both, and nothing is rendered to train.
 """
 
 import hashlib
@@ -16,103 +16,111 @@ import numpy as np
 from tqdm import tqdm
 
 from pbrl import files
-from pbrl.data.rollout import Players
+from pbrl.data.recordings import camera_files
+from pbrl.data.rollout import RolloutWorkers
 from pbrl.data.video import recorded, recording, square
-from pbrl.types import Episode, UserError
+from pbrl.types import Environment, Episode, UserError
 
-LOOKS = ("images", "image_size")  # settings of an environment
+IMAGE_SETTINGS = ("images", "image_size")  # of an environment
 Share = Sequence[tuple[int, Episode]]  # the row at which an episode begins, and the episode
 
 
-def blind(env: dict[str, Any]) -> dict[str, Any]:
-    """The same environment without images."""
-    return {key: value for key, value in env.items() if key not in LOOKS}
-
-
-def shape(env: dict[str, Any]) -> tuple[int, ...]:
-    """The images' shape [C, H, W, 3]; empty where there are none."""
-    size = env.get("image_size", 0)
-    return (len(env["images"]), size, size, 3) if env.get("images") else ()
+def without_images(env: dict[str, Any]) -> dict[str, Any]:
+    """The config of the same environment without images."""
+    return {key: value for key, value in env.items() if key not in IMAGE_SETTINGS}
 
 
 def image_shapes(env: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The shape [H, W, 3] of what each camera observes."""
-    return {camera: shape(env)[1:] for camera in env.get("images") or ()}
+    """The shape [H, W, 3] of each camera's image; empty where a policy observes none."""
+    return {camera: (env["image_size"], env["image_size"], 3) for camera in env.get("images") or []}
 
 
-def frames(
+def load_images(
     env: dict[str, Any], episodes: Sequence[Episode], dataset: str, *, folder: Path, workers: int
 ) -> dict[str, np.ndarray]:
-    """{camera: [R, H, W, 3] uint8}, mapped from a file in `folder` that is made if it is not there.
+    """[R, H, W, 3] uint8 of each camera of `env["images"]`, mapped from files in `folder`, which are made if missing.
 
     Raises UserError where an episode has neither states nor videos of these cameras, or the disk is full.
     """
-    if not env.get("images"):
-        return {}
-    made_of = json.dumps([dataset, env], sort_keys=True)
-    path = Path(folder) / f"frames-{hashlib.sha256(made_of.encode()).hexdigest()[:10]}.npy"
-    if not path.exists():
-        with files.lock(path):  # runs of a sweep make it once
-            if not path.exists():
-                make(env, episodes, path, workers)
-    mapped = np.load(path, mmap_mode="c")  # what torch takes must look as if it could be written to
-    return {camera: mapped[:, c] for c, camera in enumerate(env["images"])}
+    paths = {camera: images_path(env, camera, dataset, folder) for camera in image_shapes(env)}
+    missing = {camera: path for camera, path in paths.items() if not path.exists()}
+    if missing:
+        with files.lock(next(iter(missing.values()))):  # runs of a sweep make them once
+            missing = {camera: path for camera, path in missing.items() if not path.exists()}
+            if missing:
+                write_images({**env, "images": list(missing)}, episodes, missing, workers)
+    # torch takes only what looks writable
+    return {camera: np.load(path, mmap_mode="c") for camera, path in paths.items()}
 
 
-def make(env: dict[str, Any], episodes: Sequence[Episode], path: Path, workers: int) -> None:
-    """Writes the file, which appears only when it is whole."""
+def images_path(env: dict[str, Any], camera: str, dataset: str, folder: Path) -> Path:
+    """Where the images of a camera lie."""
+    settings = {key: value for key, value in env.items() if key not in ("images", "name")}
+    digest = hashlib.sha256(json.dumps([dataset, settings, camera], sort_keys=True).encode()).hexdigest()[:10]
+    return Path(folder) / f"images-{camera}-{digest}.npy"
+
+
+def write_images(env: dict[str, Any], episodes: Sequence[Episode], paths: dict[str, Path], workers: int) -> None:
+    """Writes the file of each camera, which appears only when it is whole. Raises UserError."""
     first = np.cumsum([0, *(len(e.obs) for e in episodes)]).tolist()
-    partial = path.with_suffix(".partial.npy")
-    size = (first[-1], *shape(env))
-    players = Players(env, workers)
+    sizes = {camera: (first[-1], *shape) for camera, shape in image_shapes(env).items()}
+    partial = {camera: path.with_suffix(".partial.npy") for camera, path in paths.items()}
+    needed = sum(np.prod(size, dtype=float) for size in sizes.values())
+    pool = RolloutWorkers(env, workers)
     try:
-        if shutil.disk_usage(path.parent).free < np.prod(size, dtype=float) + 2**20:
-            raise OSError(f"they take {np.prod(size, dtype=float) / 1e6:.0f} MB, more than is free")
-        np.lib.format.open_memmap(partial, "w+", np.uint8, size).flush()
+        if shutil.disk_usage(next(iter(paths.values())).parent).free < needed + 2**20:
+            raise OSError(f"they take {needed / 1e6:.0f} MB, more than is free")
+        for camera, path in partial.items():
+            np.lib.format.open_memmap(path, "w+", np.uint8, sizes[camera]).flush()
         shares = [[(row, episode)] for row, episode in zip(first, episodes, strict=False)]
-        with tqdm(total=len(shares), desc=f"looking through {', '.join(env['images'])}", unit="episode") as bar:
-            for _ in players.map(fill, shares, partial, list(env["images"]), env["image_size"]):
+        with tqdm(total=len(shares), desc=f"rendering {', '.join(paths)}", unit="episode") as bar:
+            for _ in pool.map(fill_images, shares, partial, env["image_size"]):
                 bar.update(1)
-        os.replace(partial, path)
+        for camera, path in paths.items():
+            os.replace(partial[camera], path)
     except OSError as error:
         raise UserError(
-            f"cannot write the images {path} ({error}): free some space, or choose another folder with data_dir=…"
+            f"cannot write the images {', '.join(map(str, paths.values()))} ({error}): free some space, or choose "
+            "another folder with data_dir=…"
         ) from error
     finally:
-        players.close()
-        partial.unlink(missing_ok=True)
+        pool.close()
+        for path in partial.values():
+            path.unlink(missing_ok=True)
 
 
-def fill(envs: Sequence[Any], share: Share, path: Path, cameras: Sequence[str], size: int) -> None:
-    """Writes what the cameras saw in each episode from its first row on."""
-    out = np.lib.format.open_memmap(path, "r+")
+def fill_images(envs: Sequence[Environment], share: Share, paths: dict[str, Path], size: int) -> None:
+    """Writes the images of each episode into the files of its cameras, from its first row on. Raises UserError."""
+    out = {camera: np.lib.format.open_memmap(path, "r+") for camera, path in paths.items()}
     for row, episode in share:
-        rows = out[row : row + len(episode.obs)]
-        if episode.video is not None:
-            for c, file in enumerate(videos(episode.video, cameras)):
-                seen = recorded(file, recording(file), first=0, last=len(rows), height=size)
-                for t, frame in enumerate(seen):
-                    rows[t:, c] = square(frame, size)  # of an end that was not filmed: what was seen last
-        elif episode.state is not None:
+        rows = {camera: images[row : row + len(episode.obs)] for camera, images in out.items()}
+        if episode.state is not None:
             for t, state in enumerate(episode.state):
-                images = envs[0].restore(episode.seed, state, t)["images"]
-                rows[t] = np.stack([images[camera] for camera in cameras])
+                for camera, image in envs[0].restore(episode.seed, state, t)["images"].items():
+                    rows[camera][t] = image
+        elif episode.video is not None:
+            for camera, file in find_videos(episode.video, list(paths)).items():
+                frames = recorded(file, recording(file), first=0, last=len(episode.obs), height=None)
+                for t, frame in enumerate(frames):
+                    rows[camera][t:] = square(frame, size)  # rows beyond the last frame repeat it
         else:
             raise UserError(
                 "env.images are rendered from simulator states or cut from videos, and this data set has neither: "
                 "choose another data=…, or drop env.images"
             )
-    out.flush()
+    for images in out.values():
+        images.flush()
 
 
-def videos(video: Path, cameras: Sequence[str]) -> list[Path]:
-    """The files of an episode's cameras, as its recorder has named them in the json beside. Raises UserError."""
-    said = video.with_suffix(".json")
-    known = json.loads(said.read_text()).get("cameras", {}) if said.exists() else {}
-    files = {camera: video.parent / ("" if name == video.name else "cameras") / name for camera, name in known.items()}
-    missing = [camera for camera in cameras if camera not in files or not files[camera].exists()]
+def find_videos(video: Path, cameras: Sequence[str]) -> dict[str, Path]:
+    """The files of an episode's cameras, as the json beside its video names them. Raises UserError."""
+    known = camera_files(video)
+    missing = [camera for camera in cameras if camera not in known or not known[camera].exists()]
     if missing:
         raise UserError(
-            f"{video} has no pictures of {', '.join(missing)}; of {', '.join(files) or 'no camera'} it has some"
+            f"{video} has no video of {', '.join(missing)}; it has {', '.join(known) or 'none of a named camera'}"
         )
-    return [files[camera] for camera in cameras]
+    return {camera: known[camera] for camera in cameras}
+
+
+frames, blind = load_images, without_images  # until all branches are merged

@@ -1,20 +1,24 @@
 """Stepping several environments in lockstep, with one batched decision a step, in one process or in several.
 
-An environment here is what `sim` makes: reset by seed alone, restorable, actions in [-1, 1]. Each process takes a share
-of the seeds and needs nothing from the others, so nothing is sent per step.
+Each process takes a share of the seeds and needs nothing from the others, so nothing is sent per step. Environments
+that cannot be restored to a stored state may have their frames kept while they play (`videos`).
 """
 
+import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
 
-from pbrl.types import Episode, Observation, Policy
+from pbrl.data.video import VideoWriter
+from pbrl.types import Environment, Episode, Observation, Policy, UserError
 
 LOCKSTEP = 16  # environments per process
 Observed = Any  # [O] float32, or with images {"state": [O], "images": {camera: [H, W, 3] uint8}}; of several, [N, …]
@@ -23,45 +27,50 @@ Observed = Any  # [O] float32, or with images {"state": [O], "images": {camera: 
 class Actor(Protocol):
     """Decides for several environments at once. `source` names an environment's behaviour in its episode."""
 
-    def start(self, envs: Sequence[Any], seeds: Sequence[int]) -> None: ...
+    def start(self, envs: Sequence[Environment], seeds: Sequence[int]) -> None:
+        """Called after the environments were reset with these seeds."""
+        ...
+
     def act(self, obs: Observed, running: np.ndarray) -> np.ndarray:
         """obs [N, O], running [N] bool → actions [N, A]."""
         ...
 
-    def source(self, i: int) -> str: ...
+    def source(self, i: int) -> str:
+        """What made the episode of environment i."""
+        ...
 
 
 class PolicyActor:
-    """A learnt policy as an actor."""
+    """A learned policy as an actor."""
 
     def __init__(self, policy: Policy):
         self.policy = policy
 
-    def start(self, envs: Sequence[Any], seeds: Sequence[int]) -> None:
+    def start(self, envs: Sequence[Environment], seeds: Sequence[int]) -> None:
         self.policy.reset()
 
     def act(self, obs: Observed, running: np.ndarray) -> np.ndarray:
-        return self.policy.act(tensors(obs)).numpy()
+        return self.policy.act(to_observation(obs)).numpy()
 
     def source(self, i: int) -> str:
         return "policy"
 
 
-def stacked(observations: Sequence[Observed]) -> Observed:
-    """Those of several environments as one batch, which nobody changes later."""
-    first = observations[0]
-    if isinstance(first, dict):
-        images = {camera: np.stack([o["images"][camera] for o in observations]) for camera in first["images"]}
-        return {"state": np.stack([o["state"] for o in observations]), "images": images}
-    return np.stack(observations)
+def stack_observations(observations: Sequence[Observed]) -> Observed:
+    """The observations of several environments as one batch, in memory of its own."""
+    if not isinstance(observations[0], dict):
+        return np.stack(observations)
+    cameras = observations[0]["images"]
+    images = {camera: np.stack([o["images"][camera] for o in observations]) for camera in cameras}
+    return {"state": np.stack([o["state"] for o in observations]), "images": images}
 
 
-def tensors(obs: Observed) -> Observation:
-    """A batch as policies take it."""
-    if isinstance(obs, dict):
-        images = {camera: torch.from_numpy(image) for camera, image in obs["images"].items()}
-        return Observation(torch.from_numpy(obs["state"]), images)
-    return Observation(torch.from_numpy(obs))
+def to_observation(obs: Observed) -> Observation:
+    """A batch of observations as policies take it."""
+    if not isinstance(obs, dict):
+        return Observation(torch.from_numpy(obs))
+    images = {camera: torch.from_numpy(batch) for camera, batch in obs["images"].items()}
+    return Observation(torch.from_numpy(obs["state"]), images)
 
 
 def state_of(obs: Observed) -> np.ndarray:
@@ -69,25 +78,35 @@ def state_of(obs: Observed) -> np.ndarray:
     return obs["state"] if isinstance(obs, dict) else obs
 
 
-class Recording:
-    """An episode in the making. Images are not kept: its states give them back (see pbrl/frames.py)."""
+class EpisodeRecorder:
+    """Collects the steps of one episode. Where states give frames back (see frames.py), no frames are kept.
 
-    def __init__(self, env: Any, seed: int, obs: Observed, info: dict[str, Any]):
+    `video` is the file into which frames go where states do not; beside it the json and the videos of cameras that
+    recordings.py describes. Raises UserError where they cannot be drawn.
+    """
+
+    def __init__(self, env: Environment, seed: int, obs: Observed, info: dict[str, Any], video: Path | None = None):
         self.env, self.seed = env, seed
         self.obs, self.state, self.success = [state_of(obs)], [env.save_state()], [info.get("success")]
         self.action: list[np.ndarray] = []
         self.reward: list[float] = []
         self.terminated = False
+        self.film = None if video is None or env.can_restore else Film(video, env)
 
     def add(self, action: np.ndarray, obs: Observed, reward: float, terminated: bool, info: dict[str, Any]) -> None:
+        """Adds a step: action [A], and what the environment returned for it."""
         self.action.append(np.clip(action, -1, 1))
         self.reward.append(reward)
         self.obs.append(state_of(obs))
         self.state.append(self.env.save_state())
         self.success.append(info.get("success"))
         self.terminated = bool(terminated)
+        if self.film is not None:
+            self.film.add()
 
     def episode(self, source: str) -> Episode:
+        """The episode so far."""
+        states = [state for state in self.state if state is not None]
         return Episode(
             seed=int(self.seed),
             obs=np.stack(self.obs).astype(np.float32),
@@ -95,53 +114,111 @@ class Recording:
             reward=np.array(self.reward, np.float32),
             terminated=self.terminated,
             success=None if self.success[0] is None else np.array(self.success, bool),
-            state=np.stack(self.state),
+            state=np.stack(states) if states else None,
             source=source,
+            video=None if self.film is None else self.film.close(),
+            instruction=self.env.instruction,
         )
 
 
-def rollout(envs: Sequence[Any], actor: Actor, seeds: Sequence[int]) -> list[Episode]:
-    """Plays one episode per seed, `len(envs)` at a time, in the order of the seeds."""
+class Film:
+    """Writes an episode's frames: `video` for people, and the observed images to the bit, in files of their cameras."""
+
+    def __init__(self, video: Path, env: Environment):
+        self.video, self.env = video, env
+        self.writers: dict[str, VideoWriter] = {}
+        self.add()
+
+    def add(self) -> None:
+        """Adds a frame of the environment as it is now."""
+        try:
+            shown, images = self.env.frames()
+        except RuntimeError as error:  # no renderer
+            raise UserError(f"frames cannot be kept while playing: {error} Or keep none: env.frames=false") from error
+        if shown is None:
+            return
+        if not self.writers:
+            self._open(list(images))
+        for name, image in (("", shown), *images.items()):
+            self.writers[name].add(image)
+
+    def _open(self, cameras: list[str]) -> None:
+        fps = self.env.control_hz
+        self.writers = {"": VideoWriter(self.video, fps)}
+        files = {camera: f"{self.video.stem}.{camera}.mp4" for camera in cameras}
+        for camera, name in files.items():
+            (self.video.parent / "cameras").mkdir(exist_ok=True)
+            self.writers[camera] = VideoWriter(self.video.parent / "cameras" / name, fps, lossless=True)
+        if files:
+            self.video.with_suffix(".json").write_text(json.dumps({"cameras": files}))
+
+    def close(self) -> Path | None:
+        """Finishes the files; the video's path, or None where there were no frames."""
+        for writer in self.writers.values():
+            writer.close()
+        return self.video if self.writers else None
+
+
+def rollout(
+    envs: Sequence[Environment], actor: Actor, seeds: Sequence[int], videos: Path | None = None
+) -> list[Episode]:
+    """One episode per seed, `len(envs)` at a time, in the order of the seeds.
+
+    `videos` is the folder for frames of environments that cannot be restored; None: frames are not kept.
+    """
     episodes: list[Episode] = []
     for i in range(0, len(seeds), len(envs)):
         wave = seeds[i : i + len(envs)]
-        episodes += _wave(envs[: len(wave)], actor, wave)
+        episodes += _rollout_wave(envs[: len(wave)], actor, wave, videos)
     return episodes
 
 
-def _wave(envs: Sequence[Any], actor: Actor, seeds: Sequence[int]) -> list[Episode]:
+def _rollout_wave(
+    envs: Sequence[Environment], actor: Actor, seeds: Sequence[int], videos: Path | None
+) -> list[Episode]:
     starts = [env.reset(seed=int(seed)) for env, seed in zip(envs, seeds, strict=True)]
-    recordings = [Recording(env, seed, *start) for env, seed, start in zip(envs, seeds, starts, strict=True)]
+    files = [None if videos is None else videos / f"{seed}.mp4" for seed in seeds]
+    recorders = [EpisodeRecorder(env, seed, *start, file)
+                 for env, seed, start, file in zip(envs, seeds, starts, files, strict=True)]  # fmt: skip
     obs = [o for o, _ in starts]
     running = np.ones(len(envs), bool)
     actor.start(envs, seeds)
     while running.any():
-        actions = actor.act(stacked(obs), running)  # a new batch each time: some policies remember what they saw
+        actions = actor.act(stack_observations(obs), running)
         for i in np.flatnonzero(running):
             new, reward, terminated, truncated, info = envs[i].step(actions[i])
-            recordings[i].add(actions[i], new, reward, terminated, info)
+            recorders[i].add(actions[i], new, reward, terminated, info)
             obs[i], running[i] = new, not (terminated or truncated)
-    return [recording.episode(actor.source(i)) for i, recording in enumerate(recordings)]
+    return [recorder.episode(actor.source(i)) for i, recorder in enumerate(recorders)]
 
 
-class Players:
-    """Plays episodes of one environment in `workers` processes (0 or 1: in this one), kept alive between calls."""
+class RolloutWorkers:
+    """Collects episodes of one environment in `workers` processes (0 or 1: in this one), kept alive between calls."""
 
     def __init__(self, env: dict[str, Any], workers: int):
         self.env, self.workers = env, workers
         self.pool: ProcessPoolExecutor | None = None
 
-    def play_all(
-        self, actor: Actor, seeds: Sequence[int], done: Callable[[int], Any] = lambda n: None
+    def collect(
+        self,
+        actor: Actor,
+        seeds: Sequence[int],
+        progress: Callable[[int], Any] = lambda n: None,
+        videos: Path | None = None,
     ) -> list[Episode]:
-        """One episode per seed, in the order of the seeds; `done` hears how many more are finished."""
+        """One episode per seed, in the order of the seeds; `progress` is called with how many more are finished.
+
+        `videos` is the folder for frames of environments that cannot be restored; None: frames are not kept.
+        """
         even = min(2 * -(-len(seeds) // (2 * LOCKSTEP)), len(seeds))  # shares of one size, in any number of processes
         shares = [seeds[i * len(seeds) // even : (i + 1) * len(seeds) // even] for i in range(even)]
-        played: dict[int, list[Episode]] = {}
-        for i, episodes in self.map(_rollout, shares, actor):
-            played[i] = episodes
-            done(len(episodes))
-        return [episode for i in sorted(played) for episode in played[i]]
+        collected: dict[int, list[Episode]] = {}
+        for i, episodes in self.map(_rollout, shares, actor, videos):
+            collected[i] = episodes
+            progress(len(episodes))
+        return [episode for i in sorted(collected) for episode in collected[i]]
+
+    play_all = collect  # until all branches are merged
 
     def map(
         self, function: Callable[..., Any], shares: Sequence[Sequence[Any]], *args: Any
@@ -153,8 +230,8 @@ class Players:
             return
         if self.pool is None:  # forking a process that has rendered or computed hangs; a fork server does not
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([__name__, self.env["_target_"].rpartition(".")[0]])  # imported once for all
-            self.pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_settle)
+            context.set_forkserver_preload([__name__, get_class(self.env["_target_"]).__module__])  # imported once
+            self.pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_use_one_thread)
         futures = {self.pool.submit(_with_envs, self.env, function, share, args): i for i, share in enumerate(shares)}
         try:
             for future in as_completed(futures):
@@ -164,14 +241,30 @@ class Players:
                 future.cancel()
 
     def close(self) -> None:
+        """Ends the processes."""
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
             self.pool = None
 
 
-def auto_workers(workers: int) -> int:
+def worker_count(workers: int) -> int:
     """The number itself, or for -1 one per core that this process may use."""
     return len(os.sched_getaffinity(0)) if workers < 0 else workers
+
+
+def unnamed(env: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an environment without its name, which changes nothing in it."""
+    return {key: value for key, value in env.items() if key != "name"}
+
+
+def make_environment(env: dict[str, Any]) -> Environment:
+    """The environment of a config. Raises UserError in the environment's own words."""
+    try:
+        return instantiate(env, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
 
 
 def episode_seeds(seed: int, count: int) -> list[int]:
@@ -179,19 +272,26 @@ def episode_seeds(seed: int, count: int) -> list[int]:
     return [int(s) for s in np.random.SeedSequence(seed).generate_state(count) % 2**31]
 
 
-def _settle() -> None:
+def _use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-_made: dict[str, list[Any]] = {}  # this process's environments, by their config
+_environments: dict[str, list[Environment]] = {}  # this process's environments, by their config
 
 
 def _with_envs(env: dict[str, Any], function: Callable[..., Any], share: Sequence[Any], args: Sequence[Any]) -> Any:
-    envs = _made.setdefault(repr(env), [])
+    envs = _environments.setdefault(repr(env), [])
     while len(envs) < len(share):
-        envs.append(instantiate(env))
+        envs.append(make_environment(env))
     return function(envs[: len(share)], share, *args)
 
 
-def _rollout(envs: Sequence[Any], seeds: Sequence[int], actor: Actor) -> list[Episode]:
-    return rollout(envs, actor, seeds)
+def _rollout(envs: Sequence[Environment], seeds: Sequence[int], actor: Actor, videos: Path | None) -> list[Episode]:
+    return rollout(envs, actor, seeds, videos)
+
+
+Players = RolloutWorkers  # until all branches are merged
+Recording = EpisodeRecorder  # until all branches are merged
+stacked = stack_observations  # until all branches are merged
+tensors = to_observation  # until all branches are merged
+auto_workers = worker_count  # until all branches are merged

@@ -97,11 +97,13 @@ def load(folder: str, choice: str) -> tuple[dict[str, Any], dict[str, str]]:
     own: Any = OmegaConf.to_container(OmegaConf.create(text))
     notes = comments(text)
     values: dict[str, Any] = {}
-    for parent in own.pop("defaults", ["_self_"]):
+    parents = own.pop("defaults", [])
+    for parent in parents if "_self_" in parents else [*parents, "_self_"]:
         if parent == "_self_":
             values = merge(values, own)
         elif isinstance(parent, str):
-            inherited, noted = load(folder, parent)
+            name = parent.partition("@")[0]  # as in /env/tabletop/base@_here_
+            inherited, noted = load("", name[1:]) if name.startswith("/") else load(folder, name)
             values, notes = merge(values, inherited), noted | notes
     return values, notes
 
@@ -148,7 +150,10 @@ def chosen(folder: str, part: dict[str, Any], config: dict[str, Any]) -> str:
     if not same:
         return ""
     have = flatten(part)
-    found = min(same, key=lambda c: _distance(have, flatten(resolve(same[c], config))))
+    inherits = {
+        choice: "_target_" not in _path(folder, choice).read_text() for choice in same
+    }  # the original wins a tie
+    found = min(same, key=lambda c: (_distance(have, flatten(resolve(same[c], config))), inherits[c]))
     return f"{found.removesuffix('/base')}/{part['task']}" if found.endswith("/base") else found
 
 

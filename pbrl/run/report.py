@@ -8,16 +8,16 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 
-from pbrl.data.frames import blind
-from pbrl.data.rollout import Players
+from pbrl.data.frames import without_images
+from pbrl.data.rollout import Players, make_environment
 from pbrl.data.table import Table
 from pbrl.run import charts, comparing, outcome, page, summary
 from pbrl.training import evaluate, log
@@ -106,15 +106,15 @@ def video(folder: Path, env: dict[str, Any], players: Players, policy: Policy, s
     """Records the policy's first evaluation episodes into `policy.mp4`; without a renderer it says what to install."""
     from pbrl.data.video import frames, write_mp4
 
-    simulation = instantiate(blind(env))
+    simulation = make_environment(without_images(env))
     images = []
     try:
-        for episode in evaluate.play(players, policy, episodes, seed):
-            images += list(
-                frames(simulation, episode, width=320, height=240, every=max(1, round(simulation.control_hz / 25)))
-            )
+        with tempfile.TemporaryDirectory() as videos:
+            for episode in evaluate.rollout_policy(players, policy, episodes, seed, Path(videos)):
+                every = max(1, round(simulation.control_hz / 25))
+                images += list(frames(simulation, episode, width=320, height=240, every=every))
         write_mp4(folder / "policy.mp4", images, fps=25)
-    except RuntimeError as error:  # no renderer: everything else is there
+    except (RuntimeError, UserError) as error:  # no renderer: everything else is there
         print(f"  no video: {error}")
     finally:
         simulation.close()

@@ -158,7 +158,7 @@ def _check_source(settings: RunSettings, env: Any) -> None:
         )
     if source.needs_value:
         check_settings(settings.reference)
-        if not hasattr(env, "expert") and not settings.reference["policy"]:
+        if env.expert is None and not settings.reference["policy"]:
             raise UserError(
                 "feedback=regret needs a scripted expert, which this environment has not: choose feedback=perfect, or "
                 "reference.policy=<run folder>"

@@ -1,14 +1,15 @@
-"""How good a policy is: seeded episodes, vectorised, with intervals."""
+"""How good a policy is: seeded episodes, vectorized, with confidence intervals."""
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, bootstrap, trim_mean
 
-from pbrl.data.rollout import Players, PolicyActor
+from pbrl.data.rollout import PolicyActor, RolloutWorkers
 from pbrl.types import Episode, Policy
 
 
@@ -33,19 +34,24 @@ class Evaluation:
         return f"success {self.success:.0%} [{low:.0%}, {high:.0%}], return {self.return_mean:.0f}"
 
 
-def evaluate(players: Players, policy: Policy, episodes: int, seed: int = 0) -> Evaluation:
-    """Plays `episodes` episodes; each `seed` has its own, up to 100,000 of them."""
-    return summarize(play(players, policy, episodes, seed))
+def evaluate(pool: RolloutWorkers, policy: Policy, episodes: int, seed: int = 0) -> Evaluation:
+    """Rolls out `episodes` episodes; each `seed` has its own, up to 100,000 of them."""
+    return summarize(rollout_policy(pool, policy, episodes, seed))
 
 
-def play(players: Players, policy: Policy, episodes: int, seed: int = 0) -> list[Episode]:
-    """The episodes themselves, in the order of their seeds."""
-    on_cpu = copy.deepcopy(policy).to("cpu")  # episodes are played there, perhaps in other processes
-    return players.play_all(PolicyActor(on_cpu), evaluation_seeds(episodes, seed))
+def rollout_policy(
+    pool: RolloutWorkers, policy: Policy, episodes: int, seed: int = 0, videos: Path | None = None
+) -> list[Episode]:
+    """The episodes themselves, in the order of their seeds.
+
+    `videos` is the folder for frames of environments that cannot be restored; None: frames are not kept.
+    """
+    on_cpu: Any = copy.deepcopy(policy)  # episodes are rolled out there, perhaps in other processes
+    return pool.collect(PolicyActor(on_cpu.to("cpu")), evaluation_seeds(episodes, seed), videos=videos)
 
 
 def evaluation_seeds(episodes: int, seed: int = 0) -> range:
-    """Evaluation's own episodes: the same for every run, and none of the data's."""
+    """Seeds of episodes for evaluation: the same for every run, and none of the data's."""
     first = 10_000_019 + 100_000 * seed
     return range(first, first + episodes)
 
@@ -70,3 +76,6 @@ def summarize(episodes: Sequence[Episode]) -> Evaluation:
         episodes=len(returns), return_mean=float(returns.mean()), return_iqm=float(trim_mean(returns, 0.25)),
         return_max=float(returns.max()), return_interval=interval, **measures,
     )  # fmt: skip
+
+
+play = rollout_policy  # until all branches are merged

@@ -55,10 +55,11 @@ class Tabletop(Simulation):
         state: str = "full",
         images: Sequence[str] = (),
         image_size: int = 64,
+        name: str = "",
     ):
         check_settings(task, horizon, preference, state, images, image_size)
         self.state, self.images, self.image_size = state, tuple(images), image_size
-        self.task, self.robot, self.control, self.horizon = task, robot, control, horizon
+        self.name, self.task, self.robot, self.control, self.horizon = name, task, robot, control, horizon
         self.style, self.preference = dict(style), dict(preference)
         self.arm = arm.load(robot)
         self.actions = ActionMapping(self.arm, control, self.control_hz)
@@ -103,7 +104,7 @@ class Tabletop(Simulation):
         if not self.images:
             return state
         view = Box(0, 255, (self.image_size, self.image_size, 3), np.uint8)
-        return Dict({"state": state, "images": Dict({camera: view for camera in self.images})})
+        return Dict({"state": state, "images": Dict(dict.fromkeys(self.images, view), sort_keys=False)})
 
     def _build_scene(self) -> mujoco.MjModel:
         spec = mujoco.MjSpec()

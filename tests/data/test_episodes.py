@@ -1,5 +1,6 @@
 """Data sets are whole or not there, come back as they were, and say how they were made."""
 
+import hashlib
 import json
 import os
 import signal
@@ -17,8 +18,11 @@ from stable_baselines3 import SAC
 
 from pbrl.data import collect, episodes
 from pbrl.data import sac_replay as sac
+from pbrl.data.minari import _instruction
+from pbrl.data.recordings import camera_files
 from pbrl.data.rollout import Players, PolicyActor, rollout
 from pbrl.data.table import Table
+from pbrl.data.video import write_mp4
 from pbrl.models.policy import LikelihoodPolicy
 from pbrl.types import UserError
 from tests import toy
@@ -27,7 +31,7 @@ from tests.parts import config
 POINT = {"_target_": "tests.toy.Point"}
 OFFSET = {
     "name": "noise",
-    "behaviour": {"_target_": "pbrl.data.behaviours.Noise", "level": 0.5, "noise": 0.0},
+    "behaviour": {"_target_": "pbrl.data.behaviours.Noise", "strength": 0.5, "noise": 0.0},
     "episodes": 20,
 }
 
@@ -152,7 +156,7 @@ def test_processes_make_the_same_data(tmp_path):
 def test_calibration_finds_the_wished_success(tmp_path):
     """Holding random actions for a share of the time hurts; the share is found at which half of them succeed."""
     env = {**POINT, "horizon": 14}
-    behaviour = {"_target_": "pbrl.data.behaviours.Holds", "level": None, "steps": 5, "noise": 0.0}
+    behaviour = {"_target_": "pbrl.data.behaviours.Holds", "strength": None, "steps": 5, "noise": 0.0}
     data = {"name": "holds", "behaviour": behaviour, "success": 0.5, "episodes": 200}
     made, _ = collect.dataset(env, data, folder=tmp_path, seed=0, workers=0)
     assert 0.35 < np.mean([e.success.any() for e in made]) < 0.65
@@ -168,7 +172,7 @@ def test_a_behaviour_without_its_expert(tmp_path):
 def test_a_killed_collection_leaves_nothing_half(tmp_path):
     """Killed at several moments, the folder holds no data set under its name; made again, it is whole."""
     code = (
-        "from pathlib import Path; from tests import test_episodes as t; from pbrl import collect;"
+        "from pathlib import Path; from tests.data import test_episodes as t; from pbrl.data import collect;"
         f"collect.dataset(t.POINT, {{**t.OFFSET, 'episodes': 1000}}, folder=Path({str(tmp_path)!r}), seed=0, workers=0)"
     )
     began = time.monotonic()
@@ -223,8 +227,8 @@ def test_recipes_on_meta_world_are_determined_by_their_seeds(tmp_path, name):
     env = {"_target_": "sim.metaworld.MetaWorld", "task": "drawer-open", "horizon": 60, "goal_visible": True}
     data = config(f"data={name}")["data"]
     data["episodes"], data["success"] = 20, None
-    if "level" in data["behaviour"]:
-        data["behaviour"]["level"] = 0.3
+    if "strength" in data["behaviour"]:
+        data["behaviour"]["strength"] = 0.3
     one, _ = collect.dataset(env, data, folder=tmp_path / "a", seed=0, workers=0)
     two, _ = collect.dataset(env, data, folder=tmp_path / "b", seed=0, workers=2)
     assert same(one, two) and len({e.obs.tobytes() for e in one}) == 20
@@ -295,3 +299,74 @@ def test_a_killed_sac_run_goes_on_with_the_same_bits(tmp_path, monkeypatch):
         one, two = (SAC.load(run / "policies" / path.name).policy.state_dict() for run in (whole, killed))
         assert all(torch.equal(one[key], two[key]) for key in one)
     assert not list((tmp_path / "killed").glob(".partial*")) and not (killed / "checkpoint.pt").exists()
+
+
+def test_an_episode_has_an_id_of_its_own_content(tmp_path):
+    """The same in every file and data set; the behaviour's name is no part of it, the instruction is."""
+    made = [e._replace(instruction="to the middle") for e in toy.episodes(3)]
+    ids = [episodes.episode_id(e) for e in made]
+    assert len(set(ids)) == 3 and all(len(own) == 32 for own in ids)
+    episodes.write(tmp_path / "set", made, {})
+    again = episodes.read(tmp_path / "set")
+    assert [episodes.episode_id(e) for e in again] == ids and [e.instruction for e in again] == ["to the middle"] * 3
+    assert episodes.episode_id(made[0]._replace(source="somebody")) == ids[0]
+    doubled = made[0]._replace(reward=made[0].reward.astype(np.float64), action=np.asfortranarray(made[0].action))
+    assert episodes.episode_id(doubled) == ids[0]
+    changed = [
+        {"instruction": ""}, {"instruction": "to the edge"}, {"seed": 9}, {"terminated": True}, {"state": None},
+        {"success": ~made[0].success}, {"reward": made[0].reward + 1},
+    ]  # fmt: skip
+    assert len({episodes.episode_id(made[0]._replace(**change)) for change in changed} | {ids[0]}) == 8
+    assert episodes.dataset_id(ids) == episodes.dataset_id(iter(ids)) != episodes.dataset_id(ids[::-1])
+    plain = [e._replace(instruction="") for e in made]
+    assert episodes.content_hash(plain) == episodes.content_hash(made), "as before there were instructions"
+
+
+def test_the_hash_of_a_data_set_is_what_it_was():
+    """Provenance that was written before must verify."""
+    digest = hashlib.sha256()
+    made = toy.episodes(2)
+    for e in made:
+        for part in (np.int64(e.seed), e.obs, e.action, e.reward, np.bool_(e.terminated), e.success, e.state):
+            digest.update(np.ascontiguousarray(part).tobytes())
+    assert episodes.content_hash(made) == digest.hexdigest()[:32]
+
+
+def test_videos_are_copied_into_a_data_set(tmp_path):
+    frame = np.zeros((16, 16, 3), np.uint8)
+    made = toy.episodes(2)
+    (tmp_path / "films" / "cameras").mkdir(parents=True)
+    for name in ("films/a.mp4", "films/cameras/a.hand.mp4"):
+        write_mp4(tmp_path / name, [frame] * len(made[0].obs), fps=10)
+    about = {"cameras": {"front": "a.mp4", "hand": "a.hand.mp4"}, "instruction": "go"}
+    (tmp_path / "films" / "a.json").write_text(json.dumps(about))
+    made[0] = made[0]._replace(video=tmp_path / "films" / "a.mp4")
+    episodes.write(tmp_path / "set", made, {})
+    again = episodes.read(tmp_path / "set")
+    assert again[0].video == tmp_path / "set" / "videos" / "00000.mp4" and again[1].video is None
+    files = camera_files(again[0].video)
+    assert list(files) == ["front", "hand"] and all(file.exists() for file in files.values())
+    assert episodes.episode_id(again[0]) == episodes.episode_id(made[0])
+
+
+def test_instructions_of_others(tmp_path):
+    """Of a recorder, in the json beside a video; of another's Minari data set, in the infos of each step."""
+    write_mp4(tmp_path / "a.mp4", [np.zeros((16, 16, 3), np.uint8)] * 5, fps=10)
+    for told in ({"instruction": "lift"}, {"about": {"instruction": "lift"}}):
+        (tmp_path / "a.json").write_text(json.dumps(told))
+        assert episodes.read(tmp_path)[0].instruction == "lift"
+    (tmp_path / "a.json").write_text("[1]")
+    with pytest.raises(UserError, match="object of JSON"):
+        episodes.read(tmp_path)
+    assert (
+        _instruction({}, {"instruction": np.array([b"lift"] * 4, object)})
+        == "lift"
+        == _instruction({"instruction": "lift"}, {})
+    )
+
+
+def test_folders_keep_their_names(tmp_path):
+    """As they were before environments had names and `level` was called `strength`."""
+    found = config("env=metaworld/button-press", "data=offset")
+    recipe = {"env": found["env"], "data": found["data"], "seed": 0, "calibration": [80, 7]}
+    assert collect.dataset_path(recipe, tmp_path).name == "metaworld-button-press-offset-98fe041583"

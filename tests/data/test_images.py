@@ -8,16 +8,17 @@ import torch
 
 from pbrl.data import collect, frames
 from pbrl.data.episodes import content_hash
-from pbrl.data.rollout import PolicyActor, rollout, stacked, tensors
+from pbrl.data.rollout import PolicyActor, rollout, stack_observations, to_observation
 from pbrl.data.table import Table
 from pbrl.data.video import square, write_mp4
 from pbrl.models.policy import load_policy, save_policy
 from pbrl.run import train as run
 from pbrl.training.engine import Engine
-from pbrl.types import Observation, PreferenceBatch, UserError
+from pbrl.types import Comparisons, Observation, Phase, UserError
 from sim.franka import Franka
 from tests.parts import build, config
 
+CAMERAS = ("front", "wrist")
 LOOKING = ("env=franka/reach", "env.images=[front,wrist]", "env.image_size=32", "env.state=robot", "env.horizon=12")
 
 
@@ -30,7 +31,8 @@ def made(env: dict) -> Franka:
 
 
 def same(a, b) -> bool:
-    return all(np.array_equal(a[key], b[key]) for key in ("state", "image"))
+    images = all(np.array_equal(a["images"][camera], b["images"][camera]) for camera in a["images"])
+    return np.array_equal(a["state"], b["state"]) and images
 
 
 @pytest.fixture(scope="module")
@@ -38,23 +40,23 @@ def data(tmp_path_factory):
     """Some episodes of the expert, and what the cameras saw in them."""
     folder, env = tmp_path_factory.mktemp("data"), env_of()
     recipe = {**config("data=expert")["data"], "episodes": 24}
-    episodes, dataset = collect.dataset(env, recipe, folder=folder, seed=0, workers=0)
-    return env, episodes, frames.frames(env, episodes, dataset, folder=folder, workers=2)
+    episodes, dataset = collect.load_dataset(env, recipe, folder=folder, seed=0, workers=0)
+    return env, episodes, frames.load_images(env, episodes, dataset, folder=folder, workers=2)
 
 
 @pytest.fixture(scope="module")
 def table(data):
     _, episodes, seen = data
-    return Table(episodes, frames=seen)
+    return Table(episodes, images=seen)
 
 
 def test_an_observation_is_what_the_space_says():
     env = made(env_of())
     obs, info = env.reset(seed=3)
-    assert obs in env.observation_space and obs["image"].shape == (2, 32, 32, 3) and obs["state"].shape == (7,)
+    assert obs in env.observation_space and list(obs["images"]) == ["front", "wrist"] and obs["state"].shape == (7,)
     assert env.step(np.ones(4))[0] in env.observation_space
     env.reset(seed=3)
-    for camera, image in zip(("front", "wrist"), obs["image"], strict=True):
+    for camera, image in obs["images"].items():
         fine = env.render(64, 64, camera)  # the renderer's pixels are points: four of them make one of a camera's
         np.testing.assert_allclose(image.astype(int), square(fine, 32), atol=1)  # which rounds twice
     assert env.full_obs.shape == (10,), "experts are told all"
@@ -71,19 +73,19 @@ def test_images_are_of_the_state_beside_them():
         other.step(np.array([-1.0, 0.5, 0.3, -1.0]))
     for t, state, seen in reversed(told):
         assert same(other.restore(5, state, t), seen)
-    assert not np.array_equal(told[0][2]["image"], told[5][2]["image"])
-    goal = one.reset(seed=7)[0]["image"], one.reset(seed=8)[0]["image"]
+    assert not np.array_equal(told[0][2]["images"]["front"], told[5][2]["images"]["front"])
+    goal = [one.reset(seed=seed)[0]["images"]["front"] for seed in (7, 8)]
     assert not np.array_equal(*goal), "the goal is only to be seen"
 
 
 def test_without_images_nothing_is_seen_and_all_is_as_it_was():
-    blind, looking = made(frames.blind(env_of("env.state=full"))), made(env_of("env.state=full"))
+    blind, looking = made(frames.without_images(env_of("env.state=full"))), made(env_of("env.state=full"))
     a, b = blind.reset(seed=2)[0], looking.reset(seed=2)[0]
     for _ in range(5):
         np.testing.assert_array_equal(a, b["state"])
         action = np.array([0.3, 0.2, -0.5, 1.0])
         a, b = blind.step(action)[0], looking.step(action)[0]
-    assert isinstance(a, np.ndarray) and "_eyes" not in vars(blind)
+    assert isinstance(a, np.ndarray) and "_image_camera" not in vars(blind)
 
 
 class Watcher:
@@ -92,7 +94,7 @@ class Watcher:
     def reset(self):
         self.seen = []
 
-    def act(self, obs):
+    def act(self, obs, explore=False):
         self.seen.append(obs)
         return torch.linspace(-1, 1, 4).repeat(len(obs.state), 1)
 
@@ -100,39 +102,41 @@ class Watcher:
 def test_frames_from_disk_are_what_a_policy_saw(tmp_path):
     env, watcher = env_of(), Watcher()
     episodes = rollout([made(env), made(env)], PolicyActor(watcher), [11, 12])
-    found = frames.frames(env, episodes, "x", folder=tmp_path, workers=0)
-    assert isinstance(found, np.memmap) and found.shape == (26, 2, 32, 32, 3)
+    found = frames.load_images(env, episodes, "x", folder=tmp_path, workers=0)
+    assert {camera: images.shape for camera, images in found.items()} == dict.fromkeys(CAMERAS, (26, 32, 32, 3))
     for i in range(2):
-        np.testing.assert_array_equal(found[13 * i : 13 * i + 12], [obs.image[i] for obs in watcher.seen])
+        for camera in CAMERAS:
+            shown = [obs.images[camera][i] for obs in watcher.seen]
+            np.testing.assert_array_equal(found[camera][13 * i : 13 * i + 12], shown)
         np.testing.assert_array_equal(episodes[i].obs[:-1], [obs.state[i] for obs in watcher.seen])
-    changed = (tmp_path / next(tmp_path.glob("frames-*.npy")).name).stat().st_mtime_ns
-    again = frames.frames(env, episodes, "x", folder=tmp_path, workers=0)
-    assert next(tmp_path.glob("frames-*.npy")).stat().st_mtime_ns == changed, "it is made once"
-    np.testing.assert_array_equal(again, found)
-    frames.frames(env | {"images": ["wrist"]}, episodes, "x", folder=tmp_path, workers=0)
-    assert len(list(tmp_path.glob("frames-*.npy"))) == 2
+    made_at = {path: path.stat().st_mtime_ns for path in tmp_path.glob("images-*.npy")}
+    again = frames.load_images(env, episodes, "x", folder=tmp_path, workers=0)
+    assert len(made_at) == 2 and all(path.stat().st_mtime_ns == at for path, at in made_at.items()), "made once"
+    np.testing.assert_array_equal(again["wrist"], found["wrist"])
+    alone = frames.load_images(env | {"images": ["wrist"]}, episodes, "x", folder=tmp_path, workers=0)
+    assert list(alone) == ["wrist"] and set(tmp_path.glob("images-*.npy")) == set(made_at), "cameras are shared"
+    other = frames.load_images(env | {"image_size": 16}, episodes, "x", folder=tmp_path, workers=0)
+    assert other["front"].shape == (26, 16, 16, 3) and isinstance(other["front"], np.memmap)
 
 
 def test_one_data_set_serves_who_looks_and_who_does_not(tmp_path):
     recipe = {**config("data=expert")["data"], "episodes": 1}
     told = {"folder": tmp_path, "seed": 0, "workers": 0}
-    (one,), looking = collect.dataset(env_of(), recipe, **told)
-    (other,), blind = collect.dataset(frames.blind(env_of()), recipe, **told)
+    (one,), looking = collect.load_dataset(env_of(), recipe, **told)
+    (other,), blind = collect.load_dataset(frames.without_images(env_of()), recipe, **told)
     assert looking == blind == content_hash([one]) == content_hash([other])
-    assert frames.frames(frames.blind(env_of()), [one], blind, **{k: told[k] for k in ("folder", "workers")}) is None
+    assert frames.load_images(frames.without_images(env_of()), [one], blind, folder=tmp_path, workers=0) == {}
 
 
 def test_batches_carry_images_of_their_rows(data, table):
     _, episodes, seen = data
-    assert table.spec().image == (2, 32, 32, 3) and table.image.shape == seen.shape
+    assert table.spec().images == dict.fromkeys(CAMERAS, (32, 32, 3))
     rows = torch.tensor([[3, 14], [0, 20]])
-    found = table.seen(rows)
+    found = table.observe(rows, images=True)
     assert isinstance(found, Observation)
-    np.testing.assert_array_equal(found.image, seen[rows.numpy()])
     torch.testing.assert_close(found.state, table.obs[rows])
-    batch = table.transitions(rows[0])
-    np.testing.assert_array_equal(batch.obs.image, seen[rows[0].numpy()])
-    torch.testing.assert_close(batch.next_obs, table.obs[rows[0] + 1])
+    for camera in CAMERAS:
+        np.testing.assert_array_equal(found.images[camera], seen[camera][rows.numpy()])
 
 
 def test_who_sees_learns_what_who_does_not_cannot(data, table):
@@ -143,19 +147,21 @@ def test_who_sees_learns_what_who_does_not_cannot(data, table):
         torch.manual_seed(0)
         learner = build("algo/bc", own.spec(), cosine_steps=0, lr=1e-3)
         for _ in range(120):
-            learner.update(own.transitions(rows[torch.randint(len(rows), (64,))]))
-        error[name] = -learner.policy.log_prob(own.seen(held), own.action[held]).mean().item()
+            learner.update(own.transitions(rows[torch.randint(len(rows), (64,))], images=True))
+        error[name] = -learner.policy.log_prob(own.observe(held, images=True), own.action[held]).mean().item()
     assert error["looking"] < 0.7 * error["blind"], error
 
 
 def test_compiled_is_eager(table):
     torch.compiler.reset()
     rows = torch.randint(200, (4, 2, 1), generator=torch.Generator().manual_seed(0)) + torch.arange(3)
-    batch = PreferenceBatch(table.seen(rows), table.action[rows], torch.tensor([0.0, 1.0, 0.5, 1.0]))
+    label, ones = torch.tensor([0.0, 1.0, 0.5, 1.0]), torch.ones(4)
+    batch = Comparisons(table.segments(rows[..., 0], 3, images=True), label, torch.zeros(4, dtype=torch.long), ones)
     found = []
     for compiled in (False, True):
         learner = build("algo/cpl", table.spec())
-        update = Engine(torch.device("cpu"), compile=compiled, bf16=False).prepare(learner.update)
+        phase = Phase("policy", 1, lambda data: batch, learner.update)
+        update = Engine(torch.device("cpu"), compile=compiled, bf16=False).prepare(phase)
         found.append([update(batch)["cpl"].item() for _ in range(3)])
     assert found[0] == pytest.approx(found[1], rel=1e-3) and found[0][2] < found[0][0]
 
@@ -163,11 +169,11 @@ def test_compiled_is_eager(table):
 def test_a_saved_policy_sees_the_same(table, tmp_path):
     policy = build("policy/mlp", table.spec(), hidden=[16])
     save_policy(policy, tmp_path / "policy.pt")
-    obs = table.seen(torch.arange(5))
+    obs = table.observe(torch.arange(5), images=True)
     again = load_policy(tmp_path)
-    assert torch.equal(again.act(obs), policy.act(obs)) and again.spec.image == (2, 32, 32, 3)
+    assert torch.equal(again.act(obs), policy.act(obs)) and again.spec.images == policy.spec.images
     with torch.no_grad():
-        turned = obs._replace(image=obs.image.flip(-2))
+        turned = obs._replace(images={camera: image.flip(-2) for camera, image in obs.images.items()})
         assert not torch.allclose(policy.act(turned), policy.act(obs))
 
 
@@ -175,9 +181,11 @@ def test_a_policy_from_before_there_were_images_loads(data, tmp_path):
     policy = build("policy/mlp", Table(data[1]).spec(), hidden=[16])
     save_policy(policy, tmp_path / "policy.pt")
     saved = torch.load(tmp_path / "policy.pt", weights_only=True)
-    del saved["spec"]["image"], saved["settings"]["channels"], saved["settings"]["features"]
+    saved["spec"]["steps"] = saved["spec"].pop("max_steps")
+    del saved["spec"]["images"], saved["settings"]["channels"], saved["settings"]["features"]
     torch.save(saved, tmp_path / "policy.pt")
-    assert torch.equal(load_policy(tmp_path).act(torch.zeros(1, 7)), policy.act(torch.zeros(1, 7)))
+    obs = Observation(torch.zeros(1, 7))
+    assert torch.equal(load_policy(tmp_path).act(obs), policy.act(obs))
 
 
 def test_one_command_trains_evaluates_and_saves(tmp_path):
@@ -186,7 +194,7 @@ def test_one_command_trains_evaluates_and_saves(tmp_path):
     result = run.train(config(*LOOKING, *more))
     assert result["policy"]["last"]["episodes"] == 2 and (tmp_path / "run" / "policy.mp4").exists()
     policy, env = load_policy(tmp_path / "run"), made(env_of())
-    assert policy.act(tensors(stacked([env.reset(seed=0)[0]]))).shape == (1, 4)
+    assert policy.act(to_observation(stack_observations([env.reset(seed=0)[0]]))).shape == (1, 4)
 
 
 def test_preferences_train_a_policy_that_looks(tmp_path):
@@ -204,9 +212,9 @@ def test_preferences_train_a_policy_that_looks(tmp_path):
         (["algo=bc", "env.image_size=8"], "between 16 and 512"),
         (["algo=bc", "env.state=none"], "one of full, robot"),
         (["algo=bc", "policy.channels=0"], "channels=0 and policy.features=64 must be at least 1"),
-        (["algo=iql"], "IQL reads states and does not look"),
+        (["algo=iql"], "IQL reads states and not images"),
         (["algo=dtr", "reward=ensemble"], "a reward model reads states"),
-        (["algo=cpl", "reward=ensemble"], "a reward model reads states"),
+        (["algo=iql", "reward=ensemble"], "a reward model reads states"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(flags, sentence):
@@ -218,19 +226,20 @@ def test_videos_of_a_real_arm_are_looked_at_like_rendered_ones(data, tmp_path):
     env, episodes, seen = data
     rows = len(episodes[0].obs)
     (tmp_path / "cameras").mkdir()
-    large = np.repeat(np.repeat(seen[:rows], 8, 2), 8, 3)  # what a camera of the same view would see
     files = {"front": "a.mp4", "wrist": "a.wrist.mp4"}
-    for c, name in enumerate(files.values()):
-        wide = np.pad(large[:-1, c], [(0, 0), (0, 0), (32, 32), (0, 0)])  # 4:3 is not square; the end is not filmed
-        write_mp4(tmp_path / ("cameras" if c else "") / name, list(wide), fps=20)
+    for camera, name in files.items():
+        large = seen[camera][: rows - 1].repeat(8, 1).repeat(8, 2)  # what a camera of the same view would see
+        wide = np.pad(large, [(0, 0), (0, 0), (32, 32), (0, 0)])  # 4:3 is not square; the end is not filmed
+        write_mp4(tmp_path / ("" if camera == "front" else "cameras") / name, list(wide), fps=20)
     (tmp_path / "a.json").write_text(json.dumps({"cameras": files}))
     episode = episodes[0]._replace(state=None, video=tmp_path / "a.mp4")
-    found = frames.frames(env, [episode], "x", folder=tmp_path, workers=0)
-    error = np.abs(found[:-1].astype(float) - seen[: rows - 1]).mean((0, 2, 3, 4))
-    assert found.shape == (rows, 2, 32, 32, 3) and (error < 6).all(), error
-    np.testing.assert_array_equal(found[-1], found[-2])
-    with pytest.raises(UserError, match="no pictures of side; of front, wrist it has some"):
-        frames.frames(env | {"images": ["side"]}, [episode], "x", folder=tmp_path, workers=0)
+    found = frames.load_images(env, [episode], "x", folder=tmp_path, workers=0)
+    for camera in CAMERAS:
+        error = np.abs(found[camera][:-1].astype(float) - seen[camera][: rows - 1]).mean()
+        assert found[camera].shape == (rows, 32, 32, 3) and error < 6, (camera, error)
+        np.testing.assert_array_equal(found[camera][-1], found[camera][-2])
+    with pytest.raises(UserError, match="no video of side; it has front, wrist"):
+        frames.load_images(env | {"images": ["side"]}, [episode], "x", folder=tmp_path, workers=0)
 
 
 def test_the_middle_of_a_picture_is_what_is_seen():
@@ -242,5 +251,5 @@ def test_the_middle_of_a_picture_is_what_is_seen():
 def test_data_without_states_have_no_images(data, tmp_path):
     env, episodes, _ = data
     with pytest.raises(UserError, match="neither"):
-        frames.frames(env, [episodes[0]._replace(state=None)], "x", folder=tmp_path, workers=0)
-    assert not list(tmp_path.glob("frames*")), "nothing is left of it"
+        frames.load_images(env, [episodes[0]._replace(state=None)], "x", folder=tmp_path, workers=0)
+    assert not list(tmp_path.glob("images*")), "nothing is left of it"

@@ -137,11 +137,11 @@ def test_what_is_no_recording(tmp_path):
     numbers(tmp_path / "a.npz", e, action=e.action[:-4], obs=e.obs[:-4], reward=e.reward[:-4], success=e.success[:-4])
     refuses("31 frames and a.npz 26 steps")
     numbers(tmp_path / "a.npz", e, obs=e.obs[:-1])
-    refuses("shall hold obs")
+    refuses("must hold obs")
     numbers(tmp_path / "a.npz", e, action=2 + e.action)
     refuses("scale them")
     np.savez(tmp_path / "a.npz", obs=np.array([{}] * 31), action=e.action)  # objects: would be unpickled
-    refuses("shall hold obs")
+    refuses("must hold obs")
     (tmp_path / "a.npz").unlink()
     whole = (tmp_path / "a.mp4").read_bytes()
     (tmp_path / "a.mp4").write_bytes(whole[: len(whole) // 2])

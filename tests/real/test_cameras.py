@@ -142,9 +142,8 @@ def test_an_arm_that_sees_nothing_any_more_is_stopped_and_what_it_saw_can_be_lea
     ]  # fmt: skip
     assert training.train(config(*LOOKING, *flags))["data"]["episodes"] == 1
     (episode,), dataset = collect.dataset(env, {"path": str(recorded)}, folder=tmp_path, seed=0, workers=0)
-    seen = frames.frames(env, [episode], dataset, folder=tmp_path, workers=0)
-    assert len(seen["front"]) == len(episode.obs) > 5 and episode.obs.shape[1] == 7
+    seen = frames.load_images(env, [episode], dataset, folder=tmp_path, workers=0)
+    assert len(seen["front"]) == len(seen["wrist"]) == len(episode.obs) > 5 and episode.obs.shape[1] == 7
     sim = Tabletop(**{key: value for key, value in env.items() if key != "_target_"})
-    start = sim.reset(seed=0)[0]["images"]["front"].astype(float)
-    difference = np.abs(seen["front"][0].astype(float) - start).mean()
-    assert difference < 8, "what the simulator shows at the episode's beginning"
+    for camera, image in sim.reset(seed=0)[0]["images"].items():  # what the simulator shows at the episode's beginning
+        assert np.abs(seen[camera][0].astype(float) - image).mean() < 8

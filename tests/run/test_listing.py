@@ -118,13 +118,21 @@ def test_the_settings_that_differ_are_those_that_were_given():
         return {s.key: (s.value, s.default) for s in choices.settings(compose_config(*flags)) if s.differs}
 
     assert differing() == {}
-    assert differing("steps=123", "algo=iql", "algo.expectile=0.9", "query.kind=pair", "env=franka/lift") == {
+    assert differing("steps=123", "algo=iql", "algo.expectile=0.9", "query.kind=pair", "env=tabletop/lift") == {
         "steps": ("123", "6000"), "algo": ("iql", "cpl"), "algo.expectile": ("0.9", "0.7"),
-        "query.kind": ("pair", "rating"), "env": ("franka/lift", "metaworld/button-press"),
+        "query.kind": ("pair", "rating"), "env": ("tabletop/lift", "metaworld/button-press"),
     }  # fmt: skip
     assert differing("reward=lstm", "reward.width=8", "query.length=9").keys() == {
         "reward", "reward.width", "query.length",
     }  # fmt: skip  # reward.context follows query.length
+
+
+@pytest.mark.parametrize("simulator", [name for name in choices.choices("env") if name.endswith("/")])
+def test_a_task_of_each_simulator_is_known_by_its_values(simulator):
+    """franka is tabletop with a Panda, and by its values the same."""
+    task = tasks(simulator.rstrip("/"))[0]
+    found = {s.key: s for s in choices.settings(compose_config(f"env={simulator}{task}")) if s.differs}
+    assert found.keys() == {"env"} and found["env"].value == simulator.replace("franka", "tabletop") + task
 
 
 def test_comments_of_a_yaml():

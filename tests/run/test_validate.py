@@ -54,7 +54,7 @@ from tests.training.test_loop import BASE, command, train
         (["algo=td3bc", "feedback=none", "policy.std=0.2"], "policy.std=0"),
         (["only=dinner"], "null, data or answers"),
         (["eval_seed=-1"], "at least 0"),
-        (["data.behaviour.level=0.1", "data=offset", "data.behaviour.hold=0"], "at least one step"),
+        (["data.behaviour.strength=0.1", "data=offset", "data.behaviour.hold=0"], "at least one step"),
         (["algo=sarsa"], "algo/sarsa"),
         (["env=metaworld/juggle"], "metaworld/juggle"),
         (["device=abacus"], "no device"),

@@ -54,9 +54,9 @@ class Rememberer:
     def reset(self):
         self.seen = []
 
-    def act(self, obs):
-        self.seen.append(obs)
-        return torch.full((len(obs), 2), 0.3)
+    def act(self, obs, explore=False):
+        self.seen.append(obs.state)
+        return torch.full((len(obs.state), 2), 0.3)
 
 
 def test_what_a_policy_was_shown_stays_as_it_was():

@@ -31,9 +31,9 @@ sim.configs.register()
 
 # A whole run on the point world, small enough to be repeated.
 BASE = [
-    "env=tests/point", "data=noise", "data.success=null", "data.behaviour.level=0.7", "data.episodes=40", "steps=240",
-    "log_every=10", "eval_every=80", "checkpoint_every=20", "eval_episodes=4", "final_episodes=6", "workers=0",
-    "threads=1",
+    "env=tests/point", "data=noise", "data.success=null", "data.behaviour.strength=0.7", "data.episodes=40",
+    "steps=240", "log_every=10", "eval_every=80", "checkpoint_every=20", "eval_episodes=4", "final_episodes=6",
+    "workers=0", "threads=1",
     "query.count=60", "query.length=8", "video=false", "compile=never", "hydra.searchpath=[file://tests/configs]",
     "reference.steps=20", "policy.hidden=[16]",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
-"""Clips for people: segments rendered again from simulator states or cut from recordings, as H.264 for any browser.
+"""Clips for people: segments rendered again from simulator states or cut from videos, as H.264 for any browser.
 
-Both happen in processes beside, when a clip is first wanted; files are kept by what they show, below a limit.
+Separate processes make a clip when it is first wanted; files are kept by what they show, below a limit.
 """
 
 import os
@@ -9,7 +9,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib import import_module
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Lock, Thread
@@ -34,22 +33,22 @@ class Look:
 
 
 class Renderers:
-    """Processes that make clips of one data set. `source` are the arguments of `collect.dataset`."""
+    """Processes that make clips of one data set. `source` are the arguments of `collect.load_dataset`."""
 
     def __init__(self, source: dict[str, Any], workers: int = 1):
         self.begin = partial(ProcessPoolExecutor, workers, get_context("spawn"), initializer=_load, initargs=(source,))
         self.pool = self.begin()
-        self.pool.submit(os.getpid)  # what they import takes seconds: as early as can be
+        self.pool.submit(os.getpid)  # their imports take seconds: start early
 
     def read(self) -> None:
-        """Reads the data set, which is there now, before the first clip is wanted."""
+        """Reads the data set, which exists now, before the first clip is wanted."""
         self.pool.submit(_data)
 
     def render(self, row: int, length: int, look: Look, path: Path) -> "Future[Path]":
         """Writes the segment of `length` steps that begins at `row` to `path`."""
         try:
             return self.pool.submit(_render, row, length, look, path)
-        except BrokenProcessPool:  # somebody killed it: begin anew
+        except BrokenProcessPool:  # a process was killed: begin anew
             self.pool = self.begin()
             return self.pool.submit(_render, row, length, look, path)
 
@@ -82,7 +81,7 @@ class Clips:
                 return known
             future: Future[Path]
             if path.exists():
-                os.utime(path)  # the longest unseen go first
+                os.utime(path)  # the least recently used go first
                 future = Future()
                 future.set_result(path)
             else:
@@ -92,10 +91,10 @@ class Clips:
             return future
 
     def _tidy(self) -> None:
-        """Deletes what was not looked at for longest until the rest fits."""
+        """Deletes the least recently used files until the rest fits."""
         files = sorted(self.folder.glob("*.mp4"), key=lambda f: f.stat().st_mtime)
         excess = sum(f.stat().st_size for f in files) - self.limit
-        for file in files[:-8]:  # what is on the page now stays
+        for file in files[:-8]:  # those on the page now stay
             if excess <= 0:
                 return
             excess -= file.stat().st_size
@@ -109,29 +108,30 @@ def _load(source: dict[str, Any]) -> None:
     Thread(target=_leave_with, args=[parent_process()], daemon=True).start()
     _source.update(source)
     if source["env"]:  # recordings have none
-        import_module(source["env"]["_target_"].rpartition(".")[0])
+        from hydra.utils import get_class
+
+        get_class(source["env"]["_target_"])  # imports the simulator
 
 
 @cache
 def _data() -> tuple[list[Any], np.ndarray]:
     """Its episodes, and at which row of a table each begins."""
-    from pbrl import collect
+    from pbrl.data import collect
 
-    episodes, _ = collect.dataset(**_source)
+    episodes, _ = collect.load_dataset(**_source)
     return episodes, first_rows(episodes)
 
 
 @cache
 def _env() -> Any:
-    from hydra.utils import instantiate
+    from pbrl.data.frames import without_images
+    from pbrl.data.rollout import make_environment
 
-    from pbrl.data.frames import blind
-
-    return instantiate(blind(_source["env"]))
+    return make_environment(without_images(_source["env"]))
 
 
 def _leave_with(server: Any) -> None:
-    """A server that is killed tells nobody: without this its renderers would stay."""
+    """Ends this process with its server: a server that is killed cannot end its renderers."""
     server.join()
     os._exit(1)
 
@@ -142,16 +142,14 @@ def first_rows(episodes: Sequence[Any]) -> np.ndarray:
 
 
 def _render(row: int, length: int, look: Look, path: Path) -> Path:
-    from pbrl.data.video import frames, recorded, recording, write_mp4
+    from pbrl.data.video import frames, write_mp4
 
     episodes, first = _data()
     e = int(np.searchsorted(first, row, side="right")) - 1
     t, episode = row - int(first[e]), episodes[e]
-    if episode.video is not None:
-        images = recorded(episode.video, recording(episode.video), first=t, last=t + length, height=look.size)
-    else:
-        images = frames(_env(), episode, first=t, last=t + length, camera=look.camera, width=look.size,
-                        height=look.size)  # fmt: skip
+    env = None if episode.video is not None else _env()
+    size = {"width": look.size, "height": look.size}
+    images = frames(env, episode, first=t, last=t + length, camera=look.camera, **size)
     part = path.with_suffix(f".{os.getpid()}.part.mp4")
     try:
         write_mp4(part, images, look.fps)

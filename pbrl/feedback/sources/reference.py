@@ -1,8 +1,8 @@
-"""The value of a reference policy at states of the data, for teachers that judge by regret.
+"""The value of a reference policy at states of the data, for teachers that compare segments by regret.
 
-The policy (a scripted expert, or a learnt one) is played on from each state, which simulators restore exactly, and what
-it earns is counted: nothing is fitted, so nothing is wrong but what comes after the last step played. CPL takes V from
-the critic of a SAC oracle instead (arXiv:2310.13639, D.2), which costs hours of training for each task.
+It is a Monte-Carlo return: the policy (a scripted expert, or a learned one) is rolled out from each state, which
+simulators restore exactly. Nothing is fitted, so the only error is what comes after the last step. CPL takes V from the
+critic of a SAC oracle instead (arXiv:2310.13639, D.2), which costs hours of training for each task.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ import torch
 from tqdm import tqdm
 
 from pbrl import files
-from pbrl.data.rollout import Players, stacked, tensors
+from pbrl.data.rollout import RolloutWorkers, stack_observations, to_observation, unnamed
 from pbrl.data.table import Table
 from pbrl.models.policy import load_policy
-from pbrl.types import Policy, UserError
+from pbrl.types import Environment, Policy, UserError
 
 VERSION = 2  # of what a value means; kept values of another one are not read
 SHARE = 8  # states per task of a process
@@ -28,12 +28,12 @@ KEEP_EVERY = 30.0  # seconds between saves, so that a killed run loses no more
 
 
 class Reference:
-    """Values of rows of one data set; each is played once and kept in `folder`, for all runs on that data."""
+    """Values of rows of one data set; each is computed once and kept in `folder`, for all runs on that data."""
 
     def __init__(
         self,
         table: Table,
-        players: Players,
+        players: RolloutWorkers,
         *,
         dataset: str,
         folder: Path,
@@ -45,17 +45,18 @@ class Reference:
     ):
         if table.state is None:
             raise UserError(
-                "feedback=regret plays on from simulator states, and this data has none: choose feedback=perfect"
+                "feedback=regret rolls a policy out from simulator states, and this data has none, as where an "
+                "environment cannot be restored: choose feedback=perfect"
             )
         self.table, self.players = table, players
         check_settings({"steps": steps, "samples": samples, "noise": noise})
         self.settings = {"policy": policy, "steps": steps, "discount": discount, "samples": samples, "noise": noise}
-        made_of = {"version": VERSION, "dataset": dataset, "env": players.env, **self.settings}
+        made_of = {"version": VERSION, "dataset": dataset, "env": unnamed(players.env), **self.settings}
         if policy:
             file = Path(policy) / "policy.pt" if Path(policy).is_dir() else Path(policy)
             made_of["policy"] = hashlib.sha256(file.read_bytes() if file.exists() else b"").hexdigest()
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:10]
-        Path(folder).mkdir(parents=True, exist_ok=True)  # with data=file nothing else made it
+        Path(folder).mkdir(parents=True, exist_ok=True)  # with data=file it may not exist yet
         self.path = Path(folder) / f"reference-{digest}.pt"
         self.known = self.kept()
 
@@ -69,8 +70,8 @@ class Reference:
         starts = [[(int(table.seed[episode[row]]), table.state[row]) for row in share] for share in shares]
         if missing:
             kept = time.monotonic()
-            with tqdm(total=len(missing), desc="playing on from segments", unit="state") as bar:
-                for i, values in self.players.map(play_on, starts, self.settings):
+            with tqdm(total=len(missing), desc="rolling out from segments", unit="state") as bar:
+                for i, values in self.players.map(monte_carlo_values, starts, self.settings):
                     self.known.update(zip(shares[i], values, strict=True))
                     bar.update(len(values))
                     if time.monotonic() - kept > KEEP_EVERY:
@@ -80,7 +81,7 @@ class Reference:
         return np.array([self.known[row] for row in rows.ravel().tolist()]).reshape(rows.shape)
 
     def keep(self) -> None:
-        """Writes all values known so far, here and by other runs on this data, which take turns."""
+        """Writes all values known so far, here and by other runs on this data, one at a time."""
         with files.lock(self.path):
             self.known = {**self.kept(), **self.known}
             files.save(self.path, {"row": list(self.known), "value": list(self.known.values())})
@@ -92,7 +93,7 @@ class Reference:
 
 
 def check_settings(settings: dict[str, Any]) -> None:
-    """Raises UserError if play-ons with these settings make no sense."""
+    """Raises UserError if rollouts with these settings make no sense."""
     steps, samples, noise = settings["steps"], settings["samples"], settings["noise"]
     if steps < 1 or samples < 1 or (samples > 1) != (noise > 0):
         raise UserError(
@@ -101,44 +102,59 @@ def check_settings(settings: dict[str, Any]) -> None:
         )
 
 
-def play_on(envs: Sequence[Any], starts: Sequence[tuple[int, np.ndarray]], settings: dict[str, Any]) -> list[float]:
+def monte_carlo_values(
+    envs: Sequence[Environment], starts: Sequence[tuple[int, np.ndarray]], settings: dict[str, Any]
+) -> list[float]:
     """The mean discounted return of a policy from each (episode seed, state).
 
-    It is played on for `steps` steps, or to its success; what it earns last goes on for ever.
+    It is rolled out for `steps` steps, or to its success; its last reward is taken to repeat for ever. Raises UserError
+    where there is no such policy, or the environment cannot be restored.
     """
     env, policy = envs[0], settings["policy"]
-    if policy is None and not hasattr(env, "expert"):
+    if not env.can_restore:
+        raise UserError(
+            "feedback=regret rolls a policy out from stored states, and this environment cannot be restored to them: "
+            "choose feedback=perfect"
+        )
+    if policy is None and env.expert is None:
         raise UserError(
             "feedback=regret needs a scripted expert or reference.policy=<run folder>; else choose feedback=perfect"
         )
-    learnt = load_policy(policy) if policy else None
+    learned = load_policy(policy) if policy else None
     values = []
     for seed, state in starts:
-        random = np.random.default_rng([seed, *state.view(np.uint32)])  # its own, whoever asks and in whatever order
-        samples = [earn(env, seed, state, learnt, settings, random)[0] for _ in range(settings["samples"])]
+        random = np.random.default_rng([seed, *state.view(np.uint32)])  # its own, in whatever order states come
+        samples = [rollout_from(env, seed, state, learned, settings, random)[0] for _ in range(settings["samples"])]
         values.append(float(np.mean(samples)))
     return values
 
 
-def earn(
-    env: Any,
+def rollout_from(
+    env: Environment,
     seed: int,
     state: np.ndarray,
     policy: Policy | None,
     settings: dict[str, Any],
     random: np.random.Generator,
 ) -> tuple[float, bool]:
-    """The discounted return of one play-on by a policy (None: the expert), and whether it came to a success."""
+    """The discounted return of a policy (None: the expert) from a state, and whether it reached success."""
     obs, rewards, terminated, success = env.restore(seed, state), [], False, False
-    expert: Any = env.expert() if policy is None else None
+    expert = env.expert() if policy is None and env.expert is not None else None
     for _ in range(min(settings["steps"], env.horizon)):
-        action = expert.act(env.full_obs) if policy is None else policy.act(tensors(stacked([obs])))[0].numpy()
+        if policy is not None:
+            action = policy.act(to_observation(stack_observations([obs])))[0].numpy()
+        else:
+            assert expert is not None
+            action = expert.act(env.full_obs)
         noise = settings["noise"] * random.standard_normal(len(action))
         obs, reward, terminated, _, info = env.step(np.clip(np.clip(action, -1, 1) + noise, -1, 1))
         rewards.append(reward)
         success = bool(info.get("success"))
-        if terminated or success:  # some experts leave a success again: that shall not count
+        if terminated or success:  # some experts leave a success again: that must not count
             break
     weights = settings["discount"] ** np.arange(len(rewards) + 1)
     rest = 0.0 if terminated else rewards[-1] / (1 - settings["discount"])
     return float(weights[:-1] @ np.array(rewards) + weights[-1] * rest), success
+
+
+earn, play_on = rollout_from, monte_carlo_values  # until all branches are merged

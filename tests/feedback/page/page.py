@@ -14,8 +14,8 @@ import pytest
 from tests.browser import CHROMIUM
 
 WORLD = [
-    "env=tests/point", "data=noise", "data.success=null", "data.behaviour.level=0.7", "data.episodes=20", "workers=0",
-    "hydra.searchpath=[file://tests/configs]", "query.length=12", "size=64", "fps=10",
+    "env=tests/point", "data=noise", "data.success=null", "data.behaviour.strength=0.7", "data.episodes=20",
+    "workers=0", "hydra.searchpath=[file://tests/configs]", "query.length=12", "size=64", "fps=10",
 ]  # fmt: skip
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: `apt-get install chromium`")
 QUIET = [
