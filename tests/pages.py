@@ -75,6 +75,39 @@ def of(*starts: str) -> list[Any]:
     return [pytest.param(c, id=f"{c.page}:{c.line}") for c in found.values()]
 
 
+MY_PACKAGE = """
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+
+
+class MyEnv(gymnasium.Env):
+    observation_space, action_space = Box(-1, 1, (3,), np.float32), Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.uniform(-1, 1, 3).astype(np.float32), {}
+
+    def step(self, action):
+        return self.np_random.uniform(-1, 1, 3).astype(np.float32), 0.0, False, False, {}
+
+
+gymnasium.register("MyEnv-v0", MyEnv, max_episode_steps=50)
+"""
+MODULES = {"my_reach": "class Reach(", "my_restorable": "class RestorableReach(", "my_data": 'write(Path("my-data")'}
+
+
+def write_modules(folder: Path) -> Path:
+    """Writes `my_package`, which the README speaks of, and the modules of docs/environments.md, known by a line."""
+    folder.mkdir(exist_ok=True)
+    (folder / "my_package.py").write_text(MY_PACKAGE)
+    blocks = [block for _, block in fenced((ROOT / "docs/environments.md").read_text(), "python")]
+    for name, line in MODULES.items():
+        (code,) = [block for block in blocks if line in block]
+        (folder / f"{name}.py").write_text(code)
+    return folder
+
+
 def slug(heading: str) -> str:
     """The anchor that GitHub gives a heading."""
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").strip().lower()

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import itertools
+import os
 import re
 import runpy
 import shlex
@@ -22,40 +23,19 @@ import sim.configs
 from docs.settings_tables import WHOLE, settings
 from pbrl.run.validate import validate
 from pbrl.settings import RunSettings
-from tests.pages import COMMANDS, PAGES, ROOT, anchors, lines_of_code, numbers, of, prose
+from tests.pages import COMMANDS, PAGES, ROOT, anchors, lines_of_code, numbers, of, prose, write_modules
 
 CONFIGS = ROOT / "configs"
 MAX_LINES, MAX_NUMBERS = 150, 25
 
 sim.configs.register()
 
-MY_PACKAGE = """
-import gymnasium
-import numpy as np
-from gymnasium.spaces import Box
-
-
-class MyEnv(gymnasium.Env):
-    observation_space, action_space = Box(-1, 1, (3,), np.float32), Box(-1, 1, (2,), np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self.np_random.uniform(-1, 1, 3).astype(np.float32), {}
-
-    def step(self, action):
-        return self.np_random.uniform(-1, 1, 3).astype(np.float32), 0.0, False, False, {}
-
-
-gymnasium.register("MyEnv-v0", MyEnv, max_episode_steps=50)
-"""
-
 
 @pytest.fixture(autouse=True)
-def package_of_a_reader(tmp_path, monkeypatch):
-    """`my_package` with `MyEnv-v0`, which the pages take as an example of a reader's own."""
-    (tmp_path / "readers").mkdir()
-    (tmp_path / "readers/my_package.py").write_text(MY_PACKAGE)
-    monkeypatch.syspath_prepend(tmp_path / "readers")
+def modules_of_a_reader(tmp_path, monkeypatch):
+    """What the pages take as an example of a reader's own modules can be imported."""
+    monkeypatch.syspath_prepend(write_modules(tmp_path / "readers"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "readers"), prepend=os.pathsep)
 
 
 def composed(name: str, overrides: list[str]) -> list[dict[str, Any]]:
@@ -130,14 +110,15 @@ def run_module(module: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules.*")
 @pytest.mark.parametrize("command", of("python "))
-def test_a_python_command_would_run(command, monkeypatch, capsys):
+def test_a_python_command_would_run(command, monkeypatch, capsys, tmp_path):
     words = list(command.words[1:])
     if words[0] == "train.py":
         check_train(words[1:])
     elif words[0] == "-m":
         check_module(words[1], words[2:], monkeypatch)
     else:
-        assert (ROOT / words[0]).exists(), f"{command.page}:{command.line}: no {words[0]}"
+        places = [ROOT, tmp_path / "readers"]
+        assert any((place / words[0]).exists() for place in places), f"{command.page}:{command.line}: no {words[0]}"
 
 
 def known_settings() -> set[str]:

@@ -19,7 +19,7 @@ from pbrl.feedback.questions import Question, Value
 from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.store import Store
 from pbrl.types import Clip
-from tests.pages import COMMANDS, ROOT, of
+from tests.pages import COMMANDS, ROOT, of, write_modules
 
 FILE_OF = re.compile(r"^\*\*([\w/.]+)\*\*\n\n```\w+\n(.*?)^```", re.M | re.S)
 
@@ -81,6 +81,7 @@ def recordings(folder: Path) -> Path:
 SMALL = {  # what makes a documented page of questions small enough to be tried: the last of two values counts
     "data=medium_replay": ["data.sac={steps:300,keep_every:100,learning_starts:100,hidden:[16],batch_size:16}"],
     "data=recordings": [],
+    "data=random": ["data.episodes=3"],
     "data=sample": ["data.episodes=2", "env.horizon=70"],
 }
 
@@ -95,7 +96,8 @@ def test_a_page_of_questions_opens(command, tmp_path):
         if word.startswith("data.path="):
             words[i] = f"data.path={recordings(tmp_path / word.partition('=')[2])}"
     extra = ["workers=0", "query.count=3", f"data_dir={tmp_path}/data", f"cache={tmp_path}/clips", "port=8900"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    path = f"{ROOT}{os.pathsep}{write_modules(tmp_path / 'readers')}"
+    env = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     serving = subprocess.Popen([sys.executable, *words, *SMALL[data], *extra], cwd=tmp_path, env=env, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
     try:
