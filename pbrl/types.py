@@ -35,6 +35,14 @@ class Episode(NamedTuple):
     video: Path | None = None  # its frames, where a camera recorded it: one for each row of obs
 
 
+class Clip(NamedTuple):
+    """A stretch of an episode. It belongs to the episode, not to a data set that happens to hold it."""
+
+    episode: str  # id: the hash of the episode's content
+    first: int  # step
+    length: int  # steps
+
+
 class Observation(NamedTuple):
     """What is observed where there are cameras. It stands in place of `obs` [..., O], which is the state alone."""
 

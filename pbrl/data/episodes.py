@@ -54,6 +54,11 @@ def content_hash(episodes: Sequence[Episode]) -> str:
     return digest.hexdigest()[:32]
 
 
+def episode_id(episode: Episode) -> str:
+    """A hash of the episode's own content."""
+    return content_hash([episode])
+
+
 def write(path: Path, episodes: Sequence[Episode], recipe: dict[str, Any]) -> dict[str, Any]:
     """Writes a Minari data set to the folder `path`, which appears only when complete; returns its provenance.
 

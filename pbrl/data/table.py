@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from pbrl.types import Episode, Observation, RewardModel, Spec, Transitions, UserError, Windows
+from pbrl.data.episodes import episode_id
+from pbrl.types import Clip, Episode, Observation, RewardModel, Spec, Transitions, UserError, Windows
 
 T = TypeVar("T")
 ROW_BYTES = 32  # of a row beside observation and action: rewards, return to go, end, its own and its episode's number
@@ -42,6 +43,8 @@ class Table:
         self.first = np.concatenate([[0], np.cumsum(self.steps + 1)[:-1]])
         self.seed = np.array([e.seed for e in episodes])
         self.source = [e.source for e in episodes]
+        self.ids = [episode_id(e) for e in episodes]
+        self._place = {name: i for i, name in reversed(list(enumerate(self.ids)))}
         self.returns = np.array([e.reward.sum() for e in episodes], np.float64)
         known = all(e.success is not None for e in episodes)
         self.success = np.array([e.success.any() for e in episodes]) if known else None  # type: ignore[union-attr]
@@ -131,6 +134,23 @@ class Table:
     def segments(self, starts: Tensor, length: int) -> Tensor:
         """starts [...] → the rows of each segment [..., L], to index `obs`, `action`, `reward` with."""
         return starts[..., None] + torch.arange(length, device=self.device)
+
+    segment_rows = segments
+
+    def clips(self, starts: Tensor | np.ndarray, length: int) -> list[Clip]:
+        """The clips of `length` steps that begin at rows starts [Q]."""
+        rows = np.asarray(starts)
+        episode = np.searchsorted(self.first, rows, side="right") - 1
+        return [Clip(self.ids[e], int(row - self.first[e]), length) for row, e in zip(rows, episode, strict=True)]
+
+    def holds(self, clip: Clip) -> bool:
+        """Whether the clip's episode is here and long enough."""
+        e = self._place.get(clip.episode)
+        return e is not None and clip.first + clip.length <= self.steps[e]
+
+    def row(self, clip: Clip) -> int:
+        """The row at which a clip begins."""
+        return int(self.first[self._place[clip.episode]]) + clip.first
 
     def segment_starts(self, length: int) -> Tensor:
         """Every row [K] at which a segment of `length` steps fits into its episode. Raises UserError if none does."""
