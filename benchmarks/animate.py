@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 import sim  # noqa: F401  settles how MuJoCo renders
 from pbrl.data.rollout import PolicyActor, rollout
 from pbrl.data.video import frames, write_gif
-from pbrl.models.gaussian import load_policy
+from pbrl.models.policy import load_policy
 from pbrl.training.evaluate import evaluation_seeds
 
 SIZE, EVERY = 208, 5  # pixels, and steps between frames

@@ -191,7 +191,7 @@ def keys(far: bool) -> dict[str, Any]:
 def judged(annotator: Annotator, store: Store) -> dict[str, Any]:
     """Shares, in per cent, as they were pressed and as they are found in the store by those who know the truth."""
     kept = store.answers()
-    rows = annotator.table.segments(torch.from_numpy(kept.starts), annotator.length)
+    rows = annotator.table.segment_rows(torch.from_numpy(kept.starts), annotator.length)
     gap = annotator.table.reward[rows].sum(-1).diff(dim=1)[:, 0].numpy()
     decisive = kept.outcome == "answer"
     keys = [annotator.pressed[q][0] for q in kept.question]

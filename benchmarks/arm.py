@@ -21,7 +21,7 @@ from scipy.stats import binomtest
 from tqdm import tqdm
 
 from pbrl.data.rollout import Players, PolicyActor
-from pbrl.models.gaussian import load_policy
+from pbrl.models.policy import load_policy
 from pbrl.training.evaluate import evaluation_seeds
 from real.control import Chunk, Controller, Schedule
 from real.driver import Driver, State

@@ -96,7 +96,7 @@ def measure(task: str, name: str, seed: int) -> dict[str, Any]:
     length = config["query"]["length"]
     places = table.segment_starts(length)
     pick = torch.randint(len(places), (5000, 2), generator=torch.Generator().manual_seed(1))
-    rows = table.segments(places[pick], length)
+    rows = table.segment_rows(places[pick], length)
     learnt, true = (values[rows].double().sum(-1).numpy() for values in (table.learned, table.reward))
     right = (np.diff(learnt)[:, 0] > 0) == (np.diff(true)[:, 0] > 0)
     rank = spearmanr(learnt.ravel(), true.ravel())[0]  # type: ignore[index]

@@ -27,7 +27,7 @@ from benchmarks.offline import run_folder
 from benchmarks.report import RESULTS
 from pbrl.data import collect
 from pbrl.data.rollout import Players
-from pbrl.models.gaussian import load_policy
+from pbrl.models.policy import load_policy
 from pbrl.training import evaluate
 from pbrl.types import Episode
 from sim.franka.tasks import Place

@@ -87,7 +87,7 @@ def measure(config: Any, table: Table, strategy: str, seed: int) -> dict[str, An
     )
     label, outcome = teacher.answer(table, starts, ask.length, 0)
     clear = np.flatnonzero(outcome != TIE)[:JUDGED]
-    rows = table.segments(starts[clear], ask.length)
+    rows = table.segment_rows(starts[clear], ask.length)
     with torch.no_grad():
         score = model.score(table.obs[rows], table.action[rows]).mean(0)
     right = (score[:, 1] > score[:, 0]).numpy() == (label[clear] > 0.5)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pbrl.types import UserError
 
@@ -22,27 +22,27 @@ T = TypeVar("T")
 PATIENCE = timedelta(hours=24)  # people answer, and the first process evaluates, while the others wait
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def first() -> bool:
-    """Whether this process is the one that speaks."""
+def is_rank_0() -> bool:
+    """Whether this process asks, writes, prints and evaluates."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def begin(device: torch.device) -> torch.device:
     """Finds the others, where `torchrun` has started any; returns the device of this process."""
-    if count() > 1 and device.type == "cuda":
+    if world_size() > 1 and device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)  # streams and graphs are of the current one
-    if count() == 1:
+    if world_size() == 1:
         return device
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    if not first():
+    if not is_rank_0():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     return device
 
@@ -55,46 +55,48 @@ def end() -> None:
 
 def averaged(x: Tensor) -> Tensor:
     """The mean over processes, without gradient."""
-    if count() == 1:
+    if world_size() == 1:
         return x.detach()
     total = x.detach().clone()
     dist.all_reduce(total)
-    return total / count()
+    return total / world_size()
 
 
 def share(batch: Any) -> Any:
-    """This process's part of a batch of tensors [B, …]."""
-    if count() == 1:
+    """This process's part of a batch of tensors [B, …]. Raises UserError where it cannot be shared evenly."""
+    if world_size() == 1:
         return batch
-    return tree_map(lambda x: x[int(os.environ["RANK"]) :: count()], batch)
+    for size in {len(x) for x in tree_leaves(batch)}:
+        check_size(size)
+    return tree_map(lambda x: x[int(os.environ["RANK"]) :: world_size()], batch)
 
 
 def check_size(size: int) -> None:
     """Raises UserError where a batch cannot be shared evenly."""
-    if size % count():
+    if size % world_size():
         raise UserError(
-            f"batches of {size} cannot be shared by {count()} processes: choose another batch_size or number"
+            f"batches of {size} cannot be shared by {world_size()} processes: choose another batch_size or number"
         )
 
 
-def told_by_first(tell: Callable[[], T]) -> T:
-    """What the first process finds; the others wait for it. Where it fails, all do."""
-    if count() == 1:
-        return tell()
-    told: list[Any] = [None, None]
-    if first():
+def from_rank_0(find: Callable[[], T]) -> T:
+    """What rank 0 finds; the other ranks wait for it. Where it fails, all do."""
+    if world_size() == 1:
+        return find()
+    found: list[Any] = [None, None]
+    if is_rank_0():
         try:
-            told[0] = tell()
+            found[0] = find()
         except Exception as error:
-            told[1] = error
-    dist.broadcast_object_list(told)
-    if told[1] is not None:
-        raise told[1]
-    return told[0]
+            found[1] = error
+    dist.broadcast_object_list(found)
+    if found[1] is not None:
+        raise found[1]
+    return found[0]
 
 
-def after_first(make: Callable[[], T]) -> T:
-    """What each process makes, once the first one has and left on the disk what the others then find."""
+def after_rank_0(make: Callable[[], T]) -> T:
+    """What each rank makes, once rank 0 has and left on the disk what the others then find."""
     mine: list[T] = []
-    told_by_first(lambda: mine.append(make()))
+    from_rank_0(lambda: mine.append(make()))
     return mine[0] if mine else make()

@@ -159,7 +159,7 @@ def draw(table: Table, length: int, n: int, width: int, generator: torch.Generat
 def certain(table: Table, length: int, n: int, generator: torch.Generator) -> tuple[np.ndarray, list[float]]:
     """Of many pairs, those n [n, 2] whose true returns differ the most, and which is better by that."""
     pairs = draw(table, length, 20 * n, 2, generator)
-    gap = table.reward[table.segments(torch.from_numpy(pairs), length)].sum(-1).diff(dim=1)[:, 0].numpy()
+    gap = table.reward[table.segment_rows(torch.from_numpy(pairs), length)].sum(-1).diff(dim=1)[:, 0].numpy()
     best = np.argsort(-np.abs(gap))[:n]
     return pairs[best], [float(gap[i] > 0) for i in best]
 

@@ -10,15 +10,19 @@ the summed reward. Changing the order of the segments changes no loss.
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
 from pbrl.distributed import averaged
-from pbrl.types import UserError
+from pbrl.types import Comparisons, UserError
 
-Objective = Callable[[Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    from pbrl.training.batches import Data
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 MAX_EXPONENT = 30.0  # keeps exponentials of scores finite, also squared
 
 
@@ -153,18 +157,6 @@ def lipo_lambda(scores: Tensor, worth: Tensor, *, segments: int) -> Tensor:
     return (beats * swap * softplus(-lead)).sum((-2, -1)) / (segments * (segments - 1) / 2)
 
 
-def compared(objective: Objective) -> int:
-    """How many segments an objective compares at once, 1 if it is unpaired. Raises UserError where a list is none."""
-    if getattr(objective, "func", objective) in UNPAIRED:
-        return 1
-    segments = objective.keywords.get("segments") if isinstance(objective, partial) else None
-    if segments is not None and segments < 3:
-        raise UserError(
-            f"objective.segments={segments}: a list holds 3 or more; of pairs it is objective=bradley_terry"
-        )
-    return segments or 2
-
-
 def _below_half(mistake: float) -> float:
     if not 0 <= mistake < 0.5:
         raise UserError(f"objective.mistake={mistake}: it lies in [0, 0.5); at a half, answers say nothing")
@@ -173,3 +165,39 @@ def _below_half(mistake: float) -> float:
 
 UNPAIRED = (kto, dro)
 RELATIVE = (f_divergence, sppo, kto, dro)  # their scores are log-ratios to a reference policy, around zero
+
+
+class Objective:
+    """A loss on scores, and what it is a loss of: pairs, lists of `segments`, or unpaired segments.
+
+    `relative` ones read scores relative to a reference policy. Raises UserError for settings that make no loss.
+    """
+
+    def __init__(self, loss: Loss):
+        function = loss.func if isinstance(loss, partial) else loss
+        settings = loss.keywords if isinstance(loss, partial) else {}
+        self.loss, self.name = loss, function.__name__
+        self.segments = int(settings.get("segments", 2))
+        self.is_unpaired, self.is_relative = function in UNPAIRED, function in RELATIVE
+        if "segments" in settings and self.segments < 3:
+            raise UserError(
+                f"objective.segments={self.segments}: a list holds 3 or more; of pairs it is objective=bradley_terry"
+            )
+        wide = self.is_unpaired or self.segments > 2
+        self(torch.zeros(1, self.segments), torch.zeros(1, self.segments) if wide else torch.zeros(1))
+
+    def __call__(self, scores: Tensor, label: Tensor, confidence: Tensor | float = 1.0) -> Tensor:
+        """Scores [..., B, K] and label [B] or [B, K] → the mean loss over B, weighted by `confidence` [B]: [...]."""
+        return (self.loss(scores, label) * confidence).mean(-1)
+
+    def draw(self, data: "Data", n: int, *, images: bool = False) -> Comparisons:
+        """A batch of n from the answers, of the kind that the loss is of."""
+        if self.is_unpaired:
+            return data.marked(n, images=images)
+        return data.comparisons(n, self.segments, images=images)
+
+    def draw_by_reward(self, data: "Data", n: int, *, images: bool = False) -> Comparisons:
+        """The same of any segments in the data, labelled by the reward that learners see."""
+        if self.is_unpaired:
+            return data.marked_by_reward(n, images=images)
+        return data.labelled_by_reward(n, self.segments, images=images)

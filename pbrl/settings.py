@@ -1,6 +1,13 @@
-"""What a run asks and how long it trains, checked before anything is made."""
+"""The settings of a run, typed, and checked before anything is made.
 
-from dataclasses import dataclass
+`RunSettings.parse` turns what the command line composed into plain, typed values; the parts of a run (environment,
+algorithm, reward model, …) are configs with a `_target_`, whose keys are compared with the parameters of its target.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_type_hints
 
 from pbrl.feedback.strategies import STRATEGIES, needs_reward
 from pbrl.types import UserError
@@ -77,3 +84,92 @@ class Schedule:
                 raise UserError(f"{name}={value} must be at least {least}")
         if self.checkpoint_every % self.log_every:
             raise UserError(f"checkpoint_every={self.checkpoint_every} is not a multiple of log_every={self.log_every}")
+
+
+Part = dict[str, Any]  # a config with a `_target_`: the name of a class or function, and its arguments
+PARTS = ("env", "feedback", "reward", "algo", "objective", "reward_objective", "policy", "baseline")
+MAY_CHANGE = {  # when a run goes on; the rest makes it another run
+    "device", "threads", "workers", "compile", "only", "compare", "baseline", "video", "logger", "run", "store",
+    "data_dir", "checkpoint_every",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """All settings of a run; see configs/train.yaml for what each means."""
+
+    env: Part
+    data: dict[str, Any]
+    feedback: Part
+    reward: Part
+    algo: Part
+    objective: Part
+    reward_objective: Part
+    policy: Part
+    baseline: Part
+    logger: dict[str, Any]
+    query: Query
+    reference: dict[str, Any]
+    schedule: Schedule
+    seed: int
+    seeds: int
+    data_seed: int
+    device: str
+    threads: int
+    compile: str
+    bf16: bool
+    only: str | None
+    workers: int
+    compare: bool
+    video: bool
+    reward_scale: str
+    data_dir: Path
+    store: str | None
+    run: Path | None
+    plain: dict[str, Any]  # all of them as they were composed
+
+    @classmethod
+    def parse(cls, config: dict[str, Any]) -> "RunSettings":
+        """Typed settings. Raises UserError for a name that means nothing, or a value of another type."""
+        own = {field.name for field in fields(cls)} - {"schedule", "plain"}
+        schedule = {field.name for field in fields(Schedule)}
+        check_names("the command line", config, own | schedule)
+        check_names("query", config["query"], {field.name for field in fields(Query)})
+        values = {name: config[name] for name in own if name not in ("query", "data_dir", "run")}
+        _check_types(values, get_type_hints(cls))
+        _check_types({name: config[name] for name in schedule}, get_type_hints(Schedule))
+        if config["seeds"] < 1:
+            raise UserError(f"seeds={config['seeds']} must be a whole number, at least 1")
+        if config["only"] not in (None, "data", "answers"):
+            raise UserError(f"only={config['only']}: it is null, data or answers")
+        return cls(
+            **values,
+            query=Query(**config["query"]),
+            schedule=Schedule(**{name: config[name] for name in schedule}),
+            data_dir=Path(config["data_dir"]),
+            run=Path(config["run"]) if config["run"] else None,
+            plain=config,
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes it this run and no other."""
+        return {name: value for name, value in self.plain.items() if name not in MAY_CHANGE}
+
+
+def check_names(what: str, given: dict[str, Any], known: set[str]) -> None:
+    """Raises UserError where a name means nothing."""
+    unknown = set(given) - known
+    if unknown:
+        raise UserError(f"{what} has no {', '.join(sorted(unknown))}; it takes {', '.join(sorted(known))}")
+
+
+def _check_types(values: dict[str, Any], hints: dict[str, Any]) -> None:
+    for name, value in values.items():
+        kinds = get_args(hints[name]) if isinstance(hints[name], UnionType) else (hints[name],)
+        plain = tuple(kind for kind in kinds if isinstance(kind, type) and kind in (int, bool, str, float, type(None)))
+        is_number_for_bool = isinstance(value, bool) and bool not in plain
+        if plain and (not isinstance(value, plain) or is_number_for_bool):
+            names = " or ".join({"NoneType": "null", "int": "a whole number", "bool": "true or false",
+                                 "str": "text"}.get(kind.__name__, kind.__name__) for kind in plain)  # fmt: skip
+            raise UserError(f"{name}={value} must be {names}")

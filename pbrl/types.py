@@ -1,17 +1,22 @@
 """The vocabulary: what flows between the parts, and what each part must offer.
 
-Shape letters: B batch · E ensemble · L segment steps · K window rows · O observation · A action · T episode steps ·
-R rows · S state · C cameras · H W image.
+Shape letters: B batch · E ensemble · L segment steps · K candidates, window rows or action chunk · O observation ·
+A action · T episode steps · R rows · S state · H W image · Q answers.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pbrl.data.table import Table
+    from pbrl.training.batches import Data
 
 Metrics = dict[str, Tensor]
 Update = Callable[[Any], Metrics]
@@ -19,6 +24,9 @@ Update = Callable[[Any], Metrics]
 
 class UserError(Exception):
     """Something the user can mend; the message says how. Printed without a traceback."""
+
+
+# Experience
 
 
 class Episode(NamedTuple):
@@ -33,6 +41,23 @@ class Episode(NamedTuple):
     state: np.ndarray | None = None  # [T+1, S] float64, simulator state
     source: str = ""  # which behaviour made it
     video: Path | None = None  # its frames, where a camera recorded it: one for each row of obs
+    instruction: str = ""  # the task in words, where it is told
+
+
+class Observation(NamedTuple):
+    """What a policy observes; each part may be absent: a state of no numbers, no cameras, no text."""
+
+    state: Tensor  # [..., O]
+    images: dict[str, Tensor] = {}  # camera: [..., H, W, 3] uint8
+    text: dict[str, Tensor] = {}  # "tokens" [..., N] long with their "mask", or "embedding" [..., D]
+
+
+class Segment(NamedTuple):
+    """L steps of an episode; where segments differ in length, `mask` is 0 beyond their end."""
+
+    obs: Observation  # [..., L, O]
+    action: Tensor  # [..., L, A]
+    mask: Tensor  # [..., L] float, 1 for steps
 
 
 class Clip(NamedTuple):
@@ -43,124 +68,178 @@ class Clip(NamedTuple):
     length: int  # steps
 
 
-class Observation(NamedTuple):
-    """What is observed where there are cameras. It stands in place of `obs` [..., O], which is the state alone."""
-
-    state: Tensor  # [..., O]
-    image: Tensor  # [..., C, H, W, 3] uint8
+# Batches
 
 
 class Transitions(NamedTuple):
-    """Single steps. `done` is a true terminal. Images are in `obs` only: who looks does not look ahead."""
+    """Single steps. `done` is a true terminal."""
 
-    obs: Any  # [B, O], or an Observation
+    obs: Observation  # [B, O]
     action: Tensor  # [B, A]
     reward: Tensor  # [B]
-    next_obs: Tensor  # [B, O]
+    next_obs: Observation  # [B, O], without images
     done: Tensor  # [B] float, 0 or 1
 
 
 class Windows(NamedTuple):
     """K rows of one episode, from any step on. Rows after `last` lie beyond its end and repeat its last one."""
 
-    obs: Tensor  # [B, K, O]
+    obs: Observation  # [B, K, O]
     action: Tensor  # [B, K, A]
     reward: Tensor  # [B, K]
     returns_to_go: Tensor  # [B, K], undiscounted
     step: Tensor  # [B, K] long, since the episode's start
     last: Tensor  # [B] long, at least 1: place in the window of its last row
-    holds: Tensor  # [B, K] float: whether the row holds a step; the row where an episode ended does not
+    mask: Tensor  # [B, K] float: whether the row holds a step; the row where an episode ended does not
     done: Tensor  # [B] float: whether the last row is a true terminal
 
     def before_last(self) -> Tensor:
         """Which rows are followed by another one in the window: [B, K] float."""
-        return (torch.arange(self.step.shape[1], device=self.last.device) < self.last[:, None]).float()
+        return (self.step - self.step[:, :1] < self.last[:, None]).float()
 
 
-class PreferenceBatch(NamedTuple):
-    """Pairs of segments, with P(the second is preferred), 0.5 being a tie.
+class Comparisons(NamedTuple):
+    """Pairs of segments with P(the second is preferred), 0.5 being a tie.
 
-    Or lists of K, with what each is worth; or two that have nothing to do with each other, and how good each is.
+    Or lists of K with the worth of each; or, of unpaired objectives, two segments and how good each is.
     """
 
-    obs: Any  # [B, 2 or K, L, O], or an Observation
-    action: Tensor  # [B, 2 or K, L, A]
-    label: Tensor  # [B], of pairs alone; else [B, 2 or K]
-
-
-class PairsAndSteps(NamedTuple):
-    """Answers, and beside them steps from anywhere in the data."""
-
-    pairs: PreferenceBatch
-    steps: Transitions
-
-
-class PairsAndUnasked(NamedTuple):
-    """Answers, and beside them pairs from anywhere in the data that nobody has judged."""
-
-    pairs: PreferenceBatch
-    unasked: PreferenceBatch
+    segments: Segment  # [B, K, L, …], K = 2 for pairs
+    label: Tensor  # [B] of pairs, else [B, K]
+    rater: Tensor  # [B] long, place in the raters of the answers; -1 where no rater answered
+    confidence: Tensor  # [B], the weight of the answer
 
 
 @dataclass(frozen=True)
 class Spec:
     """What a network must know of its data: sizes, the observation's mean and standard deviation, [O] each, the number
-    of steps in the longest episode, the images' shape [C, H, W, 3], where there are any, and whether episodes can
-    terminate."""
+    of steps in the longest episode, the shape [H, W, 3] of each camera's image, and whether episodes can terminate."""
 
     obs_dim: int
     action_dim: int
     obs_mean: tuple[float, ...]
     obs_std: tuple[float, ...]
-    steps: int
-    image: tuple[int, ...] = ()
+    max_steps: int
+    images: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     terminates: bool = False
+
+
+# What trains
 
 
 class Policy(Protocol):
     """Acts. What it saves is enough to run it."""
 
-    def reset(self) -> None: ...
-    def act(self, obs: Tensor | Observation) -> Tensor:
-        """obs [B, O] → action [B, A] in [-1, 1]."""
+    spec: Spec
+
+    def reset(self) -> None:
+        """Starts an episode."""
         ...
+
+    def act(self, obs: Observation, explore: bool = False) -> Tensor:
+        """obs [B, O] → action [B, A] in [-1, 1]; with `explore`, drawn from the policy's distribution."""
+        ...
+
+    def plan(self, obs: Observation) -> Tensor:
+        """obs [B, O] → the next actions as a chunk [B, K, A]; K is 1 where the policy decides step by step."""
+        ...
+
+    def log_prob(self, obs: Observation, action: Tensor) -> Tensor:
+        """obs [..., O], action [..., A] → the log-likelihood of each action, or a bound of it: [...]."""
+        ...
+
+    def score(self, segment: Segment) -> Tensor:
+        """segment [..., L, …] → log-likelihood of its actions, or a bound of it: [...]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Part of a learner's training: `steps` updates, each on a batch that `draw` takes from the data.
+
+    `before` runs once, ahead of the first update. With `query.rounds` the last phase is split, and `on_labels` runs
+    ahead of every part: whenever rewards or answers have changed.
+    """
+
+    name: str
+    steps: int
+    draw: Callable[[Data], Any]
+    update: Update
+    before: Callable[[Data], None] | None = None
+    on_labels: Callable[[Data], None] | None = None
+    compiles: bool = True
 
 
 class Learner(Protocol):
-    """Anything the loop can train: an `nn.Module`, so that its `state_dict` is all there is to save.
+    """What the loop trains: an `nn.Module`, so that its `state_dict` is all there is to save.
 
-    `batch` is the batch type it eats; one that learns from lists says how many `segments` they hold (1: it takes each
-    segment by itself), and one whose policy alone reads observations says `images = True`: the policy then may look at
-    images. `update` is compiled into one graph: no `.item()`, no data-dependent shapes. A learner that cannot be
+    A phase's `update` is compiled into one graph: no `.item()`, no data-dependent shapes. A learner that cannot be
     compiled says `eager = True`.
     """
 
-    batch: type
-    batch_size: int
+    eager: bool
 
-    def update(self, batch: Any) -> Metrics: ...
     def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
-
-
-class RewardModel(Learner, Protocol):
-    """Learns a reward from preferences. `context` is how many rows, up to its own, a step's reward depends on."""
-
-    steps: int  # updates after each round of answers
-    normalize: str  # how `Table.relabel` makes one reward of the members'
-    context: int
-
-    def reward(self, obs: Tensor, action: Tensor) -> Tensor:
-        """obs [..., L, O], action [..., L, A] → reward of each step from each member [E, ..., L]."""
-        ...
-
-    def score(self, obs: Tensor, action: Tensor) -> Tensor:
-        """obs [..., L, O], action [..., L, A] → what preferences between segments compare [E, ...]."""
-        ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any: ...
 
 
 class Algorithm(Learner, Protocol):
-    """Learns a policy. May offer `pretrain_steps`, `pretrain(batch)` and `begin()`, run once before the updates, and
-    `measure(table)`, run whenever the table's rewards have changed."""
+    """Learns a policy."""
 
-    policy: Any
+    policy: Policy
+
+    def phases(self, steps: int) -> list[Phase]:
+        """The phases in their order; the last, of `steps` updates, trains the policy that is evaluated."""
+        ...
+
+
+class RewardModel(Learner, Protocol):
+    """Learns a reward from answers."""
+
+    normalize: str  # how one reward is made of the members': none, std, zscore, minmax, auto
+
+    def phases(self) -> list[Phase]:
+        """What happens after each round of answers."""
+        ...
+
+    def score(self, segment: Segment) -> Tensor:
+        """segment [..., L, …] → what comparisons compare: [E, ...]."""
+        ...
+
+    def label(self, table: Table) -> Tensor:
+        """The reward of every row by each member: [E, R]."""
+        ...
+
+
+# Answers
+
+
+class FeedbackSource(Protocol):
+    """Answers questions, into the store. It is asked in rounds; the loop reads labels from the store alone."""
+
+    def answer(self, questions: Sequence[str]) -> None:
+        """Answers these questions of the store, or waits until enough of them are answered."""
+        ...
+
+
+# Worlds
+
+
+class Environment(Protocol):
+    """A Gymnasium environment, reset by seed alone, with actions in [-1, 1]."""
+
+    observation_space: Any
+    action_space: Any
+    horizon: int  # steps until truncation
+    control_hz: float
+    instruction: str  # the task in words, or ""
+    has_success: bool  # `info["success"]` is there
+    cameras: tuple[str, ...]  # the first is the default
+    can_restore: bool  # `save_state` and `restore` work; else frames are kept while playing
+
+    def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]: ...
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]: ...
+    def save_state(self) -> np.ndarray | None: ...
+    def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> Any: ...
+    def render(self, width: int = 256, height: int = 256, camera: str | None = None) -> np.ndarray: ...
+    def close(self) -> None: ...

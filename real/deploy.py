@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pbrl.data.video import square
-from pbrl.models.gaussian import load_policy
+from pbrl.models.policy import load_policy
 from pbrl.types import Observation, UserError
 from real import preflight
 from real.cameras import Cameras
@@ -73,11 +73,10 @@ class Task:
     def act(self, state: State, pictures: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """The observation [O], and actions [K, A]; `pictures` [H, W, 3] of its cameras."""
         obs = self.obs(state).astype(np.float32)
-        seen: Any = torch.from_numpy(obs)[None]
-        if self.cameras:
-            image = np.stack([square(pictures[name], self.env["image_size"]) for name in self.cameras])
-            seen = Observation(seen, torch.from_numpy(image)[None])
-        return obs, self.policy.act(seen).numpy().reshape(-1, self.terms.action_dim)
+        size = self.env.get("image_size", 0)
+        images = {name: torch.from_numpy(square(pictures[name], size))[None] for name in self.cameras}
+        chunk = self.policy.plan(Observation(torch.from_numpy(obs)[None], images))  # [1, K, A]
+        return obs, chunk[0].numpy()
 
 
 class Session:

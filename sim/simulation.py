@@ -1,6 +1,6 @@
 """One interface over MuJoCo tasks: float32 state, actions in [-1, 1], seeded, and restorable to the bit.
 
-With `images`, an observation is {"state": [O] float32, "image": [C, H, W, 3] uint8}: what these cameras see beside it.
+With `images`, an observation is {"state": [O] float32, "images": {camera: [H, W, 3] uint8}}.
 
 An episode is its seed plus the physics state of each step. Resetting with the seed rebuilds what a task changes in its
 model (goals, object positions); the state vector then puts the simulator exactly where it was. Nothing else is stored.
@@ -17,7 +17,7 @@ from pbrl.types import UserError
 from sim.backend import RendererMissing
 from sim.render import Camera
 
-Observed = Any  # [O] float32, or with images {"state": [O] float32, "image": [C, H, W, 3] uint8}
+Observed = Any  # [O] float32, or with images {"state": [O] float32, "images": {camera: [H, W, 3] uint8}}
 State = mujoco.mjtState
 PHYSICS = (
     State.mjSTATE_FULLPHYSICS
@@ -102,10 +102,10 @@ class Simulation(gym.Env):
         if not self.images:
             return obs.astype(np.float32)
         try:
-            image = np.stack([self._seen(camera) for camera in self.images])
+            images = {camera: self._seen(camera) for camera in self.images}
         except RendererMissing as error:
             raise UserError(str(error)) from error
-        return {"state": obs.astype(np.float32), "image": image}
+        return {"state": obs.astype(np.float32), "images": images}
 
     def _seen(self, camera: str) -> np.ndarray:
         """An image [H, W, 3] uint8 whose pixels are means of four points: a camera's see all that is in them."""

@@ -11,12 +11,11 @@ from torch import nn
 from pbrl.models.gaussian import GaussianPolicy
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam, polyak
-from pbrl.types import Metrics, Spec, Transitions
+from pbrl.training.batches import Data
+from pbrl.types import Metrics, Phase, Spec, Transitions
 
 
 class AWAC(nn.Module):
-    batch = Transitions
-
     def __init__(
         self,
         spec: Spec,
@@ -40,8 +39,14 @@ class AWAC(nn.Module):
         self.temperature, self.max_weight = temperature, max_weight
         self.discount, self.tau, self.batch_size = discount, tau, batch_size
 
+    def phases(self, steps: int) -> list[Phase]:
+        return [Phase("policy", steps, self.draw, self.update)]
+
+    def draw(self, data: Data) -> Transitions:
+        return data.transitions(self.batch_size)
+
     def update(self, batch: Transitions) -> Metrics:
-        obs, next_obs = self.normalize(batch.obs), self.normalize(batch.next_obs)
+        obs, next_obs = self.normalize(batch.obs.state), self.normalize(batch.next_obs.state)
 
         with torch.no_grad():
             next_action = self.policy.sample(batch.next_obs)

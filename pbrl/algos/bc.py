@@ -1,31 +1,34 @@
-"""Behaviour cloning, of all episodes or of the best ones only ("10 % BC").
+"""Behavior cloning, of all episodes or of the best ones only ("10 % BC").
 
 Pomerleau 1989; the percentage variant as a baseline from Chen et al. 2021, arXiv:2106.01345.
 """
 
-from torch import Tensor, nn
+from torch import nn
 
-from pbrl.data.table import Table
-from pbrl.models.gaussian import Likelihood
 from pbrl.models.optim import Adam
-from pbrl.types import Metrics, Spec, Transitions
+from pbrl.models.policy import LikelihoodPolicy
+from pbrl.training.batches import Data
+from pbrl.types import Metrics, Phase, Spec, Transitions, UserError
 
 
 class BC(nn.Module):
-    batch = Transitions
-    images = True
+    """Imitates the `fraction` of episodes with the highest true return."""
 
     def __init__(
-        self, spec: Spec, policy: Likelihood, *, fraction: float, lr: float, cosine_steps: int, batch_size: int
+        self, spec: Spec, policy: LikelihoodPolicy, *, fraction: float, lr: float, cosine_steps: int, batch_size: int
     ):
         super().__init__()
+        if not 0 < fraction <= 1:
+            raise UserError(f"algo.fraction is a share of the episodes in (0, 1], not {fraction}")
         self.policy = policy
         self.optim = Adam(policy.parameters(), lr, cosine=cosine_steps)
         self.fraction, self.batch_size = fraction, batch_size
 
-    def rows(self, table: Table) -> Tensor:
-        """The rows to imitate: of the episodes with the highest true return, `fraction` of all."""
-        return table.best_rows(self.fraction)
+    def phases(self, steps: int) -> list[Phase]:
+        return [Phase("policy", steps, self.draw, self.update)]
+
+    def draw(self, data: Data) -> Transitions:
+        return data.transitions(self.batch_size, fraction=self.fraction, images=True)
 
     def update(self, batch: Transitions) -> Metrics:
         loss = -self.policy.log_prob(batch.obs, batch.action).mean()

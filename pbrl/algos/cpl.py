@@ -2,29 +2,25 @@
 
 Hejna et al. 2023, arXiv:2310.13639. Under the regret model a segment scores sum_t alpha * log pi(a_t | s_t), so
 "b over a" is a contrastive loss on the policy itself. `bc_weight` > 0 is the paper's CPL-BC, `reference` its CPL-KL:
-scores are then relative to the cloned policy, as in DPO. The loss on the scores is any of `objective=`. With a reward
-model beside it (`algo=cpl reward=transformer`) pairs come from all data and that model answers: DPPO, An et al. 2023,
-arXiv:2301.12842.
+scores are then relative to the cloned policy, as in DPO. The loss on the scores is any of `objective=`.
 """
 
 import copy
 
 from torch import Tensor, nn
 
-from pbrl.models.gaussian import Likelihood
 from pbrl.models.optim import Adam
-from pbrl.objectives import Objective, agreement, compared
-from pbrl.types import Metrics, PreferenceBatch, Spec, UserError
+from pbrl.models.policy import LikelihoodPolicy
+from pbrl.objectives import Objective, agreement
+from pbrl.training.batches import Data
+from pbrl.types import Comparisons, Metrics, Phase, Segment, Spec, UserError
 
 
 class CPL(nn.Module):
-    batch = PreferenceBatch
-    images = True
-
     def __init__(
         self,
         spec: Spec,
-        policy: Likelihood,
+        policy: LikelihoodPolicy,
         *,
         objective: Objective,
         alpha: float,
@@ -40,35 +36,42 @@ class CPL(nn.Module):
         super().__init__()
         if reference and not pretrain_steps:
             raise UserError("algo.reference=true is relative to a clone: algo.pretrain_steps=1 or more makes it")
+        if objective.is_relative and not reference:
+            raise UserError(f"objective={objective.name} reads scores relative to a clone: add algo.reference=true")
         self.policy = policy
         self.reference = copy.deepcopy(policy).requires_grad_(False).eval() if reference else None
         self.optim = Adam(policy.parameters(), lr, warmup=warmup, cosine=cosine_steps)
-        self.objective, self.segments = objective, compared(objective)
+        self.objective = objective
         self.alpha, self.bc_weight, self.lr_after = alpha, bc_weight, lr_after
         self.pretrain_steps, self.batch_size = pretrain_steps, batch_size
 
-    def pretrain(self, batch: PreferenceBatch) -> Metrics:
-        """Clones both segments, preferred or not."""
-        loss = -self.policy.log_prob(batch.obs, batch.action).mean()
+    def phases(self, steps: int) -> list[Phase]:
+        clone = Phase("pretrain", self.pretrain_steps, self.draw, self.clone)
+        return [clone, Phase("policy", steps, self.draw, self.update, before=self.start_finetuning)]
+
+    def draw(self, data: Data) -> Comparisons:
+        return self.objective.draw(data, self.batch_size, images=True)
+
+    def clone(self, batch: Comparisons) -> Metrics:
+        """Clones all segments, preferred or not."""
+        loss = -self.policy.score(batch.segments).sum() / batch.segments.mask.sum()
         self.optim.step(loss)
         return {"bc": loss.detach()}
 
-    def begin(self) -> None:
-        """After cloning: the clone becomes the reference, and the optimiser starts anew."""
+    def start_finetuning(self, data: Data) -> None:
+        """After cloning: the clone becomes the reference, and the optimizer starts anew."""
         if self.reference is not None:
             self.reference.load_state_dict(self.policy.state_dict())
         self.optim.restart(self.lr_after)
 
-    def update(self, batch: PreferenceBatch) -> Metrics:
-        logp = self.policy.log_prob(batch.obs, batch.action)  # [B, K, L], where K is 2 for pairs
-        scores = self.scores(logp, batch)  # [B, K]
-        cpl = self.objective(scores, batch.label).mean()
-        bc = -logp.mean()
+    def update(self, batch: Comparisons) -> Metrics:
+        score = self.policy.score(batch.segments)  # sum_t log pi, [B, K], where K is 2 for pairs
+        scores = self.alpha * self.relative(score, batch.segments)
+        cpl = self.objective(scores, batch.label, batch.confidence)
+        bc = -score.sum() / batch.segments.mask.sum()
         self.optim.step(cpl + self.bc_weight * bc)
         return {"cpl": cpl.detach(), "bc": bc.detach(), "train_accuracy": agreement(scores, batch.label)}
 
-    def scores(self, logp: Tensor, batch: PreferenceBatch) -> Tensor:
-        """alpha * sum_t log pi, less the reference's for CPL-KL: [B, K]."""
-        if self.reference is not None:
-            logp = logp - self.reference.log_prob(batch.obs, batch.action)
-        return self.alpha * logp.sum(-1)
+    def relative(self, score: Tensor, segments: Segment) -> Tensor:
+        """The policy's score less the reference's, for CPL-KL: [B, K]."""
+        return score if self.reference is None else score - self.reference.score(segments)

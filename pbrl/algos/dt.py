@@ -5,15 +5,13 @@ Chen et al. 2021, arXiv:2106.01345. With `reward=ensemble` returns are the learn
 
 from torch import nn
 
-from pbrl.data.table import Table
 from pbrl.models.decision_transformer import DecisionTransformer
 from pbrl.models.optim import Adam
-from pbrl.types import Metrics, Spec, Windows
+from pbrl.training.batches import Data
+from pbrl.types import Metrics, Phase, Spec, Windows
 
 
 class DT(nn.Module):
-    batch = Windows
-
     def __init__(
         self,
         spec: Spec,
@@ -39,8 +37,14 @@ class DT(nn.Module):
         self.state_weight = state_weight
         self.context, self.batch_size = context, batch_size
 
-    def measure(self, table: Table) -> None:
-        self.policy.measure(table)
+    def phases(self, steps: int) -> list[Phase]:
+        return [Phase("policy", steps, self.draw, self.update, on_labels=self.measure_returns)]
+
+    def draw(self, data: Data) -> Windows:
+        return data.windows(self.batch_size, self.context)
+
+    def measure_returns(self, data: Data) -> None:
+        self.policy.measure_returns(data.table)
 
     def update(self, batch: Windows) -> Metrics:
         loss, _ = self.policy.imitation(batch, self.state_weight)

@@ -10,15 +10,14 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from pbrl.data.table import Table
 from pbrl.distributed import averaged
 from pbrl.models.decision_transformer import DecisionTransformer, mean
 from pbrl.models.optim import Adam, polyak
-from pbrl.types import Metrics, Spec, UserError, Windows
+from pbrl.training.batches import Data
+from pbrl.types import Metrics, Phase, Spec, UserError, Windows
 
 
 class DTR(nn.Module):
-    batch = Windows
     turn: Tensor
 
     def __init__(
@@ -63,18 +62,24 @@ class DTR(nn.Module):
         self.context, self.batch_size = context, batch_size
         self.register_buffer("turn", torch.zeros(()))
 
-    def measure(self, table: Table) -> None:
-        self.policy.measure(table)
-        self.target.measure(table)
+    def phases(self, steps: int) -> list[Phase]:
+        return [Phase("policy", steps, self.draw, self.update, on_labels=self.measure_returns)]
+
+    def draw(self, data: Data) -> Windows:
+        return data.windows(self.batch_size, self.context)
+
+    def measure_returns(self, data: Data) -> None:
+        self.policy.measure_returns(data.table)
+        self.target.measure_returns(data.table)
 
     def update(self, batch: Windows) -> Metrics:
-        error = self.policy.value(batch.obs, batch.action) - self.returns(batch)  # [2, B, K]
+        error = self.policy.value(batch.obs.state, batch.action) - self.returns(batch)  # [2, B, K]
         critic_loss = mean(error.square(), batch.before_last()).sum()  # eq. 6
         self.critic_optim.step(critic_loss)
 
         imitation, action = self.policy.imitation(batch, self.state_weight)
-        q = self.policy.value(batch.obs, action)
-        level, size = mean(q, batch.holds), averaged(mean(q.abs(), batch.holds))  # [2]
+        q = self.policy.value(batch.obs.state, action)
+        level, size = mean(q, batch.mask), averaged(mean(q.abs(), batch.mask))  # [2]
         pulls = level / size.flip(0).clamp(min=1e-6)  # one critic pulls, the other says how large values are
         pull = torch.where(torch.rand((), device=q.device) < 0.5, pulls[0], pulls[1])
         eta = self.eta * (self.turn / self.eta_steps).clamp(max=1.0) if self.eta_steps else self.eta
@@ -93,7 +98,7 @@ class DTR(nn.Module):
         """
         action, _ = self.target.predict(batch)
         at = torch.arange(len(action), device=action.device), batch.last
-        value = (1 - batch.done) * self.target.value(batch.obs[at], action[at]).amin(0)  # [B]
+        value = (1 - batch.done) * self.target.value(batch.obs.state[at], action[at]).amin(0)  # [B]
         every = torch.arange(self.context, device=action.device)
         ahead = (every - every[:, None]).clamp(min=0)  # [K, K], from row i to row j
         discounts = (self.discount**ahead).triu()

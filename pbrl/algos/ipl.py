@@ -2,33 +2,40 @@
 
 Hejna & Sadigh 2023, arXiv:2305.15363. For a fixed policy, Q and reward determine each other: r = Q(s, a) - gamma V(s').
 So preferences train Q directly, and no reward model can be wrong apart from it. As preferences between segments of
-one length leave the reward's offset open, rewards are drawn to a `usual` one. Where episodes can terminate it is 1 by
-default: about 0 half of them would be negative, and to die would pay.
+one length leave the reward's offset open, rewards are drawn to a `usual_reward`. Where episodes can terminate it is 1
+by default: about 0 half of them would be negative, and early termination would pay.
 """
 
 import copy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pbrl.models.gaussian import Likelihood
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam, polyak
+from pbrl.models.policy import LikelihoodPolicy
 from pbrl.objectives import agreement, bradley_terry
-from pbrl.types import Metrics, PairsAndSteps, Spec, Transitions
+from pbrl.training.batches import Data
+from pbrl.types import Comparisons, Metrics, Observation, Phase, Spec, Transitions
+
+
+class Batch(NamedTuple):
+    """Comparisons, and steps from anywhere in the data."""
+
+    pairs: Comparisons
+    steps: Transitions
 
 
 class IPL(nn.Module):
-    batch = PairsAndSteps
-
     def __init__(
         self,
         spec: Spec,
-        policy: Likelihood,
+        policy: LikelihoodPolicy,
         *,
         hidden: list[int],
         penalty: float,
-        usual: float | None,
+        usual_reward: float | None,
         expectile: float,
         beta: float,
         max_weight: float,
@@ -47,14 +54,22 @@ class IPL(nn.Module):
         self.q_target = copy.deepcopy(self.q).requires_grad_(False)
         self.critic_optim = Adam([*self.v.parameters(), *self.q.parameters()], lr)
         self.actor_optim = Adam(policy.parameters(), lr, cosine=actor_cosine_steps)
-        self.penalty, self.usual = penalty, float(spec.terminates) if usual is None else usual
+        self.penalty = penalty
+        self.usual_reward = float(spec.terminates) if usual_reward is None else usual_reward
         self.expectile, self.beta, self.max_weight = expectile, beta, max_weight
         self.discount, self.tau = discount, tau
         self.batch_size, self.step_batch_size = batch_size, step_batch_size
 
-    def update(self, batch: PairsAndSteps) -> Metrics:
-        steps = together(batch)
-        obs, next_obs = self.normalize(steps.obs), self.normalize(steps.next_obs)
+    def phases(self, steps: int) -> list[Phase]:
+        return [Phase("policy", steps, self.draw, self.update)]
+
+    def draw(self, data: Data) -> Batch:
+        return Batch(data.comparisons(self.batch_size), data.transitions(self.step_batch_size))
+
+    def update(self, batch: Batch) -> Metrics:
+        pairs = batch.pairs
+        steps = join(batch)
+        obs, next_obs = self.normalize(steps.obs.state), self.normalize(steps.next_obs.state)
         pair = torch.cat([obs, steps.action], -1)
 
         with torch.no_grad():
@@ -65,11 +80,10 @@ class IPL(nn.Module):
         v_loss = (torch.where(error > 0, self.expectile, 1 - self.expectile) * error.square()).mean()
         q = self.q(pair).float().squeeze(-1)
         reward = q - self.discount * (1 - steps.done) * v_next  # [2, M], eq. 3
-        asked = batch.pairs.label.shape[0]
-        of_pairs = reward[:, : len(steps.obs) - len(batch.steps.obs)]
-        scores = of_pairs.reshape(2, asked, 2, -1).sum(-1)  # [2, B, 2]
-        preference = bradley_terry(scores, batch.pairs.label).mean(1).sum()
-        size = (reward - self.usual).square().mean(1).sum()
+        of_pairs = reward[:, : len(steps.action) - len(batch.steps.action)]
+        scores = of_pairs.reshape(2, len(pairs.label), 2, -1).sum(-1)  # [2, B, 2]
+        preference = (bradley_terry(scores, pairs.label) * pairs.confidence).mean(1).sum()
+        size = (reward - self.usual_reward).square().mean(1).sum()
         weight = (self.beta * error.detach()).exp().clamp(max=self.max_weight)
         actor_loss = -(weight * self.policy.log_prob(steps.obs, steps.action)).mean()
 
@@ -81,20 +95,23 @@ class IPL(nn.Module):
             "v_loss": v_loss.detach(),
             "actor_loss": actor_loss.detach(),
             "reward_size": size.detach(),
-            "train_accuracy": agreement(scores.detach().mean(0), batch.pairs.label),
+            "train_accuracy": agreement(scores.detach().mean(0), pairs.label),
         }
 
 
-def together(batch: PairsAndSteps) -> Transitions:
-    """All steps at once, [M, …]: those of the segments but their last, whose next observation is not asked about."""
-    obs, action, steps = batch.pairs.obs, batch.pairs.action, batch.steps
+def join(batch: Batch) -> Transitions:
+    """All steps at once, [M, …]: those of the segments but their last, whose next observation is unknown."""
+    segments, steps = batch.pairs.segments, batch.steps
+    state, action = segments.obs.state, segments.action  # [B, 2, L, …]
 
     def flat(x: Tensor) -> Tensor:
         return x.reshape(-1, x.shape[-1])
 
-    none = obs.new_zeros(len(flat(obs[:, :, 1:])))  # a segment ends before its episode does
+    none = state.new_zeros(len(flat(state[:, :, 1:])))  # a segment ends before its episode does
     return Transitions(
-        torch.cat([flat(obs[:, :, :-1]), steps.obs]), torch.cat([flat(action[:, :, :-1]), steps.action]),
-        torch.cat([none, steps.reward]), torch.cat([flat(obs[:, :, 1:]), steps.next_obs]),
+        Observation(torch.cat([flat(state[:, :, :-1]), steps.obs.state])),
+        torch.cat([flat(action[:, :, :-1]), steps.action]),
+        torch.cat([none, steps.reward]),
+        Observation(torch.cat([flat(state[:, :, 1:]), steps.next_obs.state])),
         torch.cat([none, steps.done]),
-    )  # fmt: skip
+    )

@@ -9,19 +9,18 @@ import copy
 import torch
 from torch import nn
 
-from pbrl.models.gaussian import Likelihood
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam, polyak
-from pbrl.types import Metrics, Spec, Transitions
+from pbrl.models.policy import LikelihoodPolicy
+from pbrl.training.batches import Data
+from pbrl.types import Metrics, Phase, Spec, Transitions
 
 
 class IQL(nn.Module):
-    batch = Transitions
-
     def __init__(
         self,
         spec: Spec,
-        policy: Likelihood,
+        policy: LikelihoodPolicy,
         *,
         hidden: list[int],
         expectile: float,
@@ -44,8 +43,14 @@ class IQL(nn.Module):
         self.expectile, self.beta, self.max_weight = expectile, beta, max_weight
         self.discount, self.tau, self.batch_size = discount, tau, batch_size
 
+    def phases(self, steps: int) -> list[Phase]:
+        return [Phase("policy", steps, self.draw, self.update)]
+
+    def draw(self, data: Data) -> Transitions:
+        return data.transitions(self.batch_size)
+
     def update(self, batch: Transitions) -> Metrics:
-        obs, next_obs = self.normalize(batch.obs), self.normalize(batch.next_obs)
+        obs, next_obs = self.normalize(batch.obs.state), self.normalize(batch.next_obs.state)
         pair = torch.cat([obs, batch.action], -1)
 
         with torch.no_grad():

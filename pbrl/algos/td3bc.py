@@ -12,11 +12,11 @@ from pbrl.distributed import averaged
 from pbrl.models.gaussian import GaussianPolicy
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam, polyak
-from pbrl.types import Metrics, Spec, Transitions, UserError
+from pbrl.training.batches import Data
+from pbrl.types import Metrics, Phase, Spec, Transitions, UserError
 
 
 class TD3BC(nn.Module):
-    batch = Transitions
     turn: Tensor
 
     def __init__(
@@ -48,8 +48,14 @@ class TD3BC(nn.Module):
         self.discount, self.tau, self.batch_size = discount, tau, batch_size
         self.register_buffer("turn", torch.zeros((), dtype=torch.long))
 
+    def phases(self, steps: int) -> list[Phase]:
+        return [Phase("policy", steps, self.draw, self.update)]
+
+    def draw(self, data: Data) -> Transitions:
+        return data.transitions(self.batch_size)
+
     def update(self, batch: Transitions) -> Metrics:
-        obs, next_obs = self.normalize(batch.obs), self.normalize(batch.next_obs)
+        obs, next_obs = self.normalize(batch.obs.state), self.normalize(batch.next_obs.state)
 
         with torch.no_grad():
             noise = (self.target_noise * torch.randn_like(batch.action)).clamp(-self.target_clip, self.target_clip)

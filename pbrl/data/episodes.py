@@ -42,6 +42,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def episode_id(episode: Episode) -> str:
+    """The hash of an episode's own content: its numbers and its video, not the name of the behaviour."""
+    return content_hash([episode])
+
+
 def content_hash(episodes: Sequence[Episode]) -> str:
     """A hash of all numbers in the episodes, whatever the file format (the behaviour's name is left out)."""
     digest = hashlib.sha256()
@@ -52,11 +57,6 @@ def content_hash(episodes: Sequence[Episode]) -> str:
             with open(e.video, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:32]
-
-
-def episode_id(episode: Episode) -> str:
-    """A hash of the episode's own content."""
-    return content_hash([episode])
 
 
 def write(path: Path, episodes: Sequence[Episode], recipe: dict[str, Any]) -> dict[str, Any]:

@@ -35,22 +35,28 @@ def shape(env: dict[str, Any]) -> tuple[int, ...]:
     return (len(env["images"]), size, size, 3) if env.get("images") else ()
 
 
+def image_shapes(env: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shape [H, W, 3] of what each camera observes."""
+    return {camera: shape(env)[1:] for camera in env.get("images") or ()}
+
+
 def frames(
     env: dict[str, Any], episodes: Sequence[Episode], dataset: str, *, folder: Path, workers: int
-) -> np.ndarray | None:
-    """[R, C, H, W, 3] uint8, mapped from a file in `folder` that is made if it is not there; None without images.
+) -> dict[str, np.ndarray]:
+    """{camera: [R, H, W, 3] uint8}, mapped from a file in `folder` that is made if it is not there.
 
     Raises UserError where an episode has neither states nor videos of these cameras, or the disk is full.
     """
     if not env.get("images"):
-        return None
+        return {}
     made_of = json.dumps([dataset, env], sort_keys=True)
     path = Path(folder) / f"frames-{hashlib.sha256(made_of.encode()).hexdigest()[:10]}.npy"
     if not path.exists():
         with files.lock(path):  # runs of a sweep make it once
             if not path.exists():
                 make(env, episodes, path, workers)
-    return np.load(path, mmap_mode="c")  # what torch takes must look as if it could be written to
+    mapped = np.load(path, mmap_mode="c")  # what torch takes must look as if it could be written to
+    return {camera: mapped[:, c] for c, camera in enumerate(env["images"])}
 
 
 def make(env: dict[str, Any], episodes: Sequence[Episode], path: Path, workers: int) -> None:
@@ -89,7 +95,8 @@ def fill(envs: Sequence[Any], share: Share, path: Path, cameras: Sequence[str], 
                     rows[t:, c] = square(frame, size)  # of an end that was not filmed: what was seen last
         elif episode.state is not None:
             for t, state in enumerate(episode.state):
-                rows[t] = envs[0].restore(episode.seed, state, t)["image"]
+                images = envs[0].restore(episode.seed, state, t)["images"]
+                rows[t] = np.stack([images[camera] for camera in cameras])
         else:
             raise UserError(
                 "env.images are rendered from simulator states or cut from videos, and this data set has neither: "

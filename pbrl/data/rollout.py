@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from pbrl.types import Episode, Observation, Policy
 
 LOCKSTEP = 16  # environments per process
-Observed = Any  # [O] float32, or with images {"state": [O], "image": [C, H, W, 3] uint8}; of several, [N, …]
+Observed = Any  # [O] float32, or with images {"state": [O], "images": {camera: [H, W, 3] uint8}}; of several, [N, …]
 
 
 class Actor(Protocol):
@@ -51,15 +51,17 @@ def stacked(observations: Sequence[Observed]) -> Observed:
     """Those of several environments as one batch, which nobody changes later."""
     first = observations[0]
     if isinstance(first, dict):
-        return {name: np.stack([o[name] for o in observations]) for name in first}
+        images = {camera: np.stack([o["images"][camera] for o in observations]) for camera in first["images"]}
+        return {"state": np.stack([o["state"] for o in observations]), "images": images}
     return np.stack(observations)
 
 
-def tensors(obs: Observed) -> torch.Tensor | Observation:
+def tensors(obs: Observed) -> Observation:
     """A batch as policies take it."""
     if isinstance(obs, dict):
-        return Observation(torch.from_numpy(obs["state"]), torch.from_numpy(obs["image"]))
-    return torch.from_numpy(obs)
+        images = {camera: torch.from_numpy(image) for camera, image in obs["images"].items()}
+        return Observation(torch.from_numpy(obs["state"]), images)
+    return Observation(torch.from_numpy(obs))
 
 
 def state_of(obs: Observed) -> np.ndarray:

@@ -1,11 +1,11 @@
 """All experience as contiguous tensors on the training device. A segment is a start row and a length, never a copy.
 
 An episode of T steps fills T + 1 rows; the last holds where it ended and no step. So the next observation of row r is
-row r + 1, and nothing that starts at one of `segment_starts` crosses an episode's end.
+row r + 1, and no segment that starts at one of `segment_starts` crosses an episode's end.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -14,108 +14,222 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pbrl.data.episodes import episode_id
-from pbrl.types import Clip, Episode, Observation, RewardModel, Spec, Transitions, UserError, Windows
+from pbrl.types import Clip, Episode, Observation, RewardModel, Segment, Spec, Transitions, UserError, Windows
 
 T = TypeVar("T")
 ROW_BYTES = 32  # of a row beside observation and action: rewards, return to go, end, its own and its episode's number
 NORMALIZE = ("none", "std", "zscore", "minmax")
+Images = Mapping[str, np.ndarray]  # camera: [R, H, W, 3] uint8
 
 
 class Table:
-    """R rows: `obs` [R, O], `action` [R, A], `reward`, `learned`, `returns_to_go` (of `learned`) and `done` [R].
+    """R rows: `obs` [R, O], `action` [R, A], `reward` (the true one) and `done` [R]; per camera `images` [R, H, W, 3].
 
-    Beside them, where there are cameras, `image` [R, C, H, W, 3] uint8, what they saw. All lie on the device `target`
-    if half of its memory holds them, else on the host (`device` says where); batches are on `target`. Per
-    episode, on the host: `first` and `steps` [N] int64, `seed`, `success` (reached at any time) and `returns` (true),
-    and per row the simulator's `state` [R, S], where the data set has one.
+    `labels` [R, …] by name is what is known of the rows besides: "reward" is the reward that learners see, with
+    "return_to_go" beside it. All lie on the device `target` if half of its memory holds them, else on the host
+    (`device` says where); batches are on `target`. Per episode, on the host: `ids` (hashes of their content), `first`
+    row and `steps` [N] int64, `seed`, `success` (reached at any time) and `returns` (true), and per row the simulator's
+    `state` [R, S], where the data set has one.
     """
 
     def __init__(
-        self, episodes: Sequence[Episode], device: str | torch.device = "cpu", frames: np.ndarray | None = None
+        self,
+        episodes: Sequence[Episode],
+        device: str | torch.device = "cpu",
+        *,
+        images: Images | None = None,
+        capacity: int = 0,
     ):
+        """`capacity` rows are reserved for episodes that are appended later; beyond it the table is copied.
+
+        Raises UserError if there is no episode.
+        """
         if not episodes:
             raise UserError("the data set holds no episode")
+        images = images or {}
         self.target = torch.device(device)
-        rows, row = sum(len(e.obs) for e in episodes), episodes[0]
-        numbers = row.obs[0].nbytes + row.action[0].nbytes + ROW_BYTES
-        self.device = home(self.target, rows * numbers + (0 if frames is None else frames.nbytes))
-        self.steps = np.array([len(e.action) for e in episodes])
-        self.first = np.concatenate([[0], np.cumsum(self.steps + 1)[:-1]])
-        self.seed = np.array([e.seed for e in episodes])
-        self.source = [e.source for e in episodes]
-        self.ids = [episode_id(e) for e in episodes]
-        self._place = {name: i for i, name in reversed(list(enumerate(self.ids)))}
-        self.returns = np.array([e.reward.sum() for e in episodes], np.float64)
-        known = all(e.success is not None for e in episodes)
-        self.success = np.array([e.success.any() for e in episodes]) if known else None  # type: ignore[union-attr]
-        with_state = all(e.state is not None for e in episodes)
-        self.state = np.concatenate([e.state for e in episodes]) if with_state else None  # type: ignore[misc]
+        columns = _columns(episodes)
+        size = sum(column[0].nbytes for column in (*columns.values(), *images.values())) + ROW_BYTES
+        self.device = choose_device(self.target, max(len(columns["obs"]), capacity) * size)
+        self.ids: list[str] = []
+        self.source: list[str] = []
+        self.instruction: list[str] = []
+        self.first, self.steps, self.seed = (np.empty(0, np.int64) for _ in range(3))
+        self.returns = np.empty(0, np.float64)
+        self.success: np.ndarray | None = np.empty(0, bool)
+        self.state: np.ndarray | None = None
+        self.labels: dict[str, Tensor] = {}
+        self._images = {name: torch.from_numpy(column).to(self.device) for name, column in images.items()}
+        self._storage = {name: torch.from_numpy(column).to(self.device) for name, column in columns.items()}
+        self._reserve(capacity)
+        self._index(episodes)
+        self.set_label("reward", self.reward)
 
-        closed = [pad(e.action, 1) for e in episodes]
-        done = [np.append(np.zeros(len(e.action) - 1, np.float32), [float(e.terminated), 0.0]) for e in episodes]
-        self.obs = self._tensor([e.obs for e in episodes])
-        self.action = self._tensor(closed)
-        self.reward = self._tensor([pad(e.reward, 1) for e in episodes])
-        self.done = self._tensor(done)
+    # Growing
 
-        holds_step = np.ones(len(self.obs), bool)
+    def append(self, episode: Episode, labels: Mapping[str, np.ndarray] | None = None) -> None:
+        """Adds an episode of T steps; `labels` [T, …] by name. Labels that are not given are NaN until they are set.
+
+        Clips of earlier episodes and all labels stay valid. Raises UserError where its sizes are not the table's, or
+        the table has images.
+        """
+        sizes, ours = (episode.obs.shape[1], episode.action.shape[1]), (self.obs.shape[1], self.action.shape[1])
+        if sizes != ours:
+            raise UserError(f"an episode of {sizes} numbers per observation and action does not fit a table of {ours}")
+        if self._images:
+            raise UserError("a table with images cannot grow: make a data set of all episodes")
+        rows, more = self.row_count, _columns([episode])
+        self._reserve(rows + len(more["obs"]), grow=True)
+        for name, column in more.items():
+            self._storage[name][rows : rows + len(column)] = torch.from_numpy(column).to(self.device)
+        before = self.labels
+        self._index([episode])
+        self.labels = {}
+        for name, values in before.items():
+            new = values.new_full((self.row_count - rows, *values.shape[1:]), torch.nan)
+            if labels and name in labels:
+                new[:-1] = torch.from_numpy(labels[name]).to(values)
+            self.labels[name] = torch.cat([values, new])
+        if "reward" in before:
+            self.set_label("reward", self.labels["reward"])
+
+    def _reserve(self, rows: int, grow: bool = False) -> None:
+        """Makes room for so many rows; when it grows, for twice as many as there are."""
+        held = len(self._storage["obs"])
+        if rows <= held:
+            return
+        rows = max(rows, 2 * held) if grow else rows
+        for name, column in self._storage.items():
+            self._storage[name] = torch.cat([column, column.new_zeros(rows - held, *column.shape[1:])])
+
+    def _index(self, episodes: Sequence[Episode]) -> None:
+        """Takes note of episodes whose rows are there."""
+        steps = np.array([len(e.action) for e in episodes])
+        begin = int(self.first[-1] + self.steps[-1] + 1) if len(self.first) else 0
+        first = begin + np.concatenate([[0], np.cumsum(steps + 1)[:-1]])
+        self.first, self.steps = np.append(self.first, first), np.append(self.steps, steps)
+        self.seed = np.append(self.seed, [e.seed for e in episodes])
+        self.returns = np.append(self.returns, [e.reward.sum(dtype=np.float64) for e in episodes])
+        self.ids = [*self.ids, *map(episode_id, episodes)]
+        self.source = [*self.source, *(e.source for e in episodes)]
+        self.instruction = [*self.instruction, *(e.instruction for e in episodes)]
+        success = [e.success.any() for e in episodes if e.success is not None]
+        known = self.success is not None and len(success) == len(episodes)
+        self.success = np.append(self.success, success) if known else None  # type: ignore[arg-type]
+        self.state = _grown(self.state, [e.state for e in episodes], begin)
+        self._place = {own: i for i, own in reversed(list(enumerate(self.ids)))}
+
+        holds_step = np.ones(int(first[-1] + steps[-1] + 1), bool)
         holds_step[self.first + self.steps] = False
         self.rows = torch.from_numpy(np.flatnonzero(holds_step)).to(self.device)  # [M], rows that hold a step
-        self.episode = torch.from_numpy(np.repeat(np.arange(len(episodes)), self.steps + 1)).to(self.device)  # [R]
+        self.episode = torch.from_numpy(np.repeat(np.arange(len(self.first)), self.steps + 1)).to(self.device)  # [R]
         self.opening = torch.from_numpy(self.first).to(self.device)  # [N], each episode's first row
         self.closing = torch.from_numpy(self.first + self.steps).to(self.device)  # [N], each episode's last row
-        self.learned = self.reward.clone()
-        self.image = None if frames is None else torch.from_numpy(frames).to(self.device)
 
-    def _tensor(self, parts: list[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.concatenate(parts).astype(np.float32, copy=False)).to(self.device)
+    # Columns
 
     @property
-    def learned(self) -> Tensor:
-        """The reward that learners see [R], zero in rows that hold no step; `relabel` replaces it."""
-        return self._learned
+    def obs(self) -> Tensor:
+        return self._storage["obs"][: self.row_count]
 
-    @learned.setter
-    def learned(self, values: Tensor) -> None:
-        self._learned = values.clone()
-        self._learned[self.closing] = 0.0
-        earned = self._learned.double().cumsum(0)
-        self.returns_to_go = (earned[self.closing[self.episode]] - earned + self._learned).float()
+    @property
+    def action(self) -> Tensor:
+        return self._storage["action"][: self.row_count]
+
+    @property
+    def reward(self) -> Tensor:
+        """The true reward [R]."""
+        return self._storage["reward"][: self.row_count]
+
+    @property
+    def done(self) -> Tensor:
+        return self._storage["done"][: self.row_count]
+
+    @property
+    def images(self) -> dict[str, Tensor]:
+        return self._images
+
+    def set_label(self, name: str, values: Tensor) -> None:
+        """Sets what every row is labelled with [R, …]: zero in rows that hold no step.
+
+        The label "reward" is what learners see; "return_to_go" follows from it.
+        """
+        values = values.to(self.device, copy=True)
+        values[self.closing] = 0.0
+        self.labels = {**self.labels, name: values}
+        if name == "reward":
+            total = values.double().cumsum(0)
+            self.labels["return_to_go"] = (total[self.closing[self.episode]] - total + values).float()
 
     def view(self) -> "Table":
-        """The same experience with a learnt reward of its own."""
+        """The same experience with labels of its own."""
         return copy.copy(self)
 
     def __len__(self) -> int:
         """The number of steps (not of rows)."""
         return len(self.rows)
 
+    @property
+    def row_count(self) -> int:
+        """R, the number of rows in use."""
+        return len(self.episode)
+
     def spec(self) -> Spec:
         """Sizes and observation statistics over all rows; a component that hardly moves is left unscaled."""
         mean, std = self.obs.mean(0), self.obs.std(0)
         std = torch.where(std < 1e-3, torch.ones_like(std), std)
-        sizes = self.obs.shape[1], self.action.shape[1]
-        image = () if self.image is None else tuple(self.image.shape[1:])
         return Spec(
-            *sizes, tuple(mean.tolist()), tuple(std.tolist()), int(self.steps.max()), image, bool(self.done.any())
+            self.obs.shape[1],
+            self.action.shape[1],
+            tuple(mean.tolist()),
+            tuple(std.tolist()),
+            int(self.steps.max()),
+            {name: tuple(column.shape[1:]) for name, column in self.images.items()},
+            bool(self.done.any()),
         )
 
-    def seen(self, rows: Tensor) -> Tensor | Observation:
-        """What a policy observes at rows [...]: the state [..., O], with the images where there are cameras."""
-        if self.image is None:
-            return self.obs[rows]
-        return Observation(self.obs[rows], self.image[rows])
+    # Clips
 
-    def near(self, batch: T) -> T:
-        """The batch where learners are; from the host it goes through pinned memory, and nobody waits for it."""
+    def clips(self, starts: np.ndarray, length: int) -> list[Clip]:
+        """The clips of `length` steps that begin at rows [n]."""
+        index = self.episode.cpu().numpy()[starts]
+        return [Clip(self.ids[i], int(row - self.first[i]), length) for i, row in zip(index, starts, strict=True)]
+
+    def holds(self, clip: Clip) -> bool:
+        """Whether the clip's episode is in the table and long enough."""
+        i = self._place.get(clip.episode)
+        return i is not None and clip.first >= 0 and clip.first + clip.length <= self.steps[i]
+
+    def row(self, clip: Clip) -> int:
+        """The row at which a clip begins. Raises UserError if the table does not hold it."""
+        if not self.holds(clip):
+            raise UserError(f"the data set has no episode {clip.episode} with steps {clip.first} to "
+                            f"{clip.first + clip.length}")  # fmt: skip
+        return int(self.first[self._place[clip.episode]]) + clip.first
+
+    # Batches
+
+    def observe(self, rows: Tensor, images: bool = False) -> Observation:
+        """The observation at rows [...], with `images` where there are cameras."""
+        shown = {name: column[rows] for name, column in self.images.items()} if images else {}
+        return Observation(self.obs[rows], shown)
+
+    def to_target(self, batch: T) -> T:
+        """The batch on the learners' device; from the host it goes through pinned memory, asynchronously."""
         if self.device == self.target:
             return batch
         return tree_map(lambda x: x.pin_memory().to(self.target, non_blocking=True), batch)
 
-    def transitions(self, rows: Tensor) -> Transitions:
-        """rows [B] → the steps there, with the reward that learners see."""
-        return self.near(
-            Transitions(self.seen(rows), self.action[rows], self.learned[rows], self.obs[rows + 1], self.done[rows])
+    def transitions(self, rows: Tensor, images: bool = False) -> Transitions:
+        """rows [B] → the steps there, with the reward that learners see; `images` are of `obs` only."""
+        return self.to_target(
+            Transitions(
+                self.observe(rows, images),
+                self.action[rows],
+                self.labels["reward"][rows],
+                self.observe(rows + 1),
+                self.done[rows],
+            )
         )
 
     def windows(self, starts: Tensor, length: int) -> Windows:
@@ -123,34 +237,30 @@ class Table:
         episode = self.episode[starts]
         closing = self.closing[episode]
         rows = starts[:, None] + torch.arange(length, device=self.device)  # [B, K]
-        holds = (rows < closing[:, None]).float()
+        mask = (rows < closing[:, None]).float()
         rows = torch.minimum(rows, closing[:, None])
-        return self.near(Windows(
-            self.obs[rows], self.action[rows], self.learned[rows], self.returns_to_go[rows],
-            step=rows - self.opening[episode][:, None], last=rows[:, -1] - starts, holds=holds,
-            done=self.done[rows[:, -1] - 1],
-        ))  # fmt: skip
+        return self.to_target(
+            Windows(
+                self.observe(rows),
+                self.action[rows],
+                self.labels["reward"][rows],
+                self.labels["return_to_go"][rows],
+                step=rows - self.opening[episode][:, None],
+                last=rows[:, -1] - starts,
+                mask=mask,
+                done=self.done[rows[:, -1] - 1],
+            )
+        )
 
-    def segments(self, starts: Tensor, length: int) -> Tensor:
+    def segment_rows(self, starts: Tensor, length: int) -> Tensor:
         """starts [...] → the rows of each segment [..., L], to index `obs`, `action`, `reward` with."""
         return starts[..., None] + torch.arange(length, device=self.device)
 
-    segment_rows = segments
-
-    def clips(self, starts: Tensor | np.ndarray, length: int) -> list[Clip]:
-        """The clips of `length` steps that begin at rows starts [Q]."""
-        rows = np.asarray(starts)
-        episode = np.searchsorted(self.first, rows, side="right") - 1
-        return [Clip(self.ids[e], int(row - self.first[e]), length) for row, e in zip(rows, episode, strict=True)]
-
-    def holds(self, clip: Clip) -> bool:
-        """Whether the clip's episode is here and long enough."""
-        e = self._place.get(clip.episode)
-        return e is not None and clip.first + clip.length <= self.steps[e]
-
-    def row(self, clip: Clip) -> int:
-        """The row at which a clip begins."""
-        return int(self.first[self._place[clip.episode]]) + clip.first
+    def segments(self, starts: Tensor, length: int, images: bool = False) -> Segment:
+        """starts [...] → the segments [..., L, …] that begin there."""
+        rows = self.segment_rows(starts, length)
+        mask = torch.ones(rows.shape, device=self.device)
+        return Segment(self.observe(rows, images), self.action[rows], mask)
 
     def segment_starts(self, length: int) -> Tensor:
         """Every row [K] at which a segment of `length` steps fits into its episode. Raises UserError if none does."""
@@ -169,38 +279,52 @@ class Table:
         spans = [np.arange(f, f + n) for f, n in zip(self.first[keep], self.steps[keep], strict=True)]
         return torch.from_numpy(np.concatenate(spans)).to(self.device)
 
-    @torch.no_grad()
-    def map(self, model: RewardModel, chunk: int = 65536) -> Tensor:
-        """Each member's reward of every row, seen after the `model.context - 1` rows before it: [E, R]."""
-        parts = []
-        for rows in torch.arange(len(self.obs), device=self.device).split(max(1, chunk // model.context)):
-            start = torch.maximum(rows - model.context + 1, self.opening[self.episode[rows]])
-            seen = start[:, None] + torch.arange(model.context, device=self.device)  # what comes after `rows` is unseen
-            seen = torch.minimum(seen, rows[:, None])
-            obs, action = self.near((self.obs[seen], self.action[seen]))
-            reward = model.reward(obs, action).to(self.device)  # [E, n, context]
-            parts.append(reward[:, torch.arange(len(rows), device=self.device), rows - start])
-        return torch.cat(parts, 1)
+    # Rewards
 
     def relabel(self, model: RewardModel) -> None:
-        """Replaces `learned` by the members' mean reward, each first normalised over all steps by `model.normalize`.
+        """Sets the reward to the members' mean, each first normalized over all steps by `model.normalize`.
 
-        none: as it is · std: divided by its standard deviation · zscore: centred too · minmax: to [0, 1].
+        none: as it is · std: divided by its standard deviation · zscore: centered too · minmax: to [0, 1].
         Preferences between segments of one length leave the reward's offset open, and it matters where episodes can
-        terminate: centring can make dying early pay. `auto` is minmax where they do, else none.
+        terminate: centering can make early termination pay. `auto` is minmax where they do, else none.
         """
         normalize = model.normalize
         if normalize == "auto":
             normalize = "minmax" if self.done.any() else "none"
-        members = self.map(model)
-        self.learned = standardize(members, members[:, self.rows], normalize).mean(0)
+        members = model.label(self)
+        self.set_label("reward", standardize(members, members[:, self.rows], normalize).mean(0))
 
     def relabel_true(self, normalize: str) -> None:
-        """Replaces `learned` by the true reward, normalised in the same ways."""
-        self.learned = standardize(self.reward[None], self.reward[None, self.rows], normalize)[0]
+        """Sets the reward to the true one, normalized in the same ways."""
+        self.set_label("reward", standardize(self.reward[None], self.reward[None, self.rows], normalize)[0])
 
 
-def home(device: torch.device, size: int) -> torch.device:
+def _columns(episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
+    """What a table stores of each row."""
+    ends = [np.append(np.zeros(len(e.action) - 1), [float(e.terminated), 0.0]) for e in episodes]
+    parts = {
+        "obs": [e.obs for e in episodes],
+        "action": [_pad(e.action) for e in episodes],
+        "reward": [_pad(e.reward) for e in episodes],
+        "done": ends,
+    }
+    return {name: np.concatenate(part).astype(np.float32, copy=False) for name, part in parts.items()}
+
+
+def _pad(x: np.ndarray) -> np.ndarray:
+    """x with a row of zeros appended."""
+    return np.concatenate([x, np.zeros((1, *x.shape[1:]), x.dtype)])
+
+
+def _grown(held: np.ndarray | None, more: Sequence[np.ndarray | None], rows: int) -> np.ndarray | None:
+    """Simulator states of `rows` and more, if they are known of all."""
+    known = [state for state in more if state is not None]
+    if len(known) < len(more) or (rows and held is None):
+        return None
+    return np.concatenate(known if held is None else [held, *known])
+
+
+def choose_device(device: torch.device, size: int) -> torch.device:
     """Where so many bytes of experience lie: on the device if half of its memory holds them, else on the host.
 
     Half of all, not of what is free, since a run that goes on later must find them where they were.
@@ -210,7 +334,7 @@ def home(device: torch.device, size: int) -> torch.device:
 
 
 def standardize(values: Tensor, reference: Tensor, how: str) -> Tensor:
-    """values [E, R] scaled by the statistics of reference [E, M], member by member."""
+    """values [E, R] scaled by the statistics of reference [E, M], member by member. Raises UserError."""
     if how not in NORMALIZE:
         raise UserError(f"normalize={how}: it is one of {', '.join(NORMALIZE)}")
     if how == "none":
@@ -220,8 +344,3 @@ def standardize(values: Tensor, reference: Tensor, how: str) -> Tensor:
         return (values - low) / (high - low).clamp(min=1e-6)
     mean = reference.mean(1, keepdim=True) if how == "zscore" else 0.0
     return (values - mean) / reference.std(1, keepdim=True).clamp(min=1e-6)
-
-
-def pad(x: np.ndarray, rows: int) -> np.ndarray:
-    """x with `rows` rows of zeros appended."""
-    return np.concatenate([x, np.zeros((rows, *x.shape[1:]), x.dtype)])

@@ -95,7 +95,7 @@ def choose(
     drawn = starts[torch.randint(len(starts), (many, width), generator=generator).to(table.device)]
     if strategy == "uniform":
         return drawn
-    rows = table.segments(drawn, length)  # [C, 2, L]
+    rows = table.segment_rows(drawn, length)  # [C, 2, L]
     mean_obs = table.obs[rows].mean(-2)
     features = ((mean_obs - table.obs.mean(0)) / table.obs.std(0).clamp(min=1e-3)).flatten(1)  # [C, 2 O]
     logits = features.new_zeros(1, many)
@@ -105,7 +105,7 @@ def choose(
                 f"query.strategy={strategy} asks a reward ensemble: choose reward=ensemble, or another strategy"
             )
         with torch.no_grad():
-            scores = [model.score(*table.near((table.obs[r], table.action[r]))) for r in rows.split(1024)]
+            scores = [model.score(table.to_target(table.segments(part, length))) for part in drawn.split(1024)]
         every = torch.cat(scores, 1).to(table.device)
         logits = every[..., 1] - every[..., 0]  # [E, C]
     return drawn[STRATEGIES[strategy](logits, features, n)]

@@ -1,7 +1,7 @@
 """Policies that remember: a causal transformer over returns-to-go, observations and actions.
 
-Decision Transformer, Chen et al. 2021, arXiv:2106.01345. With a critic it tries several wished returns and takes the
-action that the critic values most (Hu et al. 2024, arXiv:2405.17098; DTR, Tu et al. 2024, arXiv:2412.09104).
+Decision Transformer, Chen et al. 2021, arXiv:2106.01345. With a critic it tries several target returns and
+takes the action that the critic values most (Hu et al. 2024, arXiv:2405.17098; DTR, Tu et al. 2024, arXiv:2412.09104).
 """
 
 from typing import Any
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from pbrl.data.table import Table
 from pbrl.distributed import averaged
-from pbrl.models.layers import MLP, Dropout, Normalize, Transformer
-from pbrl.types import Spec, UserError, Windows
+from pbrl.models.layers import MLP, Dropout, Normalize, Transformer, evaluating
+from pbrl.types import Observation, Spec, UserError, Windows
 
 
 class DecisionTransformer(nn.Module):
-    """Acts on the last `context` steps and on a wished return: shares `targets` of the best return in the data.
+    """Acts on the last `context` steps and on a target return: shares `targets` of the best return in the data.
 
-    The wish falls by the same amount every step, to nothing at the end of the longest episode: nobody rates the robot
-    while it acts. With `hidden` it owns twin critics Q(s, a), which choose among the wishes; without, there is one.
-    `choose` takes the action that they value most (argmax), or draws one in proportion to exp(Q) (softmax).
+    The target falls by the same amount every step, to nothing at the end of the longest episode, since rewards are
+    unknown while it acts. With `hidden` it owns twin critics Q(s, a), which choose among the targets; without, there is
+    one. `choose` takes the action that they value most (argmax), or draws one in proportion to exp(Q) (softmax).
     """
 
     q: Any  # twin critics, or None
@@ -58,23 +58,24 @@ class DecisionTransformer(nn.Module):
         self.register_buffer("return_max", torch.ones(()))
         self.reset()
 
-    def measure(self, table: Table) -> None:
+    def measure_returns(self, table: Table) -> None:
         """Takes over how large returns are: their largest, and the deviation of returns-to-go, which scales them."""
-        self.return_max.copy_(table.returns_to_go[table.opening].max())
-        self.return_scale.copy_(table.returns_to_go[table.rows].std().clamp(min=1e-6))
+        returns = table.labels["return_to_go"]
+        self.return_max.copy_(returns[table.opening].max())
+        self.return_scale.copy_(returns[table.rows].std().clamp(min=1e-6))
 
     def predict(self, batch: Windows) -> tuple[Tensor, Tensor]:
         """The action of each row [B, K, A], and the normalised observation after it [B, K, O]."""
         returns = batch.returns_to_go / self.return_scale
-        return self.net(self.normalize(batch.obs), batch.action, returns, batch.step)
+        return self.net(self.normalize(batch.obs.state), batch.action, returns, batch.step)
 
     def imitation(self, batch: Windows, state_weight: float) -> tuple[Tensor, Tensor]:
-        """How far it is from doing what was done and from foreseeing what came of it (scalar); and its actions."""
+        """Error of its actions plus `state_weight` times that of its next observations (scalar); and its actions."""
         action, next_obs = self.predict(batch)
         action_error = (action - batch.action).square().mean(-1)
-        next_error = (next_obs[:, :-1] - self.normalize(batch.obs[:, 1:])).square().mean(-1)
+        next_error = (next_obs[:, :-1] - self.normalize(batch.obs.state[:, 1:])).square().mean(-1)
         before_last = batch.before_last()[:, :-1]
-        return mean(action_error, batch.holds) + state_weight * mean(next_error, before_last), action
+        return mean(action_error, batch.mask) + state_weight * mean(next_error, before_last), action
 
     def value(self, obs: Tensor, action: Tensor) -> Tensor:
         """obs [..., O], action [..., A] → the critics' values [2, ...]."""
@@ -82,42 +83,56 @@ class DecisionTransformer(nn.Module):
         return self.q(torch.cat([self.normalize(obs), action], -1)).float().squeeze(-1)
 
     def reset(self) -> None:
-        """Forgets what it has seen and done."""
-        self.seen: list[Tensor] = []
-        self.done: list[Tensor] = []
+        """Starts episodes: forgets earlier observations and actions."""
+        self.history: list[Tensor] = []
+        self.actions: list[Tensor] = []
         self.time = 0
 
     @torch.no_grad()
-    def act(self, obs: Tensor) -> Tensor:
-        """obs [N, O] → action [N, A] in [-1, 1]. N episodes at once, all begun when it was reset."""
-        was_training = self.training
-        self.eval()
-        n, g = len(obs), len(self.targets)
-        self.seen = [*self.seen, obs][-self.context :]
-        steps = torch.arange(self.time + 1 - len(self.seen), self.time + 1, device=obs.device)  # [K]
-        done = torch.stack([*self.done, obs.new_zeros(n, self.spec.action_dim)], 1)  # the last is not known yet
-        wished = self.return_max * torch.tensor(self.targets, device=obs.device)  # [G]
-        left = wished[:, None] * (1 - steps / self.spec.steps)  # [G, K]
+    def act(self, obs: Observation, explore: bool = False) -> Tensor:
+        """obs [N, O] → action [N, A] in [-1, 1]. N episodes at once, all begun when it was reset.
+
+        It does not explore: DT and its relatives are deterministic.
+        """
+        self.history = [*self.history, obs.state][-self.context :]
+        with evaluating(self):
+            action = self._choose(obs.state, self._candidates())
+        self.actions = [*self.actions, action][-(self.context - 1) :] if self.context > 1 else []
+        self.time += 1
+        return action
+
+    def plan(self, obs: Observation) -> Tensor:
+        """obs [N, O] → the next action as a chunk [N, 1, A]."""
+        return self.act(obs)[:, None]
+
+    def _candidates(self) -> Tensor:
+        """The action for each target return: [G, N, A]."""
+        state = torch.stack(self.history, 1)  # [N, K, O]
+        n, g = len(state), len(self.targets)
+        steps = torch.arange(self.time + 1 - len(self.history), self.time + 1, device=state.device)  # [K]
+        unknown = state.new_zeros(n, self.spec.action_dim)
+        actions = torch.stack([*self.actions, unknown], 1)
+        target = self.return_max * torch.tensor(self.targets, device=state.device)  # [G]
+        left = target[:, None] * (1 - steps / self.spec.max_steps)  # [G, K]
         action, _ = self.net(
-            self.normalize(torch.stack(self.seen, 1)).repeat(g, 1, 1),
-            done.repeat(g, 1, 1),
+            self.normalize(state).repeat(g, 1, 1),
+            actions.repeat(g, 1, 1),
             (left / self.return_scale).repeat_interleave(n, 0),
             steps.expand(g * n, -1),
         )
-        choices = action[:, -1].unflatten(0, (g, n))  # [G, N, A]
-        chosen = choices[0]
-        if self.q is not None:
-            values = self.value(obs.expand(g, -1, -1), choices).amin(0)  # [G, N]
-            if self.choose == "argmax":
-                best = values.argmax(0)
-            else:
-                random = torch.Generator().manual_seed(self.time)  # on the CPU: the same draws everywhere
-                best = torch.multinomial(values.T.softmax(-1).cpu(), 1, generator=random)[:, 0].to(obs.device)
-            chosen = choices[best, torch.arange(n, device=obs.device)]
-        self.done = [*self.done, chosen][-(self.context - 1) :] if self.context > 1 else []
-        self.time += 1
-        self.train(was_training)
-        return chosen
+        return action[:, -1].unflatten(0, (g, n))
+
+    def _choose(self, state: Tensor, candidates: Tensor) -> Tensor:
+        """state [N, O], candidates [G, N, A] → the one that the critics value most, or draw: [N, A]."""
+        if self.q is None:
+            return candidates[0]
+        values = self.value(state.expand(len(candidates), -1, -1), candidates).amin(0)  # [G, N]
+        if self.choose == "argmax":
+            best = values.argmax(0)
+        else:
+            random = torch.Generator().manual_seed(self.time)  # on the CPU: the same draws everywhere
+            best = torch.multinomial(values.T.softmax(-1).cpu(), 1, generator=random)[:, 0].to(state.device)
+        return candidates[best, torch.arange(len(state), device=state.device)]
 
 
 def mean(x: Tensor, where: Tensor) -> Tensor:
@@ -131,7 +146,7 @@ class Sequence(nn.Module):
     def __init__(self, spec: Spec, *, layers: int, heads: int, width: int, dropout: float):
         super().__init__()
         self.embed_return, self.embed_obs = nn.Linear(1, width), nn.Linear(spec.obs_dim, width)
-        self.embed_action, self.embed_step = nn.Linear(spec.action_dim, width), nn.Embedding(spec.steps + 1, width)
+        self.embed_action, self.embed_step = nn.Linear(spec.action_dim, width), nn.Embedding(spec.max_steps + 1, width)
         nn.init.normal_(self.embed_step.weight, std=0.02)  # GPT-2's; at 1 a thousand random ones drown the returns
         self.norm, self.dropout = nn.LayerNorm(width), Dropout(dropout)
         self.transformer = Transformer(width=width, layers=layers, heads=heads, dropout=dropout)

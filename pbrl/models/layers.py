@@ -1,6 +1,8 @@
 """Networks. An ensemble is a leading tensor axis, not a list of modules."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,15 @@ from torch import Tensor, nn
 from pbrl.types import UserError
 
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "leaky_relu": nn.functional.leaky_relu}
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Without dropout, as it was afterwards."""
+    was_training = module.training
+    module.eval()
+    yield
+    module.train(was_training)
 
 
 class Linear(nn.Module):
@@ -90,35 +101,6 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
-
-
-class Encoder(nn.Module):
-    """Images [..., C, H, W, 3] uint8 → features [..., F] in [-1, 1]; all cameras' colours are channels of one input.
-
-    Four convolutions and a normalised linear layer, as in DrQ-v2 (Yarats et al. 2021, arXiv:2107.09645), but each of
-    them halves the image: a quarter of the arithmetic for two cameras. Raises UserError.
-    """
-
-    def __init__(self, image: tuple[int, ...], *, channels: int, features: int):
-        super().__init__()
-        if min(channels, features) < 1:
-            raise UserError(f"policy.channels={channels} and policy.features={features} must be at least 1")
-        cameras, height, width, _ = image
-        self.convolutions, sides, inputs = nn.ModuleList(), [height, width], cameras * 3
-        for _ in range(4):
-            sides = [(side + 1) // 2 for side in sides]
-            self.convolutions.append(nn.Conv2d(inputs, channels, 3, 2, 1))
-            inputs = channels
-        self.out = nn.Linear(channels * sides[0] * sides[1], features)
-        self.norm = nn.LayerNorm(features)
-
-    def forward(self, image: Tensor) -> Tensor:
-        lead = image.shape[:-4]
-        x = image.flatten(0, -5) if lead else image[None]  # [N, C, H, W, 3]
-        x = x.movedim(-1, 2).flatten(1, 2).float() / 255 - 0.5  # [N, C * 3, H, W]
-        for convolution in self.convolutions:
-            x = torch.relu(convolution(x))
-        return torch.tanh(self.norm(self.out(x.flatten(1)))).reshape(*lead, -1)
 
 
 class Block(nn.Module):

@@ -5,23 +5,21 @@ arXiv:2106.05091; the linear model is LiRE's, Choi et al. 2024, arXiv:2408.04190
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam
-from pbrl.objectives import Objective, agreement, compared
-from pbrl.types import Metrics, PreferenceBatch, Spec, UserError
+from pbrl.objectives import Objective, agreement
+from pbrl.rewards.per_step import PerStepReward
+from pbrl.types import Comparisons, Metrics, Observation, Segment, Spec, UserError
 
 
-class Ensemble(nn.Module):
+class Ensemble(PerStepReward):
     """`members` networks trained on the same batches from different starts; each scores a segment by its summed reward.
 
     With `linear` rewards are positive, and the odds of a preference are the ratio of what both earn, not of its
     exponentials: the scores are logarithms of that. `normalize` says how `Table.relabel` makes one reward of many.
     """
-
-    batch = PreferenceBatch
-    context = 1
 
     def __init__(
         self,
@@ -39,33 +37,30 @@ class Ensemble(nn.Module):
         steps: int,
         batch_size: int,
     ):
-        super().__init__()
+        super().__init__(objective, context=1, normalize=normalize, steps=steps, batch_size=batch_size)
         if linear and not bounded:
             raise UserError("reward.linear=true takes rewards that have a least one: reward.bounded=true")
         self.linear = linear
-        self.objective, self.segments = objective, compared(objective)
         self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)
         self.net = MLP(spec.obs_dim + spec.action_dim, 1, hidden, ensemble=members, activation=activation)
         self.optim = Adam(self.net.parameters(), lr, weight_decay=weight_decay)
-        self.bounded, self.normalize, self.steps, self.batch_size = bounded, normalize, steps, batch_size
+        self.bounded = bounded
 
-    def reward(self, obs: Tensor, action: Tensor) -> Tensor:
-        """obs [..., O], action [..., A] → reward of each member [E, ...]."""
-        out = self.net(torch.cat([self.obs_normalize(obs), action], -1)).squeeze(-1).float()
+    def reward(self, obs: Observation, action: Tensor) -> Tensor:
+        out = self.net(torch.cat([self.obs_normalize(obs.state), action], -1)).squeeze(-1).float()
         bounded = torch.tanh(out) if self.bounded else out
         return 1 + bounded if self.linear else bounded
 
-    def score(self, obs: Tensor, action: Tensor) -> Tensor:
-        return self.total(self.reward(obs, action))
+    def score(self, segment: Segment) -> Tensor:
+        return self.total(self.reward(segment.obs, segment.action), segment.mask)
 
-    def total(self, reward: Tensor, where: Tensor | float = 1.0) -> Tensor:
-        """What steps with a reward [..., L] add up to [...], those that count being 1 in `where`."""
-        if self.linear:
-            return (reward * where).sum(-1).clamp(min=1e-6).log()
-        return (reward * where).sum(-1)
+    def total(self, reward: Tensor, mask: Tensor) -> Tensor:
+        """What the steps with a reward [E, ..., L] that count in `mask` [..., L] add up to: [E, ...]."""
+        total = (reward * mask).sum(-1)
+        return total.clamp(min=1e-6).log() if self.linear else total
 
-    def update(self, batch: PreferenceBatch) -> Metrics:
-        scores = self.score(batch.obs, batch.action)  # [E, B, K], where K is 2 for pairs
-        loss = self.objective(scores, batch.label).mean(1)  # [E]
+    def update(self, batch: Comparisons) -> Metrics:
+        scores = self.score(batch.segments)  # [E, B, K], where K is 2 for pairs
+        loss = self.objective(scores, batch.label, batch.confidence)  # [E]
         self.optim.step(loss.sum())
         return {"loss": loss.detach().mean(), "train_accuracy": agreement(scores.mean(0), batch.label)}

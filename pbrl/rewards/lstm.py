@@ -8,15 +8,13 @@ from torch import Tensor, nn
 
 from pbrl.models.layers import Normalize
 from pbrl.models.optim import Adam
-from pbrl.objectives import Objective, agreement, compared
-from pbrl.types import Metrics, PreferenceBatch, Spec
+from pbrl.objectives import Objective, agreement
+from pbrl.rewards.per_step import PerStepReward
+from pbrl.types import Comparisons, Metrics, Observation, Phase, Spec
 
 
-class LSTM(nn.Module):
+class LSTM(PerStepReward):
     """One member. A step's reward depends on the `context` steps up to it; a segment's score is its summed reward."""
-
-    batch = PreferenceBatch
-    eager = True  # PyTorch cannot compile the training of its LSTM on a CPU
 
     def __init__(
         self,
@@ -32,29 +30,27 @@ class LSTM(nn.Module):
         steps: int,
         batch_size: int,
     ):
-        super().__init__()
-        self.objective, self.segments = objective, compared(objective)
+        super().__init__(objective, context=context, normalize=normalize, steps=steps, batch_size=batch_size)
         self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)
         self.memory = nn.LSTM(spec.obs_dim + spec.action_dim, width, batch_first=True)
         self.out = nn.Linear(width, 1)
         parameters = [*self.memory.parameters(), *self.out.parameters()]
         self.optim = Adam(parameters, lr, weight_decay=weight_decay, clip=1.0)
-        self.bounded, self.context, self.normalize = bounded, context, normalize
-        self.steps, self.batch_size = steps, batch_size
+        self.bounded = bounded
 
-    def reward(self, obs: Tensor, action: Tensor) -> Tensor:
+    def phases(self) -> list[Phase]:
+        # PyTorch cannot compile the training of its LSTM on a CPU
+        return [Phase("reward", self.steps, self.draw, self.update, compiles=False)]
+
+    def reward(self, obs: Observation, action: Tensor) -> Tensor:
         """obs [..., L, O], action [..., L, A] → reward of each step [1, ..., L]."""
-        pair = torch.cat([self.obs_normalize(obs), action], -1)
-        made, _ = self.memory(pair.flatten(0, -3))
-        out = self.out(made).float().reshape(1, *obs.shape[:-1])
+        pair = torch.cat([self.obs_normalize(obs.state), action], -1)
+        hidden, _ = self.memory(pair.flatten(0, -3))
+        out = self.out(hidden).float().reshape(1, *action.shape[:-1])
         return torch.tanh(out) if self.bounded else out
 
-    def score(self, obs: Tensor, action: Tensor) -> Tensor:
-        """obs [..., L, O], action [..., L, A] → summed reward [1, ...]."""
-        return self.reward(obs, action).sum(-1)
-
-    def update(self, batch: PreferenceBatch) -> Metrics:
-        scores = self.score(batch.obs, batch.action)[0]  # [B, K], where K is 2 for pairs
-        loss = self.objective(scores, batch.label).mean()
+    def update(self, batch: Comparisons) -> Metrics:
+        scores = self.score(batch.segments)[0]  # [B, K], where K is 2 for pairs
+        loss = self.objective(scores, batch.label, batch.confidence)
         self.optim.step(loss)
         return {"loss": loss.detach(), "train_accuracy": agreement(scores, batch.label)}

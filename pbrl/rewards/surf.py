@@ -1,55 +1,77 @@
-"""SURF: an ensemble that also learns from pairs nobody judged, where it is sure, and from segments cut short.
+"""SURF: an ensemble that also learns from unlabelled pairs, where it is sure, and from segments cropped in time.
 
 Park et al. 2022, arXiv:2203.10050. Both are ways to make much of few answers.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pbrl.objectives import agreement
+from pbrl.objectives import Objective, agreement
 from pbrl.rewards.ensemble import Ensemble
-from pbrl.types import Metrics, PairsAndUnasked, Spec, UserError
+from pbrl.training.batches import Data
+from pbrl.types import Comparisons, Metrics, Spec, UserError
+
+
+class Batch(NamedTuple):
+    """Comparisons, and pairs that no rater compared."""
+
+    labelled: Comparisons
+    unlabelled: Comparisons
 
 
 class SURF(Ensemble):
-    """Per answer `unasked` more pairs; a member answers them itself where it is at least `confidence` sure.
+    """Per answer `unlabelled` more pairs; a member labels them itself where it is at least `confidence` sure.
 
     Of each pair's segments a random part is compared: equally long, up to `crop` steps shorter, from two random places.
     """
 
-    batch = PairsAndUnasked
-
-    def __init__(self, spec: Spec, objective: Any, *, unasked: int, confidence: float, weight: float, crop: int,
-                 **ensemble: Any):  # fmt: skip
+    def __init__(
+        self,
+        spec: Spec,
+        objective: Objective,
+        *,
+        unlabelled: int,
+        confidence: float,
+        weight: float,
+        crop: int,
+        **ensemble: Any,
+    ):
         super().__init__(spec, objective, **ensemble)
         if not 0.5 <= confidence <= 1:
             raise UserError(f"reward.confidence={confidence} is a probability between a half and 1")
-        if self.segments != 2:
-            raise UserError("SURF answers pairs: choose an objective@reward_objective of pairs, or reward=ensemble")
+        if objective.is_unpaired or objective.segments != 2:
+            raise UserError("SURF labels pairs: choose an objective@reward_objective of pairs, or reward=ensemble")
         self.confidence, self.weight, self.crop = confidence, weight, crop
-        self.unasked_batch_size = unasked * self.batch_size
+        self.unlabelled = unlabelled * self.batch_size
 
-    def update(self, batch: PairsAndUnasked) -> Metrics:
-        pairs, more = batch
-        rewards = [self.reward(part.obs, part.action) for part in batch]  # [E, B, 2, L] each
+    def draw(self, data: Data) -> Batch:
+        return Batch(data.comparisons(self.batch_size), data.unlabelled(self.unlabelled))
+
+    def update(self, batch: Batch) -> Metrics:
+        labelled, unlabelled = batch
+        rewards = [self.reward(part.segments.obs, part.segments.action) for part in batch]  # [E, B, 2, L] each
         with torch.no_grad():
-            whole = self.total(rewards[1])
-            sure = torch.sigmoid(whole[..., 1] - whole[..., 0])  # [E, B]
-            own = (sure > 0.5).float()
-            counts = (torch.maximum(sure, 1 - sure) >= self.confidence).float()
-        scores = self.total(rewards[0], self.cut(pairs.obs))  # [E, B, 2]
-        told = self.objective(scores, pairs.label).mean(1)  # [E]
-        guessed = (counts * self.objective(self.total(rewards[1], self.cut(more.obs)), own)).mean(1)
-        self.optim.step((told + self.weight * guessed).sum())
-        return {"loss": told.detach().mean(), "train_accuracy": agreement(scores.detach().mean(0), pairs.label),
-                "sure": counts.mean()}  # fmt: skip
+            whole = self.total(rewards[1], unlabelled.segments.mask)
+            probability = torch.sigmoid(whole[..., 1] - whole[..., 0])  # [E, B]
+            pseudo_label = (probability > 0.5).float()
+            is_sure = (torch.maximum(probability, 1 - probability) >= self.confidence).float()
+        scores = self.total(rewards[0], self.crop_mask(labelled.segments.mask))  # [E, B, 2]
+        loss = self.objective(scores, labelled.label, labelled.confidence)  # [E]
+        pseudo_scores = self.total(rewards[1], self.crop_mask(unlabelled.segments.mask))
+        pseudo_loss = self.objective(pseudo_scores, pseudo_label, is_sure)
+        self.optim.step((loss + self.weight * pseudo_loss).sum())
+        return {
+            "loss": loss.detach().mean(),
+            "train_accuracy": agreement(scores.detach().mean(0), labelled.label),
+            "pseudo_labelled": is_sure.mean(),
+        }
 
-    def cut(self, obs: Tensor) -> Tensor:
-        """Which steps of the segments in obs [B, 2, L, O] are compared: [B, 2, L] float."""
-        pairs, _, length, _ = obs.shape
-        kept = (length - torch.randint(self.crop + 1, (pairs, 1), device=obs.device)).clamp(min=1)
-        begin = (torch.rand(pairs, 2, device=obs.device) * (length - kept + 1)).long()
-        step = torch.arange(length, device=obs.device)
-        return ((step >= begin[..., None]) & (step < (begin + kept)[..., None])).float()
+    def crop_mask(self, mask: Tensor) -> Tensor:
+        """Which steps of the segments [B, 2, L] are compared: [B, 2, L] float."""
+        pairs, _, length = mask.shape
+        kept = (length - torch.randint(self.crop + 1, (pairs, 1), device=mask.device)).clamp(min=1)
+        begin = (torch.rand(pairs, 2, device=mask.device) * (length - kept + 1)).long()
+        step = torch.arange(length, device=mask.device)
+        return mask * ((step >= begin[..., None]) & (step < (begin + kept)[..., None])).float()

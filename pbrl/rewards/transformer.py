@@ -9,16 +9,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pbrl.models.layers import Dropout, Normalize, Transformer
+from pbrl.models.layers import Dropout, Normalize, Transformer, evaluating
 from pbrl.models.optim import Adam
-from pbrl.objectives import Objective, agreement, compared
-from pbrl.types import Metrics, PreferenceBatch, Spec
+from pbrl.objectives import Objective, agreement
+from pbrl.rewards.per_step import PerStepReward
+from pbrl.types import Comparisons, Metrics, Observation, Segment, Spec
 
 
-class PreferenceTransformer(nn.Module):
+class PreferenceTransformer(PerStepReward):
     """One member. A step's reward is that at the end of the `context` steps up to it."""
-
-    batch = PreferenceBatch
 
     def __init__(
         self,
@@ -37,36 +36,29 @@ class PreferenceTransformer(nn.Module):
         steps: int,
         batch_size: int,
     ):
-        super().__init__()
-        self.objective, self.segments = objective, compared(objective)
+        super().__init__(objective, context=context, normalize=normalize, steps=steps, batch_size=batch_size)
         self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)
         self.net = Reader(spec, context=context, layers=layers, heads=heads, width=width, dropout=dropout)
         self.optim = Adam(self.net.parameters(), lr, warmup=warmup, cosine=steps, weight_decay=weight_decay)
-        self.context, self.normalize, self.steps, self.batch_size = context, normalize, steps, batch_size
 
-    def reward(self, obs: Tensor, action: Tensor) -> Tensor:
+    def reward(self, obs: Observation, action: Tensor) -> Tensor:
         """obs [..., L, O], action [..., L, A] → reward of each step [1, ..., L]; L is at most `context`."""
-        was_training = self.training
-        self.eval()
-        reward, _ = self.net(self.obs_normalize(obs), action)
-        self.train(was_training)
+        with evaluating(self):
+            reward, _ = self.net(self.obs_normalize(obs.state), action)
         return reward[None]
 
-    def score(self, obs: Tensor, action: Tensor) -> Tensor:
-        """obs [..., L, O], action [..., L, A] → the rewards' weighted mean [1, ...]."""
-        was_training = self.training
-        self.eval()
-        score = self._score(obs, action)
-        self.train(was_training)
-        return score[None]
+    def score(self, segment: Segment) -> Tensor:
+        """segment [..., L, …] → the rewards' weighted mean [1, ...]."""
+        with evaluating(self):
+            return self._score(segment)[None]
 
-    def _score(self, obs: Tensor, action: Tensor) -> Tensor:
-        reward, weight = self.net(self.obs_normalize(obs), action)
+    def _score(self, segment: Segment) -> Tensor:
+        reward, weight = self.net(self.obs_normalize(segment.obs.state), segment.action)
         return (weight * reward).sum(-1)
 
-    def update(self, batch: PreferenceBatch) -> Metrics:
-        scores = self._score(batch.obs, batch.action)  # [B, K], where K is 2 for pairs
-        loss = self.objective(scores, batch.label).mean()
+    def update(self, batch: Comparisons) -> Metrics:
+        scores = self._score(batch.segments)  # [B, K], where K is 2 for pairs
+        loss = self.objective(scores, batch.label, batch.confidence)
         self.optim.step(loss)
         return {"loss": loss.detach(), "train_accuracy": agreement(scores, batch.label)}
 

@@ -10,14 +10,14 @@ from hydra.utils import instantiate
 
 from pbrl.data.frames import blind
 from pbrl.data.rollout import Players
-from pbrl.models.gaussian import Likelihood
 from pbrl.training import evaluate, log
 from pbrl.training.evaluate import Evaluation
-from pbrl.training.replica import Seed
+from pbrl.training.replica import Replica
+from pbrl.types import Policy
 
 
 def write(
-    seeds: list[Seed],
+    seeds: list[Replica],
     folder: Path,
     config: dict[str, Any],
     data: Evaluation,
@@ -32,15 +32,15 @@ def write(
     results = []
     for i, (seed, summary) in enumerate(zip(seeds, summaries, strict=True)):
         clone = clones[i] if clones else None
-        answers, judged = log.read(seed.folder, "answers"), log.read(seed.folder, "judge")
+        answers, judged = log.read(seed.folder, "answers"), log.read(seed.folder, "held_out")
         results.append({
-            "env": config["env"], "algo": config["algo"]["_target_"].split(".")[-2], "seed": seed.number,
+            "env": config["env"], "algo": config["algo"]["_target_"].split(".")[-2], "seed": seed.seed,
             "data": asdict(data), "bc": clone, "policy": summary, "answers": counts,
             "label_accuracy": answers[-1].get("label_accuracy") if answers else None,
             "reward_model": {k: v for k, v in judged[-1].items() if k not in ("phase", "step")} if judged else None,
         })  # fmt: skip
         (seed.folder / "result.json").write_text(json.dumps(results[-1], indent=2))
-        name = f"seed {seed.number}" if len(seeds) > 1 else ""
+        name = f"seed {seed.seed}" if len(seeds) > 1 else ""
         show(results[-1], data, name)
         plot(seed.folder, data, clone, name or seed.folder.parent.name)
     print(f"  {'more in':20s} {folder}")
@@ -106,9 +106,7 @@ def plot(folder: Path, data: Evaluation, clone: dict[str, Any] | None, title: st
     plt.close(figure)
 
 
-def video(
-    folder: Path, env: dict[str, Any], players: Players, policy: Likelihood, seed: int, episodes: int = 3
-) -> None:
+def video(folder: Path, env: dict[str, Any], players: Players, policy: Policy, seed: int, episodes: int = 3) -> None:
     """Records the policy's first evaluation episodes into `policy.mp4`; without a renderer it says what to install."""
     from pbrl.data.video import frames, write_mp4
 

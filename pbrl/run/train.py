@@ -5,203 +5,201 @@ The folder holds `config.yaml`, `versions.json`, `metrics.jsonl`, `answers.sqlit
 for itself lies in `seed0/` to `seed7/`.
 """
 
-import json
-import subprocess
 import tempfile
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import yaml
 
 from pbrl import distributed
 from pbrl.data import collect
 from pbrl.data import frames as filmed
-from pbrl.data.episodes import versions
 from pbrl.data.rollout import Players, auto_workers
 from pbrl.data.table import Table
+from pbrl.feedback.asking import Asking
 from pbrl.feedback.sources.reference import Reference
 from pbrl.feedback.store.store import Store
-from pbrl.models.gaussian import save_policy
+from pbrl.models.policy import save_policy
 from pbrl.run import report
-from pbrl.run.build import Config, build, digest, learner, reward_model
-from pbrl.run.validate import FREE, check, check_fit
-from pbrl.settings import Query, Schedule
-from pbrl.training import evaluate
+from pbrl.run.build import build, build_algorithm, build_reward, digest
+from pbrl.run.folder import make_folder, run_folder, seed_folders, write_provenance
+from pbrl.run.validate import Plan, check_sizes, validate
+from pbrl.settings import Part, RunSettings
 from pbrl.training.engine import pick_device
+from pbrl.training.evaluate import Evaluation, summarize
 from pbrl.training.log import Log
 from pbrl.training.loop import Training
-from pbrl.training.replica import Seed
-from pbrl.types import UserError
+from pbrl.training.replica import Replica
 
 
-def train(config: Config) -> dict[str, Any]:
+class World(NamedTuple):
+    """What a run learns from and where it is tried out. Rollout workers exist on rank 0 alone."""
+
+    table: Table
+    dataset: str  # hash of the content
+    data: Evaluation  # of the data set's own episodes
+    players: Players | None
+    experts: Players | None  # without images, which a scripted expert does not need
+    device: torch.device
+
+
+def train(config: dict[str, Any]) -> dict[str, Any]:
     """Runs a config to its end, or on from where it was; returns what `result.json` holds. Raises UserError.
 
-    Of several processes (see pbrl/distributed.py) the first alone has a store, an environment and the run folder.
+    Of several processes (see pbrl/distributed.py) rank 0 alone has a store, an environment and the run folder.
     """
-    ask, schedule, sizes = check(config)
-    device = distributed.begin(pick_device(config["device"]))
+    settings = RunSettings.parse(config)
+    plan = validate(settings)
+    device = distributed.begin(pick_device(settings.device))
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            return _train(config, ask, schedule, sizes, device, Path(scratch))
+        with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+            return _train(settings, plan, device, Path(scratch), stack)
     finally:
         distributed.end()
 
 
-def _train(
-    config: Config, ask: Query | None, schedule: Schedule, sizes: tuple[int, int], device: torch.device, scratch: Path
-) -> dict[str, Any]:
-    if config["threads"]:
-        torch.set_num_threads(config["threads"])
-    workers = auto_workers(config["workers"])
-    source = {"folder": Path(config["data_dir"]), "seed": config["data_seed"], "workers": workers}
-    episodes, dataset = distributed.after_first(lambda: collect.dataset(config["env"], config["data"], **source))
-    data = evaluate.summarize(episodes)
-    if config["only"] == "data":
-        print(f"data    {len(episodes)} episodes, {data}")
+def _train(settings: RunSettings, plan: Plan, device: torch.device, scratch: Path, stack: ExitStack) -> dict[str, Any]:
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    world = make_world(settings, plan, device, stack)
+    if settings.only == "data":
+        print(f"data    {len(world.table.steps)} episodes, {world.data}")
         return {}
-    check_fit(config, episodes[0], sizes)
-    beside = {"folder": Path(config["data_dir"]), "workers": workers}
-    film = partial(filmed.frames, config["env"], episodes, dataset, **beside)
-    table = Table(episodes, device, distributed.after_first(film))
-    del episodes, film
-    folder = run_folder(config) if distributed.first() else scratch
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the run folder {folder} ({error}): choose another with run=…") from error
-    shared: Config = {
-        "dataset": dataset,
-        "device": device,
-        "compile": config["compile"],
-        "bf16": config["bf16"],
-        "settings": {k: v for k, v in config.items() if k not in FREE},
+    folder = make_folder(run_folder(settings) if distributed.is_rank_0() else scratch)
+    write_provenance(folder, settings, world.dataset)
+    table = world.table
+    print(f"run     {folder}\ndata    {len(table.steps)} episodes, {len(table)} steps, {world.data}")
+
+    table.relabel_true(settings.reward_scale)
+    clones = None
+    if settings.compare and settings.only is None:
+        clones = train_baseline(settings, world, folder / "bc")
+    replicas = make_replicas(settings, world, folder, settings.algo, settings.logger, stack)
+    asking = make_asking(settings, plan, world, folder, stack)
+    training = Training(folder=folder, replicas=replicas, asking=asking, query=plan.query, **shared(settings, world))
+    if settings.only == "answers":
+        training.ask_first()
+        return {}
+    summaries = training.run()
+    if world.players is None:
+        return {}
+    return finish(settings, world, folder, replicas, clones, summaries, training.counts)
+
+
+def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: ExitStack) -> World:
+    """Collects or reads the data, and starts the rollout workers. Raises UserError."""
+    workers = auto_workers(settings.workers)
+    source = {"folder": settings.data_dir, "seed": settings.data_seed, "workers": workers}
+    episodes, dataset = distributed.after_rank_0(lambda: collect.dataset(settings.env, settings.data, **source))
+    images = {}
+    if settings.only != "data":
+        check_sizes(settings, episodes[0], plan)
+        beside = {"folder": settings.data_dir, "workers": workers}
+        images = distributed.after_rank_0(lambda: filmed.frames(settings.env, episodes, dataset, **beside))
+    data = summarize(episodes)
+    table = Table(episodes, device, images=images)
+    players = Players(settings.env, workers) if distributed.is_rank_0() else None
+    experts = Players(filmed.blind(settings.env), workers) if players and settings.env.get("images") else players
+    for made in filter(None, (players, experts)):
+        stack.callback(made.close)
+    return World(table, dataset, data, players, experts, device)
+
+
+def shared(settings: RunSettings, world: World) -> dict[str, Any]:
+    """What trainings of the run have in common."""
+    return {
+        "dataset": world.dataset,
+        "schedule": settings.schedule,
+        "players": world.players,
+        "device": world.device,
+        "compile": settings.compile,
+        "bf16": settings.bf16,
+        "settings": settings.identity,
     }
-    provenance(folder, config, dataset)
-    print(f"run     {folder}\ndata    {len(table.steps)} episodes, {len(table)} steps, {data}")
-
-    players = Players(config["env"], workers) if distributed.first() else None
-    experts = None  # who play without images where policies have them: a scripted expert does not look
-    if players is not None and config["env"].get("images"):
-        experts = Players(filmed.blind(config["env"]), workers)
-    page, seeds = None, []
-    try:
-        table.relabel_true(config["reward_scale"])
-        clones = None
-        if config["compare"] and config["only"] is None:
-            clones = compare(config, table, folder / "bc", schedule, players, shared)
-        seeds = make_seeds(config, table, folder, device)
-        teacher, store = None, None
-        if ask is not None:
-            teacher = build(config["feedback"])
-            if players is not None:
-                store = Store(config["store"] or f"sqlite:///{folder / 'answers.sqlite'}")
-                playing = players if config["reference"]["policy"] else experts or players
-                introduce(teacher, config, table, dataset, playing)
-        training = Training(
-            folder=folder, seeds=seeds, teacher=teacher, store=store, ask=ask, schedule=schedule, players=players,
-            **shared,
-        )  # fmt: skip
-        if hasattr(teacher, "open_page") and distributed.first():
-            page = teacher.open_page(folder)  # type: ignore[union-attr]
-        if config["only"] == "answers":
-            training.ask_first()
-            return {}
-        summaries = training.run()
-        if players is None:
-            return {}
-        for seed in seeds:
-            save_policy(seed.algo.policy, seed.folder / "policy.pt")
-        result = report.write(seeds, folder, config, data, clones, summaries, training.counts)
-        if config["video"]:
-            report.video(seeds[0].folder, config["env"], players, seeds[0].algo.policy, schedule.eval_seed)
-        return result
-    finally:
-        if page is not None:
-            page.terminate()
-        for playing in filter(None, (players, experts)):
-            playing.close()
-        for seed in seeds:
-            seed.log.close()
 
 
-def make_seeds(config: Config, table: Table, folder: Path, device: torch.device) -> list[Seed]:
+def make_replicas(
+    settings: RunSettings, world: World, folder: Path, algo: Part, logger: dict[str, Any], stack: ExitStack
+) -> list[Replica]:
     """What each seed of a run starts with: one in the run's folder, several in folders of their own."""
-    spec, several, seeds = table.spec(), config["seeds"] > 1, []
-    for place, own in places(config, folder):
-        place.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(own["seed"])
-        reward = reward_model(own, spec)
-        algo = learner(config["algo"], own, spec, device)
-        log = Log(place, **config["logger"], config=own)
-        seen = table.view() if several else table
-        seeds.append(Seed(own["seed"], place, seen, algo, reward and reward.to(device), log))
-    return seeds
+    spec, replicas = world.table.spec(), []
+    is_baseline = algo is settings.baseline
+    for seed, own in seed_folders(settings, folder):
+        make_folder(own)
+        torch.manual_seed(seed)
+        reward = None if is_baseline else build_reward(settings, spec)
+        learner = build_algorithm(algo, settings, seed, spec, world.device)
+        log = Log(own, **logger, config={**settings.plain, "seed": seed})
+        stack.callback(log.close)
+        table = world.table.view() if settings.seeds > 1 else world.table
+        replicas.append(
+            Replica(
+                seed,
+                own,
+                table,
+                learner,
+                reward and reward.to(world.device),
+                log,
+                length=settings.query.learnt_length,
+                held_out=settings.query.held_out if reward else 0.0,  # nothing else is tested with them
+            )
+        )
+    return replicas
 
 
-def places(config: Config, folder: Path) -> list[tuple[Path, Config]]:
-    """The folder and the config of each seed."""
-    numbers = range(config["seed"], config["seed"] + config["seeds"])
-    if len(numbers) == 1:
-        return [(folder, config)]
-    return [(folder / f"seed{number}", {**config, "seed": number}) for number in numbers]
+def train_baseline(settings: RunSettings, world: World, folder: Path) -> list[dict[str, Any]]:
+    """Trains `baseline` (behavior cloning) on the data with as many updates; returns each seed's summary."""
+    with ExitStack() as stack:
+        replicas = make_replicas(settings, world, folder, settings.baseline, {}, stack)
+        return Training(folder=folder, replicas=replicas, name="bc", **shared(settings, world)).run()
 
 
-def introduce(teacher: Any, config: Config, table: Table, dataset: str, players: Players) -> None:
+def make_asking(settings: RunSettings, plan: Plan, world: World, folder: Path, stack: ExitStack) -> Asking | None:
+    """What asks the run's questions, on rank 0, if it asks any."""
+    if plan.query is None or world.players is None:
+        return None
+    source = build(settings.feedback)
+    store = Store(settings.store or f"sqlite:///{folder / 'answers.sqlite'}")
+    introduce(source, settings, world)
+    if hasattr(source, "open_page"):
+        page = source.open_page(folder)
+        if page is not None:
+            stack.callback(page.terminate)
+    return Asking(table=world.table, query=plan.query, source=source, store=store, dataset=world.dataset)
+
+
+def introduce(source: Any, settings: RunSettings, world: World) -> None:
     """Gives a scripted teacher its name in the store, where other settings make another teacher, and what it needs."""
-    if hasattr(teacher, "answer"):
-        teacher.author = f"scripted-{digest(config['feedback'], config['reference'])}"
-    if teacher.needs_value:
-        teacher.value = Reference(
-            table, players, dataset=dataset, folder=Path(config["data_dir"]),
-            discount=config["feedback"]["discount"], **config["reference"],
-        ).values  # fmt: skip
+    if hasattr(source, "answer"):
+        source.author = f"scripted-{digest(settings.feedback, settings.reference)}"
+    if source.needs_value:
+        players = world.players if settings.reference["policy"] else world.experts
+        assert players is not None
+        source.value = Reference(
+            world.table,
+            players,
+            dataset=world.dataset,
+            folder=settings.data_dir,
+            discount=settings.feedback["discount"],
+            **settings.reference,
+        ).values
 
 
-def compare(
-    config: Config, table: Table, folder: Path, schedule: Schedule, players: Players | None, shared: Config
-) -> list[dict[str, Any]]:
-    """Clones the data with the same policy class and number of updates; returns each seed's summary of that run."""
-    cloning = {**config, "algo": config["baseline"], "reward": {"_target_": None}, "logger": {}}
-    seeds = make_seeds(cloning, table, folder, shared["device"])
-    try:
-        return Training(folder=folder, seeds=seeds, schedule=schedule, players=players, name="bc", **shared).run()
-    finally:
-        for seed in seeds:
-            seed.log.close()
-
-
-def run_folder(config: Config) -> Path:
-    """Where the run lives: named by the user, or after its settings."""
-    if config["run"]:
-        return Path(config["run"])
-    target = config["env"]["_target_"].split(".")[1]
-    algo = config["algo"]["_target_"].split(".")[-2]
-    model = config["reward"]["_target_"]
-    seeds = f"seed{config['seed']}" + (f"to{config['seed'] + config['seeds'] - 1}" if config["seeds"] > 1 else "")
-    name = "-".join(filter(None, [algo, model and model.split(".")[-2], seeds, digest(config)]))
-    return Path("runs") / f"{target}-{config['env'].get('task', '')}" / name
-
-
-def provenance(folder: Path, config: Config, dataset: str) -> None:
-    """Writes what the run is made of, once: going on with it changes nothing of that, and is noted beside it."""
-    try:
-        git = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-        ).stdout.strip()
-    except OSError:
-        git = ""
-    made_with = {"git": git, "data": dataset, **versions()}
-    first = folder / "versions.json"
-    if not first.exists() or not (folder / "checkpoint.pt").exists():
-        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        for place, own in places(config, folder) if config["seeds"] > 1 else []:
-            place.mkdir(exist_ok=True)
-            alone = {**own, "seeds": 1, "run": str(place)}
-            (place / "config.yaml").write_text(yaml.safe_dump(alone, sort_keys=False))
-        first.write_text(json.dumps(made_with, indent=2))
-    elif (known := json.loads(first.read_text())) | made_with != known:
-        known["continued_with"] = [*known.get("continued_with", []), made_with]
-        first.write_text(json.dumps(known, indent=2))
+def finish(
+    settings: RunSettings,
+    world: World,
+    folder: Path,
+    replicas: list[Replica],
+    clones: list[dict[str, Any]] | None,
+    summaries: list[dict[str, Any]],
+    counts: dict[str, int],
+) -> dict[str, Any]:
+    """Saves the policies and writes the report; returns the result."""
+    for replica in replicas:
+        save_policy(replica.algo.policy, replica.folder / "policy.pt")
+    result = report.write(replicas, folder, settings.plain, world.data, clones, summaries, counts)
+    if settings.video and world.players is not None:
+        first = replicas[0]
+        report.video(first.folder, settings.env, world.players, first.algo.policy, settings.schedule.eval_seed)
+    return result

@@ -1,199 +1,189 @@
-"""Answers as tensors: what learners draw their batches from, and what is held out to judge a reward model by.
+"""What learners draw their batches from: the table, and the labels that answers gave to its segments.
 
-Four kinds of answer become pairs. A comparison is one pair. A rating gives its segment a score, and pairs are drawn
-anew from all scored segments in each batch ("dense" in CPL, arXiv:2310.13639). A ranking does so within each list.
+Four kinds of answer become comparisons. A comparison is one pair. A rating gives its segment a value, and pairs are
+drawn anew from all rated segments in each batch ("dense" in CPL, arXiv:2310.13639). A ranking does so within each list.
 Spans that were marked as good or bad are segments rated 1 or 0. From ratings and rankings, lists of more than two
-segments are drawn in the same way. For what learns from segments one by one, a pair's winner is good and its loser bad,
-and so is what lies above or below the mean of its list, or of all ratings.
+segments are drawn in the same way. For unpaired objectives, a pair's winner is good and its loser bad, and so is what
+lies above or below the mean of its list, or of all ratings.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from pbrl.data.table import Table
-from pbrl.types import PreferenceBatch, RewardModel, UserError
+from pbrl.feedback.labels import Labels, split
+from pbrl.types import Comparisons, Transitions, UserError, Windows
+
+NOBODY = -1  # rater of what no rater answered
 
 
 class Answers(NamedTuple):
-    """Q answers: starts [Q, k], label [Q] (P(second preferred), score or rank) and group [Q], the list it is of."""
+    """Labels as tensors on the table's device."""
 
-    starts: Tensor
-    label: Tensor
-    group: Tensor
+    starts: Tensor  # [Q, k] rows
+    value: Tensor  # [Q] float32
+    group: Tensor  # [Q] long
+    rater: Tensor  # [Q] long
+    confidence: Tensor  # [Q] float32
 
-    def plus(self, more: list[Tensor]) -> "Answers":
-        return Answers(*(torch.cat(pair) for pair in zip(self, more, strict=True)))
-
-
-class Preferences:
-    """Grows by `add`; a fixed share of what is added is held out, chosen by `seed` and by the order of arrival."""
-
-    def __init__(self, table: Table, *, kind: str, length: int, held_out: float, seed: int):
-        self.table, self.kind, self.length, self.held_out = table, kind, length, held_out
-        self.width = {"pair": 2, "rating": 1, "ranking": 1, "spans": 1}[kind]
-        self.random = np.random.default_rng([seed, 7])
-        self.places: Tensor | None = None  # where a segment may start
-        self.lists = self.shortest = 0
-        self.mean = torch.zeros(0, device=table.device)  # label of each list that is trained on, or of all ratings
-        none, index = torch.zeros(0, device=table.device), torch.zeros(0, dtype=torch.long, device=table.device)
-        self.train = Answers(index.reshape(0, self.width), none, index)
-        self.test = self.train
-
-    def add(self, starts: np.ndarray, label: np.ndarray) -> None:
-        """starts [Q, 2] and P(second preferred) [Q], or starts [Q, 1] and scores [Q]; of a ranking, one whole list."""
-        test = np.zeros(len(label), bool)
-        test[self.random.permutation(len(label))[: int(self.held_out * len(label))]] = True
-        group = np.full(len(label), self.lists if self.kind == "ranking" else 0)
-        self.lists += 1
-        new = [torch.from_numpy(x).to(self.table.device) for x in (starts, label.astype(np.float32), group)]
-        self.train = self.train.plus([x[torch.from_numpy(~test)] for x in new])
-        self.test = self.test.plus([x[torch.from_numpy(test)] for x in new])
-        self._measure()
-
-    def replace(self, starts: np.ndarray, label: np.ndarray, question: np.ndarray) -> None:
-        """Forgets all answers and takes these; whether one is held out is up to its question's id alone.
-
-        Of rankings, the clips [Q, 1] of one question are a list, and follow each other.
-        """
-        chance = np.array([int(str(q)[:8], 16) / 16**8 for q in question])
-        test = torch.from_numpy(chance < self.held_out)
-        starts = starts.reshape(-1, self.width)
-        lists = {q: i for i, q in enumerate(dict.fromkeys(question))} if self.kind == "ranking" else {}
-        group = np.array([lists.get(q, 0) for q in question], int)
-        new = [torch.from_numpy(x).to(self.table.device) for x in (starts, label.astype(np.float32), group)]
-        self.train, self.test = Answers(*(x[~test] for x in new)), Answers(*(x[test] for x in new))
-        self.lists = max(1, len(lists))
-        self._measure()
-
-    def _measure(self) -> None:
-        """How many segments the shortest list holds that is trained on, and each list's mean."""
-        label, group = self.train.label.double().cpu(), self.train.group.cpu()
-        count = torch.bincount(group, minlength=self.lists)
-        self.mean = (torch.bincount(group, label, minlength=self.lists) / count).to(self.table.device)
-        self.shortest = int(count[count > 0].min()) if len(self) else 0
-
-    def state_dict(self) -> dict[str, Any]:
-        kept = {"train": tuple(self.train), "test": tuple(self.test), "lists": self.lists}
-        return {**kept, "random": self.random.bit_generator.state}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in ("train", "test"):
-            setattr(self, name, Answers(*(x.to(self.table.device) for x in state[name])))
-        self.lists, self.random.bit_generator.state = state["lists"], state["random"]
-        self._measure()
+    @classmethod
+    def of(cls, labels: Labels, device: torch.device) -> "Answers":
+        arrays = labels.starts, labels.value, labels.group, labels.rater, labels.confidence
+        starts, value, group, rater, confidence = (torch.from_numpy(x).to(device) for x in arrays)
+        return cls(starts, value.float(), group, rater, confidence.float())
 
     def __len__(self) -> int:
-        return len(self.train.label)
-
-    def sample(self, size: int, generator: torch.Generator, segments: int = 2) -> PreferenceBatch:
-        """A batch of pairs, of lists of more `segments`, or of such as are good or bad by themselves (`segments=1`).
-
-        All are drawn on the device. Raises UserError if they cannot be.
-        """
-        if len(self) < 3 - self.width:
-            raise UserError("there are no usable answers to learn from: every question was skipped")
-        if segments > 2 and self.shortest < segments:
-            raise UserError(
-                f"objective.segments={segments}, but a list holds {self.shortest} segments to learn from: lower it, or "
-                "ask more (query.count, query.per_list)"
-            )
-        return self._batch(*self._drawn(self.train, size, generator, segments))
-
-    def sample_judged(
-        self, learned: Tensor, size: int, generator: torch.Generator, segments: int = 2
-    ) -> PreferenceBatch:
-        """The same of any segments in the data, the one with more of the `learned` reward [R] being preferred.
-
-        That is how DPPO makes answers for all data of a few, An et al. 2023, arXiv:2301.12842.
-        """
-        starts = self._anywhere(size, generator, max(segments, 2))
-        worth = learned[self.table.segments(starts, self.length)].sum(-1)
-        return self._batch(starts, told(worth, segments, self.length * learned.mean()))
-
-    def sample_unasked(self, size: int, generator: torch.Generator) -> PreferenceBatch:
-        """Pairs of any segments in the data, which nobody has judged: their label is a tie."""
-        starts = self._anywhere(size, generator, 2)
-        return self._batch(starts, torch.full((size,), 0.5, device=self.table.device))
-
-    def _anywhere(self, size: int, generator: torch.Generator, segments: int) -> Tensor:
-        """Starts [size, segments] of segments from all over the data."""
-        if self.places is None:
-            self.places = self.table.segment_starts(self.length)
-        pick = torch.randint(len(self.places), (size, segments), generator=generator, device=self.table.device)
-        return self.places[pick]
-
-    def _drawn(
-        self, answers: "Answers", size: int, generator: torch.Generator, segments: int = 2
-    ) -> tuple[Tensor, Tensor]:
-        """Starts [size, 2 or segments] of distinct segments of one list each, or of one pair, and what is told of them.
-
-        `segments=1` is for training answers alone.
-        """
-        starts, label, group = answers
-        n, device = len(label), self.table.device
-        first = torch.randint(n, (size,), generator=generator, device=device)
-        if self.kind == "pair":
-            chosen = label[first]
-            return starts[first], torch.stack([1 - chosen, chosen], 1) if segments == 1 else chosen
-        ends = torch.searchsorted(group, group[first], right=True)  # lists lie one after the other
-        begins = torch.searchsorted(group, group[first])
-        length = ends - begins
-        steps: list[Tensor] = [torch.zeros_like(first)]  # ahead of the first, around the list
-        for taken in range(1, max(segments, 2)):
-            left = length - taken
-            step = (torch.rand(size, generator=generator, device=device) * left).long()
-            step = torch.minimum(step, left - 1)  # a product may round up
-            for other in torch.stack(steps).sort(0).values:  # counts those not taken yet
-                step = step + (step >= other)
-            steps.append(step)
-        drawn = begins + (first - begins + torch.stack(steps)) % length
-        drawn = drawn.T  # [B, K]
-        middle = self.mean[group[first]][:, None] if segments == 1 else 0.0
-        return starts[drawn, 0], told(label[drawn], segments, middle)
-
-    def _batch(self, starts: Tensor, label: Tensor) -> PreferenceBatch:
-        rows = self.table.segments(starts, self.length)  # [B, 2, L]
-        return self.table.near(PreferenceBatch(self.table.seen(rows), self.table.action[rows], label))
-
-    @torch.no_grad()
-    def judge(self, model: RewardModel) -> dict[str, float]:
-        """How well a reward model (its members' mean) does on answers it was not trained on.
-
-        `held_out_accuracy` is over held-out answers that are no ties; `calibration_error` is how far the probability it
-        gives lies from the share of such answers, in ten equal bins, weighted (Guo et al. 2017, arXiv:1706.04599);
-        `rank_correlation` is Spearman's, between score and true return of the held-out segments.
-        """
-        if len(self.test.label) < 2:
-            return {}
-        generator = torch.Generator(self.table.device).manual_seed(0)
-        starts, label, _ = self.test
-        if self.kind != "pair":
-            starts, label = self._drawn(self.test, 1000, generator)
-        scores = model.score(*self._batch(starts, label)[:2]).mean(0).to(self.table.device)  # [B, 2]
-        true = self.table.reward[self.table.segments(starts, self.length)].sum(-1)
-        clear = label != 0.5
-        correct = ((scores[:, 1] > scores[:, 0]) == (label > 0.5))[clear]
-        probability = torch.sigmoid(scores[:, 1] - scores[:, 0])
-        bins = (probability * 10).long().clamp(max=9)
-        gap = torch.zeros(10, device=label.device).index_add_(0, bins, probability - label)
-        rank = float(spearmanr(scores.flatten().cpu(), true.flatten().cpu())[0])  # type: ignore[arg-type]
-        return {
-            "held_out_accuracy": correct.float().mean().item() if len(correct) else float("nan"),
-            "calibration_error": (gap.abs().sum() / len(label)).item(),
-            "rank_correlation": float(rank),
-        }
+        return len(self.value)
 
 
-def told(worth: Tensor, segments: int, middle: Tensor | float) -> Tensor:
-    """What a learner that compares so many segments is told of them, which are worth [B, K].
+class Data:
+    """What one learner draws from, on the device, with random numbers of its own `generator`.
 
-    Of pairs P(second preferred) [B], of lists what each is worth. With `segments=1` whether each is good [B, K]: worth
-    more than the `middle` (1), less (0) or as much (0.5).
+    Of the labels a share `held_out` trains nothing; `test` has it. `length` is the number of steps of a segment that
+    no rater labelled.
     """
-    if segments > 2:
-        return worth
-    return 0.5 * (1 + torch.sign(worth - middle if segments == 1 else worth[:, 1] - worth[:, 0])).float()
+
+    def __init__(self, table: Table, generator: torch.Generator, *, length: int = 1, held_out: float = 0.0):
+        self.table, self.generator = table, generator
+        self.length, self.held_out = length, held_out
+        self.labels: Labels | None = None
+        self._best: dict[float, Tensor] = {}
+        self._starts: Tensor | None = None
+
+    def set_labels(self, labels: Labels) -> None:
+        """Draws from these labels from now on."""
+        self.labels, self.length = labels, labels.length
+        train, test = split(labels, self.held_out)
+        self.train, self.test = (Answers.of(part, self.table.device) for part in (train, test))
+        group, value = self.train.group.cpu(), self.train.value.double().cpu()
+        count = torch.bincount(group)
+        self._mean = (torch.bincount(group, value) / count).to(self.table.device)
+        self._shortest = int(count[count > 0].min()) if len(count) else 0
+
+    # Steps
+
+    def transitions(self, n: int, *, fraction: float = 1.0, images: bool = False) -> Transitions:
+        """n steps, of the `fraction` of episodes with the highest true return."""
+        return self.table.transitions(self._rows(n, fraction), images)
+
+    def windows(self, n: int, length: int) -> Windows:
+        """n windows of `length` rows, which begin at any step."""
+        return self.table.windows(self._rows(n), length)
+
+    def _rows(self, n: int, fraction: float = 1.0) -> Tensor:
+        if fraction < 1 and fraction not in self._best:
+            self._best[fraction] = self.table.best_rows(fraction)
+        rows = self.table.rows if fraction == 1 else self._best[fraction]
+        return rows[self._randint(len(rows), n)]
+
+    def _randint(self, high: int, *shape: int) -> Tensor:
+        return torch.randint(high, shape, generator=self.generator, device=self.table.device)
+
+    # Segments that were labelled
+
+    def comparisons(self, n: int, segments: int = 2, *, images: bool = False) -> Comparisons:
+        """n pairs with P(second preferred), or n lists of more segments with the worth of each.
+
+        Raises UserError if the labels do not allow it.
+        """
+        self._check(segments)
+        answers = self.train
+        if self._paired:
+            first = self._randint(len(answers), n)
+            return self._batch(answers.starts[first], answers.value[first], first, images)
+        drawn = draw_from_groups(answers.group, segments, n, self.generator)
+        worth = answers.value[drawn]
+        label = worth if segments > 2 else order(worth)
+        return self._batch(answers.starts[drawn, 0], label, drawn, images)
+
+    def marked(self, n: int, *, images: bool = False) -> Comparisons:
+        """n times two segments with how good each is [n, 2]: 1, 0, or 0.5 for neither good nor bad.
+
+        Of pairs, the winner and the loser; else what lies above and below the mean of its list.
+        """
+        self._check(2)
+        answers = self.train
+        if self._paired:
+            first = self._randint(len(answers), n)
+            second = answers.value[first]
+            return self._batch(answers.starts[first], torch.stack([1 - second, second], 1), first, images)
+        drawn = draw_from_groups(answers.group, 2, n, self.generator)
+        good = 0.5 * (1 + torch.sign(answers.value[drawn] - self._mean[answers.group[drawn]])).float()
+        return self._batch(answers.starts[drawn, 0], good, drawn, images)
+
+    @property
+    def _paired(self) -> bool:
+        return self.train.starts.shape[1] == 2
+
+    def _check(self, segments: int) -> None:
+        if self.labels is None or len(self.train) < (1 if self._paired else 2):
+            raise UserError("there are no usable answers to learn from: every question was skipped")
+        if segments > 2 and self._paired:
+            raise UserError("the objective learns from lists: query.kind=ranking or rating")
+        if segments > 2 and self._shortest < segments:
+            raise UserError(
+                f"objective.segments={segments}, but a list holds {self._shortest} segments to learn from: lower it, "
+                "or ask more (query.count, query.per_list)"
+            )
+
+    # Segments from anywhere in the data
+
+    def unlabelled(self, n: int, *, images: bool = False) -> Comparisons:
+        """n pairs of any segments in the data, which no rater compared: their label is a tie."""
+        starts = self._anywhere(n, 2)
+        return self._batch(starts, torch.full((n,), 0.5, device=self.table.device), None, images)
+
+    def labelled_by_reward(self, n: int, segments: int = 2, *, images: bool = False) -> Comparisons:
+        """n pairs or lists of any segments in the data, compared by the reward that learners see."""
+        starts = self._anywhere(n, segments)
+        worth = self._reward_of(starts)
+        return self._batch(starts, worth if segments > 2 else order(worth), None, images)
+
+    def marked_by_reward(self, n: int, *, images: bool = False) -> Comparisons:
+        """n times two of any segments, good where their reward is above the mean of the data."""
+        starts = self._anywhere(n, 2)
+        mean = self.length * self.table.labels["reward"].mean()
+        return self._batch(starts, 0.5 * (1 + torch.sign(self._reward_of(starts) - mean)), None, images)
+
+    def _anywhere(self, n: int, segments: int) -> Tensor:
+        if self._starts is None:
+            self._starts = self.table.segment_starts(self.length)
+        return self._starts[self._randint(len(self._starts), n, segments)]
+
+    def _reward_of(self, starts: Tensor) -> Tensor:
+        return self.table.labels["reward"][self.table.segment_rows(starts, self.length)].sum(-1)
+
+    def _batch(self, starts: Tensor, label: Tensor, answer: Tensor | None, images: bool) -> Comparisons:
+        """Comparisons of the segments at `starts` [n, k]; `answer` [n] or [n, k] are the answers they are of."""
+        segments = self.table.segments(starts, self.length, images)
+        if answer is None:
+            rater = torch.full_like(starts[:, 0], NOBODY)
+            confidence = torch.ones(len(starts), device=starts.device)
+        else:
+            rater, confidence = self.train.rater[answer], self.train.confidence[answer]
+            if answer.ndim == 2:  # of values by the same rater or not, as sure as both are together
+                rater, confidence = rater[:, 0], confidence.prod(1)
+        return self.table.to_target(Comparisons(segments, label, rater, confidence))
+
+
+def order(worth: Tensor) -> Tensor:
+    """P(second preferred) [n] of pairs that are worth [n, 2]."""
+    return 0.5 * (1 + torch.sign(worth[:, 1] - worth[:, 0])).float()
+
+
+def draw_from_groups(group: Tensor, segments: int, n: int, generator: torch.Generator) -> Tensor:
+    """Places [n, segments] of distinct answers, those of a row being of one group; `group` [Q] is sorted."""
+    first = torch.randint(len(group), (n,), generator=generator, device=group.device)
+    begins = torch.searchsorted(group, group[first])
+    length = torch.searchsorted(group, group[first], right=True) - begins
+    steps: list[Tensor] = [torch.zeros_like(first)]  # ahead of the first, around the list
+    for taken in range(1, segments):
+        left = length - taken
+        step = (torch.rand(n, generator=generator, device=group.device) * left).long()
+        step = torch.minimum(step, left - 1)  # a product may round up
+        for other in torch.stack(steps).sort(0).values:  # counts those not taken yet
+            step = step + (step >= other)
+        steps.append(step)
+    return (begins + (first - begins + torch.stack(steps)) % length).T

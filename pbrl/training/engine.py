@@ -5,15 +5,16 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from pbrl.distributed import averaged
-from pbrl.training.vmap import Together
-from pbrl.types import Metrics, Update, UserError
+from pbrl.training.vmap import LearnerStack
+from pbrl.types import Metrics, Phase, Update, UserError
 
 WORTH_COMPILING = 1500  # updates; compiling takes 5 to 20 s and halves the time of an update
 WARM_UP = 3  # updates before a CUDA graph is captured
@@ -58,14 +59,18 @@ class Engine:
     def __init__(self, device: torch.device, *, compile: bool, bf16: bool):
         self.device, self.compile, self.bf16 = device, compile, bf16
 
-    def prepare(self, update: Update) -> Update:
-        """The update, ready to be called many times."""
-        return self._compiled(self._precise(update), getattr(update, "__self__", None))
+    def prepare(self, phase: Phase) -> Update:
+        """The phase's update, ready to be called many times."""
+        return self._compiled(self._autocast(phase.update), phase.compiles)
 
-    def prepare_together(self, learners: Together, method: str, batch: Any) -> Update:
+    def prepare_stack(self, stack: LearnerStack, phase: Phase, batch: Any) -> Update:
         """The same of several seeds of a learner: a batch of [S, …] as `batch` is → metrics of [S]."""
-        update = learners.update(lambda learner: self._precise(getattr(learner, method)), batch)
-        return self._compiled(update, learners.learners[0])
+        method = phase.update.__func__  # type: ignore[attr-defined]  # an update is a method of its learner
+
+        def update(learner: nn.Module, batch: Any) -> Metrics:
+            return self._autocast(MethodType(method, learner))(batch)
+
+        return self._compiled(stack.update(update, batch), phase.compiles)
 
     def repeat(
         self, draw: Callable[[], Any], update: Update, generators: Sequence[torch.Generator]
@@ -75,18 +80,16 @@ class Engine:
             return CapturedUpdates(draw, update, [g for g in generators if g.device.type == "cuda"])
         return Updates(draw, update)
 
-    def _precise(self, update: Update) -> Update:
-        def precise(batch: Any) -> Metrics:
-            if not self.bf16:
-                return update(batch)
+    def _autocast(self, update: Update) -> Update:
+        def in_bf16(batch: Any) -> Metrics:
             # uncached: networks move within an update, and what comes after must see their new weights
             with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
                 return update(batch)
 
-        return precise
+        return in_bf16 if self.bf16 else update
 
-    def _compiled(self, update: Update, learner: Any) -> Update:
-        if not self.compile or getattr(learner, "eager", False):
+    def _compiled(self, update: Update, compiles: bool) -> Update:
+        if not (self.compile and compiles):
             return update
         from torch import _dynamo  # takes a second, which short runs need not spend
 

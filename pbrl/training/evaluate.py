@@ -9,8 +9,7 @@ import numpy as np
 from scipy.stats import binomtest, bootstrap, trim_mean
 
 from pbrl.data.rollout import Players, PolicyActor
-from pbrl.models.gaussian import Likelihood
-from pbrl.types import Episode
+from pbrl.types import Episode, Policy
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,12 @@ class Evaluation:
         return f"success {self.success:.0%} [{low:.0%}, {high:.0%}], return {self.return_mean:.0f}"
 
 
-def evaluate(players: Players, policy: Likelihood, episodes: int, seed: int = 0) -> Evaluation:
+def evaluate(players: Players, policy: Policy, episodes: int, seed: int = 0) -> Evaluation:
     """Plays `episodes` episodes; each `seed` has its own, up to 100,000 of them."""
     return summarize(play(players, policy, episodes, seed))
 
 
-def play(players: Players, policy: Likelihood, episodes: int, seed: int = 0) -> list[Episode]:
+def play(players: Players, policy: Policy, episodes: int, seed: int = 0) -> list[Episode]:
     """The episodes themselves, in the order of their seeds."""
     on_cpu = copy.deepcopy(policy).to("cpu")  # episodes are played there, perhaps in other processes
     return players.play_all(PolicyActor(on_cpu), evaluation_seeds(episodes, seed))

@@ -1,15 +1,15 @@
 """The one training loop, for offline learning and for asking in rounds.
 
-A run is a fixed list of stages: in each round the teacher is asked, the reward model (if any) is trained and relabels
-the table, and the algorithm is trained. Position in that list, parameters, generators and counters go into the
-checkpoint, so a run that was killed goes on from there and ends with the same bits.
+A run is a fixed list of stages: in each round questions are asked, the reward model (if any) is trained and labels the
+table, and the algorithm is trained. Position in that list, parameters, generators and counters go into the checkpoint,
+so a run that was killed goes on from there and ends with the same bits.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map
@@ -17,174 +17,138 @@ from tqdm import tqdm
 
 from pbrl import distributed, files
 from pbrl.data.rollout import Players
-from pbrl.feedback.asking import Interview
-from pbrl.feedback.store.store import Store
-from pbrl.models.gaussian import save_policy
+from pbrl.feedback.asking import Asking
+from pbrl.models.policy import save_policy
 from pbrl.settings import Query, Schedule
-from pbrl.training.batches import Preferences
 from pbrl.training.engine import Engine, Updates, wants_compile
 from pbrl.training.evaluate import evaluate
-from pbrl.training.replica import Seed
-from pbrl.training.vmap import Together
-from pbrl.types import Metrics, UserError
-
-
-class Stage(NamedTuple):
-    """Part of a run: `enter` happens once before its `steps` updates, which are what `method` of each learner does."""
-
-    name: str
-    steps: int
-    enter: Callable[[], None]
-    learners: list[Any]
-    method: str
+from pbrl.training.held_out import evaluate_reward
+from pbrl.training.replica import Replica
+from pbrl.training.stages import Stage, plan
+from pbrl.training.vmap import LearnerStack
+from pbrl.types import UserError
 
 
 class Training:
-    """A run in `folder`, of one seed or of several at once. Call `run()`; it resumes by itself from what is there."""
+    """A run in `folder`, of one seed or of several at once. Call `run()`; it resumes by itself from what is there.
+
+    `query` says whether and how questions are asked; `asking`, which asks them, and the rollout workers exist on rank 0
+    alone.
+    """
 
     def __init__(
         self,
         *,
         folder: Path,
-        seeds: list[Seed],
+        replicas: list[Replica],
         dataset: str,
         schedule: Schedule,
         players: Players | None,
         device: torch.device,
         compile: str = "auto",
         bf16: bool = False,
-        teacher: Any = None,
-        store: Store | None = None,
-        ask: Query | None = None,
+        query: Query | None = None,
+        asking: Asking | None = None,
         name: str = "",
         settings: dict[str, Any] | None = None,
     ):
-        self.folder, self.seeds, self.dataset, self.ask = folder, seeds, dataset, ask
-        self.schedule, self.players = schedule, players
+        self.folder, self.replicas, self.dataset = folder, replicas, dataset
+        self.schedule, self.players, self.asking = schedule, players, asking
         self.device, self.compile, self.bf16, self.settings = device, compile, bf16, settings or {}
-        algo, reward, table = seeds[0].algo, seeds[0].reward, seeds[0].table
-        self.name = name or type(algo).__name__
-        self.preferences = self.interview = None
-        if ask is not None:
-            held_out = 0.0 if reward is None else ask.held_out  # nothing else is judged by them
-            self.preferences = Preferences(
-                table, kind=ask.kind, length=ask.learnt_length, held_out=held_out, seed=ask.seed
-            )
-            self.interview = Interview(
-                table=table,
-                dataset=dataset,
-                ask=ask,
-                teacher=teacher,
-                store=cast(Store, store),
-                preferences=self.preferences,
-            )
-        for learner in filter(None, (algo, reward)):
-            for size in ("batch_size", "step_batch_size", "unasked_batch_size"):
-                distributed.check_size(getattr(learner, size, 0))
-        self.stages = list(self._plan())
-        self.ready: dict[str, Updates] = {}  # what was prepared for a stage serves those of the same name
-        self.together: dict[int, Together] = {}  # by the first of the learners
+        self.name = name or type(replicas[0].algo).__name__
+        rounds = query.rounds if query else 1
+        self.stages = plan(replicas, schedule.steps, rounds=rounds, asks=query is not None)
+        self.counts: dict[str, int] = {}  # of questions: asked, answered, ties, skipped
+        self.updates: dict[str, Updates] = {}  # prepared for one stage, they serve all of its name
+        self.stacks: dict[int, LearnerStack] = {}  # by the first of the learners
         self.stage, self.step, self.policy_step, self.round = 0, 0, 0, 0
         self.seconds = {"train": 0.0, "evaluate": 0.0}
 
-    # The plan
+    # Updates
 
-    def _plan(self) -> Iterator[Stage]:
-        rounds = self.ask.rounds if self.ask else 1
-        algos, rewards = [seed.algo for seed in self.seeds], [seed.reward for seed in self.seeds]
-        for r in range(rounds):
-            if rewards[0] is not None:
-                yield Stage("reward", rewards[0].steps, self._ask_round, rewards, "update")
-            elif self.ask is not None:
-                yield Stage("answers", 0, self._ask_round, [], "")
-            if r == 0 and getattr(algos[0], "pretrain_steps", 0):
-                yield Stage("pretrain", algos[0].pretrain_steps, self._nothing, algos, "pretrain")
-            steps = self.schedule.steps * (r + 1) // rounds - self.schedule.steps * r // rounds
-            yield Stage("policy", steps, self._begin_policy if r == 0 else self._relabel, algos, "update")
-
-    def _updates(self, stage: Stage) -> Updates:
-        """What makes the updates of a stage, compiled where there are enough to pay for it."""
-        if stage.name not in self.ready:
+    def _prepare(self, stage: Stage) -> Updates:
+        """The updates of a stage, compiled where there are enough to pay for it."""
+        if stage.name not in self.updates:
             engine = Engine(self.device, compile=self._compiles(stage), bf16=self.bf16)
-            generators = [seed.sampling for seed in self.seeds]
+            generators = [replica.generator for replica in self.replicas]
+            self.updates[stage.name] = engine.repeat(
+                lambda: self._draw(stage), self._update_of(stage, engine), generators
+            )
+        return self.updates[stage.name]
 
-            def draw() -> Any:
-                pairs = zip(self.seeds, stage.learners, strict=True)
-                batches = [seed.draw(learner, self.preferences) for seed, learner in pairs]
-                one = batches[0] if len(batches) == 1 else tree_map(lambda *parts: torch.stack(parts), *batches)
-                return distributed.share(one)
+    def _draw(self, stage: Stage) -> Any:
+        """A batch of each replica, stacked where there are several; this process's share of it."""
+        batches = [phase.draw(replica.data) for phase, replica in zip(stage.phases, self.replicas, strict=True)]
+        batch = batches[0] if len(batches) == 1 else tree_map(lambda *parts: torch.stack(parts), *batches)
+        return distributed.share(batch)
 
-            first, *others = stage.learners
-            if not others:
-                update = engine.prepare(getattr(first, stage.method))
-            else:
-                if id(first) not in self.together:
-                    self.together[id(first)] = Together(stage.learners)
-                drawn = [generator.get_state() for generator in generators]
-                update = engine.prepare_together(self.together[id(first)], stage.method, draw())
-                for generator, state in zip(generators, drawn, strict=True):
-                    generator.set_state(state)
-            self.ready[stage.name] = engine.repeat(draw, update, generators)
-        return self.ready[stage.name]
+    def _update_of(self, stage: Stage, engine: Engine) -> Callable[[Any], Any]:
+        if len(stage.phases) == 1:
+            return engine.prepare(stage.phases[0])
+        learners = [phase.update.__self__ for phase in stage.phases]  # type: ignore[attr-defined]
+        stack = self.stacks.setdefault(id(learners[0]), LearnerStack(learners))
+        states = [replica.generator.get_state() for replica in self.replicas]
+        update = engine.prepare_stack(stack, stage.phases[0], self._draw(stage))
+        for replica, state in zip(self.replicas, states, strict=True):
+            replica.generator.set_state(state)
+        return update
 
     def _compiles(self, stage: Stage) -> bool:
         total = sum(other.steps for other in self.stages if other.name == stage.name)
         return wants_compile(self.compile, total)
 
-    # What happens on entering a stage
-
-    def _nothing(self) -> None:
-        pass
-
-    def _begin_policy(self) -> None:
-        self._relabel()
-        for seed in self.seeds:
-            if hasattr(seed.algo, "begin"):
-                seed.algo.begin()
-
-    def _relabel(self) -> None:
-        for seed in self.seeds:
-            if seed.reward is not None:
-                assert self.preferences is not None
-                seed.table.relabel(seed.reward)
-                judged = self.preferences.judge(seed.reward)
-                seed.log.write("judge", self.policy_step, {"round": self.round, **judged})
-            if hasattr(seed.algo, "measure"):
-                seed.algo.measure(seed.table)
-        self._changed()
-
-    def _note_answers(self, found: dict[str, float]) -> None:
-        for seed in self.seeds:
-            seed.log.write("answers", self.policy_step, {"round": self.round, **found})
-        self._changed()
-
-    def _changed(self) -> None:
-        """Answers or rewards are others than they were."""
-        for updates in self.ready.values():
+    def _forget_captured(self) -> None:
+        """Labels or rewards have changed: captured graphs would read the old ones."""
+        for updates in self.updates.values():
             updates.forget()
 
-    def _ask_round(self) -> None:
-        interview = self.interview
-        assert interview is not None
-        found = self._told(lambda: interview.round(self.round, self.seeds[0].reward))
-        self._note_answers(found)
+    # On entering a stage
+
+    def _enter(self, stage: Stage) -> None:
+        if stage.asks:
+            self._ask()
+        if stage.relabels:
+            self._relabel()
+        for phase, replica in zip(stage.phases, self.replicas, strict=False):
+            if phase.before and stage.is_begin:
+                phase.before(replica.data)
+            if phase.on_labels:
+                phase.on_labels(replica.data)
+
+    def _ask(self) -> None:
+        asking = self.asking
+        self._take_labels(lambda: asking.ask(self.round, self.replicas[0].reward))  # type: ignore[union-attr]
         self.round += 1
 
-    def _hear(self) -> None:
-        """People go on answering, and take back, while we train."""
-        interview = self.interview
-        found = self._told(interview.hear) if interview is not None and interview.people else {}
-        if found:
-            self._note_answers(found)
+    def _refresh(self) -> None:
+        """Raters go on answering, and take answers back, during training."""
+        if self.counts:
+            self._take_labels(lambda: self.asking.refresh())  # type: ignore[union-attr]
 
-    def _told(self, ask: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """What the first process is told, which all then know."""
-        parts = self.interview, self.preferences
-        found, *states = distributed.told_by_first(lambda: (ask(), *(part.state_dict() for part in parts)))  # type: ignore[union-attr]
-        if not distributed.first():
-            for part, state in zip(parts, states, strict=True):
-                part.load_state_dict(state)  # type: ignore[union-attr]
-        return found
+    def _take_labels(self, read: Callable[[], dict[str, float]]) -> None:
+        """Reads labels on rank 0 and hands them to all replicas of all ranks, if they changed."""
+
+        def read_all() -> tuple[Any, ...]:
+            found = read()
+            assert self.asking is not None
+            return (found, self.asking.labels, self.asking.counts) if found else ({}, None, {})
+
+        found, labels, counts = distributed.from_rank_0(read_all)
+        if not found:
+            return
+        self.counts = counts
+        for replica in self.replicas:
+            replica.set_labels(labels)
+            replica.log.write("answers", self.policy_step, {"round": self.round, **found})
+        self._forget_captured()
+
+    def _relabel(self) -> None:
+        for replica in self.replicas:
+            if replica.reward is not None:
+                replica.table.relabel(replica.reward)
+                measures = evaluate_reward(replica.data, replica.reward)
+                replica.log.write("held_out", self.policy_step, {"round": self.round, **measures})
+        self._forget_captured()
 
     # The run
 
@@ -195,92 +159,97 @@ class Training:
             stage = self.stages[self.stage]
             if self.step == 0:
                 self._save()
-                stage.enter()
+                self._enter(stage)
             if stage.steps:
                 self._run_stage(stage)
             self.stage, self.step = self.stage + 1, 0
         self._save()
-        found = [seed.summary() for seed in self.seeds]
+        found = [replica.summary() for replica in self.replicas]
         return [{**summary, "seconds": dict(self.seconds)} if summary else {} for summary in found]
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many questions were asked, answered, tied and skipped."""
-        return {} if self.interview is None else self.interview.counts
 
     def ask_first(self) -> None:
         """Asks the first round and stops; a run in the same folder later starts with the same questions."""
-        self.stages[0].enter()
+        self._enter(self.stages[0])
         print(f"answers {', '.join(f'{n} {what}' for what, n in self.counts.items())}")
 
     def _run_stage(self, stage: Stage) -> None:
-        s = self.schedule
-        compiling = stage.name not in self.ready and self._compiles(stage)
-        updates = self._updates(stage)
-        title = self.name if stage.name == "policy" else stage.name
-        bar = tqdm(total=stage.steps, initial=self.step, desc=title, unit="update", mininterval=0.5,
-                   disable=not distributed.first())  # fmt: skip
+        compiling = stage.name not in self.updates and self._compiles(stage) and stage.phases[0].compiles
+        updates = self._prepare(stage)
+        bar = tqdm(
+            total=stage.steps,
+            initial=self.step,
+            desc=self.name if stage.trains_policy else stage.name,
+            unit="update",
+            mininterval=0.5,
+            disable=not distributed.is_rank_0(),
+        )
         if compiling:
             bar.set_postfix_str("compiling")
-        began = time.perf_counter()
+        clock = Stopwatch(self.seconds)
         while self.step < stage.steps:
-            made = updates.run(self._quiet(stage))
+            made = updates.run(self._uninterrupted(stage))
             self.step += made
-            last = self.step == stage.steps
+            self.policy_step += made * stage.trains_policy
             bar.update(made)
-            if stage.name == "policy":
-                self.policy_step += made
-            if self.step % s.log_every == 0 or last:
-                self._write(stage, updates.read(), time.perf_counter() - began, bar)
-                self._hear()
-            if self._evaluates(stage, last):
-                self.seconds["train"] += time.perf_counter() - began
-                self._evaluate(stage.name, bar)
-                began = time.perf_counter()
-            if self.step % s.checkpoint_every == 0 and not last:
-                self.seconds["train"] += time.perf_counter() - began
-                self._save()
-                began = time.perf_counter()
-        self.seconds["train"] += time.perf_counter() - began
+            self._pause(stage, updates, clock, bar)
+        clock.stop("train")
         bar.close()
 
-    def _quiet(self, stage: Stage) -> int:
+    def _pause(self, stage: Stage, updates: Updates, clock: "Stopwatch", bar: tqdm) -> None:
+        """Logs, evaluates and saves, where it is time for that."""
+        is_last = self.step == stage.steps
+        if self.step % self.schedule.log_every == 0 or is_last:
+            self._log(stage, updates, clock, bar)
+            self._refresh()
+        if self._evaluates(stage, is_last):
+            clock.stop("train")
+            self._evaluate(stage, bar)
+            clock.start()
+        if self.step % self.schedule.checkpoint_every == 0 and not is_last:
+            clock.stop("train")
+            self._save()
+            clock.start()
+
+    def _uninterrupted(self, stage: Stage) -> int:
         """How many updates follow before there is something else to do."""
         s = self.schedule
         ahead = [stage.steps - self.step, *(every - self.step % every for every in (s.log_every, s.checkpoint_every))]
         return min(*ahead, s.eval_every - self.policy_step % s.eval_every)
 
-    def _write(self, stage: Stage, means: Metrics, seconds: float, bar: tqdm) -> None:
-        step = self.policy_step if stage.name == "policy" else self.step
-        for i, seed in enumerate(self.seeds):
-            own = {key: value if len(self.seeds) == 1 else value[i] for key, value in means.items()}
-            values = seed.log.write(stage.name, step, {**own, "seconds": self.seconds["train"] + seconds})
+    def _log(self, stage: Stage, updates: Updates, clock: "Stopwatch", bar: tqdm) -> None:
+        means, step = updates.read(), self.policy_step if stage.trains_policy else self.step
+        seconds = self.seconds["train"] + clock.running()
+        for i, replica in enumerate(self.replicas):
+            own = {name: value if len(self.replicas) == 1 else value[i] for name, value in means.items()}
+            values = replica.log.write(stage.name, step, {**own, "seconds": seconds})
             if i == 0:
-                bar.set_postfix({k: f"{v:.3g}" for k, v in list(values.items())[:3]})
+                bar.set_postfix({name: f"{value:.3g}" for name, value in list(values.items())[:3]})
 
-    def _evaluates(self, stage: Stage, last: bool) -> bool:
-        if self.players is None or stage.name == "reward":
+    def _evaluates(self, stage: Stage, is_last: bool) -> bool:
+        """Whether episodes are rolled out now: at the end of each of the algorithm's phases, and on the way."""
+        learner = stage.phases[0].update.__self__  # type: ignore[attr-defined]
+        if self.players is None or learner is not self.replicas[0].algo:
             return False
-        return (
-            last
-            if stage.name == "pretrain"
-            else self.policy_step % self.schedule.eval_every == 0 or self.policy_step == self.schedule.steps
-        )
+        if not stage.trains_policy:
+            return is_last
+        return self.policy_step % self.schedule.eval_every == 0 or self.policy_step == self.schedule.steps
 
-    def _evaluate(self, phase: str, bar: tqdm) -> None:
+    def _evaluate(self, stage: Stage, bar: tqdm) -> None:
         assert self.players is not None
-        s = self.schedule
-        final = phase == "policy" and self.policy_step == s.steps
-        for seed in self.seeds:
+        s, phase = self.schedule, stage.name
+        is_final = stage.trains_policy and self.policy_step == s.steps
+        for replica in self.replicas:
             began = time.perf_counter()
-            episodes = s.final_episodes if final else s.eval_episodes
-            result = asdict(found := evaluate(self.players, seed.algo.policy, episodes, s.eval_seed))
+            episodes = s.final_episodes if is_final else s.eval_episodes
+            result = asdict(found := evaluate(self.players, replica.algo.policy, episodes, s.eval_seed))
             self.seconds["evaluate"] += time.perf_counter() - began
-            seed.evaluations.append({"phase": phase, "step": self.policy_step, **result})
-            seed.log.write("evaluate", self.policy_step, {"of": phase, **result, "seconds": self.seconds["evaluate"]})
-            bar.write(f"{seed.folder.name + ' ' if len(self.seeds) > 1 else ''}{bar.desc} {self.policy_step}: {found}")
-            if phase == "policy" and seed.best_is_last():
-                save_policy(seed.algo.policy, seed.folder / "best.pt")
+            replica.evaluations.append({"phase": phase, "step": self.policy_step, **result})
+            of = {"of": phase, **result, "seconds": self.seconds["evaluate"]}
+            replica.log.write("evaluate", self.policy_step, of)
+            who = f"{replica.folder.name} " if len(self.replicas) > 1 else ""
+            bar.write(f"{who}{bar.desc} {self.policy_step}: {found}")
+            if stage.trains_policy and replica.is_last_best():
+                save_policy(replica.algo.policy, replica.folder / "best.pt")
 
     # What is kept
 
@@ -289,27 +258,59 @@ class Training:
         return self.folder / "checkpoint.pt"
 
     def _save(self) -> None:
-        if not distributed.first():
+        if not distributed.is_rank_0():
             return
-        files.save(
-            self._path,
-            {
-                "dataset": self.dataset, "settings": self.settings,
-                "stage": self.stage, "step": self.step, "policy_step": self.policy_step, "round": self.round,
-                "seeds": [seed.state_dict() for seed in self.seeds],
-                "preferences": None if self.preferences is None else self.preferences.state_dict(),
-                "interview": None if self.interview is None else self.interview.state_dict(),
-                "random": files.random_state(self.device),
-                "seconds": self.seconds,
-            },
-        )  # fmt: skip
+        position = {"stage": self.stage, "step": self.step, "policy_step": self.policy_step, "round": self.round}
+        state = {
+            "dataset": self.dataset,
+            "settings": self.settings,
+            "position": position,
+            "replicas": [replica.state_dict() for replica in self.replicas],
+            "asking": None if self.asking is None else self.asking.state_dict(),
+            "random": files.random_state(self.device),
+            "seconds": self.seconds,
+        }
+        files.save(self._path, state)
 
     def _resume(self) -> None:
-        state = distributed.told_by_first(lambda: files.load(self._path, self.device))
+        state = distributed.from_rank_0(lambda: files.load(self._path, self.device))
         if state is None:
-            for seed in self.seeds:
-                seed.log.rewind(0)
+            for replica in self.replicas:
+                replica.log.rewind(0)
             return
+        self._check_same(state)
+        position = state["position"]
+        self.stage, self.step, self.policy_step, self.round = (
+            position[key] for key in ("stage", "step", "policy_step", "round")
+        )
+        self._resume_answers(state["asking"])
+        try:
+            for replica, own in zip(self.replicas, state["replicas"], strict=True):
+                replica.load_state_dict(own)
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise UserError(
+                f"{self._path} was made with other settings; choose another run folder with run=…, or delete it"
+            ) from error
+        files.set_random_state(state["random"], self.device)
+        self.seconds = state["seconds"]
+
+    def _resume_answers(self, state: dict[str, Any] | None) -> None:
+        """Reads the labels that there were."""
+
+        def read() -> tuple[Any, Any]:
+            if self.asking is None:
+                return None, {}
+            self.asking.load_state_dict(state or {})
+            return self.asking.labels, self.asking.counts
+
+        labels, self.counts = distributed.from_rank_0(read)
+        for replica in self.replicas if self.round else ():
+            replica.set_labels(labels)
+
+    def _check_same(self, state: dict[str, Any]) -> None:
+        """Raises UserError where the checkpoint is of another run."""
+        if "position" not in state:
+            raise UserError(f"{self._path} is of an older version: choose another run folder with run=…, or delete it")
         if state["dataset"] != self.dataset:
             raise UserError(
                 f"{self._path} was made on another data set; choose another run folder with run=…, or delete it"
@@ -320,19 +321,22 @@ class Training:
                 f"{self._path} was made with other settings ({', '.join(changed)}); choose another run folder with "
                 "run=…, or delete it"
             )
-        try:
-            for seed, own in zip(self.seeds, state["seeds"], strict=True):
-                seed.load_state_dict(own)
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise UserError(
-                f"{self._path} was made with other settings; choose another run folder with run=…, or delete it"
-            ) from error
-        if self.preferences is not None:
-            self.preferences.load_state_dict(state["preferences"])
-        self.stage, self.step, self.policy_step, self.round = (
-            state[k] for k in ("stage", "step", "policy_step", "round")
-        )
-        if self.interview is not None:
-            self.interview.load_state_dict(state["interview"])
-        files.set_random_state(state["random"], self.device)
-        self.seconds = state["seconds"]
+
+
+class Stopwatch:
+    """Adds the time between `start` and `stop` to what it was given."""
+
+    def __init__(self, seconds: dict[str, float]):
+        self.seconds = seconds
+        self.start()
+
+    def start(self) -> None:
+        self.began = time.perf_counter()
+
+    def running(self) -> float:
+        """Seconds since it was started."""
+        return time.perf_counter() - self.began
+
+    def stop(self, what: str) -> None:
+        self.seconds[what] += self.running()
+        self.start()

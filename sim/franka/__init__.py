@@ -82,8 +82,9 @@ class Franka(Simulation):
         size = OWN if state == "robot" else OWN + 7 * len(self.objects) + 3
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
         if images:
-            image = Box(0, 255, (len(images), image_size, image_size, 3), np.uint8)
-            self.observation_space = Dict({"state": self.observation_space, "image": image})
+            image = Box(0, 255, (image_size, image_size, 3), np.uint8)
+            views = Dict({camera: image for camera in images})
+            self.observation_space = Dict({"state": self.observation_space, "images": views})
         self.action_space = Box(-1.0, 1.0, (self.terms.action_dim,), np.float32)
         Expert(task, style)  # says what is wrong with the style
 

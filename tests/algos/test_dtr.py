@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pbrl.models.gaussian import load_policy, save_policy
+from pbrl.models.policy import load_policy, save_policy
 from pbrl.types import UserError, Windows
 from tests import toy
 from tests.parts import SPEC, batches, build

@@ -19,7 +19,7 @@ from pbrl.data import collect, episodes
 from pbrl.data import sac_replay as sac
 from pbrl.data.rollout import Players, PolicyActor, rollout
 from pbrl.data.table import Table
-from pbrl.models.gaussian import Likelihood
+from pbrl.models.policy import LikelihoodPolicy
 from pbrl.types import UserError
 from tests import toy
 from tests.parts import config
@@ -204,9 +204,9 @@ def test_a_full_disk(tmp_path):
         subprocess.run(["umount", disk])
 
 
-class Still(Likelihood):
-    def act(self, obs):
-        return torch.zeros(len(obs), 2)
+class Still(LikelihoodPolicy):
+    def act(self, obs, explore=False):
+        return torch.zeros(len(obs.state), 2)
 
 
 def test_lockstep_is_one_by_one():

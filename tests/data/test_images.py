@@ -11,7 +11,7 @@ from pbrl.data.episodes import content_hash
 from pbrl.data.rollout import PolicyActor, rollout, stacked, tensors
 from pbrl.data.table import Table
 from pbrl.data.video import square, write_mp4
-from pbrl.models.gaussian import load_policy, save_policy
+from pbrl.models.policy import load_policy, save_policy
 from pbrl.run import train as run
 from pbrl.training.engine import Engine
 from pbrl.types import Observation, PreferenceBatch, UserError

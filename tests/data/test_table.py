@@ -48,7 +48,7 @@ def test_segments_stay_in_their_episode(length):
     table = Table(EPISODES)
     starts = table.segment_starts(length)
     assert len(starts) == sum(max(0, len(e.action) - length + 1) for e in EPISODES)
-    rows = table.segments(starts, length)
+    rows = table.segment_rows(starts, length)
     assert (table.obs[rows][..., 1] == table.obs[rows][..., :1, 1]).all()  # one episode
     assert (table.obs[rows][:, 1:, 0] - table.obs[rows][:, :-1, 0] == 1).all()  # step by step
     assert torch.isin(rows, table.rows).all()  # every row holds a step

@@ -47,7 +47,7 @@ def test_lists_are_asked_for_by_pairs_that_the_store_keeps(tmp_path, count, list
     assert found["asked"] == found["answered"] == count == store.counts()["asked"] and found["label_accuracy"] == 1.0
     starts, rank, group = preferences.train
     assert preferences.lists == lists == len(group.unique())
-    returns = table.reward[table.segments(starts[:, 0], 8)].sum(-1)
+    returns = table.reward[table.segment_rows(starts[:, 0], 8)].sum(-1)
     for one in group.unique():
         in_order = returns[group == one][rank[group == one].argsort(stable=True)]
         assert (in_order.diff() >= -1e-5).all()

@@ -68,7 +68,7 @@ def test_disagreement_asks_where_members_differ():
     drawn = query.choose(table, **kwargs, strategy="uniform", candidates=1, generator=torch.Generator().manual_seed(0))
 
     def gap(pairs):
-        sums = table.obs[table.segments(pairs, 8)][..., 0].sum(-1)
+        sums = table.obs[table.segment_rows(pairs, 8)][..., 0].sum(-1)
         return (sums[:, 1] - sums[:, 0]).abs().mean()
 
     assert gap(chosen) > 1.5 * gap(drawn)

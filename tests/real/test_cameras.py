@@ -11,7 +11,8 @@ import yaml
 
 from pbrl.data import collect, frames
 from pbrl.data.video import square
-from pbrl.models.gaussian import GaussianPolicy, save_policy
+from pbrl.models.gaussian import GaussianPolicy
+from pbrl.models.policy import save_policy
 from pbrl.run import train as training
 from pbrl.types import Spec, UserError
 from real.cameras import Cameras

@@ -10,7 +10,8 @@ from pbrl.data.table import Table
 from pbrl.data.video import frames, write_gif, write_mp4
 from pbrl.feedback.sources import reference
 from pbrl.feedback.sources.reference import Reference
-from pbrl.models.gaussian import GaussianPolicy, save_policy
+from pbrl.models.gaussian import GaussianPolicy
+from pbrl.models.policy import save_policy
 from pbrl.training.evaluate import evaluate, evaluation_seeds, summarize
 from pbrl.types import UserError
 from tests import toy

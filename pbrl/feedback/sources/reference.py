@@ -19,8 +19,8 @@ from tqdm import tqdm
 from pbrl import files
 from pbrl.data.rollout import Players, stacked, tensors
 from pbrl.data.table import Table
-from pbrl.models.gaussian import Likelihood, load_policy
-from pbrl.types import UserError
+from pbrl.models.policy import load_policy
+from pbrl.types import Policy, UserError
 
 VERSION = 2  # of what a value means; kept values of another one are not read
 SHARE = 8  # states per task of a process
@@ -124,7 +124,7 @@ def earn(
     env: Any,
     seed: int,
     state: np.ndarray,
-    policy: Likelihood | None,
+    policy: Policy | None,
     settings: dict[str, Any],
     random: np.random.Generator,
 ) -> tuple[float, bool]:

@@ -214,7 +214,7 @@ def test_checks_are_asked_among_the_others(tmp_path, data, checks, extra):
     for one in leased:
         if one.purpose in ("gold", "practice"):
             starts = torch.tensor([store.places([clip])[clip][0] for clip in one.clips])
-            gap = table.reward[table.segments(starts, 8)].sum(-1).diff().item()
+            gap = table.reward[table.segment_rows(starts, 8)].sum(-1).diff().item()
             assert one.expected == float(gap > 0) and abs(gap) > 2
     with store.reading() as connection:
         for question, first in connection.execute(select(Question.id, Question.repeats).where(Question.repeats != "")):

@@ -31,7 +31,7 @@ def starts(table):
 
 
 def gaps(table, starts):
-    returns = table.reward[table.segments(starts, LENGTH)].sum(-1).double().numpy()
+    returns = table.reward[table.segment_rows(starts, LENGTH)].sum(-1).double().numpy()
     return returns[:, 1] - returns[:, 0]
 
 
@@ -58,7 +58,7 @@ def test_mistakes_are_as_frequent_as_said(table, starts):
 
 
 def test_a_myopic_teacher_weighs_the_end(table, starts):
-    reward = table.reward[table.segments(starts, LENGTH)].double().numpy()
+    reward = table.reward[table.segment_rows(starts, LENGTH)].double().numpy()
     expected = (reward * 0.5 ** np.arange(LENGTH - 1, -1, -1)).sum(-1)
     np.testing.assert_allclose(teacher(gamma=0.5).scores(table, starts, LENGTH), expected)
 
@@ -74,7 +74,7 @@ def test_thresholds_use_epsilon_once_in_every_round(table, starts, round_):
 def test_skipping_needs_both_to_be_bad(table, starts):
     scale = table.returns.sum() / table.steps.sum() * LENGTH
     label, outcome = teacher(skip=0.9).answer(table, starts, LENGTH, 0)
-    best = table.reward[table.segments(starts, LENGTH)].sum(-1).double().numpy().max(1)
+    best = table.reward[table.segment_rows(starts, LENGTH)].sum(-1).double().numpy().max(1)
     np.testing.assert_array_equal(outcome == "skip", best < 0.9 * scale)
     assert 0 < (outcome == "skip").mean() < 1 and np.isnan(label[outcome == "skip"]).all()
 

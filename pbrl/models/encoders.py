@@ -1,0 +1,40 @@
+"""Networks that turn images into features."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pbrl.types import UserError
+
+
+class Encoder(nn.Module):
+    """Images {camera: [..., H, W, 3] uint8} → features [..., F] in [-1, 1]; all colors are channels of one input.
+
+    Four convolutions and a normalized linear layer, as in DrQ-v2 (Yarats et al. 2021, arXiv:2107.09645), but each of
+    them halves the image: a quarter of the arithmetic for two cameras. `shapes` [H, W, 3] by camera. Raises UserError.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], *, channels: int, features: int):
+        super().__init__()
+        if min(channels, features) < 1:
+            raise UserError(f"policy.channels={channels} and policy.features={features} must be at least 1")
+        if len({tuple(shape) for shape in shapes.values()}) != 1:
+            raise UserError(f"the cameras {', '.join(shapes)} must have images of one size, not {dict(shapes)}")
+        self.cameras = tuple(shapes)
+        height, width, _ = next(iter(shapes.values()))
+        self.convolutions, sides, inputs = nn.ModuleList(), [height, width], len(shapes) * 3
+        for _ in range(4):
+            sides = [(side + 1) // 2 for side in sides]
+            self.convolutions.append(nn.Conv2d(inputs, channels, 3, 2, 1))
+            inputs = channels
+        self.out = nn.Linear(channels * sides[0] * sides[1], features)
+        self.norm = nn.LayerNorm(features)
+
+    def forward(self, images: Mapping[str, Tensor]) -> Tensor:
+        x = torch.cat([images[camera].movedim(-1, -3) for camera in self.cameras], -3)  # [..., C * 3, H, W]
+        lead = x.shape[:-3]
+        x = x.reshape(-1, *x.shape[-3:]).float() / 255 - 0.5
+        for convolution in self.convolutions:
+            x = torch.relu(convolution(x))
+        return torch.tanh(self.norm(self.out(x.flatten(1)))).reshape(*lead, -1)

@@ -1,0 +1,82 @@
+"""What learners can train as a policy, and how a policy is saved and read back."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_class
+from torch import Tensor, nn
+
+from pbrl.types import Observation, Policy, Segment, Spec, UserError
+
+MOVED = {  # classes of policies that were saved before their modules had these names
+    "pbrl.likelihoods.GaussianPolicy": "pbrl.models.gaussian.GaussianPolicy",
+    "pbrl.sequence.DecisionTransformer": "pbrl.models.decision_transformer.DecisionTransformer",
+}
+
+
+class LikelihoodPolicy(nn.Module):
+    """A policy that acts, and says how likely actions are."""
+
+    spec: Spec
+    settings: dict[str, Any]  # its keyword arguments
+
+    def reset(self) -> None:
+        """Starts an episode; a policy without memory has nothing to forget."""
+
+    def act(self, obs: Observation, explore: bool = False) -> Tensor:
+        """obs [B, O] → action [B, A] in [-1, 1]; with `explore`, drawn from the policy's distribution."""
+        raise NotImplementedError
+
+    def plan(self, obs: Observation) -> Tensor:
+        """obs [B, O] → the next actions [B, K, A]; K is 1 where the policy decides step by step."""
+        return self.act(obs)[:, None]
+
+    def log_prob(self, obs: Observation, action: Tensor) -> Tensor:
+        """obs [..., O], action [..., A] → the log-likelihood of each action, or a bound of it: [...]."""
+        raise NotImplementedError
+
+    def score(self, segment: Segment) -> Tensor:
+        """segment [..., L, …] → the log-likelihood of its actions: [...]."""
+        return (self.log_prob(segment.obs, segment.action) * segment.mask).sum(-1)
+
+
+def save_policy(policy: Any, path: Path) -> None:
+    """Writes all that is needed to run the policy."""
+    name = f"{type(policy).__module__}.{type(policy).__name__}"
+    spec = {**asdict(policy.spec), "images": dict(policy.spec.images)}
+    state = {key: value.clone() for key, value in policy.state_dict().items()}  # not the seeds whose memory it shares
+    torch.save({"class": name, "spec": spec, "settings": policy.settings, "state": state}, path)
+
+
+def load_policy(path: str | Path, device: str = "cpu") -> Policy:
+    """Reads a policy back, ready to act. Raises UserError."""
+    path = Path(path)
+    if path.is_dir():
+        seeds = sorted(path.glob("seed*/policy.pt"))
+        if seeds:
+            raise UserError(f"{path} holds {len(seeds)} seeds: choose one of them, as in {seeds[0].parent}")
+        path = path / "policy.pt"
+    try:
+        saved = torch.load(path, map_location=device, weights_only=True)
+        name = MOVED.get(saved["class"], saved["class"])
+        if not name.startswith("pbrl."):  # a file must not choose what code is run
+            raise ValueError(f"{name} is none of pbrl's policies")
+        policy = get_class(name)(Spec(**_spec(saved["spec"])), **saved["settings"])
+        policy.load_state_dict(saved["state"])
+    except FileNotFoundError:
+        raise UserError(f"there is no policy at {path}; a finished run writes policy.pt into its folder") from None
+    except Exception as error:
+        raise UserError(f"{path} is not a policy that this version can read ({error})") from error
+    return policy.to(device).eval()
+
+
+def _spec(saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved spec with today's names: `steps` was the longest episode, `image` one shape for unnamed cameras."""
+    if "steps" not in saved:
+        return saved
+    spec = dict(saved)
+    spec["max_steps"] = spec.pop("steps")
+    cameras, *shape = spec.pop("image", ()) or (0,)
+    return {**spec, "images": {f"camera{i}": tuple(shape) for i in range(cameras)}}

@@ -1,0 +1,55 @@
+"""What reward models share that give each step a reward: how they are trained, and how they label a table."""
+
+import torch
+from torch import Tensor, nn
+
+from pbrl.data.table import Table
+from pbrl.objectives import Objective
+from pbrl.training.batches import Data
+from pbrl.types import Comparisons, Metrics, Observation, Phase, Segment
+
+CHUNK_ROWS = 65536  # rows times context that go through the network at once
+
+
+class PerStepReward(nn.Module):
+    """A step's reward depends on the last `context` steps up to its own; a segment's score is their sum by default.
+
+    `steps` updates on `batch_size` comparisons follow each round of answers.
+    """
+
+    def __init__(self, objective: Objective, *, context: int, normalize: str, steps: int, batch_size: int):
+        super().__init__()
+        self.objective, self.context, self.normalize = objective, context, normalize
+        self.steps, self.batch_size = steps, batch_size
+
+    def reward(self, obs: Observation, action: Tensor) -> Tensor:
+        """obs [..., L, O], action [..., L, A] → reward of each step by each member [E, ..., L]."""
+        raise NotImplementedError
+
+    def update(self, batch: Comparisons) -> Metrics:
+        raise NotImplementedError
+
+    def score(self, segment: Segment) -> Tensor:
+        """segment [..., L, …] → what comparisons compare, of each member: [E, ...]."""
+        return (self.reward(segment.obs, segment.action) * segment.mask).sum(-1)
+
+    def phases(self) -> list[Phase]:
+        return [Phase("reward", self.steps, self.draw, self.update)]
+
+    def draw(self, data: Data) -> Comparisons:
+        return self.objective.draw(data, self.batch_size)
+
+    @torch.no_grad()
+    def label(self, table: Table) -> Tensor:
+        """Each member's reward of every row, given the `context - 1` rows before it: [E, R]."""
+        chunks = torch.arange(table.row_count, device=table.device).split(max(1, CHUNK_ROWS // self.context))
+        return torch.cat([self._label_rows(table, rows) for rows in chunks], 1)
+
+    def _label_rows(self, table: Table, rows: Tensor) -> Tensor:
+        """The same of `rows` [n]: [E, n]."""
+        start = torch.maximum(rows - self.context + 1, table.opening[table.episode[rows]])
+        window = start[:, None] + torch.arange(self.context, device=table.device)
+        window = torch.minimum(window, rows[:, None])  # what comes after `rows` is hidden
+        obs, action = table.to_target((table.observe(window), table.action[window]))
+        reward = self.reward(obs, action).to(table.device)  # [E, n, context]
+        return reward[:, torch.arange(len(rows), device=table.device), rows - start]

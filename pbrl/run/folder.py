@@ -1,0 +1,71 @@
+"""The folder of a run: its name, the folders of its seeds, and what the run is made of."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pbrl.data.episodes import versions
+from pbrl.run.build import digest, name_of
+from pbrl.settings import RunSettings
+from pbrl.types import UserError
+
+
+def run_folder(settings: RunSettings) -> Path:
+    """Where the run lives: named by the user, or after its settings."""
+    if settings.run:
+        return settings.run
+    first, last = settings.seed, settings.seed + settings.seeds - 1
+    seeds = f"seed{first}" + (f"to{last}" if settings.seeds > 1 else "")
+    parts = [name_of(settings.algo), name_of(settings.reward), seeds, digest(settings.plain)]
+    return Path("runs") / env_name(settings.env).replace("/", "-") / "-".join(filter(None, parts)).lower()
+
+
+def env_name(env: dict[str, Any]) -> str:
+    """What an environment is called: "MetaWorld/button-press"."""
+    return env.get("name") or "/".join(filter(None, [name_of(env), env.get("task", "")]))
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder, made. Raises UserError where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the run folder {folder} ({error}): choose another with run=…") from error
+    return folder
+
+
+def seed_folders(settings: RunSettings, folder: Path) -> list[tuple[int, Path]]:
+    """Each seed and its folder: of one, the run's own."""
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    return [(seed, folder / f"seed{seed}" if settings.seeds > 1 else folder) for seed in seeds]
+
+
+def write_provenance(folder: Path, settings: RunSettings, dataset: str) -> None:
+    """Writes what the run is made of, once: going on with it changes nothing of that, and is noted beside it."""
+    made_with = {"git": git_commit(), "data": dataset, **versions()}
+    first = folder / "versions.json"
+    if not first.exists() or not (folder / "checkpoint.pt").exists():
+        _write_configs(folder, settings)
+        first.write_text(json.dumps(made_with, indent=2))
+    elif (known := json.loads(first.read_text())) | made_with != known:
+        known["continued_with"] = [*known.get("continued_with", []), made_with]
+        first.write_text(json.dumps(known, indent=2))
+
+
+def _write_configs(folder: Path, settings: RunSettings) -> None:
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings.plain, sort_keys=False))
+    for seed, own in seed_folders(settings, folder) if settings.seeds > 1 else []:
+        alone = {**settings.plain, "seed": seed, "seeds": 1, "run": str(own)}
+        (make_folder(own) / "config.yaml").write_text(yaml.safe_dump(alone, sort_keys=False))
+
+
+def git_commit() -> str:
+    """The commit of this code, or "" outside a repository."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+    except OSError:
+        return ""
