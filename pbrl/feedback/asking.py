@@ -1,4 +1,4 @@
-"""Asking: a run chooses questions, stores them, has its feedback source answer, and reads labels from the store alone."""
+"""A run chooses questions, stores them, has its feedback source answer, and reads labels from the store alone."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,12 +8,14 @@ import numpy as np
 import torch
 
 from pbrl.data.table import Table
-from pbrl.feedback.labels import Labels, Ranking, accuracy, count, read
+from pbrl.feedback.labels import Labels, accuracy
 from pbrl.feedback.questions import Question
+from pbrl.feedback.rankings import Ranking
+from pbrl.feedback.read import count, read
 from pbrl.feedback.store.store import Store
 from pbrl.feedback.strategies import choose, needs_reward
 from pbrl.settings import Query
-from pbrl.types import Clip, FeedbackSource, RewardModel
+from pbrl.types import FeedbackSource, RewardModel
 
 
 class Asking:

@@ -1,15 +1,12 @@
 """What a run hands to its feedback source."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from pbrl.data.rollout import Players
 from pbrl.data.table import Table
 from pbrl.feedback.store.store import Store
-
-if TYPE_CHECKING:
-    from pbrl.data.rollout import Players
+from pbrl.settings import Query
 
 
 @dataclass(frozen=True)
@@ -18,6 +15,9 @@ class Context:
 
     store: Store
     table: Table
+    query: Query
     folder: Path  # of the run; a labelling page reads its config.yaml
     data_dir: Path  # where data sets lie, and what is computed about them once
-    players: Callable[[], "Players"]  # workers that play the run's environment, made when they are first wanted
+    dataset: str  # content hash of the data set
+    players: Players  # rollout workers of the run's environment
+    experts: Players  # the same without cameras, for scripted experts

@@ -93,9 +93,13 @@ class Teacher:
         self.store.add_rater(self.rater, "script", self.dials)
         if self.reference is not None:
             self.value = Reference(
-                self.table, context.players(), dataset=identity(*self.table.ids), folder=context.data_dir,
-                discount=self.discount, **self.reference,
-            ).values  # fmt: skip
+                self.table,
+                context.players if self.reference["policy"] else context.experts,
+                dataset=context.dataset,
+                folder=context.data_dir,
+                discount=self.discount,
+                **self.reference,
+            ).values
 
     def form(self, question: Question) -> Question:
         """The question as it is: a script reads no wording."""
@@ -126,8 +130,8 @@ class Teacher:
     ) -> tuple[np.ndarray, np.ndarray]:
         """starts [Q, 2] or [Q, 1] → label [Q] (NaN where skipped) and outcome [Q] of "answer", "tie", "skip".
 
-        `uniform` [Q, 2] are random numbers in [0, 1): the first decides a Boltzmann teacher's choice, the second whether
-        it is a mistake.
+        `uniform` [Q, 2] are random numbers in [0, 1): the first decides a Boltzmann teacher's choice, the second
+        whether it is a mistake.
         """
         score = self.scores(table, starts, length)  # [Q, k]
         outcome = np.full(len(score), ANSWER, object)

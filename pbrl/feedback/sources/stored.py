@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from pbrl.feedback.labels import Selection, read, stored_kind
+from pbrl.feedback.labels import Selection
 from pbrl.feedback.questions import Question, check_strengths
+from pbrl.feedback.read import count_held, read, stored_kind
 from pbrl.feedback.sources.context import Context
 from pbrl.settings import Query
 from pbrl.types import Environment, UserError
@@ -12,9 +13,9 @@ from pbrl.types import Environment, UserError
 class Stored:
     """The answers of `rater` (None: of any), to the first `count` questions (None: to all).
 
-    With `aggregate`, all answers to a pair become one label, by Dawid and Skene's model of the raters. With `attribute`,
-    comparisons are by that attribute. `strengths` has P(better) for each strength of a preference (None: 1); aggregation
-    heeds none.
+    With `aggregate`, all answers to a pair become one label, by Dawid and Skene's model of the raters. With
+    `attribute`, comparisons are by that attribute. `strengths` has P(better) for each strength of a preference (None:
+    1); aggregation reads none.
     """
 
     kinds = ()
@@ -43,15 +44,14 @@ class Stored:
             raise UserError("feedback=stored asks nothing: query.rounds=1")
         if query.kind != "pair" and (self.selection.aggregate or self.selection.attribute):
             raise UserError("feedback.aggregate and feedback.attribute are about comparisons: query.kind=pair")
-        self.query = query
 
     def start(self, context: Context) -> None:
         """Raises UserError if the store holds no answers that fit."""
-        query, store, table = self.query, context.store, context.table
+        query, store, table = context.query, context.store, context.table
         labels, _ = read(store, table, query, self.selection)
         if len(labels):
             return
-        held = [f"{n} × {kind} of {length} steps" for kind, length, n in store.held(store.register(table.ids))]
+        held = [f"{n} × {kind} of {length} steps" for (kind, length), n in count_held(store, table).items()]
         whose = f" by {self.selection.rater}" if self.selection.rater else ""
         what = f" of feedback.attribute={self.selection.attribute}" if self.selection.attribute else ""
         kind = stored_kind(query, self.selection, False)

@@ -1,4 +1,4 @@
-"""Which questions concern a data set: those whose clips are all of its episodes, whatever data set they were asked about.
+"""Which questions concern a data set: those whose clips are all of its episodes, whatever they were asked about.
 
 So answers are kept when data sets grow, are merged or filtered. A data set's id is the hash of its episodes' ids.
 """

@@ -1,9 +1,9 @@
 """Where questions and answers are kept: append-only, in SQLite or PostgreSQL, by as many programs as like.
 
-A clip is known by its episode, first step and length, a question by its clips, wording and round; ids are hashes of just
-that. An event has an id that its rater made. So storing the same again changes nothing, and a run that was killed
-between asking and saving asks again without doubling an answer. Whoever writes holds one lock from the first read to
-the commit: leases are exact, and the order of events is the order of commits, so that a reader with a cursor skips none.
+A clip is known by its episode, first step and length, a question by its clips, wording and round; ids are hashes of
+just that. An event has an id that its rater made. So storing the same again changes nothing, and a run that was killed
+between asking and saving asks again without doubling an answer. A writer holds one lock from its first read to its
+commit: leases are exact, and the order of events is the order of commits, so that a reader with a cursor skips none.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -168,13 +168,12 @@ class Store(Database):
         with self.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
-    def held(self, dataset: str) -> list[tuple[str, int, int]]:
-        """What answers there are about a data set: kind of question, steps of the clips, and how many."""
+    def held(self) -> list[tuple[str, int, int]]:
+        """What answers there are: kind of question, steps of the clips, and how many."""
         columns = QuestionRow.kind, QuestionRow.length
         query = current(*columns, func.count()).join(QuestionRow, EventRow.question == QuestionRow.id)
         with self.reading() as connection:
-            query = query.where(*self.conditions(connection, {"dataset": dataset})).group_by(*columns)
-            return [tuple(row) for row in connection.execute(query)]  # type: ignore[misc]
+            return [tuple(row) for row in connection.execute(query.group_by(*columns))]  # type: ignore[misc]
 
     def counts(self, **about: Any) -> dict[str, int]:
         """How many questions were asked, and how many answers given, of them ties, and skips."""
