@@ -99,7 +99,7 @@ Part = dict[str, Any]  # a config with a `_target_`: the name of a class or func
 PARTS = ("env", "feedback", "reward", "algo", "objective", "reward_objective", "policy", "baseline")
 MAY_CHANGE = {  # when a run goes on; the rest makes it another run
     "device", "threads", "workers", "compile", "only", "compare", "baseline", "video", "logger", "run", "store",
-    "data_dir", "checkpoint_every",
+    "data_dir", "checkpoint_every", "grow",
 }  # fmt: skip
 
 
@@ -135,6 +135,7 @@ class RunSettings:
     data_dir: Path
     store: str | None
     run: Path | None
+    grow: bool
     plain: dict[str, Any]  # all of them as they were composed
 
     @classmethod

@@ -111,13 +111,13 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
 def shared(settings: RunSettings, world: World) -> dict[str, Any]:
     """What trainings of the run have in common."""
     return {
-        "dataset": world.dataset,
         "schedule": settings.schedule,
         "players": world.players,
         "device": world.device,
         "compile": settings.compile,
         "bf16": settings.bf16,
         "settings": settings.identity,
+        "grow": settings.grow,
     }
 
 

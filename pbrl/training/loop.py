@@ -41,7 +41,6 @@ class Training:
         *,
         folder: Path,
         replicas: list[Replica],
-        dataset: str,
         schedule: Schedule,
         players: Players | None,
         device: torch.device,
@@ -51,8 +50,9 @@ class Training:
         asking: Asking | None = None,
         name: str = "",
         settings: dict[str, Any] | None = None,
+        grow: bool = False,
     ):
-        self.folder, self.replicas, self.dataset = folder, replicas, dataset
+        self.folder, self.replicas, self.grow = folder, replicas, grow
         self.schedule, self.players, self.asking = schedule, players, asking
         self.device, self.compile, self.bf16, self.settings = device, compile, bf16, settings or {}
         self.name = name or type(replicas[0].algo).__name__
@@ -262,7 +262,7 @@ class Training:
             return
         position = {"stage": self.stage, "step": self.step, "policy_step": self.policy_step, "round": self.round}
         state = {
-            "dataset": self.dataset,
+            "episodes": self.replicas[0].table.ids,
             "settings": self.settings,
             "position": position,
             "replicas": [replica.state_dict() for replica in self.replicas],
@@ -293,6 +293,8 @@ class Training:
             ) from error
         files.set_random_state(state["random"], self.device)
         self.seconds = state["seconds"]
+        if state["episodes"] != self.replicas[0].table.ids:
+            self._relabel()
 
     def _resume_answers(self, state: dict[str, Any] | None) -> None:
         """Reads the labels that there were."""
@@ -311,16 +313,33 @@ class Training:
         """Raises UserError where the checkpoint is of another run."""
         if "position" not in state:
             raise UserError(f"{self._path} is of an older version: choose another run folder with run=…, or delete it")
-        if state["dataset"] != self.dataset:
-            raise UserError(
-                f"{self._path} was made on another data set; choose another run folder with run=…, or delete it"
-            )
-        changed = files.differences(state["settings"], self.settings)
+        has_grown = self._check_episodes(set(state["episodes"]), set(self.replicas[0].table.ids))
+        old, new = state["settings"], self.settings
+        if has_grown:  # by data of another recipe, perhaps
+            old, new = ({k: v for k, v in part.items() if k not in ("data", "data_seed")} for part in (old, new))
+        changed = files.differences(old, new)
         if changed:
             raise UserError(
                 f"{self._path} was made with other settings ({', '.join(changed)}); choose another run folder with "
                 "run=…, or delete it"
             )
+
+    def _check_episodes(self, old: set[str], new: set[str]) -> bool:
+        """Whether the data set has grown. Raises UserError where it is another one, or growing was not asked for."""
+        if old == new:
+            return False
+        lost, added = len(old - new), len(new - old)
+        if lost:
+            raise UserError(
+                f"{self._path} was made on another data set: {lost} of its {len(old)} episodes are missing and {added} "
+                "are new; choose another run folder with run=…, or delete it"
+            )
+        if not self.grow:
+            raise UserError(
+                f"{self._path} was made on {len(old)} of these {len(new)} episodes: grow=true goes on with all of "
+                "them, or choose another run folder with run=…"
+            )
+        return True
 
 
 class Stopwatch:

@@ -47,7 +47,8 @@ class Replica:
         if self.reward is not None:
             self.reward.load_state_dict(state["reward"])
         for name, values in state["labels"].items():
-            self.table.set_label(name, values)
+            if len(values) == self.table.row_count:  # else the data set has grown, and the reward model labels it anew
+                self.table.set_label(name, values)
         self.generator.set_state(self._fitting(state["generator"].cpu()))
         self.log.rewind(state["log"])
         self.evaluations = state["evaluations"]
