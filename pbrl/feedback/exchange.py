@@ -170,7 +170,7 @@ class Tables:
             for prefix in ("event_", "question_", "rater_")
         )
         event |= {"question": question["id"], "rater": rater["name"]}
-        question |= {"rater_kind": question.get("rater_kind"), "same_as": question.get("same_as")}
+        question |= {"rater_kind": question.get("rater_kind"), "same_as": question.get("same_as"), "wording": None}
         if row["words"] is not None:
             question["wording"] = identity("wording", row["words"])
             self.parts[WordingRow][question["wording"]] = {"id": question["wording"], "words": row["words"]}

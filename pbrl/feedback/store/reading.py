@@ -15,7 +15,7 @@ OWN = ("rater_kind", "wanted", "purpose", "expected", "repeats", "priority", "st
 
 
 def read_questions(connection: Connection, ids: Sequence[str]) -> dict[str, Question]:
-    """The questions with these ids, of those that there are and whose clips have an episode."""
+    """The questions with these ids, in their order, of those that there are and whose clips have an episode."""
     clips: dict[str, list[Clip]] = {}
     placed = (
         select(ItemRow.question, ClipRow.episode, ClipRow.first, ClipRow.length)
@@ -26,11 +26,12 @@ def read_questions(connection: Connection, ids: Sequence[str]) -> dict[str, Ques
         clips.setdefault(question, []).append(Clip(*clip))
     columns = [QuestionRow.__table__.c[name] for name in ("id", "kind", *OWN)]
     asked = select(*columns, WordingRow.words).outerjoin(WordingRow, QuestionRow.wording == WordingRow.id)
-    return {
+    found = {
         row.id: Question(row.kind, tuple(clips[row.id]), row.words, **{name: getattr(row, name) for name in OWN})
         for row in _in_batches(connection, asked, QuestionRow.id, ids)
         if all(clip.episode is not None for clip in clips[row.id])
     }
+    return {name: found[name] for name in ids if name in found}
 
 
 def read_answers(
