@@ -4,11 +4,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from pbrl.feedback.store.events import Told
 
 from pbrl.feedback import raters
 from pbrl.feedback.raters import Said, about, alpha, cohen, dawid_skene, guesses
 from pbrl.feedback.sources.stored import Kept
-from pbrl.feedback.store.events import Told
 from pbrl.feedback.store.store import Store
 from pbrl.settings import Query
 

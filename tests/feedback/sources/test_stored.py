@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from pbrl.feedback.store.events import Told
 
 from pbrl.feedback.asking import Interview
 from pbrl.feedback.sources.stored import Kept
-from pbrl.feedback.store.events import Told
 from pbrl.feedback.store.store import Store
 from pbrl.settings import Query
 from pbrl.training.batches import Preferences

@@ -61,7 +61,9 @@ def test_a_question_comes_back_whole(store):
 
 
 def test_other_words_are_another_question(store):
-    ids = [store.ask(questions([[1, 2]], wording={"text": text}))[0] for text in ("Which?", "Which is safer?", "Which?")]
+    ids = [
+        store.ask(questions([[1, 2]], wording={"text": text}))[0] for text in ("Which?", "Which is safer?", "Which?")
+    ]
     assert ids[0] == ids[2] != ids[1] and store.counts()["asked"] == 2
 
 
@@ -99,7 +101,9 @@ def test_answers_as_they_stood_at_an_earlier_event(store):
     (question,) = store.ask(questions([[1, 2]]))
     store.add_rater("ada", "human")
     store.append([Answer("1", question, "ada", value(1.0))])
-    store.append([Answer("2", question, "ada", value(0.0)), Answer("3", question, "ada", kind="retract", supersedes="2")])
+    store.append(
+        [Answer("2", question, "ada", value(0.0)), Answer("3", question, "ada", kind="retract", supersedes="2")]
+    )
     store.append([Answer("4", question, "ada", value(0.5))])
     then = [[a.value.label for a in store.answers([question], until=event)] for event in range(6)]
     assert then == [[], [1.0], [0.0], [], [0.5], [0.5]] and labels_of(store) == [0.5]
