@@ -9,14 +9,14 @@ import sys
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from pbrl.label.environments import register_environments
+from pbrl.configs import FOLDER, register_environments
 from pbrl.label.serve import serve
 from pbrl.types import UserError
 
 register_environments()
 
 
-@hydra.main(config_path="../../configs", config_name="label", version_base="1.3")
+@hydra.main(config_path=str(FOLDER), config_name="label", version_base="1.3")
 def main(config: DictConfig) -> None:
     try:
         serve(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]

@@ -165,7 +165,7 @@ def make_asking(settings: RunSettings, plan: Plan, world: World, folder: Path, s
     store, table = Store(settings.store or f"sqlite:///{folder / 'answers.sqlite'}"), world.table
     adopt(store, world.dataset, table.ids, table.steps)
     experts = world.experts or world.players
-    source.start(Context(store, table, plan.query, folder, settings.data_dir, world.dataset, world.players, experts))
+    source.start(Context(store, table, plan.query, settings.data_dir, world.dataset, folder, world.players, experts))
     stack.callback(source.stop)
     return Asking(table=table, query=plan.query, source=source, store=store)
 

@@ -55,7 +55,9 @@ class People:
         """Opens the page on the run's questions, or says how to. Raises UserError if it does not start."""
         self.store: Store = context.store
         flags = [f"run={context.folder}", f"port={self.port}", f"rater={self.rater}", "attached=true"]
-        if self.serve:
+        if context.folder is None:
+            self.where = "at a labelling page of this store"
+        elif self.serve:
             self.page, self.where = open_page(flags)
         else:
             self.where = f"at the page of `python -m pbrl.label {flags[0]}`"

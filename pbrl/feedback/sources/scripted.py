@@ -92,14 +92,14 @@ class Teacher:
         self.store, self.table = context.store, context.table
         self.store.add_rater(self.rater, "script", self.dials)
         if self.reference is not None:
-            self.value = Reference(
-                self.table,
-                context.players if self.reference["policy"] else context.experts,
-                dataset=context.dataset,
-                folder=context.data_dir,
-                discount=self.discount,
-                **self.reference,
-            ).values
+            self.value = self._values(context, self.reference)
+
+    def _values(self, context: Context, reference: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
+        players = context.players if reference["policy"] else context.experts
+        if players is None:
+            raise UserError("feedback=regret rolls a policy out, and there is no environment: choose feedback=perfect")
+        settings = {"dataset": context.dataset, "folder": context.data_dir, "discount": self.discount, **reference}
+        return Reference(context.table, players, **settings).values
 
     def form(self, question: Question) -> Question:
         """The question as it is: a script reads no wording."""
