@@ -24,7 +24,9 @@ class Labels(NamedTuple):
     length: int  # steps of each segment
     kind: str  # pair, rating, ranking or spans
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """Q."""
         return len(self.value)
 
     def take(self, which: np.ndarray) -> "Labels":

@@ -109,7 +109,7 @@ def aggregate(answers: Sequence[tuple[Answer, Question]], table: Table, query: Q
         for name, (answer, question) in first.items()
     ]
     labels = _labels(found, query)
-    return labels._replace(rater=np.full(len(labels), -1), confidence=np.ones(len(labels)))
+    return labels._replace(rater=np.full(labels.size, -1), confidence=np.ones(labels.size))
 
 
 def _labels(found: Sequence[tuple[Answer, int, list[int], float]], query: Query) -> Labels:

@@ -82,7 +82,7 @@ def test_lists_are_asked_for_by_pairs_that_the_store_keeps(store, count, lists):
     pairs = sum(n * (n - 1) / 2 for n in np.bincount(group))
     assert pairs > count or count == 10  # a list orders more pairs than were compared
     train, test = split(asking.labels, 0.3)
-    assert set(train.group) == set(group) and len(test) > 0, "a part of each list is held out, not whole lists"
+    assert set(train.group) == set(group) and test.size > 0, "a part of each list is held out, not whole lists"
 
 
 @pytest.mark.parametrize("kind", ["pair", "rating", "ranking"])
@@ -95,7 +95,7 @@ def test_labels_are_what_the_teacher_answered(store, kind, noise):
     for round_ in range(3):
         found = asking.ask(round_, None)
     assert found["asked"] == 60 and found["answered"] + found["skipped"] == 60
-    assert (found["skipped"] > 0) == bool(noise) and len(asking.labels) > 10
+    assert (found["skipped"] > 0) == bool(noise) and asking.labels.size > 10
     assert asking.labels.raters == (source.rater,) and set(asking.labels.rater) == {0}
     assert asking.refresh() == {}
     other = Asking(table=table, query=asking.query, source=source, store=Store(store.url))
@@ -159,7 +159,7 @@ def test_a_table_that_grows_keeps_its_labels(store):
     for episode in episodes[30:]:
         table.append(episode)
     asking.ask(1, None)
-    assert len(asking.labels) == 40 and is_same(asking.labels.take(np.arange(40) < 20), before)
+    assert asking.labels.size == 40 and is_same(asking.labels.take(np.arange(40) < 20), before)
     assert asking.labels.starts[20:].max() > before.starts.max(), "and asks about what is new"
 
 
@@ -168,6 +168,6 @@ def test_which_labels_are_held_out_is_up_to_the_question_alone(store):
     asking = Asking(table=table, query=query(count=200), source=teacher(store, table), store=store)
     asking.ask(0, None)
     train, test = split(asking.labels, 0.25)
-    assert 30 <= len(test) <= 70 and len(train) + len(test) == 200
+    assert 30 <= test.size <= 70 and train.size + test.size == 200
     some = split(asking.labels.take(np.arange(200) % 3 == 0), 0.25)[1]
-    assert set(some.question) <= set(test.question) and len(split(asking.labels, 0.0)[1]) == 0
+    assert set(some.question) <= set(test.question) and split(asking.labels, 0.0)[1].size == 0

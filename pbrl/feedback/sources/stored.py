@@ -49,7 +49,7 @@ class Stored:
         """Raises UserError if the store holds no answers that fit."""
         query, store, table = context.query, context.store, context.table
         labels, _ = read(store, table, query, self.selection)
-        if len(labels):
+        if labels.size:
             return
         held = [f"{n} × {kind} of {length} steps" for (kind, length), n in count_held(store, table).items()]
         whose = f" by {self.selection.rater}" if self.selection.rater else ""

@@ -80,7 +80,7 @@ def test_a_round_waits_takes_up_later_answers_and_forgets_what_is_taken_back(tmp
     answer(store, others[1], 0.5)
     thread.join(5)
     assert found[0]["answered"] == 2 and found[0]["skipped"] == 1
-    assert len(asking.labels) == 2 and asking.refresh() == {}
+    assert asking.labels.size == 2 and asking.refresh() == {}
     retract(store, first, uid)
     assert asking.refresh()["answered"] == 1 and asking.refresh() == {}
     answer(store, first, 0.0)
@@ -96,7 +96,7 @@ def test_the_next_round_asks_anew_instead(tmp_path):
     asking.ask(1, None)
     leased = [one.id for one in lease(store, "ada", 9)]
     assert leased == asking.questions[5:], "those of the round before are asked no more"
-    assert len(asking.labels) == 2
+    assert asking.labels.size == 2
 
 
 def test_a_round_ends_when_all_are_answered_though_some_could_not_tell(tmp_path):
@@ -151,7 +151,7 @@ def test_rankings_become_lists_as_they_come(tmp_path):
     assert [ranks[asking.table.row(clip)] for clip in clips] == [1, 0, 1, 2], "ranks, 0 the worst"
     assert asking.labels.group.tolist() == [0] * 4 + [1] * 4, "two lists"
     retract(store, asking.questions[0], uid)
-    assert asking.refresh()["answered"] == 1 and len(asking.labels) == 4
+    assert asking.refresh()["answered"] == 1 and asking.labels.size == 4
 
 
 def start(folder, *extra: str) -> tuple[subprocess.Popen, str]:

@@ -6,6 +6,7 @@ import torch
 from hydra.utils import instantiate
 from sqlalchemy import select
 
+from pbrl.configs import compose_config
 from pbrl.data.table import Table
 from pbrl.feedback.questions import Question
 from pbrl.feedback.sources.scripted import Teacher, chance
@@ -13,7 +14,6 @@ from pbrl.feedback.store.schema import RaterRow
 from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
 from tests import toy
-from tests.parts import config
 
 PLAIN = dict(criterion="return", discount=0.99, beta=float("inf"), gamma=1.0, mistake=0.0, skip=0.0, equal=0.0, seed=0,
              reference=None)  # fmt: skip
@@ -163,7 +163,9 @@ def test_random_numbers_of_questions_are_uniform():
 
 @pytest.mark.parametrize("name", ["perfect", "boltzmann", "myopic", "mistake", "skip", "equal"])
 def test_the_six_of_bpref(name, table, starts):
-    label, outcome = instantiate(config(f"feedback={name}")["feedback"]).label(table, starts, LENGTH, uniform(starts))
+    label, outcome = instantiate(compose_config(f"feedback={name}")["feedback"]).label(
+        table, starts, LENGTH, uniform(starts)
+    )
     assert len(label) == len(starts) and np.isin(label[outcome == "answer"], [0, 1]).all()
 
 

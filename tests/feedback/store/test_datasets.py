@@ -58,7 +58,7 @@ def check(store: Store, table: Table, answers: dict[str, float]) -> int:
     """All answers about the table's episodes count, with the labels that they had, and no others; returns how many."""
     wanted = inside(store, list(answers), table)
     labels, _ = read(store, table, QUERY, Selection())
-    assert set(labels.question) == wanted and len(labels) == len(wanted)
+    assert set(labels.question) == wanted and labels.size == len(wanted)
     assert labels.value.tolist() == [answers[name] for name in labels.question]
     for starts, name in zip(labels.starts, labels.question, strict=True):
         clips = store.questions([name])[name].clips

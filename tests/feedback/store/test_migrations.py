@@ -1,9 +1,9 @@
 """A store of an older version is brought up to date with all that it holds, and ends with today's tables.
 
-`fixtures/answers-0002.sqlite.gz` was written by the version before clips belonged to episodes (commit 39ebef6), with its
-scripted teacher, its label page's questions and its store: answers by script and people, of all kinds, with retractions,
-corrections, passes, practice, gold and repeated questions, about the five episodes of `episode` below and about two of
-them. `answers-0002.jsonl.gz` is its own export of the same.
+`fixtures/answers-0002.sqlite.gz` was written by the version before clips belonged to episodes (commit 39ebef6), with
+its scripted teacher, its label page's questions and its store: answers by script and people, of all kinds, with
+retractions, corrections, passes, practice, gold and repeated questions, about the five episodes of `episode` below and
+about two of them. `answers-0002.jsonl.gz` is its own export of the same.
 """
 
 import gzip
@@ -127,7 +127,7 @@ def episode(i: int) -> Episode:
 
 EPISODES = [episode(i) for i in range(5)]
 FEW = [EPISODES[3], EPISODES[1]]
-ALL, TWO = content_hash(EPISODES), content_hash(FEW)
+ALL, SCRIPT = content_hash(EPISODES), "scripted-abcdef01"
 
 
 def before() -> list[dict]:
@@ -243,16 +243,15 @@ def test_old_answers_are_learnt_from(migrated):
     open_with(migrated, EPISODES)
     query = Query(kind="pair", count=9, rounds=1, length=6, span=2, strategy="uniform", candidates=1, per_list=5,
                   held_out=0.0, seed=0)  # fmt: skip
-    labels, _ = read(migrated, table, query, Selection(rater="scripted-abcdef01"))
+    labels, _ = read(migrated, table, query, Selection(rater=SCRIPT))
     order = {old: [4, 0, 1, 2, 3].index(old) for old in range(5)}
-    rows = [
-        ([int(table.first[order[i]]) + step for i, step in (place(ALL, row) for row in one["starts"])],
-         one["event_label"])
-        for one in before()
-        if one["rater_name"] == "scripted-abcdef01" and one["question_kind"] == "pair" and one["event_outcome"] != "skip"
-    ]  # fmt: skip
-    found = [(starts, value) for starts, value in zip(labels.starts.tolist(), labels.value.tolist(), strict=True)]
-    assert len(rows) > 15 and sorted(found) == sorted((starts, value) for starts, value in rows)
+    rows = []
+    for one in before():
+        if one["rater_name"] == SCRIPT and one["question_kind"] == "pair" and one["event_outcome"] != "skip":
+            places = [place(ALL, row) for row in one["starts"]]
+            rows.append(([int(table.first[order[i]]) + step for i, step in places], one["event_label"]))
+    found = list(zip(labels.starts.tolist(), labels.value.tolist(), strict=True))
+    assert len(rows) > 15 and sorted(found) == sorted(rows)
 
 
 def test_exports_of_older_versions_are_read(tmp_path, file):
