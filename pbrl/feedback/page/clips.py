@@ -115,7 +115,7 @@ def _load(source: dict[str, Any]) -> None:
 @cache
 def _data() -> tuple[list[Any], np.ndarray]:
     """Its episodes, and at which row of a table each begins."""
-    from pbrl import collect
+    from pbrl.data import collect
 
     episodes, _ = collect.dataset(**_source)
     return episodes, first_rows(episodes)
