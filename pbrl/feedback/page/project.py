@@ -1,6 +1,7 @@
 """What people work on at the page: the questions about one data set, and how far each rater has come."""
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from pbrl.feedback.store.leases import Leased, lease
 from pbrl.feedback.store.store import Store
 from pbrl.types import Clip
 
+SLOW_S = 0.02  # to count open questions: then not for every request
+
 
 @dataclass
 class Project:
@@ -32,6 +35,8 @@ class Project:
     pass_mark: float = 0.8  # share of practice questions to get right before others are shown
     questions: dict[str, Question] = field(default_factory=dict)  # that were shown
     passed: set[str] = field(default_factory=set)  # raters who need no more practice
+    open: int = 0  # questions, when they were last counted
+    recount_at: float = 0.0  # s
 
     def __post_init__(self) -> None:
         self.tokens = {hash_token(token): name for token, name in self.raters.items()}
@@ -59,10 +64,16 @@ class Project:
 
     def progress(self, rater: str) -> dict[str, int]:
         """How many answers of this rater stand, and how many questions still want one."""
-        return {
-            "done": progress.count_answered(self.store, rater, self.dataset),
-            "left": progress.count_open(self.store, self.dataset),
-        }
+        return {"done": progress.count_answered(self.store, rater, self.dataset), "left": self._count_open()}
+
+    def _count_open(self) -> int:
+        """How many questions are open; where that takes long to count, as it was up to some seconds ago."""
+        now = time.monotonic()
+        if now >= self.recount_at:
+            self.open = progress.count_open(self.store, self.dataset)
+            took = time.monotonic() - now
+            self.recount_at = time.monotonic() + (20 * took if took > SLOW_S else 0.0)
+        return self.open
 
     def _practice(self, rater: str) -> tuple[dict[str, Any], bool]:
         """What a rater may be asked, and whether to begin again: practice comes first, until enough of it is right."""

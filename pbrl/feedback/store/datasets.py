@@ -58,9 +58,11 @@ class Homes:
     def concern(self, connection: Connection, dataset: str) -> ColumnElement[bool]:
         """A condition on questions: that they concern the data set."""
         homes = self.of(connection, dataset)
-        within = [home.id for home in homes if home.is_within]
+        within = QuestionRow.dataset.in_([home.id for home in homes if home.is_within])
         others = [home.id for home in homes if not home.is_within]
-        return or_(QuestionRow.dataset.in_(within), and_(QuestionRow.dataset.in_(others), is_inside(dataset)))
+        if not others:  # mostly so; and to build the other condition takes longer than to look it up
+            return within
+        return or_(within, and_(QuestionRow.dataset.in_(others), is_inside(dataset)))
 
 
 def is_inside(dataset: str) -> ColumnElement[bool]:

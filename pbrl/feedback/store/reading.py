@@ -1,9 +1,9 @@
 """Questions and the answers that stand, read from the store."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, bindparam, select
 
 from pbrl.feedback.questions import Question
 from pbrl.feedback.store.answers import COLUMNS, Answer, current, current_at, from_row
@@ -12,25 +12,30 @@ from pbrl.feedback.store.schema import ClipRow, EventRow, ItemRow, QuestionRow, 
 from pbrl.types import Clip
 
 OWN = ("rater_kind", "wanted", "purpose", "expected", "repeats", "priority", "strategy", "round", "position")
+# Built once: to build a statement takes longer than to run it.
+PLACED = (
+    select(ItemRow.question, ClipRow.episode, ClipRow.first, ClipRow.length)
+    .join(ClipRow, ItemRow.clip == ClipRow.id)
+    .where(ItemRow.question.in_(bindparam("ids", expanding=True)))
+    .order_by(ItemRow.question, ItemRow.place)
+)
+ASKED = (
+    select(*(QuestionRow.__table__.c[name] for name in ("id", "kind", *OWN)), WordingRow.words)
+    .outerjoin(WordingRow, QuestionRow.wording == WordingRow.id)
+    .where(QuestionRow.id.in_(bindparam("ids", expanding=True)))
+)
 
 
 def read_questions(connection: Connection, ids: Sequence[str]) -> dict[str, Question]:
     """The questions with these ids, in their order, of those that there are and whose clips have an episode."""
     clips: dict[str, list[Clip]] = {}
-    placed = (
-        select(ItemRow.question, ClipRow.episode, ClipRow.first, ClipRow.length)
-        .join(ClipRow, ItemRow.clip == ClipRow.id)
-        .order_by(ItemRow.question, ItemRow.place)
-    )
-    for question, *clip in _in_batches(connection, placed, ItemRow.question, ids):
-        clips.setdefault(question, []).append(Clip(*clip))
-    columns = [QuestionRow.__table__.c[name] for name in ("id", "kind", *OWN)]
-    asked = select(*columns, WordingRow.words).outerjoin(WordingRow, QuestionRow.wording == WordingRow.id)
-    found = {
-        row.id: Question(row.kind, tuple(clips[row.id]), row.words, **{name: getattr(row, name) for name in OWN})
-        for row in _in_batches(connection, asked, QuestionRow.id, ids)
-        if all(clip.episode is not None for clip in clips[row.id])
-    }
+    found: dict[str, Question] = {}
+    for batch in batches(list(ids)):
+        for question, *clip in connection.execute(PLACED, {"ids": batch}):
+            clips.setdefault(question, []).append(Clip(*clip))
+        for name, kind, *own, words in connection.execute(ASKED, {"ids": batch}):
+            if all(clip.episode is not None for clip in clips[name]):
+                found[name] = Question(kind, tuple(clips[name]), words, *own)
     return {name: found[name] for name in ids if name in found}
 
 
@@ -49,9 +54,6 @@ def read_answers(
     query = query.order_by(QuestionRow.round, QuestionRow.position, EventRow.seq)
     if questions is None:
         return [from_row(row) for row in connection.execute(query)]
-    return [from_row(row) for row in _in_batches(connection, query, QuestionRow.id, questions)]
-
-
-def _in_batches(connection: Connection, query: Select, column: Any, values: Sequence[str]) -> Iterator[Any]:
-    for batch in batches(list(values)):
-        yield from connection.execute(query.where(column.in_(batch)))
+    query = query.where(QuestionRow.id.in_(bindparam("ids", expanding=True)))
+    found = (connection.execute(query, {"ids": batch}) for batch in batches(list(questions)))
+    return [from_row(row) for rows in found for row in rows]
