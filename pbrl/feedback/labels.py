@@ -32,7 +32,7 @@ class Labels(NamedTuple):
     def take(self, which: np.ndarray) -> "Labels":
         """Those at these places [n], or where the mask [Q] holds."""
         parts = (part[which] for part in self[:6])
-        return Labels(*parts, *self[6:])
+        return Labels(*parts, *self[6:])  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -22,6 +22,9 @@ from pbrl.feedback.store.store import Store
 from pbrl.label.network import addresses, free_port
 from pbrl.label.questions import ask
 from pbrl.types import Episode, UserError
+
+if TYPE_CHECKING:
+    from pbrl.feedback.page.project import Project
 
 
 def serve(config: dict[str, Any]) -> None:
@@ -45,7 +48,7 @@ def serve(config: dict[str, Any]) -> None:
         print_summary(config, project.store.counts(dataset=project.dataset))
 
 
-def open_project(config: Mapping[str, Any]) -> Any:
+def open_project(config: Mapping[str, Any]) -> "Project":
     """The questions that the page shows, asked if they are not there yet."""
     from pbrl.feedback.page.project import Project, first_rows
     from pbrl.feedback.page.server import new_token

@@ -30,7 +30,7 @@ class Project:
     dataset: str  # registered with the store
     first_rows: Mapping[str, int]  # of each episode, by its id
     instructions: str
-    raters: Mapping[str, str] = field(default_factory=dict)  # token → name; none: whoever is at this machine
+    raters: Mapping[str, str] = field(default_factory=dict)  # token → name; none: `me` alone, at this machine
     me: str = "me"  # the rater at this machine, who sees the statistics
     pass_mark: float = 0.8  # share of practice questions to get right before others are shown
     questions: dict[str, Question] = field(default_factory=dict)  # that were shown

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, or_, select, update
 
 from pbrl.feedback.questions import clip_id, identity
@@ -94,7 +95,7 @@ def _shared(connection: Connection, dataset: str) -> list[Home]:
 # Stores before 0003
 
 
-def adopt(store: Database, old_dataset: str, episodes: Sequence[str], steps: Sequence[int]) -> int:
+def adopt(store: Database, old_dataset: str, episodes: Sequence[str], steps: ArrayLike) -> int:
     """Gives clips that a store before 0003 knew by a data set's hash and a row their episode and step.
 
     `old_dataset` is `content_hash` of the whole data set, `episodes` and `steps` are its episodes' ids and numbers of
@@ -104,7 +105,8 @@ def adopt(store: Database, old_dataset: str, episodes: Sequence[str], steps: Seq
     with store.reading() as connection:
         if connection.execute(select(ClipRow.id).where(*is_old).limit(1)).first() is None:
             return 0
-    first = np.concatenate([[0], np.cumsum(np.asarray(steps) + 1)[:-1]])  # rows; an episode has one more than steps
+    steps = np.asarray(steps)
+    first = np.concatenate([[0], np.cumsum(steps + 1)[:-1]])  # rows; an episode has one more than steps
     with store.writing() as connection:
         dataset = register(connection, episodes)
         clips = {}

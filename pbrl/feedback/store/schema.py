@@ -129,7 +129,7 @@ class LeaseRow(Base):
 class EventRow(Base):
     """A rater answered, took an answer back, or passed a question on.
 
-    `uid` is made by whoever sends it, so that sending twice changes nothing. `outcome` is answer, tie or skip ("can't
+    `uid` is made by the rater's side, so that sending twice changes nothing. `outcome` is answer, tie or skip ("can't
     tell"); `label` is P(second preferred) or a rating, `detail` all that is no number.
     """
 

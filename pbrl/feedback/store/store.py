@@ -107,7 +107,7 @@ class Store(Database):
         query = select(ClipRow.id, ClipRow.episode, ClipRow.first, ClipRow.length)
         with self.reading() as connection:
             found = connection.execute(query.where(ClipRow.id.in_(ids), ClipRow.episode.is_not(None)))
-            return {name: Clip(*clip) for name, *clip in found}
+            return {name: Clip(*clip) for name, *clip in found}  # type: ignore[arg-type]
 
     def has_missing(self, questions: Sequence[str]) -> bool:
         """Whether any of these questions still lacks an answer."""
