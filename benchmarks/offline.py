@@ -55,7 +55,7 @@ METHODS = {
     "P-IQL": PIQL,
     "P-IQL, float32": [*PIQL, "bf16=false"],
     "CPL, float32": ["algo=cpl", "bf16=false"],
-    "P-IQL on returns": [*PIQL, "feedback.judge=return", "feedback.skip=0"],
+    "P-IQL on returns": [*PIQL, "feedback.criterion=return", "feedback.skip=0"],
     "CPL": ["algo=cpl"],
     "CPL-BC": ["algo=cpl", "algo.bc_weight=1"],
     "IQL 10k": ["algo=iql", *LONGER],

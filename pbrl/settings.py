@@ -17,9 +17,10 @@ from pbrl.types import UserError
 class Query:
     """What is asked: `count` questions in `rounds`, about segments of `length` steps.
 
-    `kind` is pair, rating, ranking (pairs that sort segments into lists, with `per_list` of them spent on each), or
-    spans: stretches marked in a segment as good or bad, which are cut into pieces of `span` steps to learn from.
-    `seed` decides which are asked: runs with different seeds of their own learn from the same answers.
+    `kind` is pair, rating, ranking (of `clips`; of a source that compares only pairs, pairs that sort segments into
+    lists, with `per_list` of them spent on each), or spans: stretches marked in a segment as good or bad, which are cut
+    into pieces of `span` steps to learn from. `seed` decides which are asked: runs with different seeds of their own
+    learn from the same answers.
     """
 
     kind: str
@@ -32,12 +33,15 @@ class Query:
     per_list: int
     held_out: float
     seed: int
+    clips: int = 4
 
     def __post_init__(self) -> None:
         if self.kind not in ("pair", "rating", "ranking", "spans"):
             raise UserError(f"query.kind={self.kind}: it is pair, rating, ranking or spans")
         if self.kind == "spans" and not 1 <= self.span <= self.length:
             raise UserError(f"query.span={self.span} lies between 1 and query.length={self.length}")
+        if self.kind == "ranking" and not 3 <= self.clips <= 5:
+            raise UserError(f"query.clips={self.clips}: a ranking is of 3 to 5 clips")
         if self.per_list < 1:
             raise UserError("query.per_list must be at least 1")
         if self.count < 1:
@@ -55,6 +59,11 @@ class Query:
             )
         if self.kind != "pair" and self.strategy != "uniform":
             raise UserError(f"query.strategy chooses pairs: with query.kind={self.kind} it must be uniform")
+
+    @property
+    def width(self) -> int:
+        """Clips of a question."""
+        return {"pair": 2, "ranking": self.clips}.get(self.kind, 1)
 
     @property
     def learnt_length(self) -> int:

@@ -56,10 +56,10 @@ def test_observations_and_actions_of_a_segment_belong_together(table, kind):
     torch.testing.assert_close(batch.obs[:, :, 1:], (batch.obs[:, :, :-1] + moved).clamp(-2, 2))
 
 
-@pytest.mark.parametrize("judge", ["return", "regret"])
-def test_a_question_is_judged_alone(table, judge):
+@pytest.mark.parametrize("criterion", ["return", "regret"])
+def test_a_question_is_judged_alone(table, criterion):
     """CPL's labels of discounted sums add up over the whole batch."""
-    teacher = Teacher(judge=judge, **PERFECT)
+    teacher = Teacher(criterion=criterion, reference=None, **PERFECT)
     teacher.value = lambda rows: -table.obs[torch.from_numpy(rows)].norm(dim=-1).numpy()
     starts = table.segment_starts(4)[torch.randint(200, (30, 2), generator=torch.Generator().manual_seed(0))]
     together = teacher.scores(table, starts, 4)

@@ -186,12 +186,12 @@ def test_answers_that_were_kept_teach_as_when_they_were_given(tmp_path):
     train(tmp_path, *given)
     (tmp_path / "run").rename(tmp_path / "first")
     store = f"store=sqlite:///{tmp_path / 'first' / 'answers.sqlite'}"
-    train(tmp_path, *given, "feedback=kept", store)
+    train(tmp_path, *given, "feedback=stored", store)
     first, again = (torch.load(tmp_path / run / "policy.pt", weights_only=True) for run in ("first", "run"))
     assert_same(first, again)
     assert log.read(tmp_path / "run", "answers")[-1]["answered"] == 60
     with pytest.raises(UserError, match="holds 60 × rating of 8 steps"):
-        train(tmp_path, *given, "feedback=kept", store, "query.kind=pair", f"run={tmp_path / 'other'}")
+        train(tmp_path, *given, "feedback=stored", store, "query.kind=pair", f"run={tmp_path / 'other'}")
 
 
 @pytest.mark.parametrize("objective", ["robust", "plackett_luce"])
