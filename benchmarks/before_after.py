@@ -7,10 +7,11 @@
 
 Two processes live side by side, one for each version, each with the packages of its own checkout; one computes while
 the other waits. Short blocks of updates alternate between them, and so does which goes first. Timed are whole updates
-as in training (the batch drawn, the update, its metrics summed) and updates alone, on batches drawn before: CPU time,
-or with `--device cuda` time until the GPU is done. The ratio is that of medians of blocks, after over before. Processes
-differ by where their memory lies, so there are several launches of both; the interval (95 %) is of a bootstrap of
-launches and of pairs of blocks within each. Writes `benchmarks/results/before_after.jsonl`, and prints a table.
+as in training (the batch drawn, the update, its metrics summed), updates alone, on batches drawn before, and drawing
+alone: CPU time, or with `--device cuda` time until the GPU is done. The ratio is that of medians of blocks, after over
+before. Processes differ by where their memory lies, so there are several launches of both; the interval (95 %) is of a
+bootstrap of launches and of pairs of blocks within each. Writes `benchmarks/results/before_after.jsonl`, and prints a
+table.
 """
 
 import argparse
@@ -37,7 +38,7 @@ VARIANTS = {  # whether compiled, and with bfloat16 products; the first two by d
     "eager": (False, False), "compiled": (True, True), "eager, bfloat16": (False, True),
     "compiled, float32": (True, False),
 }  # fmt: skip
-PARTS = ("whole", "update")
+PARTS = ("whole", "update", "draw")
 KEY = ("name", "variant", "part", "device", "before", "after")
 BATCHES = 8  # drawn before, for updates alone
 BLOCK_S, LEAST_BLOCKS = 0.15, 8
@@ -80,9 +81,13 @@ def make_runs(name: str, shape: Any, compile: bool, bf16: bool, device: torch.de
         for i in range(count):
             update(batches[i % BATCHES])
 
+    def run_draw(count: int) -> None:
+        for _ in range(count):
+            draw()
+
     run_update(2)
     run_whole(speed.WARM_UP + speed.AT_ONCE if device.type == "cuda" else 2)
-    return {"whole": run_whole, "update": run_update}
+    return {"whole": run_whole, "update": run_update, "draw": run_draw}
 
 
 def make_source(name: str, device: torch.device) -> tuple[Callable[[], Any], Any, torch.Generator]:
@@ -135,14 +140,12 @@ class Version:
         return json.loads(answer)
 
 
-def measure_launch(
-    checkouts: list[Path], name: str, variant: str, device: str, seconds: float
-) -> dict[str, np.ndarray]:
+def measure_launch(checkouts: list[Path], name: str, variant: str, args: argparse.Namespace) -> dict[str, np.ndarray]:
     """By part, seconds of an update in each block [N, 2], before and after, of two fresh processes."""
-    with Version(checkouts[0], device) as before, Version(checkouts[1], device) as after:
+    with Version(checkouts[0], args.device) as before, Version(checkouts[1], args.device) as after:
         for version in (before, after):
             version.call("make", name, speed.SHAPES[name], *VARIANTS[variant])
-        return {part: measure_part(before, after, part, seconds) for part in PARTS}
+        return {part: measure_part(before, after, part, args.seconds) for part in args.parts}
 
 
 def measure_part(before: Version, after: Version, part: str, seconds: float) -> np.ndarray:
@@ -182,14 +185,14 @@ def ratio_of(blocks: np.ndarray) -> float:
 
 def compare(checkouts: list[Path], name: str, variant: str, args: argparse.Namespace) -> list[Line]:
     """The lines of one shape and variant, one for each part."""
-    launches = [measure_launch(checkouts, name, variant, args.device, args.seconds) for _ in range(args.launches)]
+    launches = [measure_launch(checkouts, name, variant, args) for _ in range(args.launches)]
     commits = [commit_of(checkout) for checkout in checkouts]
     title = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
     return [{
         "name": name, "variant": variant, "part": part, "device": title, "before": commits[0], "after": commits[1],
         **summarize([found[part] for found in launches]), "torch": torch.__version__,
         "processor": platform.machine(), "load": [round(x, 1) for x in os.getloadavg()],
-    } for part in PARTS]  # fmt: skip
+    } for part in args.parts]  # fmt: skip
 
 
 def commit_of(checkout: Path) -> str:
@@ -226,6 +229,7 @@ def main() -> None:
     parser.add_argument("before", type=Path, nargs="?", help="a checkout of the older version")
     parser.add_argument("names", nargs="*", help=f"of {', '.join(speed.SHAPES)}; all by default")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS)[:2])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--launches", type=int, default=2, help="of both processes")
     parser.add_argument("--seconds", type=float, default=15.0, help="of both versions, for each part of a launch")
     parser.add_argument("--device", default="cpu")
