@@ -59,12 +59,12 @@ def serve(device: torch.device) -> None:
     runs: dict[str, Run] = {}
     for name, *arguments in map(json.loads, sys.stdin):
         if name == "make":
-            runs = make_runs(*arguments, device)
+            runs = make_runs(device, *arguments)
         answer = measure_block(runs[arguments[0]], arguments[1], device) if name == "measure" else None
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def make_runs(name: str, shape: Any, compile: bool, bf16: bool, device: torch.device) -> dict[str, Run]:
+def make_runs(device: torch.device, name: str, shape: Any, compile: bool, bf16: bool) -> dict[str, Run]:
     """By part of PARTS, a function that makes so many updates of that shape; all is compiled."""
     speed.SHAPES[name] = shape  # both versions run that of the one which asks
     draw, source, generator = make_source(name, device)
@@ -95,7 +95,7 @@ def make_source(name: str, device: torch.device) -> tuple[Callable[[], Any], Any
     if "make_bench" in vars(speed):
         bench = speed.make_bench(name, device)
         return bench.draw, bench.phase, bench.data.generator
-    learner, draw, seed = speed.made(name, device)  # versions whose learners named the type of their batch
+    learner, draw, seed = vars(speed)["made"](name, device)  # older: learners name the type of their batch
     return draw, learner.update, seed.sampling
 
 
