@@ -56,13 +56,13 @@ class Rememberer:
 
     def act(self, obs):
         self.seen.append(obs)
-        return torch.full((len(obs), 2), 0.3)
+        return torch.full((len(obs.state), 2), 0.3)
 
 
 def test_what_a_policy_was_shown_stays_as_it_was():
     policy = Rememberer()
     episodes = rollout([toy.Point(), toy.Point()], PolicyActor(policy), [1, 2])
-    np.testing.assert_array_equal(torch.stack(policy.seen, 1), [e.obs[:-1] for e in episodes])
+    np.testing.assert_array_equal(torch.stack([obs.state for obs in policy.seen], 1), [e.obs[:-1] for e in episodes])
 
 
 def test_the_reference_value_is_the_experts(tmp_path):
