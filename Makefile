@@ -27,7 +27,7 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet --no-compile torch==2.13.0
-	$(RUN) -m pip install --quiet --no-compile --editable ".[sim,real,label,sweep,log,dev]"
+	$(RUN) -m pip install --quiet --no-compile --editable ".[sim,arms,real,label,sweep,log,dev]"
 	$(RUN) -c "from sim import backend; backend.install()"
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""How punctual and how safe the way to an arm is, on the stand-in; each line of results/arm.jsonl says the load.
+"""How punctual and how safe the way to an arm is, on the mock; each line of results/arm.jsonl says the load.
 
 python -m benchmarks.arm cadence     # a policy's steps, states and commands over real sockets
 python -m benchmarks.arm stop        # from an operator's stop to the robot
@@ -24,17 +24,18 @@ from pbrl.data.rollout import Players, PolicyActor
 from pbrl.models.policy import load_policy
 from pbrl.training.evaluate import evaluation_seeds
 from real.control import Chunk, Controller, Schedule
-from real.driver import Driver, State
+from real.drivers.messages import to_seconds
+from real.drivers.ros import RosDriver
+from real.mock.process import MockProcess
 from real.process import Control
-from real.safety import Filter, Settings
-from real.settings import of_robot
-from real.standin.handle import Standin
+from real.robot import State
+from real.safety import SafetyFilter, SafetySettings
+from real.settings import load_robot_settings
 from robots import arm as arms
-from robots.terms import Terms
+from robots.actions import ActionMapping
 from tests.real.test_link import Run
 
 RESULTS = Path(__file__).parent / "results" / "arm.jsonl"
-PANDA = arms.load("panda")
 
 
 def milliseconds(seconds: Any) -> dict[str, float]:
@@ -47,8 +48,8 @@ def milliseconds(seconds: Any) -> dict[str, float]:
 def cadence(args: argparse.Namespace) -> dict[str, Any]:
     """A policy that wanders about, for so long."""
     random = np.random.default_rng(0)
-    with Standin(robot=args.robot, task="reach") as standin:
-        control = Control({**of_robot(args.robot), "url": standin.url}, "cartesian", args.hz, {})
+    with MockProcess(robot=args.robot, task="reach") as mock:
+        control = Control({**load_robot_settings(args.robot), "url": mock.url}, "cartesian", args.hz, {})
         phase = control.start().phase
         assert phase == "moving", control.report()
         schedule, late, ages = Schedule(args.hz), [], []
@@ -58,7 +59,7 @@ def cadence(args: argparse.Namespace) -> dict[str, Any]:
             report = control.report()
             ages.append(report.age)
             control.give(Chunk(time.monotonic(), np.append(random.uniform(-0.5, 0.5, 3), -1.0)[None]))
-        told, count = standin.tell(), control.report().count
+        told, count = mock.request(), control.report().count
         phase = control.report().phase
         control.close()
     return {
@@ -72,16 +73,18 @@ def cadence(args: argparse.Namespace) -> dict[str, Any]:
 def stop(args: argparse.Namespace) -> dict[str, Any]:
     """An operator's stop, so many times: when the robot has it, and when its answer is back."""
     there, back = [], []
-    with Standin(robot=args.robot, task="reach") as standin:
-        driver = Driver(arms.load(of_robot(args.robot)["robot"]), {**of_robot(args.robot), "url": standin.url})
-        driver.wait(5)
+    with MockProcess(robot=args.robot, task="reach") as mock:
+        driver = RosDriver(
+            arms.load(load_robot_settings(args.robot)["robot"]), {**load_robot_settings(args.robot), "url": mock.url}
+        )
+        driver.connect(5)
         for _ in tqdm(range(args.times), unit="stop"):
             driver.start()
             time.sleep(0.05)
             pressed, began = time.time(), time.monotonic()
             driver.stop()
             back.append(time.monotonic() - began)
-            there.append(standin.tell()["stopped"] - pressed)
+            there.append(mock.request()["stopped"] - pressed)
         driver.close()
     return {"reaches_ms": milliseconds(there), "answered_ms": milliseconds(back)}
 
@@ -99,19 +102,23 @@ class Tape:
         return True
 
 
-class Fuzzed(Driver):
-    """A driver whose arm is where it was told to be, by a clock of ours."""
+class Fuzzed(RosDriver):
+    """A driver whose arm is where it was commanded to be, by a clock of ours."""
 
-    def __init__(self) -> None:
-        self.now, self.q = 1e9, PANDA.home
-        super().__init__(PANDA, of_robot("panda"), lambda: self.now, Tape)  # type: ignore[arg-type]
+    def __init__(self, name: str) -> None:
+        settings = load_robot_settings(name)
+        arm = arms.load(settings["robot"])
+        self.now, self.q = 1e9, arm.home
+        super().__init__(arm, settings, lambda: self.now, Tape)  # type: ignore[arg-type]
 
-    def state(self) -> State:
-        return State(self.q, np.zeros(7), 0.08, "move", 0.0, 1.0, np.zeros((0, 7)), np.zeros(3), self.now, self.now)
+    def observe(self) -> State:
+        return State(
+            self.q, np.zeros(self.arm.dof), 0.08, "move", 0.0, 1.0, np.zeros((0, 7)), np.zeros(3), self.now, self.now
+        )
 
     def echo(self) -> float | None:
         text = self.stream.text  # type: ignore[attr-defined]
-        return self._seconds(json.loads(text)["msg"]["header"]["stamp"]) if text else None
+        return to_seconds(json.loads(text)["msg"]["header"]["stamp"], self.ros1) if text else None
 
     def grip(self, close: bool) -> None: ...
     def start(self) -> None: ...
@@ -120,9 +127,9 @@ class Fuzzed(Driver):
 
 def fuzz(args: argparse.Namespace) -> dict[str, Any]:
     """So many actions, wild in size and time; of each cycle's frame: finite, within limits, continuous."""
-    random, driver = np.random.default_rng(args.seed), Fuzzed()
-    safe = Filter(PANDA, Settings())
-    controller = Controller(driver, Terms(PANDA, "cartesian", 20), safe)
+    random, driver = np.random.default_rng(args.seed), Fuzzed(args.robot)
+    safe = SafetyFilter(driver.arm, SafetySettings())
+    controller = Controller(driver, ActionMapping(driver.arm, "cartesian", 20), safe)
     wrong = {"non_finite": 0, "beyond_limits": 0, "too_fast": 0, "jumped": 0, "moving_at_its_end": 0}
     actions, frames, before, drift = 0, 0, None, np.zeros(4)
     with tqdm(total=args.actions, unit="action") as bar:
@@ -145,12 +152,12 @@ def fuzz(args: argparse.Namespace) -> dict[str, Any]:
                 driver.now += dt
                 controller.cycle(driver.now)
                 message = json.loads(driver.stream.text)["msg"]  # type: ignore[attr-defined]
-                t = driver._seconds(message["header"]["stamp"])
+                t = to_seconds(message["header"]["stamp"], driver.ros1)
                 if before is not None and t == before[0]:
                     continue  # it waits for the one before
                 frames += 1
                 q, dq = (np.array([p[key] for p in message["points"]], float) for key in ("positions", "velocities"))
-                limits = PANDA.limits
+                limits = driver.arm.limits
                 wrong["non_finite"] += not (np.isfinite(q).all() and np.isfinite(dq).all())
                 wrong["beyond_limits"] += bool((q < limits.position_min).any() or (q > limits.position_max).any())
                 wrong["too_fast"] += bool((np.abs(dq) > safe.speed + 1e-6).any())
@@ -188,7 +195,7 @@ def success(args: argparse.Namespace) -> dict[str, Any]:
     """A run's policy on the evaluation's episodes: played by the simulation, and deployed in real time."""
     made = yaml.safe_load((Path(args.policy) / "config.yaml").read_text())["env"]
     seeds = evaluation_seeds(args.episodes)
-    players = Players({"prefer": {}, **made}, 0)
+    players = Players({"preference": {}, **made}, 0)
     played = [bool(e.success.any()) for e in players.play_all(PolicyActor(load_policy(args.policy)), list(seeds))]  # type: ignore[union-attr]
     command = [sys.executable, "-m", "real.deploy", "--sim", f"policy={args.policy}", f"episodes={args.episodes}",
                f"seed={seeds[0]}", "record=null", *args.settings]  # fmt: skip
@@ -197,7 +204,7 @@ def success(args: argparse.Namespace) -> dict[str, Any]:
     assert len(deployed) == args.episodes, said
     return {
         "simulated": share(played), "deployed": share(deployed),
-        "said": [line for line in said.splitlines() if line.startswith(("cadence", "safety"))],
+        "said": [line for line in said.splitlines() if line.startswith(("timing", "safety"))],
     }  # fmt: skip
 
 

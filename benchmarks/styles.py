@@ -4,9 +4,9 @@
     python -m benchmarks.styles --tasks lift --seeds 1 --methods BC CPL
 
 Half of the data are of the style that is liked, half of the other; nothing tells a learner which is which but answers
-by a scripted teacher whose taste `env.prefer` is. Runs are ordinary `train.py` runs on one thread each. Their policies
-then play episodes of evaluation, and of those that succeed the style is measured, as it is of the data. A line a run
-goes to `benchmarks/results/styles.jsonl`; what is there is not run again.
+by a scripted teacher with the weights `env.preference`. Runs are ordinary `train.py` runs on one thread each. Their
+policies then play episodes of evaluation, and of those that succeed the style is measured, as it is of the data. A line
+a run goes to `benchmarks/results/styles.jsonl`; what is there is not run again.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from pbrl.data.rollout import Players
 from pbrl.models.policy import load_policy
 from pbrl.training import evaluate
 from pbrl.types import Episode
-from sim.franka.tasks import Place
+from sim.tabletop.tasks import Place
 
 Measures = dict[str, float]
 Style = dict[str, float]
@@ -41,11 +41,11 @@ FILE = RESULTS / "styles.jsonl"
 
 
 class Task(NamedTuple):
-    """Two styles, a taste for one, and what is measured; first what tells the styles apart."""
+    """Two styles, weights that prefer one, and what is measured; first what tells the styles apart."""
 
     env: str
     horizon: int
-    prefer: Style
+    preference: Style
     liked: Style
     other: Style
     measures: tuple[str, ...]
@@ -53,7 +53,8 @@ class Task(NamedTuple):
     @property
     def flags(self) -> list[str]:
         both = f"[{words(self.liked)},{words(self.other)}]"
-        return [f"env={self.env}", f"env.horizon={self.horizon}", f"env.prefer={words(self.prefer)}", "data=styles",
+        preference = f"env.preference={words(self.preference)}"
+        return [f"env={self.env}", f"env.horizon={self.horizon}", preference, "data=styles",
                 f"data.behaviour.styles={both}"]  # fmt: skip
 
 
@@ -61,9 +62,9 @@ def words(weights: Style) -> str:
     return "{" + ",".join(f"{name}:{value:g}" for name, value in weights.items()) + "}"
 
 
-# a taste must not outweigh success: for three times -1, a hand that gives up low earns more than one that gets done
+# the weights must not outweigh success: for three times -1, a hand that gives up low earns more than one that gets done
 TASKS = {
-    "lift": Task("franka/lift", 160, {"haste": -20.0}, {"speed": 0.4}, {"speed": 1.0}, ("speed", "peak")),
+    "lift": Task("franka/lift", 160, {"excess_speed": -20.0}, {"speed": 0.4}, {"speed": 1.0}, ("speed", "peak")),
     "group": Task(
         "franka/group", 120, {"height": -1.0}, {"height": 0.05}, {"height": 0.2}, ("height", "peak", "speed")
     ),

@@ -66,7 +66,7 @@ class Query:
 class Schedule:
     """In updates: how long the algorithm trains, and how often it is logged, evaluated and saved; and the episodes.
 
-    `eval_seed` decides which episodes: settings chosen with one are judged fairly with another.
+    `eval_seed` decides which episodes: choose settings with one, report another.
     """
 
     steps: int

@@ -1,15 +1,15 @@
-"""What is done a hundred times a second between a policy and an arm: actions become commands, and watchdogs watch.
+"""The control loop between a policy and a robot, a hundred times a second: actions become commands, watchdogs watch.
 
 A policy's actions say when they are meant: action k of a chunk belongs to the observation's time + k control steps, and
 one whose time has passed is left out. When none is left the arm brakes and holds what it was last *commanded*. A fault
 brakes, stops the arm's controller, and nothing moves until a person arms it again.
 
-Every command holds its way to rest, so that an arm which hears no more brakes as planned. A late one must not pull the
-arm from the way that it is on to another one, which may be quick, however short the way between them. So one command at
+Every command holds how the arm brakes after it, so that an arm which hears no more comes to rest as planned. A late
+command must not pull the arm over to another motion, which may be quick, however close the two are. So one command at
 a time is under way: the next goes out when the last has come back on its topic, and begins on it. Until then the arm
-does what the last says, which is to go on for `valid_s` and then to brake. What did not come back in that time may be
-late: then nothing is sent until its way is over, when the arm rests at one of two places, a cycle apart, and the state
-says at which. That one late command is all that may move the arm after an outage, of any length.
+does what the last one holds, which is to go on for `valid_s` and then to brake. What did not come back in that time may
+be late: then nothing is sent until its braking is over, when the arm rests at one of two places, a cycle apart, and the
+state tells at which. That one late command is all that may move the arm after an outage, of any length.
 """
 
 import math
@@ -17,13 +17,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
-from real.driver import BadState, State
-from real.safety import Filter, Motion, Way
-from robots.terms import Terms
+from real.robot import Command, Motion, Robot, State, StateError
+from real.safety import SafetyFilter
+from robots.actions import ActionMapping
 
 FAULTS = {  # a word for the record, and the exit status of `python -m real.deploy`
     "no_state": 10, "bad_state": 11, "old_state": 12, "clock": 13, "mode": 14, "lost_commands": 15, "no_echo": 16,
@@ -32,38 +32,18 @@ FAULTS = {  # a word for the record, and the exit status of `python -m real.depl
 }  # fmt: skip
 AHEAD_S = 0.05  # a state that says it comes from later than this is of a clock that is wrong
 ECHO_S = 0.5  # a command that was delivered comes back on its topic within this
-POINTS = 2  # of the way to rest that are sent: the next one is seldom near, for a command that is late
-
-
-class Arm(Protocol):
-    """What a controller needs of a driver."""
-
-    settings: dict[str, Any]
-    clock: Callable[[], float]
-
-    def state(self) -> State: ...
-    def command(self, motion: Motion, way: Way, t: float) -> float | None:
-        """Sends a motion and its way to rest, as told at `t`, its clock's. The stamp, or None: it was not sent."""
-        ...
-
-    def echo(self) -> float | None:
-        """The stamp of the last command that came back."""
-        ...
-
-    def grip(self, close: bool) -> None: ...
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
+POINTS = 2  # of the braking that are sent: the next one is seldom near, for a command that is late
 
 
 class Chunk(NamedTuple):
-    """Actions [K, A] of a policy that saw the arm at `t` (s, `time.monotonic`), one for each control step from then."""
+    """Actions [K, A] of a policy that observed at `t` (s, `time.monotonic`), one for each control step from then."""
 
     t: float
     actions: np.ndarray
 
 
 class Report(NamedTuple):
-    """How things are after a cycle."""
+    """The controller after a cycle."""
 
     t: float
     phase: str  # idle: nothing is sent; starting; moving; stopping: braking after a fault; fault
@@ -71,7 +51,7 @@ class Report(NamedTuple):
     detail: str
     state: State | None
     age: float  # s, of the state
-    sent: np.ndarray  # [7] rad, commanded last
+    sent: np.ndarray  # [J] rad, commanded last
     t_sent: float
     count: dict[str, int]  # of interventions, since the beginning
 
@@ -79,16 +59,16 @@ class Report(NamedTuple):
 class Controller:
     """One cycle after the other, without a clock of its own: `cycle(now)`."""
 
-    def __init__(self, arm: Arm, terms: Terms, safe: Filter):
-        self.arm, self.terms, self.safe = arm, terms, safe
-        self.latest_s = float(arm.settings["latest_state_s"])
-        self.valid_s = float(arm.settings.get("valid_s", safe.settings.latest))
+    def __init__(self, robot: Robot, actions: ActionMapping, safety: SafetyFilter):
+        self.robot, self.actions, self.safety = robot, actions, safety
+        self.latest_s = robot.spec.latest_state_s
+        self.valid_s = safety.settings.latest if robot.spec.valid_s is None else robot.spec.valid_s
         self.phase, self.fault, self.detail = "idle", "", ""
         self.count: Counter[str] = Counter()
         self.last: Motion | None = None  # that was sent
         self.known: Motion | None = None  # that came back in time
         self.chunk, self.done, self.until = None, -1, -math.inf
-        self.wish: np.ndarray | None = None
+        self.target: np.ndarray | None = None
         self.now = self.armed = self.t_sent = self.t_echo = -math.inf
         self.t_last = self.ends = -math.inf  # when `last` was sent, and when the last that moves is over
         self.underway: float | None = None  # the stamp of a command that has not come back
@@ -99,122 +79,124 @@ class Controller:
 
     def give(self, chunk: Chunk) -> None:
         """Takes a policy's newest actions in place of those before."""
-        if not (chunk.actions.ndim == 2 and chunk.actions.shape[1] == self.terms.action_dim):
+        if not (chunk.actions.ndim == 2 and chunk.actions.shape[1] == self.actions.action_dim):
             self.count["bad_action"] += 1
             return
         self.chunk, self.done = chunk, -1
 
     def go(self, q: np.ndarray) -> None:
-        """Moves to joint positions [7] rad, step by step, and holds there until actions come."""
-        self.chunk, self.wish, self.until = None, q, math.inf
+        """Moves to joint positions [J] rad, step by step, and holds there until actions come."""
+        self.chunk, self.target, self.until = None, q, math.inf
 
-    def ready(self, now: float) -> str:
-        """Why the arm must not be armed now: a sentence, or nothing."""
+    def not_ready(self, now: float) -> str:
+        """Why the arm must not be armed now: a sentence, or nothing where it may."""
         try:
-            state = self.arm.state()
-        except BadState as error:
+            state = self.robot.observe()
+        except StateError as error:
             return str(error)
         if self.age(state, now) > self.latest_s:
             return f"the arm's state is {self.age(state, now):.2f} s old"
         if state.mode not in ("idle", "move"):
             return f"the arm is in mode {state.mode}: release the stop, clear its errors"
-        trouble = self.safe.trouble(state.q)
-        if trouble:
-            return f"the arm stands where it must not ({trouble}): move it by hand"
+        violation = self.safety.violation(state.q)
+        if violation:
+            return f"the arm stands where it must not ({violation}): move it by hand"
         return ""
 
     def start(self, now: float) -> None:
         """Arms: from here on commands are sent, from where the arm was last commanded to be, at rest."""
         self.count["started"] += 1
-        why = self.ready(now)
-        if why:
-            self._fail("refused", why)
+        reason = self.not_ready(now)
+        if reason:
+            self._fail("refused", reason)
             return
-        state = self.arm.state()
-        rest = state.q if self.last is None else self.safe.rest(self.last)
-        near = np.abs(rest - state.q).max() < self.safe.settings.step / 3
+        state = self.robot.observe()
+        rest = state.q if self.last is None else self.safety.rest(self.last)
+        near = np.abs(rest - state.q).max() < self.safety.settings.step / 3
         self.last = self.known = Motion.at_rest(rest if near else state.q)
         self.underway = None
-        self.chunk, self.wish, self.until, self.fault, self.detail = None, None, -math.inf, "", ""
+        self.chunk, self.target, self.until, self.fault, self.detail = None, None, -math.inf, "", ""
         self.stamps.clear()
         self.t_echo = self.now = self.t_last = now
-        self.phase, self.job = "starting", self.jobs.submit(self.arm.start)
+        self.phase, self.job = "starting", self.jobs.submit(self.robot.start)
 
-    def stop(self, word: str = "stopped", detail: str = "") -> None:
+    def stop(self, fault: str = "stopped", detail: str = "") -> None:
         """Brakes, and then nothing moves until it is started again."""
         if self.phase in ("moving", "starting"):
-            self._fail(word, detail)
+            self._fail(fault, detail)
 
     def cycle(self, now: float) -> Report:
-        """What there is to do at `now`."""
-        self.now, t = now, self.arm.clock()
+        """Watches the robot, and sends the command of this cycle, at `now` (s, `time.monotonic`)."""
+        self.now, t = now, self.robot.clock()
         state, age = None, math.inf
         try:
-            state = self.arm.state()
+            state = self.robot.observe()
             age = self.age(state, now)
             self._watch(state, age, now)
-        except BadState as error:
-            self.stop(error.word, str(error))
+        except StateError as error:
+            self.stop(error.fault, str(error))
         if self.job is not None and self.job.done():
             self._finished(self.job)
         if self.phase in ("moving", "stopping"):
-            if self._clear(state, age, now):
+            if self._is_arm_known(state, age, now):
                 self._move(state, age, now, t)
             elif self.phase == "moving" and now - self.t_last > self.valid_s:
                 self.count["held"] += 1
             if self.phase == "stopping" and now > self.ends:
-                self.phase, self.job = "fault", self.jobs.submit(self.arm.stop)
-        sent = np.full(7, np.nan) if self.last is None else self.last.q
+                self.phase, self.job = "fault", self.jobs.submit(self.robot.stop)
+        sent = np.full(self.actions.arm.dof, np.nan) if self.last is None else self.last.q
         return Report(now, self.phase, self.fault, self.detail, state, age, sent, self.t_sent, dict(self.count))
 
     def age(self, state: State, now: float) -> float:
         """How old a state is, in s: by its stamp, and by when one with a new stamp came last."""
         if state.t_robot != self.stamp:
             self.stamp, self.changed = state.t_robot, state.t
-        return max(now - self.changed, self.arm.clock() - state.t_robot)
+        return max(now - self.changed, self.robot.clock() - state.t_robot)
 
     def _watch(self, state: State, age: float, now: float) -> None:
         if self.phase != "moving":
             return
-        if state.t_robot - self.arm.clock() > AHEAD_S:
-            self.stop("clock", f"the arm's clock is {state.t_robot - self.arm.clock():.3f} s ahead of ours: run chrony")
+        if state.t_robot - self.robot.clock() > AHEAD_S:
+            self.stop(
+                "clock", f"the arm's clock is {state.t_robot - self.robot.clock():.3f} s ahead of ours: run chrony"
+            )
         elif age > 5 * self.latest_s:
             self.stop("old_state", f"the arm's state is {age:.2f} s old")
         elif state.mode != "move" and now - self.armed > 0.5:
             self.stop("mode", f"the arm is in mode {state.mode}")
         elif state.mode == "move" and state.success_rate < 0.9:
             self.stop("lost_commands", f"{1 - state.success_rate:.0%} of the commands do not reach the arm's own loop")
-        elif not state.force <= self.safe.settings.force:
+        elif not state.force <= self.safety.settings.force:
             self.stop("force", f"the arm feels {state.force:.0f} N")
         else:
-            self._listen(age, now)
+            self._watch_echo(age, now)
 
-    def _listen(self, age: float, now: float) -> None:
-        """Commands come back on their topic: ours, and nobody else's."""
-        echo = self.arm.echo()
+    def _watch_echo(self, age: float, now: float) -> None:
+        """Commands come back on their topic: ours, and none of another client."""
+        echo = self.robot.echo()
         if echo is not None and echo != self.echoed:
             if any(abs(echo - stamp) < 1e-6 for stamp in self.stamps):
                 self.t_echo = now
             elif self.stamps and echo > self.stamps[0]:
-                self.stop("second_client", "somebody else commands the arm too")
+                self.stop("second_client", "another client commands the arm too")
             self.echoed = echo
         if age > self.latest_s:  # nor do states come
             self.t_echo = now
         if now - self.t_echo > ECHO_S:
             self.stop("no_echo", "commands do not come back: the bridge drops them, and says nothing")
 
-    def _clear(self, state: State | None, age: float, now: float) -> bool:
-        """Whether it is known on what way the arm is, so that it can be told the next."""
+    def _is_arm_known(self, state: State | None, age: float, now: float) -> bool:
+        """Whether the arm's motion is known, so that the next command can begin on it."""
         if self.underway is None:
             return True
         assert self.last is not None and self.known is not None
-        echo, waited = self.arm.echo(), now - self.t_last
+        echo, waited = self.robot.echo(), now - self.t_last
         if echo is not None and abs(echo - self.underway) < 1e-6 and waited <= self.valid_s:
             self.known = self.last
         elif state is None or age > self.latest_s or now - age <= max(self.ends, self.t_last + self.valid_s):
             return False
         else:
-            rests = [self.safe.rest(motion) for motion in (self.known, self.last)]
+            rests = [self.safety.rest(motion) for motion in (self.known, self.last)]
             rest = min(rests, key=lambda rest: np.abs(rest - state.q).max())
             self.last = self.known = Motion.at_rest(rest)
         self.underway = None
@@ -224,36 +206,39 @@ class Controller:
         assert self.last is not None
         over = now - self.t_last - self.valid_s
         if over > 0:
-            self.last, self.t_last = self.safe.braked(self.last, over), now - self.valid_s
-        wish, expired = None, False
+            self.last, self.t_last = self.safety.after_braking(self.last, over), now - self.valid_s
+        target, expired = None, False
         if self.phase == "moving":
             if age > self.latest_s:
                 self.count["held"] += 1
             else:
-                self._due(now)
-                wish, expired = self.wish, self.wish is not None and now > self.until
-                self.wish = None if expired else self.wish
+                self._take_action(now)
+                target, expired = self.target, self.target is not None and now > self.until
+                self.target = None if expired else self.target
         force = 0.0 if state is None or self.phase != "moving" else state.force
-        motion, why = self.safe(wish, self.last, now - self.t_last, expired=expired, force=force)
-        self.count.update(why)
-        if "no_plan" in why:
-            self.stop("no_plan", "no way to rest was found")
-        way = self.safe.way(motion, POINTS)
-        stamp = self.arm.command(motion, way, t)
-        if stamp is None:
+        motion, reasons = self.safety(target, self.last, now - self.t_last, expired=expired, force=force)
+        self.count.update(reasons)
+        if "no_plan" in reasons:
+            self.stop("no_plan", "no braking to rest was found")
+        self._send(motion, now, t)
+
+    def _send(self, motion: Motion, now: float, t: float) -> None:
+        braking = self.safety.braking(motion, POINTS)
+        applied = self.robot.apply(Command(motion, braking, t))
+        if applied is None:
             self.count["not_sent"] += 1
             return
-        self.last, self.t_last, self.t_sent, self.underway = motion, now, now, stamp
-        self.stamps = [*self.stamps[-99:], stamp]
-        if way:
-            self.ends = now + self.valid_s + way[-1][0]
+        self.last, self.t_last, self.t_sent, self.underway = motion, now, now, applied.stamp
+        self.stamps = [*self.stamps[-99:], applied.stamp]
+        if braking:
+            self.ends = now + self.valid_s + braking[-1][0]
 
-    def _due(self, now: float) -> None:
-        """Takes up the action whose time has come."""
+    def _take_action(self, now: float) -> None:
+        """Makes a target of the action whose time has come."""
         if self.chunk is None:
             return
         assert self.last is not None
-        step = 1 / self.terms.hz
+        step = 1 / self.actions.hz
         k = min(math.floor((now - self.chunk.t) / step + 1e-6), len(self.chunk.actions))
         if k <= self.done or k < 0:
             return
@@ -264,12 +249,12 @@ class Controller:
         action = self.chunk.actions[k]
         if not np.isfinite(action).all():
             self.count["bad_action"] += 1
-            self.wish = None
+            self.target = None
             return
         action = np.clip(action, -1, 1)
-        rest = self.safe.rest(self.last)  # so that nothing asked for brakes, and what is still to go counts once
-        self.wish, self.until = self.terms.joints(rest, action), self.chunk.t + (k + 2) * step
-        self.arm.grip(bool(action[-1] > 0))
+        rest = self.safety.rest(self.last)  # so that nothing asked for brakes, and what is still to go counts once
+        self.target, self.until = self.actions.joint_targets(rest, action), self.chunk.t + (k + 2) * step
+        self.robot.grip(bool(action[-1] > 0))
 
     def _finished(self, job: Future) -> None:
         self.job = None
@@ -282,11 +267,11 @@ class Controller:
         elif error is not None:
             self.detail += f"; and its controller did not stop: {error}"
 
-    def _fail(self, word: str, detail: str) -> None:
-        assert word in FAULTS
+    def _fail(self, fault: str, detail: str) -> None:
+        assert fault in FAULTS
         self.phase = "stopping" if self.phase == "moving" else "fault"
-        self.fault, self.detail = word, detail
-        self.count[f"fault_{word}"] += 1
+        self.fault, self.detail = fault, detail
+        self.count[f"fault_{fault}"] += 1
 
 
 class Schedule:

@@ -1,7 +1,7 @@
-"""`python -m real.deploy policy=<run> robot=panda`: runs a learnt policy on an arm, or on the stand-in with --sim.
+"""`python -m real.deploy policy=<run> robot=panda`: runs a trained policy on an arm, or on a mock of it with --sim.
 
-Without --go nothing is sent: the robot is read, the policy decides, and what the safety filter would change is shown.
-Keys: space stops · s success · f failure · k keeps the last seconds · q ends. The exit status names the fault
+Without --go nothing is sent: the robot's state is read, the policy decides, and what the safety filter would change is
+shown. Keys: space stops · s success · f failure · k keeps the last seconds · q ends. The exit status names the fault
 (real/control.py).
 """
 
@@ -13,316 +13,190 @@ import time
 from collections import Counter
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pbrl.data.video import square
-from pbrl.models.policy import load_policy
-from pbrl.types import Observation, UserError
+from pbrl.types import UserError
 from real import preflight
+from real.agent import Agent, read_env
 from real.cameras import Cameras
-from real.control import FAULTS, Chunk, Report, Schedule
-from real.driver import BadState, Driver, State, connect
+from real.control import FAULTS, Schedule
+from real.drivers import make_driver
 from real.keys import Keys
-from real.libfranka import Libfranka
 from real.process import Control
-from real.record import Recorder, Step
-from real.rosbridge import BridgeError
-from real.safety import Filter, Motion, Settings
-from real.settings import CONFIGS, of_robot
-from robots import arm as arms
-from robots.terms import OWN, Terms, observed
+from real.record import Recorder
+from real.robot import Motion, Robot, StateError
+from real.safety import SafetyFilter, SafetySettings
+from real.session import Session
+from real.settings import CONFIGS, load_robot_settings
 
-CONNECT_S, HOME_S, HOME_RAD, START_S = 5.0, 20.0, 0.01, 3.0
+if TYPE_CHECKING:
+    from real.mock.process import MockProcess
 
-
-class Task:
-    """What a run learnt: its policy, and the terms in which it speaks of the arm. Raises UserError."""
-
-    def __init__(self, folder: Path, settings: dict[str, Any]):
-        self.folder, self.policy = folder, load_policy(folder)
-        try:
-            self.env = yaml.safe_load((folder / "config.yaml").read_text())["env"]
-        except (OSError, KeyError, TypeError) as error:
-            raise UserError(f"{folder} is not the folder of a run ({error})") from error
-        if self.env["_target_"] != "sim.franka.Franka":
-            raise UserError(f"{folder} learnt on {self.env['_target_']}, not on env=franka/…: it does not fit an arm")
-        if self.env["robot"] != settings["robot"]:
-            raise UserError(
-                f"{folder} learnt on a {self.env['robot']}, and robot={settings['robot']}: their limits differ; train "
-                f"with env.robot={settings['robot']}"
-            )
-        self.arm = arms.load(settings["robot"])
-        self.hz = 20.0
-        self.terms = Terms(self.arm, self.env["control"], self.hz)
-        self.told = self.env.get("state", "full") == "full"  # of objects and goal
-        self.objects = (self.policy.spec.obs_dim - OWN - 3) // 7 if self.told else 0
-        self.cameras: list[str] = list(self.env.get("images") or [])
-
-    def obs(self, state: State) -> np.ndarray:
-        """What the policy is told [O]."""
-        full = observed(self.terms.kinematics, state.q, state.dq, state.width, state.objects, state.goal)
-        return full if self.told else full[:OWN]
-
-    @torch.no_grad()
-    def act(self, state: State, pictures: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """The observation [O], and actions [K, A]; `pictures` [H, W, 3] of its cameras."""
-        obs = self.obs(state).astype(np.float32)
-        size = self.env.get("image_size", 0)
-        images = {name: torch.from_numpy(square(pictures[name], size))[None] for name in self.cameras}
-        chunk = self.policy.plan(Observation(torch.from_numpy(obs)[None], images))  # [1, K, A]
-        return obs, chunk[0].numpy()
-
-
-class Session:
-    """Episodes of one policy on one arm."""
-
-    def __init__(
-        self,
-        task: Task,
-        control: Control,
-        driver: Driver | Libfranka,
-        cameras: Cameras | None,
-        recorder: Recorder | None,
-        keys: Keys,
-        keep_s: float,
-    ):
-        self.task, self.control, self.driver, self.recorder, self.keys = task, control, driver, recorder, keys
-        self.cameras, self.keep_s = cameras, keep_s
-        self.inference_s: list[float] = []
-        self.late_s: list[float] = []  # how much later than meant a step began
-        self.missed = 0
-
-    def episode(self, about: dict[str, Any], steps: int, judge: Any = None) -> str:
-        """One of them: its outcome. `judge()` says in simulation whether it has succeeded."""
-        report = self.control.start()
-        if report.phase != "moving":
-            return f"aborted:{report.fault or 'refused'}"
-        self.task.policy.reset()
-        if self.recorder is not None:
-            self.recorder.begin(about)
-        outcome = self._steps(steps, judge)
-        if self.recorder is not None:
-            self.recorder.end(outcome)
-            if self.recorder.error:
-                print(f"\nnot recorded: {self.recorder.error}", file=sys.stderr)
-        return outcome
-
-    def _steps(self, steps: int, judge: Any) -> str:
-        schedule, before, saw = Schedule(self.task.hz), self.control.report(), time.monotonic()
-        for t in range(steps):
-            planned = schedule.wait()
-            begun, report = time.monotonic(), self.control.report()
-            self.late_s.append(begun - planned)
-            outcome = self._asked(report)
-            if outcome:
-                return outcome
-            if report.state is None:
-                continue
-            try:
-                pictures = self.cameras.pictures() if self.cameras is not None else {}
-            except BadState as error:  # nothing is asked for, so the arm brakes and holds
-                if self.cameras is not None and begun - saw > 5 * self.cameras.latest_s:
-                    self.stop()
-                    print(f"\r{error}", file=sys.stderr)
-                    return f"aborted:{error.word}"
-                continue
-            saw = begun
-            obs, actions = self.task.act(report.state, pictures)
-            inferred = time.monotonic()
-            self.inference_s.append(inferred - begun)
-            self.control.give(Chunk(begun, actions))
-            why = tuple(sorted(k for k, n in report.count.items() if n > before.count.get(k, 0)))
-            state, before = report.state, report
-            self._record(Step(planned, state.t, inferred, report.t_sent, report.age, obs, actions[0], report.sent,
-                              state.q, state.dq, state.width, why, report.phase, pictures))  # fmt: skip
-            self._show(t, steps, report, why)
-            if judge is not None and t % 5 == 4 and judge():
-                self.missed += schedule.missed
-                return "success"
-        self.missed += schedule.missed
-        return "success" if judge is not None and judge() else "failure"
-
-    def home(self) -> None:
-        """Moves to the home pose. Raises UserError."""
-        if self.control.start().phase != "moving":
-            return
-        self.control.go(self.task.arm.home)
-        end = time.monotonic() + HOME_S
-        while np.abs(self.control.report().sent - self.task.arm.home).max() > HOME_RAD:
-            if time.monotonic() > end or self.control.report().phase != "moving":
-                self.stop()
-                raise UserError("the home pose was not reached: the way is blocked; move the arm nearer by hand")
-            time.sleep(0.02)
-
-    def stop(self) -> None:
-        """Stops the arm over a socket of its own and through the controller; returns when it is at rest."""
-        self.control.stop()
-        with contextlib.suppress(BridgeError):
-            self.driver.stop()
-        self.control.wait("idle", "fault", timeout_s=START_S)
-
-    def _asked(self, report: Report) -> str:
-        """An outcome, if a person or a fault has one."""
-        if not self.control.alive:
-            with contextlib.suppress(BridgeError):
-                self.driver.stop()
-            return "aborted:control_gone"
-        if report.phase != "moving":
-            return f"aborted:{report.fault}"
-        key = self.keys.pressed()
-        if key == "k" and self.recorder is not None:
-            self.recorder.save_last(self.keep_s)
-        if key in (" ", "q"):
-            self.stop()
-            return "aborted:stopped"
-        return {"s": "success", "f": "failure"}.get(key, "")
-
-    def _record(self, step: Step) -> None:
-        if self.recorder is not None:
-            self.recorder.add(step)
-
-    def _show(self, t: int, steps: int, report: Report, why: tuple[str, ...]) -> None:
-        if sys.stderr.isatty():
-            words = f"step {t + 1}/{steps}  state {1e3 * report.age:.0f} ms old  {' '.join(why)}"
-            print(f"\r{words:100}", end="", file=sys.stderr)
-
-    def cadence(self) -> str:
-        """How punctual it was."""
-        if len(self.late_s) < 2:
-            return "no steps"
-        late, inference = np.array(self.late_s) * 1e3, np.array(self.inference_s or [0.0]) * 1e3
-        return (
-            f"{len(late)} steps, {self.missed} slots missed; begun late by {np.median(late):.1f} ms (median), "
-            f"{np.percentile(late, 99):.1f} (p99), {late.max():.1f} (most); inference {np.median(inference):.1f} ms"
-        )
-
-
-def dry(task: Task, driver: Driver | Libfranka, cameras: Cameras | None, safe: Filter, steps: int) -> None:
-    """Shows what would be sent: every action asked of the arm where it stands."""
-    schedule, changed, sizes = Schedule(task.hz), Counter(), []
-    for _ in range(steps):
-        schedule.wait()
-        try:
-            state, pictures = driver.state(), {} if cameras is None else cameras.pictures()
-        except BadState as error:
-            changed[error.word] += 1
-            continue
-        _, actions = task.act(state, pictures)
-        wish = task.terms.joints(state.q, np.clip(actions[0], -1, 1))
-        changed.update(safe(wish, Motion.at_rest(state.q), 1 / task.hz, force=state.force).why)
-        sizes.append(float(np.abs(actions[0]).max()))
-    print(f"dry run: {len(sizes)} actions, the largest number of each {statistics.fmean(sizes or [0]):.2f} on average")
-    for word, n in changed.most_common() or [("nothing", 0)]:
-        print(f"  the safety filter would change {n:4} for {word}" if n else "  the safety filter would change nothing")
+CONNECT_S = 5.0
+RESET_S = 0.3  # until states from before a reset of the mock are gone
 
 
 def deploy(settings: dict[str, Any], mode: str) -> int:
-    """Runs it; the exit status. Raises UserError."""
+    """Runs a policy; the exit status. `mode`: sim, dry-run or go. Raises UserError."""
+    check_settings(settings, mode)
+    folder = Path(settings["policy"]).expanduser()
+    robot_settings = load_robot_settings(settings["robot"] or read_env(folder)["robot"])
+    agent = Agent(folder, robot_settings["robot"])
+    robot_settings["objects"], robot_settings["goal"] = agent.objects, agent.needs_goal
+    safety = make_filter(agent, settings["safety"])
+    with contextlib.ExitStack() as stack:
+        mock = stack.enter_context(start_mock(agent, robot_settings)) if mode == "sim" else None
+        robot_settings["url"] = settings["url"] or (mock.url if mock is not None else robot_settings["url"])
+        robot_settings["transport"] = settings["transport"] or robot_settings.get("transport")
+        robot = make_driver(agent.arm, robot_settings, safety.settings)
+        stack.callback(robot.close)
+        robot.connect(CONNECT_S)
+        cameras = None
+        if agent.cameras:
+            cameras = Cameras(robot_settings, agent.cameras)
+            stack.callback(cameras.close)
+            cameras.wait(CONNECT_S)
+        passed = run_preflight(robot, cameras, sends=mode != "dry-run")
+        steps = settings["steps"] or agent.env["horizon"]
+        if mode == "dry-run":
+            dry_run(agent, robot, cameras, safety, steps)
+            return 0 if passed else FAULTS["refused"]
+        if not passed:
+            raise UserError("the arm is not moved before all of that is in order")
+        if robot.spec.is_exclusive:
+            robot.close()  # from here on the controller's process has the arm
+        recorder = None
+        if settings["record"]:
+            recorder = stack.enter_context(Recorder(Path(settings["record"]), agent.arm.name))
+        control = Control(robot_settings, agent.env["control"], agent.hz, settings["safety"])
+        stack.callback(control.close)  # the first to be closed: the arm does not wait for files
+        keys = stack.enter_context(Keys())
+        session = Session(agent, control, robot, cameras, recorder, keys, settings["keep_s"])
+        return run_episodes(session, settings, steps, mock)
+
+
+def check_settings(settings: dict[str, Any], mode: str) -> None:
+    """Raises UserError for numbers that are none, and for a folder that cannot be written."""
     for name in ("episodes", "steps"):
         if settings[name] is not None and not (isinstance(settings[name], int) and settings[name] > 0):
             raise UserError(f"{name}={settings[name]} is a number from 1 on")
-    folder = Path(settings["policy"]).expanduser()
-    learnt = yaml.safe_load((folder / "config.yaml").read_text()) if (folder / "config.yaml").exists() else {}
-    robot = of_robot(settings["robot"] or learnt.get("env", {}).get("robot", "panda"))
-    task = Task(folder, robot)
-    robot["objects"], robot["goal"] = task.objects, task.told
-    try:
-        safe = Filter(task.arm, Settings(**settings["safety"]))
-    except TypeError as error:
-        raise UserError(f"safety: {error}; see real/safety.py") from error
     if settings["record"] and mode != "dry-run":
         try:
             Path(settings["record"]).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot record to {settings['record']} ({error}): choose another folder") from error
-    steps = settings["steps"] or task.env["horizon"]
-    with contextlib.ExitStack() as stack:
-        standin = None
-        if mode == "sim":
-            if robot["driver"] != "rosbridge":
-                raise UserError("--sim is behind a stand-in for rosbridge: robot=panda or robot=fr3")
-            from real.standin.handle import Standin
-
-            standin = stack.enter_context(Standin(robot=robot["robot"], task=task.env["task"]))
-            robot["url"] = standin.url
-        for name in ("url", "transport"):
-            robot[name] = settings[name] or robot[name]
-        driver = connect(task.arm, robot, safe.settings)
-        stack.callback(driver.close)
-        driver.wait(CONNECT_S)
-        cameras, looked = None, iter(())
-        if task.cameras:
-            cameras = Cameras(robot, task.cameras)
-            stack.callback(cameras.close)
-            cameras.wait(CONNECT_S)
-            looked = preflight.looks(cameras)
-        passed = True
-        for check in chain(looked, preflight.checks(driver, sends=mode != "dry-run")):
-            print(check, flush=True)
-            passed &= check.passed is not False
-        if mode == "dry-run":
-            dry(task, driver, cameras, safe, steps)
-            return 0 if passed else FAULTS["refused"]
-        if not passed:
-            raise UserError("the arm is not moved before all of that is in order")
-        if not driver.shared:
-            driver.close()  # one process at a time has the arm: from here on the one that controls it
-        recorder = stack.enter_context(Recorder(Path(settings["record"]))) if settings["record"] else None
-        control = Control(robot, task.env["control"], task.hz, settings["safety"])
-        stack.callback(control.close)  # the first to be closed: the arm does not wait for files
-        keys = stack.enter_context(Keys())
-        session = Session(task, control, driver, cameras, recorder, keys, settings["keep_s"])
-        return episodes(session, settings, steps, standin)
 
 
-def episodes(session: Session, settings: dict[str, Any], steps: int, standin: Any) -> int:
-    """All of them; the exit status of the first fault, at which it ends."""
+def make_filter(agent: Agent, settings: dict[str, Any]) -> SafetyFilter:
+    """The safety filter of the agent's arm. Raises UserError for settings that there are not."""
+    try:
+        return SafetyFilter(agent.arm, SafetySettings(**settings))
+    except TypeError as error:
+        raise UserError(f"safety: {error}; see real/safety.py") from error
+
+
+def start_mock(agent: Agent, robot_settings: dict[str, Any]) -> "MockProcess":
+    """A mock of the arm in a process of its own. Raises UserError for a robot that is not behind ROS."""
+    if robot_settings["driver"] != "ros":
+        raise UserError(f"--sim mocks an arm behind ROS, not driver: {robot_settings['driver']}; choose another robot")
+    from real.mock.process import MockProcess  # a simulator, which no real arm needs
+
+    return MockProcess(robot=robot_settings["name"], task=agent.env["task"])
+
+
+def run_preflight(robot: Robot, cameras: Cameras | None, *, sends: bool) -> bool:
+    """Prints all checks; whether none has failed."""
+    passed = True
+    images = () if cameras is None else preflight.check_cameras(cameras)
+    for check in chain(images, preflight.checks(robot, sends=sends)):
+        print(check, flush=True)
+        passed &= check.passed is not False
+    return passed
+
+
+def dry_run(agent: Agent, robot: Robot, cameras: Cameras | None, safety: SafetyFilter, steps: int) -> None:
+    """Shows what would be sent: every action, from where the arm stands."""
+    schedule, changed, sizes = Schedule(agent.hz), Counter(), []
+    for _ in range(steps):
+        schedule.wait()
+        try:
+            state, images = robot.observe(), {} if cameras is None else cameras.images()
+        except StateError as error:
+            changed[error.fault] += 1
+            continue
+        _, actions = agent.act(state, images)
+        target = agent.actions.joint_targets(state.q, np.clip(actions[0], -1, 1))
+        changed.update(safety(target, Motion.at_rest(state.q), 1 / agent.hz, force=state.force).reasons)
+        sizes.append(float(np.abs(actions[0]).max()))
+    print(f"dry run: {len(sizes)} actions, the largest number of each {statistics.fmean(sizes or [0]):.2f} on average")
+    for reason, n in changed.most_common() or [("nothing", 0)]:
+        print(
+            f"  the safety filter would change {n:4} for {reason}" if n else "  the safety filter would change nothing"
+        )
+
+
+def run_episodes(session: Session, settings: dict[str, Any], steps: int, mock: "MockProcess | None") -> int:
+    """Runs all episodes up to the first fault; the exit status."""
     outcomes: Counter[str] = Counter()
-    fault = ""
     for i in range(settings["episodes"]):
         seed = settings["seed"] + i
-        if standin is not None:
-            session.stop()
-            standin.tell(reset=seed)
-            time.sleep(0.3)  # states from before are over
-        elif settings["home"]:
-            session.home()
-        if standin is None and session.keys.there:
-            print(f"episode {i + 1}: set the scene, then any key; q ends", flush=True)
-            if session.keys.wait() == "q":
-                break
-        about = {"policy": str(session.task.folder), "task": session.task.env["task"], "seed": seed,
-                 "safety": settings["safety"], "simulated": standin is not None}  # fmt: skip
-        outcome = session.episode(about, steps, None if standin is None else lambda: standin.tell()["reached"])
+        if not prepare(session, i, seed, home=settings["home"], mock=mock):
+            break
+        about = {
+            "policy": str(session.agent.folder),
+            "task": session.agent.env["task"],
+            "seed": seed,
+            "safety": settings["safety"],
+            "simulated": mock is not None,
+        }
+        is_success = None if mock is None else lambda mock=mock: bool(mock.request()["reached"])
+        outcome = session.run_episode(about, steps, is_success)
         outcomes[outcome] += 1
-        report = session.control.report() if session.control.alive else None
+        report = session.control.report() if session.control.is_alive else None
         print(f"\repisode {i + 1}: {outcome}" + (f" · {report.detail}" if report and report.detail else ""), flush=True)
-        fault = outcome.removeprefix("aborted:") if outcome.startswith("aborted:") else ""
-        if fault:
+        if outcome.startswith("aborted:"):
             break
     session.stop()
-    print("outcomes: " + ", ".join(f"{n} {what}" for what, n in outcomes.items()))
-    print(f"cadence:  {session.cadence()}")
-    if session.control.alive:
-        counted = session.control.report().count
-        print(
-            "safety:   " + (", ".join(f"{n} {what}" for what, n in sorted(counted.items()) if n) or "nothing changed")
-        )
-    return FAULTS.get(fault, 1) if fault and fault != "stopped" else 0
+    print_summary(session, outcomes)
+    fault = next((o.removeprefix("aborted:") for o in outcomes if o.startswith("aborted:")), "stopped")
+    return 0 if fault == "stopped" else FAULTS.get(fault, 1)
+
+
+def prepare(session: Session, episode: int, seed: int, *, home: bool, mock: "MockProcess | None") -> bool:
+    """Brings arm and scene to an episode's start; False where a person ends the session."""
+    if mock is not None:
+        session.stop()
+        mock.request(reset=seed)
+        time.sleep(RESET_S)
+        return True
+    if home:
+        session.go_home()
+    if not session.keys.is_terminal:
+        return True
+    print(f"episode {episode + 1}: set the scene, then any key; q ends", flush=True)
+    return session.keys.wait() != "q"
+
+
+def print_summary(session: Session, outcomes: Counter[str]) -> None:
+    """Prints outcomes, timing and what the safety filter changed."""
+    print("outcomes: " + ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items()))
+    print(f"timing:   {session.timing()}")
+    if session.control.is_alive:
+        counted = {reason: n for reason, n in sorted(session.control.report().count.items()) if n}
+        print("safety:   " + (", ".join(f"{n} {reason}" for reason, n in counted.items()) or "nothing changed"))
 
 
 def main(argv: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m real.deploy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     modes = parser.add_mutually_exclusive_group()
-    modes.add_argument("--sim", action="store_const", const="sim", dest="mode", help="on an arm in simulation")
+    modes.add_argument("--sim", action="store_const", const="sim", dest="mode", help="on a mock of the arm")
     modes.add_argument("--dry-run", action="store_const", const="dry-run", dest="mode", help="sends nothing (default)")
     modes.add_argument("--go", action="store_const", const="go", dest="mode", help="moves the arm")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of configs/deploy.yaml")

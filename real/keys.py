@@ -8,22 +8,23 @@ from typing import Any
 
 
 class Keys:
-    """A context manager; where there is no terminal (`there` is False) no key is ever pressed."""
+    """A context manager; where there is no terminal (`is_terminal` is False) no key is ever pressed."""
 
     def __enter__(self) -> "Keys":
-        self.there = sys.stdin.isatty()
-        if self.there:
+        self.is_terminal = sys.stdin.isatty()
+        if self.is_terminal:
             self.before = termios.tcgetattr(sys.stdin)
             tty.setcbreak(sys.stdin)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self.there:
+        if self.is_terminal:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self.before)
 
     def pressed(self) -> str:
         """The key pressed since, or nothing."""
-        return sys.stdin.read(1) if self.there and select.select([sys.stdin], [], [], 0)[0] else ""
+        return sys.stdin.read(1) if self.is_terminal and select.select([sys.stdin], [], [], 0)[0] else ""
 
     def wait(self) -> str:
-        return sys.stdin.read(1) if self.there else ""
+        """Waits for a key; nothing where there is no terminal."""
+        return sys.stdin.read(1) if self.is_terminal else ""

@@ -10,7 +10,7 @@ from pbrl.types import UserError
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def of_robot(name: str) -> dict[str, Any]:
+def load_robot_settings(name: str) -> dict[str, Any]:
     """A robot's settings. Raises UserError."""
     path = CONFIGS / "robot" / f"{name}.yaml"
     if not path.exists():
@@ -19,5 +19,5 @@ def of_robot(name: str) -> dict[str, Any]:
     settings = yaml.safe_load(path.read_text())
     for parent in settings.pop("defaults", []):
         if parent != "_self_":
-            settings = {**of_robot(parent), **settings}
-    return settings
+            settings = {**load_robot_settings(parent), **settings}
+    return {**settings, "name": name}

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from hydra.core.config_store import ConfigStore
 
-SIMULATORS = ("metaworld", "dm_control", "gym", "franka")
+SIMULATORS = ("metaworld", "dm_control", "gym", "tabletop", "franka")
 
 
 def register() -> None:

@@ -116,8 +116,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         parts = self.qkv(self.attention_norm(x)).chunk(3, -1)
         q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)  # [B, heads, T, width / heads]
-        seen = attend(q, k, v)
-        x = x + self.dropout(self.out(seen.transpose(1, 2).flatten(2)))
+        context = attend(q, k, v)
+        x = x + self.dropout(self.out(context.transpose(1, 2).flatten(2)))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
@@ -131,7 +131,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Transformer(nn.Module):
-    """x [B, T, W] → [B, T, W], where each place has seen itself and what came before. Raises UserError."""
+    """x [B, T, W] → [B, T, W], where each place attends to itself and to what came before. Raises UserError."""
 
     def __init__(self, *, width: int, layers: int, heads: int, dropout: float):
         super().__init__()

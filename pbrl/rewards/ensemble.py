@@ -17,7 +17,7 @@ from pbrl.types import Comparisons, Metrics, Observation, Segment, Spec, UserErr
 class Ensemble(PerStepReward):
     """`members` networks trained on the same batches from different starts; each scores a segment by its summed reward.
 
-    With `linear` rewards are positive, and the odds of a preference are the ratio of what both earn, not of its
+    With `linear` rewards are positive, and the odds of a preference are the ratio of both returns, not of their
     exponentials: the scores are logarithms of that. `normalize` says how `Table.relabel` makes one reward of many.
     """
 

@@ -1,6 +1,6 @@
 """A reward that remembers: an LSTM over observations and actions, by default under the Bradley-Terry model.
 
-Early et al. 2022, arXiv:2205.15367: what people judge may depend on what happened before.
+Early et al. 2022, arXiv:2205.15367: a preference may depend on what happened before.
 """
 
 import torch

@@ -79,7 +79,7 @@ class Reader(nn.Module):
         obs, action = obs.reshape(-1, *obs.shape[-2:]), action.reshape(-1, *action.shape[-2:])
         when = self.embed_step(torch.arange(shape[-1], device=obs.device))
         tokens = torch.stack([self.embed_obs(obs) + when, self.embed_action(action) + when], 2).flatten(1, 2)
-        made = self.transformer(self.dropout(self.norm(tokens)))[:, 1::2]  # [N, L, W], of each step's action
-        query, key = self.query_key(made).float().chunk(2, -1)
+        hidden = self.transformer(self.dropout(self.norm(tokens)))[:, 1::2]  # [N, L, W], of each step's action
+        query, key = self.query_key(hidden).float().chunk(2, -1)
         weight = (query @ key.transpose(1, 2) / math.sqrt(query.shape[-1])).softmax(-1).mean(1)  # [N, L]
-        return self.out(made).float().reshape(shape), weight.reshape(shape)
+        return self.out(hidden).float().reshape(shape), weight.reshape(shape)

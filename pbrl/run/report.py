@@ -1,19 +1,49 @@
-"""What a run leaves for people: a few lines on the screen, `result.json`, a learning curve, a video."""
+"""What a run leaves for people: the screen, `result.json`, a learning curve, a video, and the report `index.html`.
 
+`python -m pbrl.run.report <run folder>` writes the report anew from the folder alone; of several folders it writes one
+page that compares them, `compare.html` where they lie, or what `--out` names.
+"""
+
+import argparse
 import json
+import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 
 from pbrl.data.frames import blind
 from pbrl.data.rollout import Players
+from pbrl.data.table import Table
+from pbrl.run import charts, comparing, outcome, page, summary
 from pbrl.training import evaluate, log
 from pbrl.training.evaluate import Evaluation
 from pbrl.training.replica import Replica
-from pbrl.types import Policy
+from pbrl.types import Policy, UserError
+
+
+def begin(
+    config: dict[str, Any],
+    folder: Path,
+    table: Table,
+    data: Evaluation,
+    *,
+    asks: bool,
+    device: torch.device,
+) -> None:
+    """Prints the header of a run, keeps it in the folder with the data's evaluation, and writes a first report."""
+    found = f"{len(table.steps)} episodes, {len(table):,} steps, {data}"
+    threads = f", threads={torch.get_num_threads()}" if device.type == "cpu" else ""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    rows = summary.header(config, folder, found, asks, name + threads)
+    print(summary.lines(rows), flush=True)
+    kept = {"header": rows, "evaluation": asdict(data)}
+    (folder / outcome.START).write_text(json.dumps(kept, indent=2))
+    write_page(folder)
 
 
 def write(
@@ -27,83 +57,49 @@ def write(
 ) -> dict[str, Any]:
     """Writes each seed's `result.json` and `curve.png`, prints the comparison, and returns the result.
 
-    Of several seeds also one in `folder`, with all of theirs.
+    Of several seeds also one in `folder`, with all of theirs. The report is written by `finish`.
     """
     results = []
-    for i, (seed, summary) in enumerate(zip(seeds, summaries, strict=True)):
-        clone = clones[i] if clones else None
-        answers, judged = log.read(seed.folder, "answers"), log.read(seed.folder, "held_out")
+    for i, (seed, found) in enumerate(zip(seeds, summaries, strict=True)):
+        baseline = clones[i] if clones else None
+        answers, validated = log.read(seed.folder, "answers"), log.read(seed.folder, "held_out")
+        validated = [{k: v for k, v in event.items() if k not in ("phase", "step")} for event in validated]
         results.append({
             "env": config["env"], "algo": config["algo"]["_target_"].split(".")[-2], "seed": seed.seed,
-            "data": asdict(data), "bc": clone, "policy": summary, "answers": counts,
+            "data": asdict(data), "bc": baseline, "policy": found, "answers": counts,
             "label_accuracy": answers[-1].get("label_accuracy") if answers else None,
-            "reward_model": {k: v for k, v in judged[-1].items() if k not in ("phase", "step")} if judged else None,
+            "reward_model": validated[-1] if validated else None,
         })  # fmt: skip
         (seed.folder / "result.json").write_text(json.dumps(results[-1], indent=2))
-        name = f"seed {seed.seed}" if len(seeds) > 1 else ""
-        show(results[-1], data, name)
-        plot(seed.folder, data, clone, name or seed.folder.parent.name)
-    print(f"  {'more in':20s} {folder}")
+        print(summary.results(results[-1], f"seed {seed.seed}" if len(seeds) > 1 else ""))
+        plot(seed.folder)
     if len(seeds) == 1:
         return results[0]
     measure = summaries[0]["measure"]
-    last = [summary["last"][measure] for summary in summaries]
+    last = [found["last"][measure] for found in summaries]
     print(f"\n  {measure} of {len(seeds)} seeds: {mean(last):.3g} ± {stdev(last):.2g} (standard deviation)")
     together = {"seeds": results}
     (folder / "result.json").write_text(json.dumps(together, indent=2))
     return together
 
 
-def show(result: dict[str, Any], data: Evaluation, name: str) -> None:
-    """Prints what came of one seed, which among others has a name."""
-    summary, clone, config = result["policy"], result["bc"], result["env"]
-    rows = [("data", data)]
-    if clone:
-        rows.append(("BC", _evaluation(clone["last"])))
-    if summary["clone"]:
-        rows.append(("before preferences", _evaluation(summary["clone"])))
-    rows += [(result["algo"], _evaluation(summary["last"])), ("best on the way", _evaluation(summary["best"]))]
-    title = ", ".join(filter(None, [config.get("task", ""), name]))
-    print(f"\n{title}, 95 % intervals")
-    for name, evaluation in rows:
-        print(f"  {name:20s} {evaluation}, {evaluation.episodes} episodes")
-    if result["reward_model"]:
-        print(
-            f"  {'reward model':20s} "
-            + ", ".join(f"{k} {v:.2f}" for k, v in result["reward_model"].items() if k != "round")
-        )
-    if result["answers"]:
-        print(f"  {'answers':20s} " + ", ".join(f"{v} {k}" for k, v in result["answers"].items()))
+def finish(folder: Path) -> None:
+    """Writes the report of a run that has ended, and says where it is."""
+    print(f"  {'report':20s} {write_page(folder)}\n  {'more in':20s} {folder}")
 
 
-def _evaluation(event: dict[str, Any]) -> Evaluation:
-    return Evaluation(**{k: v for k, v in event.items() if k in Evaluation.__dataclass_fields__})
+def write_page(folder: Path) -> Path:
+    """Writes the report of the run in a folder; returns its path. Raises UserError where there is no run."""
+    return page.write_run(outcome.read(folder))
 
 
-def plot(folder: Path, data: Evaluation, clone: dict[str, Any] | None, title: str) -> None:
-    """Draws evaluations over updates, beside the data's and the clone's level, into `curve.png`."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    events = [e for e in log.read(folder, "evaluate") if e["of"] == "policy"]
-    measure = "return_mean" if data.success is None else "success"
-    interval = "return_interval" if data.success is None else "success_interval"
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    steps, values = [e["step"] for e in events], [e[measure] for e in events]
-    low, high = ([e[interval][k] for e in events] for k in (0, 1))
-    axes.fill_between(steps, low, high, alpha=0.2, linewidth=0)
-    axes.plot(steps, values, marker="o", markersize=3, label="policy")
-    axes.axhline(getattr(data, measure), color="0.5", linestyle=":", label="data")
-    if clone:
-        axes.axhline(clone["last"][measure], color="0.3", linestyle="--", label="BC")
-    axes.set(xlabel="updates", ylabel=measure.replace("_mean", ""), title=title)
-    if data.success is not None:
-        axes.set_ylim(-0.03, 1.03)
-    axes.legend(frameon=False)
+def plot(folder: Path) -> None:
+    """Draws the evaluations of the run in a folder, beside its data and its baseline, into `curve.png`."""
+    run = outcome.read(folder)
+    line = comparing.curve("policy", run.seeds)
+    measure = outcome.measure(run.seeds[0].evaluations[0])
+    figure = charts.curves([line], comparing.levels(run), measure, run.config["env"].get("task", ""), ink="0.2")
     figure.savefig(folder / "curve.png", dpi=120)
-    plt.close(figure)
 
 
 def video(folder: Path, env: dict[str, Any], players: Players, policy: Policy, seed: int, episodes: int = 3) -> None:
@@ -122,3 +118,27 @@ def video(folder: Path, env: dict[str, Any], players: Players, policy: Policy, s
         print(f"  no video: {error}")
     finally:
         simulation.close()
+
+
+def main() -> None:
+    """Writes the report of one run, or a page that compares several."""
+    parser = argparse.ArgumentParser(prog="python -m pbrl.run.report", description=__doc__)
+    parser.add_argument("folder", nargs="+", type=Path, help="a run folder, or a folder that holds several")
+    parser.add_argument("--out", type=Path, help="where the comparing page goes; default: compare.html beside the runs")
+    given = parser.parse_args()
+    try:
+        folders = [path for folder in given.folder for path in outcome.find(folder)]
+        if len(folders) == 1 and given.out is None:
+            print(write_page(folders[0]))
+            return
+        runs = [outcome.read(folder) for folder in dict.fromkeys(folders)]
+        beside = Path(os.path.commonpath([folder.resolve() for folder in given.folder]))
+        if len(given.folder) == 1 and (beside / "config.yaml").exists():
+            beside = beside.parent
+        print(page.write_comparison(runs, given.out or beside / "compare.html"))
+    except UserError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

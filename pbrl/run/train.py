@@ -69,7 +69,8 @@ def _train(settings: RunSettings, plan: Plan, device: torch.device, scratch: Pat
     folder = make_folder(run_folder(settings) if distributed.is_rank_0() else scratch)
     write_provenance(folder, settings, world.dataset)
     table = world.table
-    print(f"run     {folder}\ndata    {len(table.steps)} episodes, {len(table)} steps, {world.data}")
+    if distributed.is_rank_0():
+        report.begin(settings.plain, folder, table, world.data, asks=plan.query is not None, device=device)
 
     table.relabel_true(settings.reward_scale)
     clones = None
@@ -202,4 +203,5 @@ def finish(
     if settings.video and world.players is not None:
         first = replicas[0]
         report.video(first.folder, settings.env, world.players, first.algo.policy, settings.schedule.eval_seed)
+    report.finish(folder)
     return result

@@ -16,7 +16,7 @@ from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels, split
 from pbrl.types import Comparisons, Transitions, UserError, Windows
 
-NOBODY = -1  # rater of what no rater answered
+NO_RATER = -1
 
 
 class Answers(NamedTuple):
@@ -159,7 +159,7 @@ class Data:
         """Comparisons of the segments at `starts` [n, k]; `answer` [n] or [n, k] are the answers they are of."""
         segments = self.table.segments(starts, self.length, images)
         if answer is None:
-            rater = torch.full_like(starts[:, 0], NOBODY)
+            rater = torch.full_like(starts[:, 0], NO_RATER)
             confidence = torch.ones(len(starts), device=starts.device)
         else:
             rater, confidence = self.train.rater[answer], self.train.confidence[answer]

@@ -106,18 +106,18 @@ class Updates:
 
     def __init__(self, draw: Callable[[], Any], update: Update):
         self.draw, self.update = draw, update
-        self.mean, self.made = Mean(), 0
+        self.mean, self.count = Mean(), 0
 
     def run(self, most: int) -> int:
         """Makes at least one update and at most `most`; returns how many."""
         count = self._some(most)
-        self.made += count
+        self.count += count
         return count
 
     def read(self) -> Metrics:
         """Mean metrics of the updates since this was last called."""
-        made, self.made = self.made, 0
-        return self.mean.read(made)
+        count, self.count = self.count, 0
+        return self.mean.read(count)
 
     def forget(self) -> None:
         """To be called when what is drawn from has changed."""
@@ -159,9 +159,9 @@ class CapturedUpdates(Updates):
         self.stream = self.stream or torch.cuda.Stream()
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            made = super()._some(most)
+            count = super()._some(most)
         torch.cuda.current_stream().wait_stream(self.stream)
-        return made
+        return count
 
     def _feed(self) -> None:
         batch = self.draw()

@@ -74,7 +74,11 @@ class Log:
 
 
 def read(folder: Path, phase: str | None = None) -> list[dict[str, Any]]:
-    """The events of a run, of one phase if given."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    events = [json.loads(line) for line in lines]
+    """The events of a run, of one phase if given; without one that is being written. Raises UserError."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().split("\n")[:-1]  # a line that was cut short has no end
+    try:
+        events = [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): it holds one JSON object in each line") from error
     return [event for event in events if phase in (None, event["phase"])]

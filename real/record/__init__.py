@@ -1,6 +1,6 @@
 """Records episodes of a real robot, as `data=recordings data.path=<folder>` reads them.
 
-    with Recorder("episodes") as recorder:
+    with Recorder("episodes", "panda") as recorder:
         recorder.begin({"policy": "cpl", "instruction": "lift the block"})
         recorder.add(Step(…))               # at every step of the loop; never waits
         recorder.end("success")
@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import sim  # noqa: F401  chooses how the writer's process renders
 from pbrl.types import UserError
 from real.record.journal import Step
 from real.record.ring import Ring
@@ -47,7 +48,7 @@ class Recorder:
     `keep_s` seconds are what `save_last` can reach back. Episodes that an earlier recorder could not end are ended.
     """
 
-    def __init__(self, folder: Path | str, robot: str = "panda", *, keep_s: float = 30.0, queue_mb: float = 128.0):
+    def __init__(self, folder: Path | str, robot: str, *, keep_s: float = 30.0, queue_mb: float = 128.0):
         context = multiprocessing.get_context("spawn")
         self.ring, self.status = Ring(context, int(queue_mb * 2**20)), Status(context)
         self.lock = threading.Lock()
@@ -110,16 +111,16 @@ class Recorder:
             return self.summary
         with self.lock:
             self.open = False
-            told, since = False, time.monotonic()
+            sent, since = False, time.monotonic()
             while self.process.is_alive():
-                told = told or self._put("close", "aborted:closed", 0)
+                sent = sent or self._put("close", "aborted:closed", 0)
                 if time.monotonic() > max(since, self.status.moved) + patience_s:
                     self.failed = f"the recorder's writer did not move for {patience_s:g} s and was ended"
                     self.process.kill()
                 self.process.join(0.05)
             error, steps = self.error, self.status.steps
             self.summary = Summary(self.status.episodes, steps, self.offered - steps, error)
-        atexit.unregister(self.close)  # not before: whoever interrupts this comes here again on the way out
+        atexit.unregister(self.close)  # not before: an interrupt comes here again on the way out
         return self.summary
 
     def __enter__(self) -> "Recorder":
@@ -132,7 +133,7 @@ class Recorder:
 
     def _say(self, kind: str, value: Any) -> None:
         if not self._put(kind, value, 0) and self.failed is None:
-            self.failed = f"the recorder's writer was too far behind to be told to {kind.replace('_', ' ')}"
+            self.failed = f"the recorder's writer was too far behind to {kind.replace('_', ' ')}"
 
     def _put(self, kind: str, value: Any, spare: int) -> bool:
         if not self.process.is_alive():

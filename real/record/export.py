@@ -1,7 +1,7 @@
 """Recorded episodes for others: a bag that ROS plays, a Minari data set, or a table to look at.
 
 Bags are written by rosbags, without ROS. Stamps are wall-clock time. The command has a topic that no controller listens
-to: who plays a bag beside a robot does not move it.
+to: a bag that is played beside a robot does not move it.
 """
 
 import json
@@ -18,6 +18,7 @@ from PIL import Image
 
 from pbrl.data import episodes
 from pbrl.types import UserError
+from robots import arm as robots
 
 PLACES = ("", "aborted", "clips")
 TYPES = {
@@ -52,10 +53,10 @@ def table(folder: Path) -> str:
     lines = [("name", "outcome", "seconds", "steps", "interventions")]
     for place in PLACES:
         for file in sorted((folder / place).glob("*.json")):
-            said = json.loads(file.read_text())
-            why = ", ".join(f"{reason} {count}" for reason, count in sorted(said["interventions"].items()))
-            name = os.path.join(place, said["name"])
-            lines.append((name, said["outcome"], f"{said['seconds']:.1f}", str(said["steps"]), why or "-"))
+            info = json.loads(file.read_text())
+            why = ", ".join(f"{reason} {count}" for reason, count in sorted(info["interventions"].items()))
+            name = os.path.join(place, info["name"])
+            lines.append((name, info["outcome"], f"{info['seconds']:.1f}", str(info["steps"]), why or "-"))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
@@ -102,14 +103,21 @@ def bag(folder: Path, out: Path) -> int:
     return count
 
 
+def joint_names(robot: str, dof: int) -> tuple[list[str], list[str]]:
+    """The names of a robot's joints and of its gripper's; of a robot that is not in robots/, made of its own name."""
+    if robot in robots.NAMES:
+        arm = robots.load(robot)
+        return list(arm.joints), list(arm.gripper.joints)
+    return [f"{robot}_joint{i + 1}" for i in range(dof)], [f"{robot}_finger_joint{i}" for i in (1, 2)]
+
+
 def messages(file: Path, types: Any, first: bool) -> Iterator[Message]:
     """What an episode says. `types` are ROS's message classes; ROS 1's header (`first`) counts."""
-    said = json.loads(file.read_text())
+    info = json.loads(file.read_text())
     with np.load(file.with_suffix(".npz")) as arrays:
         numbers = dict(arrays)
-    names = [f"{said['robot']}_joint{i + 1}" for i in range(numbers["q"].shape[1])]
-    fingers = [f"{said['robot']}_finger_joint{i}" for i in (1, 2)]
-    since = said["clock"]["wall_s"] - said["clock"]["monotonic_s"]
+    names, fingers = joint_names(info["robot"], numbers["q"].shape[1])
+    since = info["clock"]["wall_s"] - info["clock"]["monotonic_s"]
     none = np.zeros(0)
 
     def ns(seconds: float) -> int:
@@ -120,11 +128,11 @@ def messages(file: Path, types: Any, first: bool) -> Iterator[Message]:
         count = {"seq": int(index)} if first else {}
         return types["std_msgs/msg/Header"](**count, stamp=stamp, frame_id="")
 
-    def text(said: str) -> Any:
-        return types["std_msgs/msg/String"](data=said)
+    def text(content: str) -> Any:
+        return types["std_msgs/msg/String"](data=content)
 
-    begun = round(said["clock"]["wall_s"] * 1e9)
-    yield Message(begun, "/recorded/episode", text(json.dumps(said)))
+    begun = round(info["clock"]["wall_s"] * 1e9)
+    yield Message(begun, "/recorded/episode", text(json.dumps(info)))
     for i, index in enumerate(numbers["index"]):
         observed, sent = ns(numbers["t_observed"][i]), ns(numbers["t_sent"][i])
         measured = ns(numbers["t_observed"][i] - numbers["age"][i])
@@ -138,8 +146,8 @@ def messages(file: Path, types: Any, first: bool) -> Iterator[Message]:
         yield Message(sent, "/recorded/command", command)
         if numbers["why"][i]:
             yield Message(sent, "/recorded/interventions", text(str(numbers["why"][i])))
-    for camera, name in said["cameras"].items():
-        place = file.parent if name == f"{said['name']}.mp4" else file.parent / "cameras"
+    for camera, name in info["cameras"].items():
+        place = file.parent if name == f"{info['name']}.mp4" else file.parent / "cameras"
         with av.open(str(place / name)) as container:
             for i, frame in enumerate(container.decode(video=0)):
                 at, data = ns(numbers["t_observed"][i]), BytesIO()

@@ -1,11 +1,14 @@
-"""From the journal of an episode to what `data=recordings` reads: a video, its numbers, and what there is to know.
+"""From the journal of an episode to what `data=recordings` reads: a video, its numbers, and a description.
 
     <folder>/<name>.mp4  .npz  .json            successes and failures
     <folder>/cameras/<name>.<camera>.mp4        all cameras but the first: beside it they would be episodes
-    <folder>/aborted/…  <folder>/clips/…        the same again: training takes them only where it is told to
+    <folder>/aborted/…  <folder>/clips/…        the same again: training takes them only where its settings say so
 
 All is written and checked inside the journal's folder, then renamed, the video last: the reader goes by videos.
 """
+
+# pyright: reportAttributeAccessIssue=false
+# MuJoCo's compiled module carries no types
 
 import json
 import os
@@ -28,6 +31,7 @@ from pbrl.data.episodes import versions
 from pbrl.data.video import recording, write_mp4
 from real.record.journal import SINGLE, VECTORS, Account, read
 from robots import arm as robots
+from robots.model import add_arm
 
 USUAL_HZ = 20.0  # where the times do not say
 SIZE, BLANK = (320, 240), (90, 90, 90)  # of what is rendered; of what cannot be
@@ -46,7 +50,7 @@ def finish(part: Path, folder: Path) -> str:
     work = part / "whole"
     work.mkdir(exist_ok=True)
     try:
-        moves = _made(part, work, place, outcome, account)
+        moves = _write(part, work, place, outcome, account)
         for target in {target for _, target in moves}:
             target.mkdir(parents=True, exist_ok=True)
         for name, target in moves:
@@ -59,21 +63,21 @@ def finish(part: Path, folder: Path) -> str:
     return outcome
 
 
-def _made(part: Path, work: Path, place: Path, outcome: str, account: Account) -> list[tuple[str, Path]]:
+def _write(part: Path, work: Path, place: Path, outcome: str, account: Account) -> list[tuple[str, Path]]:
     """Writes an episode's files to the folder `work`; returns their names, and where to put them, in order."""
-    said = _said(part.name, outcome, account)
+    info = _describe(part.name, outcome, account)
     moves = []
     if len(account.rows) >= 2:
-        said |= _videos(part, work, account, said["rate_hz"])
-        moves = [(f"{part.name}.{camera}.mp4", place / "cameras") for camera in list(said["cameras"])[1:]]
+        info |= _videos(part, work, account, info["rate_hz"])
+        moves = [(f"{part.name}.{camera}.mp4", place / "cameras") for camera in list(info["cameras"])[1:]]
     if account.rows:
         numbers = columns(account.rows)
-        if outcome != "clip":  # of a part nobody has said
+        if outcome != "clip":  # success of a part is unknown
             numbers["success"] = np.arange(len(account.rows)) == len(account.rows) - 1
             numbers["success"] &= outcome == "success"
         np.savez_compressed(work / f"{part.name}.npz", allow_pickle=False, **numbers)
         moves.append((f"{part.name}.npz", place))
-    (work / f"{part.name}.json").write_text(json.dumps(said, indent=2))
+    (work / f"{part.name}.json").write_text(json.dumps(info, indent=2))
     moves.append((f"{part.name}.json", place))
     if len(account.rows) >= 2:
         moves.append((f"{part.name}.mp4", place))
@@ -85,13 +89,13 @@ def _made(part: Path, work: Path, place: Path, outcome: str, account: Account) -
 def columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """N steps → obs [N, O] and action [N-1, A] as the reader wants them, and all columns of the steps as they were.
 
-    What the robot or the policy said may not be finite: obs then repeats the row before, and action, clipped, has 0.
+    The robot's or the policy's numbers may not be finite: obs then repeats the row before, and action, clipped, has 0.
     Where the last action led is not known; it is in action_raw [N, A] only.
     """
     raw = {name: np.array([row[name] for row in rows], float) for name in (*SINGLE, *VECTORS)}
     action = np.clip(np.nan_to_num(raw["action"], nan=0.0, posinf=1.0, neginf=-1.0), -1, 1)
     return {
-        "obs": mended(raw["obs"]).astype(np.float32),
+        "obs": replace_invalid(raw["obs"]).astype(np.float32),
         "action": action[:-1].astype(np.float32),
         "obs_raw": raw.pop("obs").astype(np.float32),
         "action_raw": raw.pop("action").astype(np.float32),
@@ -102,7 +106,7 @@ def columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     }
 
 
-def mended(values: np.ndarray) -> np.ndarray:
+def replace_invalid(values: np.ndarray) -> np.ndarray:
     """[N, D]: what float32 does not hold is what it was in the row before, at the start 0."""
     values = values.copy()
     last = np.zeros(values.shape[1])
@@ -113,7 +117,7 @@ def mended(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _said(name: str, outcome: str, account: Account) -> dict[str, Any]:
+def _describe(name: str, outcome: str, account: Account) -> dict[str, Any]:
     about, rows = account.about, account.rows
     times = np.array([row["t_scheduled"] for row in rows])
     gaps = np.diff(times)
@@ -147,10 +151,10 @@ def _videos(part: Path, work: Path, account: Account, rate: float) -> dict[str, 
         name = f"{part.name}.mp4" if camera == (cameras or [""])[0] else f"{part.name}.{camera}.mp4"
         if camera:
             found[camera] = name
-            write_mp4(work / name, photographs(part / f"{camera}.mjpeg", rows, camera), rate)
+            write_mp4(work / name, read_images(part / f"{camera}.mjpeg", rows, camera), rate)
         else:
             try:
-                write_mp4(work / name, pictures(rows, account.about.get("robot", "")), rate)
+                write_mp4(work / name, render_arm(rows, account.about.get("robot", "")), rate)
             except Exception as error:  # no OpenGL, no meshes, another arm: the numbers are worth having all the same
                 video = f"blank ({error})"
                 write_mp4(work / name, [np.asarray(Image.new("RGB", SIZE, BLANK))] * len(rows), rate)
@@ -160,20 +164,20 @@ def _videos(part: Path, work: Path, account: Account, rate: float) -> dict[str, 
     return {"cameras": found, "video": video}
 
 
-def photographs(file: Path, rows: list[dict[str, Any]], camera: str) -> Iterator[np.ndarray]:
-    """What a camera saw at each step: where there is no picture the one before, at the start the first there is."""
+def read_images(file: Path, rows: list[dict[str, Any]], camera: str) -> Iterator[np.ndarray]:
+    """A camera's image of each step: where there is none the one before, at the start the first there is."""
     places = [row["images"].get(camera) for row in rows]
     with open(file, "rb") as data:
-        given = (picture for place in places if place and (picture := _picture(data, place)))
+        given = (picture for place in places if place and (picture := _decode(data, place)))
         image = next(given, Image.new("RGB", SIZE, BLANK))
         size = image.width // 2 * 2, image.height // 2 * 2  # H.264 wants even sides
         for place in places:
-            image = place and _picture(data, place) or image
+            image = place and _decode(data, place) or image
             even = image.width // 2 * 2, image.height // 2 * 2
             yield np.asarray(image.crop((0, 0, *even)).resize(size))
 
 
-def _picture(data: BinaryIO, place: list[int]) -> Image.Image | None:
+def _decode(data: BinaryIO, place: list[int]) -> Image.Image | None:
     """None for what a power cut has left of one."""
     data.seek(place[0])
     try:
@@ -182,13 +186,13 @@ def _picture(data: BinaryIO, place: list[int]) -> Image.Image | None:
         return None
 
 
-def pictures(rows: list[dict[str, Any]], robot: str) -> Iterator[np.ndarray]:
-    """The arm alone, where it was at each step."""
+def render_arm(rows: list[dict[str, Any]], robot: str) -> Iterator[np.ndarray]:
+    """Images of the arm alone, where it was at each step."""
     arm = robots.load(robot)
-    model = _room(arm)
+    model = _build_scene(arm)
     camera = Camera()
-    q = mended(np.array([row["q"] for row in rows], float))
-    finger = np.clip(mended(np.array([[row["gripper"]] for row in rows], float)), 0, arm.gripper["width"]) / 2
+    q = replace_invalid(np.array([row["q"] for row in rows], float))
+    finger = np.clip(replace_invalid(np.array([[row["gripper"]] for row in rows], float)), 0, arm.gripper.width) / 2
     try:
         for place in np.hstack([q, finger, finger]):
             yield camera.frame(model, place, mujoco.mjtState.mjSTATE_QPOS, *SIZE, "front", True)
@@ -196,7 +200,7 @@ def pictures(rows: list[dict[str, Any]], robot: str) -> Iterator[np.ndarray]:
         camera.close()
 
 
-def _room(arm: robots.Arm) -> mujoco.MjModel:
+def _build_scene(arm: robots.Arm) -> mujoco.MjModel:
     spec = mujoco.MjSpec()
     spec.visual.headlight.ambient = [0.4, 0.4, 0.4]
     world = spec.worldbody
@@ -205,7 +209,7 @@ def _room(arm: robots.Arm) -> mujoco.MjModel:
     world.add_body(name="centre", pos=[0.3, 0, 0.4])
     world.add_camera(name="front", pos=[1.4, 1.0, 0.9], mode=mujoco.mjtCamLight.mjCAMLIGHT_TARGETBODY,
                      targetbody="centre", fovy=40)  # fmt: skip
-    arm.mount(spec, world)
+    add_arm(spec, arm)
     return spec.compile()
 
 

@@ -3,10 +3,10 @@
     about.json      what is known at the start
     steps.jsonl     a line for each step; written after its pictures, so that a line vouches for them
     front.mjpeg     the pictures of camera `front`, one JPEG after the other; a line says where its own are
-    outcome.json    blank until the end, but of its full size: that an episode succeeded can be said on a full disk
+    outcome.json    blank until the end, but of its full size: the outcome can be written on a full disk
 
 Lines are with the operating system at once (a killed process loses none) and on the disk within a second (a power cut
-loses that). The folder is locked by whoever writes it or makes an episode of it, so that nobody else takes it up.
+loses that). The folder is locked by the process that writes it or makes an episode of it, so that no other takes it up.
 """
 
 import errno
@@ -41,12 +41,12 @@ class Step(NamedTuple):
     t_sent: float
     age: float  # s, of the robot's state that was used
     obs: np.ndarray  # [O] float32
-    action: np.ndarray  # [A], what the policy wished, in [-1, 1]
-    sent: np.ndarray  # [7] rad, the joint command that was really sent last
-    q: np.ndarray  # [7] rad
-    dq: np.ndarray  # [7] rad/s
+    action: np.ndarray  # [A], of the policy, in [-1, 1]
+    sent: np.ndarray  # [J] rad, the joint command that was really sent last
+    q: np.ndarray  # [J] rad
+    dq: np.ndarray  # [J] rad/s
     gripper: float  # m
-    why: tuple[str, ...] = ()  # what the safety filter and the watchdog changed since the step before
+    why: tuple[str, ...] = ()  # interventions of safety filter and watchdogs since the step before
     mode: str = ""  # of the robot
     images: dict[str, np.ndarray] = {}  # [H, W, 3] uint8 by camera; the first camera is what people are shown
 
@@ -112,11 +112,11 @@ class Journal:
 
     @classmethod
     def left(cls, parts: Path) -> list["Journal"]:
-        """Those that nobody works on any more, now ours."""
+        """Those that no process works on any more, locked for this one."""
         found = []
         with _locked(parts):
             for folder in sorted(path for path in parts.iterdir() if path.is_dir()):
-                with suppress(OSError):  # somebody has it, or has just been done with it
+                with suppress(OSError):  # another process has it, or has just finished it
                     found.append(cls(folder, _lock(folder)))
         return found
 
@@ -154,9 +154,9 @@ class Journal:
 
     def end(self, outcome: str, dropped: int) -> None:
         """Says how it ended, and how many steps are missing from it."""
-        said = json.dumps({"outcome": outcome[: OUTCOME_BYTES // 8], "dropped": dropped}).encode()
+        text = json.dumps({"outcome": outcome[: OUTCOME_BYTES // 8], "dropped": dropped}).encode()
         with open(self.folder / "outcome.json", "r+b") as file:
-            file.write(said.ljust(OUTCOME_BYTES))
+            file.write(text.ljust(OUTCOME_BYTES))
             file.flush()
             os.fsync(file.fileno())
 
@@ -180,7 +180,7 @@ class Account(NamedTuple):
 
 def read(folder: Path) -> Account:
     """What was written before whatever stopped it; `aborted:killed` where no outcome was."""
-    about, ending = (_said(folder / name) for name in ("about.json", "outcome.json"))
+    about, ending = (_read_json(folder / name) for name in ("about.json", "outcome.json"))
     sizes = {path.stem: path.stat().st_size for path in folder.glob("*.mjpeg")}
     rows = []
     with suppress(FileNotFoundError):
@@ -195,7 +195,7 @@ def read(folder: Path) -> Account:
     return Account(about, ending.get("outcome", "aborted:killed"), ending.get("dropped", 0), rows)
 
 
-def _said(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError):
@@ -203,11 +203,11 @@ def _said(file: Path) -> dict[str, Any]:
 
 
 def _lock(folder: Path) -> int:
-    """Locks a folder until what this returns is closed, or the process ends. Raises OSError where somebody has it."""
+    """Locks a folder until the returned handle is closed, or the process ends. Raises OSError where it is locked."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not folder.exists():  # they were done with it, and took it away
+        if not folder.exists():  # another process finished it, and took it away
             raise FileNotFoundError(folder)
     except OSError:
         os.close(handle)

@@ -1,7 +1,7 @@
-"""The process that writes what a `Recorder` is given. It outlives whoever gives it, and ends what they could not.
+"""The process that writes what a `Recorder` is given. It outlives the recording process, and ends its open episodes.
 
 Steps are appended to the episode's journal as they come; a thread makes episodes of journals meanwhile. Whatever goes
-wrong is said in `Status.error`, and the writer goes on.
+wrong is in `Status.error`, and the writer goes on.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ WAIT_S = 0.1
 
 
 class Status:
-    """What the writer says of itself, in shared memory: nobody waits to read it."""
+    """The writer's status, in shared memory: reading it never waits."""
 
     def __init__(self, context: SpawnContext):
         self.numbers = context.RawArray(ctypes.c_double, 3)  # when it last moved, steps written, episodes made
@@ -33,18 +33,22 @@ class Status:
 
     @property
     def moved(self) -> float:
+        """When the writer last worked (s, `time.monotonic`)."""
         return self.numbers[0]
 
     @property
     def steps(self) -> int:
+        """Steps written."""
         return int(self.numbers[1])
 
     @property
     def episodes(self) -> int:
+        """Episodes finished."""
         return int(self.numbers[2])
 
     @property
     def error(self) -> str | None:
+        """The first error, in a sentence."""
         return self.sentence.value.decode(errors="replace") or None
 
     def fail(self, sentence: str) -> None:
@@ -93,7 +97,7 @@ class Writer:
             self._fail("nothing is recorded", error)
 
     def handle(self, message: Sequence[memoryview]) -> None:
-        """Does what a message says; what goes wrong is said, and the next is done."""
+        """Carries out a message; an error goes into the status, and the next message is carried out."""
         kind = "step"
         try:
             kind, value = pickle.loads(message[0], buffers=message[1:])

@@ -1,4 +1,4 @@
-"""Cameras behind the stand-in's bridge: a policy sees what it saw in training, and nothing moves on old pictures."""
+"""Cameras behind the mock's bridge: a policy sees what it saw in training, and nothing moves on old pictures."""
 
 import json
 import subprocess
@@ -17,13 +17,13 @@ from pbrl.run import train as training
 from pbrl.types import Spec, UserError
 from real.cameras import Cameras
 from real.control import FAULTS
-from real.driver import BadState
-from real.settings import of_robot
-from real.standin.bridge import Bridge
-from real.standin.handle import Standin
-from real.standin.hub import Hub
-from real.standin.robot import Robot
-from sim.franka import Franka
+from real.mock.arm import MockArm
+from real.mock.bridge import Bridge
+from real.mock.hub import Hub
+from real.mock.process import MockProcess
+from real.robot import StateError
+from real.settings import load_robot_settings
+from sim.tabletop import Tabletop
 from tests.parts import config
 from tests.real.test_deploy import wait_for
 
@@ -34,10 +34,10 @@ LOOKING = ("env=franka/reach", "env.images=[front,wrist]", "env.image_size=32", 
 def robot(request):
     """A robot with cameras in this process, in either dialect, and where its bridge is."""
     name, transport = request.param.split()
-    settings = of_robot(name) | {"transport": transport}
+    settings = load_robot_settings(name) | {"transport": transport}
     hub = Hub(dialect=settings["dialect"])
-    env = Franka("reach", robot=name, control="cartesian", horizon=10**9, style={}, prefer={})
-    robot, bridge = Robot(hub, env, settings), Bridge(hub, port=0)
+    env = Tabletop("reach", robot=name, control="cartesian", horizon=10**9, style={}, preference={})
+    robot, bridge = MockArm(hub, env, settings), Bridge(hub, port=0)
     bridge.start()
     yield robot, {**settings, "url": f"ws://127.0.0.1:{bridge.port}"}
     bridge.stop()
@@ -57,13 +57,13 @@ def cameras(robot):
 
 def sees(cameras: Cameras) -> bool:
     try:
-        return bool(cameras.pictures())
-    except BadState:
+        return bool(cameras.images())
+    except StateError:
         return False
 
 
 def test_nobody_looks_and_nothing_is_rendered(robot):
-    assert not robot[0].cameras.said
+    assert not robot[0].cameras.published
 
 
 def test_pictures_are_what_was_seen_in_training(robot, cameras):
@@ -72,16 +72,16 @@ def test_pictures_are_what_was_seen_in_training(robot, cameras):
     for seed in (3, 4):
         arm.reset(seed)
         time.sleep(0.4)
-        pictures = cameras.pictures()
-        env = Franka("reach", robot=arm.env.robot, control="cartesian", horizon=9, style={}, prefer={},
+        pictures = cameras.images()
+        env = Tabletop("reach", robot=arm.env.robot, control="cartesian", horizon=9, style={}, preference={},
                      images=["front", "wrist"])  # fmt: skip
         env.reset(seed=seed)
         with arm.lock:
             state = arm.env.save_state()
-        image = env.restore(seed, state)["image"]
-        for i, name in enumerate(("front", "wrist")):
+        images = env.restore(seed, state)["images"]
+        for name in ("front", "wrist"):
             assert pictures[name].shape == (240, 320, 3)
-            seen[seed, name] = square(pictures[name], 64).astype(float), image[i].astype(float)
+            seen[seed, name] = square(pictures[name], 64).astype(float), images[name].astype(float)
     for (seed, name), (there, here) in seen.items():
         other = seen[7 - seed, name][1]
         assert np.abs(there - here).mean() < 2, "JPEG loses a little"
@@ -94,18 +94,18 @@ def test_old_and_torn_pictures_are_none(robot, cameras):
         began = time.monotonic()
         arm.fault(cameras=fault)
         wait_for(lambda: not sees(cameras), 3)
-        with pytest.raises(BadState, match="/(front|wrist)/image_raw/compressed") as told:
-            cameras.pictures()
-        assert told.value.word == "no_image" and time.monotonic() - began < settings["latest_image_s"] + 1
+        with pytest.raises(StateError, match="/(front|wrist)/image_raw/compressed") as told:
+            cameras.images()
+        assert told.value.fault == "no_image" and time.monotonic() - began < settings["latest_image_s"] + 1
         arm.fault(cameras="")
         wait_for(lambda: sees(cameras), 3)
 
 
 def test_what_cannot_be_is_said_in_a_sentence():
-    with pytest.raises(UserError, match="looks through ceiling: name its topic"):
-        Cameras(of_robot("panda"), ["front", "ceiling"])
+    with pytest.raises(UserError, match="observes camera ceiling: name its topic"):
+        Cameras(load_robot_settings("panda"), ["front", "ceiling"])
     with pytest.raises(UserError, match="over ROS"):
-        Cameras(of_robot("fr3_direct"), ["front"])
+        Cameras(load_robot_settings("fr3_direct"), ["front"])
 
 
 @pytest.fixture(scope="module")
@@ -119,18 +119,18 @@ def run(tmp_path_factory):
 
 
 def test_an_arm_that_sees_nothing_any_more_is_stopped_and_what_it_saw_can_be_learnt_from(run, tmp_path):
-    with Standin(task="reach") as standin:
-        standin.tell(reset=0)
+    with MockProcess(task="reach") as mock:
+        mock.request(reset=0)
         process = subprocess.Popen(
-            [sys.executable, "-m", "real.deploy", "--go", f"policy={run}", f"url={standin.url}", "steps=4000",
+            [sys.executable, "-m", "real.deploy", "--go", f"policy={run}", f"url={mock.url}", "steps=4000",
              "home=false", f"record={tmp_path}/recorded"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        wait_for(lambda: standin.tell()["count"].get("executed", 0) > 150)
-        standin.tell(fault={"cameras": "silent"})
+        wait_for(lambda: mock.request()["count"].get("executed", 0) > 150)
+        mock.request(fault={"cameras": "silent"})
         said, error = process.communicate(timeout=60)
         assert process.returncode == FAULTS["no_image"] and "aborted:no_image" in said, said + error
-        assert "the newest picture on" in error and not standin.tell()["active"]
+        assert "the newest image on" in error and not mock.request()["active"]
     assert "✓ camera front" in said and "✓ camera wrist" in said
     recorded = tmp_path / "recorded" / "aborted"
     (about,) = recorded.glob("*.json")
@@ -143,7 +143,8 @@ def test_an_arm_that_sees_nothing_any_more_is_stopped_and_what_it_saw_can_be_lea
     assert training.train(config(*LOOKING, *flags))["data"]["episodes"] == 1
     (episode,), dataset = collect.dataset(env, {"path": str(recorded)}, folder=tmp_path, seed=0, workers=0)
     seen = frames.frames(env, [episode], dataset, folder=tmp_path, workers=0)
-    assert seen is not None and len(seen) == len(episode.obs) > 5 and episode.obs.shape[1] == 7
-    sim = Franka(**{key: value for key, value in env.items() if key != "_target_"})
-    start = sim.reset(seed=0)[0]["image"].astype(float)
-    assert np.abs(seen[0].astype(float) - start).mean() < 8, "what the simulator shows at the episode's beginning"
+    assert len(seen["front"]) == len(episode.obs) > 5 and episode.obs.shape[1] == 7
+    sim = Tabletop(**{key: value for key, value in env.items() if key != "_target_"})
+    start = sim.reset(seed=0)[0]["images"]["front"].astype(float)
+    difference = np.abs(seen["front"][0].astype(float) - start).mean()
+    assert difference < 8, "what the simulator shows at the episode's beginning"

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from real.control import ECHO_S, Chunk, Controller, Schedule
-from real.driver import BadState, State
-from real.safety import Filter, Motion, Settings
-from real.standin.trajectory import Point, Trajectory
+from real.mock.trajectory import Point, Trajectory
+from real.robot import Applied, Motion, State, StateError, make_spec
+from real.safety import SafetyFilter, SafetySettings
+from real.settings import load_robot_settings
 from robots import arm
-from robots.terms import Terms
+from robots.actions import ActionMapping
 
 PANDA = arm.load("panda")
 CYCLE, STEP = 0.01, 0.05  # s
@@ -18,24 +19,31 @@ HALF = np.array([0.5, 0, 0, -1])
 
 
 class Arm:
-    """An arm that follows what it is told, and can be told to misbehave. Times are all of one clock."""
+    """A `Robot` by a clock of ours, that follows commands and can be made to misbehave."""
 
-    def __init__(self):
-        self.settings = {"latest_state_s": 0.1, "valid_s": 0.05}
+    def __init__(self, arm=PANDA):
+        settings = {**load_robot_settings(arm.name), "objects": 0, "goal": False}
+        self.arm, self.spec = arm, make_spec(arm, settings, has_echo=True, is_exclusive=False)
         self.now, self.sent, self.switched, self.gripped = 100.0, [], [], []
-        self.q = PANDA.home
+        self.q = arm.home
         self.mode, self.stamp_offset, self.rate, self.force = "idle", 0.0, 1.0, 0.0
-        self.word, self.frozen, self.deaf, self.link = "", None, False, True
+        self.fault, self.frozen, self.deaf, self.link = "", None, False, True
         self.echoed = None
 
     def clock(self):
         return self.now
 
-    def state(self):
-        if self.word:
-            raise BadState(self.word, "as the test has it")
+    def connect(self, timeout_s): ...
+    def close(self): ...
+    def description(self):
+        return ""
+
+    def observe(self):
+        if self.fault:
+            raise StateError(self.fault, "as the test has it")
         t = self.now if self.frozen is None else self.frozen
-        return State(self.q, np.zeros(7), 0.08, self.mode, self.force, self.rate, np.zeros((0, 7)), np.zeros(3),
+        still = np.zeros(self.arm.dof)
+        return State(self.q, still, 0.08, self.mode, self.force, self.rate, np.zeros((0, 7)), np.zeros(3),
                      t + self.stamp_offset, self.now)  # fmt: skip
 
     @property
@@ -46,15 +54,16 @@ class Arm:
     def q(self, q):
         self.trajectory = Trajectory([Point.at_rest(np.array(q))])
 
-    def command(self, motion, way, t):
+    def apply(self, command):
         if not self.link:
             return None
+        motion, way, t = command
         self.sent.append((self.now, motion))
         points = [Point(t + 0.05 + after, *at) for after, at in [(0.0, motion), *way]]
         self.trajectory = self.trajectory.replaced(points, self.now, self.now, jumps=False)
         if not self.deaf:
             self.echoed = self.now
-        return self.now
+        return Applied(motion.q, self.now)
 
     def echo(self):
         return self.echoed
@@ -74,10 +83,10 @@ class Arm:
 class Run:
     """A controller whose time goes on by `go`."""
 
-    def __init__(self, **settings):
-        self.arm = Arm()
-        self.safe = Filter(PANDA, Settings(**settings))
-        self.control = Controller(self.arm, Terms(PANDA, "cartesian", 20), self.safe)
+    def __init__(self, arm=PANDA, **settings):
+        self.arm = Arm(arm)
+        self.safe = SafetyFilter(arm, SafetySettings(**settings))
+        self.control = Controller(self.arm, ActionMapping(arm, "cartesian", 20), self.safe)
         self.control.cycle(self.arm.now)
 
     def go(self, seconds, action=None, delay=0.0):
@@ -158,7 +167,7 @@ def test_a_policy_that_stops_deciding_leaves_the_arm_at_rest_where_it_was_comman
 
 
 FAULTS = [
-    ("bad_state", {"word": "bad_state"}, 0.02), ("no_state", {"word": "no_state"}, 0.02),
+    ("bad_state", {"fault": "bad_state"}, 0.02), ("no_state", {"fault": "no_state"}, 0.02),
     ("old_state", {"frozen": True}, 0.52), ("clock", {"stamp_offset": 0.2}, 0.02), ("mode", {"mode": "reflex"}, 0.52),
     ("mode", {"mode": "user_stopped"}, 0.52), ("mode", {"mode": "guiding"}, 0.52),
     ("lost_commands", {"rate": 0.85}, 0.02), ("force", {"force": 30.0}, 0.02), ("force", {"force": math.nan}, 0.02),
@@ -208,7 +217,7 @@ def test_somebody_else_who_commands_is_noticed():
     assert run.go(0.02).fault == "second_client"
 
 
-@pytest.mark.parametrize("fault", [{"mode": "reflex"}, {"word": "bad_state"}, {"stamp_offset": -1.0}])
+@pytest.mark.parametrize("fault", [{"mode": "reflex"}, {"fault": "bad_state"}, {"stamp_offset": -1.0}])
 def test_it_is_not_armed_where_it_must_not_be(fault):
     run = Run()
     for name, value in fault.items():
@@ -238,10 +247,10 @@ def test_actions_that_are_none_are_counted_and_hold():
     assert np.array_equal(run.arm.q, PANDA.home)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_whatever_a_policy_does_limits_hold_and_the_motion_is_of_one_piece(seed):
+@pytest.mark.parametrize("name, seed", [("panda", 0), ("panda", 1), ("fr3", 2), ("ur5", 3), ("ur5", 4)])
+def test_whatever_a_policy_does_limits_hold_and_the_motion_is_of_one_piece(name, seed):
     random = np.random.default_rng(seed)
-    run = Run().moving()
+    run = Run(arm.load(name)).moving()
     for _ in range(60):
         kind = random.integers(4)
         actions = random.normal(size=(random.integers(1, 6), 4)) * 10.0 ** random.integers(-1, 3)
@@ -252,7 +261,7 @@ def test_whatever_a_policy_does_limits_hold_and_the_motion_is_of_one_piece(seed)
     run.go(1.0)
     moves = run.arm.sent
     assert len(moves) > 300
-    before = Motion.at_rest(PANDA.home)
+    before = Motion.at_rest(run.arm.arm.home)
     for _, motion in moves:
         assert np.isfinite(motion.q).all()
         assert (motion.q >= run.safe.low - 1e-9).all() and (motion.q <= run.safe.high + 1e-9).all()

@@ -1,4 +1,4 @@
-"""`python -m real.deploy`: a policy that was just learnt moves the arm behind the stand-in, and says what happened."""
+"""`python -m real.deploy`: a policy that was just learnt moves the arm behind the mock, and says what happened."""
 
 import json
 import signal
@@ -12,7 +12,7 @@ import pytest
 from pbrl.data import episodes
 from real.control import FAULTS
 from real.deploy import main
-from real.standin.handle import Standin
+from real.mock.process import MockProcess
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_it_reaches_in_simulation_and_what_happened_can_be_learnt_from(run, tmp_
     done = deploy("--sim", f"policy={run}", "episodes=3", "steps=160", f"record={tmp_path}/episodes")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("✓") == 7, done.stdout
-    assert "cadence:" in done.stdout and "safety:" in done.stdout
+    assert "timing:" in done.stdout and "safety:" in done.stdout
     read = episodes.read(tmp_path / "episodes")
     assert len(read) == 3 and {e.obs.shape[1] for e in read} == {10} and {e.action.shape[1] for e in read} == {4}
     assert len({tuple(e.obs[0, -3:].round(4)) for e in read}) == 3, "three goals"
@@ -50,33 +50,33 @@ def test_it_reaches_in_simulation_and_what_happened_can_be_learnt_from(run, tmp_
 @pytest.fixture
 def robot():
     """A robot somewhere, of which deployment knows the address alone."""
-    with Standin(task="reach") as standin:
-        standin.tell(reset=4)
+    with MockProcess(task="reach") as mock:
+        mock.request(reset=4)
         time.sleep(0.2)
-        yield standin
+        yield mock
 
 
 def test_without_go_nothing_is_sent(run, robot):
     done = deploy(f"policy={run}", f"url={robot.url}", "transport=roslibpy", "steps=30")
     assert done.returncode == 0, done.stderr
     assert "dry run: 30 actions" in done.stdout and "would change" in done.stdout
-    assert robot.tell()["count"] == {} and not robot.tell()["active"]
+    assert robot.request()["count"] == {} and not robot.request()["active"]
 
 
 def test_with_go_the_arm_moves_home_and_then_as_the_policy_says(run, robot, tmp_path):
     done = deploy("--go", f"policy={run}", f"url={robot.url}", "steps=40", f"record={tmp_path}/episodes")
     assert done.returncode == 0, done.stderr
-    told = robot.tell()
+    told = robot.request()
     assert told["count"]["executed"] > 100 and told["oldest"] < 0.4 and not told["active"]
     assert not {"non_finite", "out_of_limits", "too_fast"} & set(told["count"])
 
 
 def test_what_is_not_in_order_keeps_the_arm_still(run, robot):
-    robot.tell(fault={"mode": "user_stopped"})
+    robot.request(fault={"mode": "user_stopped"})
     time.sleep(0.2)
     done = deploy("--go", f"policy={run}", f"url={robot.url}", "record=null")
     assert done.returncode == 1 and "✗ mode" in done.stdout and "not moved" in done.stderr
-    assert "executed" not in robot.tell()["count"]
+    assert "executed" not in robot.request()["count"]
 
 
 def test_a_fault_ends_it_by_name_and_the_episode_is_kept_apart(run, robot, tmp_path):
@@ -87,7 +87,7 @@ def test_a_fault_ends_it_by_name_and_the_episode_is_kept_apart(run, robot, tmp_p
     )  # fmt: skip
     wait_for(lambda: len(list(folder.glob(".part/*"))) > 0)
     time.sleep(1.0)
-    robot.tell(fault={"mode": "reflex"})
+    robot.request(fault={"mode": "reflex"})
     said, _ = process.communicate(timeout=60)
     assert process.returncode == FAULTS["mode"] and "episode 1: aborted:mode · the arm is in mode reflex" in said
     outcomes = [json.loads(path.read_text())["outcome"] for path in folder.rglob("*.json")]
@@ -100,14 +100,22 @@ def test_ctrl_c_leaves_an_arm_at_rest(run, robot, tmp_path):
          "from real.deploy import main; main()", "--go", f"policy={run}", f"url={robot.url}", "steps=400",
          f"record={tmp_path}/episodes"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    wait_for(lambda: robot.tell()["count"].get("executed", 0) > 50)
+    wait_for(lambda: robot.request()["count"].get("executed", 0) > 50)
     process.send_signal(signal.SIGINT)
     process.wait(timeout=20)
-    wait_for(lambda: not robot.tell()["active"], 3)
+    wait_for(lambda: not robot.request()["active"], 3)
     time.sleep(0.3)
-    q = np.array(robot.tell()["q"])
+    q = np.array(robot.request()["q"])
     time.sleep(0.3)
-    assert np.abs(np.array(robot.tell()["q"]) - q).max() < 1e-4
+    assert np.abs(np.array(robot.request()["q"]) - q).max() < 1e-4
+
+
+def test_an_arm_without_ros_needs_no_transport(run, tmp_path):
+    (tmp_path / "policy.pt").write_bytes((run / "policy.pt").read_bytes())
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text().replace("robot: panda", "robot: fr3"))
+    with pytest.raises(SystemExit) as ended:
+        main([f"policy={tmp_path}", "robot=fr3_direct", "url=127.9.9.9"])
+    assert "franky" in str(ended.value.code) or "no arm at 127.9.9.9" in str(ended.value.code)
 
 
 def wait_for(said, seconds=40):
@@ -120,9 +128,9 @@ def wait_for(said, seconds=40):
 @pytest.mark.parametrize(
     "flags, sentence",
     [
-        ((), "policy"), (("policy=nowhere",), "there is no policy at"), (("policy=x", "sped=3"), "sped"),
-        (("policy={run}", "robot=r2d2"), "it is one of fr3, fr3_direct, panda"),
-        (("policy={run}", "robot=fr3"), "learnt on a panda"),
+        ((), "policy"), (("policy=nowhere",), "is not the folder of a run"), (("policy=x", "sped=3"), "sped"),
+        (("policy={run}", "robot=r2d2"), "it is one of fr3, fr3_direct, panda, ur5"),
+        (("policy={run}", "robot=fr3"), "trained on a panda"),
         (("policy={run}", "safety.speed=2"), "share of the arm's limit"),
         (("policy={run}", "safety.sped=1"), "sped"),
         (("policy={run}", "safety.workspace=[1,2]"), "two corners"),
@@ -130,7 +138,7 @@ def wait_for(said, seconds=40):
         (("policy={run}", "--sim", "record=/proc/nowhere"), "cannot record to /proc/nowhere"),
         (("policy={run}", "transport=pigeon"), "transport: pigeon: it is one of websockets"),
         (("policy={run}", "transport=rclpy"), "dialect ros1 has rospy"),
-        (("policy={run}", "url=ws://127.0.0.1:9"), "nobody answers at ws://127.0.0.1:9"),
+        (("policy={run}", "url=ws://127.0.0.1:9"), "no answer at ws://127.0.0.1:9"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_in_a_sentence(run, flags, sentence):

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from pbrl.types import UserError
-from real.driver import connect
-from real.libfranka import Libfranka
+from real.drivers import make_driver
+from real.drivers.libfranka import LibfrankaDriver
 from real.preflight import checks
 from real.process import Control
-from real.safety import Motion, Settings
-from real.settings import of_robot
+from real.robot import Command, Motion
+from real.safety import SafetySettings
+from real.settings import load_robot_settings
 from robots import arm
 from tests.real.test_real import SOON, STEP, moving, stream, until
 
@@ -42,7 +43,11 @@ class Server:
         start = [sys.executable, "-c", SERVER, str(FR3.home.tolist())]
         self.process = subprocess.Popen(start, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        self.robot = {**of_robot("fr3_direct"), "url": self.process.stdout.readline().strip(), "realtime": False}
+        self.robot = {
+            **load_robot_settings("fr3_direct"),
+            "url": self.process.stdout.readline().strip(),
+            "realtime": False,
+        }
 
     def close(self) -> None:
         self.process.kill()
@@ -67,9 +72,9 @@ def control(server):
 
 @pytest.fixture
 def driver(server):
-    driver = connect(FR3, server.robot, Settings())
-    assert isinstance(driver, Libfranka)
-    driver.wait(5)
+    driver = make_driver(FR3, server.robot, SafetySettings())
+    assert isinstance(driver, LibfrankaDriver)
+    driver.connect(5)
     assert until(lambda: driver.latest is not None)[0]
     yield driver
     driver.close()
@@ -92,7 +97,9 @@ def test_it_moves_as_it_is_told(control):
     report = control.report()
     assert np.abs(report.state.q - before).max() > 0.1
     assert far < 0.3, "and was never far from it: half a second behind, more where the simulation is slow"
-    assert (np.max(speeds, axis=0) < 1.1 * Settings().speed * FR3.limits.velocity).all(), "within the filter's share"
+    assert (np.max(speeds, axis=0) < 1.1 * SafetySettings().speed * FR3.limits.velocity).all(), (
+        "within the filter's share"
+    )
     assert not {"not_sent", "fault_no_echo"} & set(report.count)
 
 
@@ -112,10 +119,10 @@ def test_it_stops_and_may_be_armed_again(control):
 
 def test_an_arm_that_hears_no_more_goes_to_its_last_target_and_holds(driver):
     driver.start()
-    target = driver.state().q + 0.05
-    assert driver.command(Motion.at_rest(target)) is not None
+    target = driver.observe().q + 0.05
+    assert driver.apply(Command(Motion.at_rest(target))) is not None
     time.sleep(1.0)
-    assert np.abs(driver.state().q - target).max() < 0.005 and driver.state().mode == "move"
+    assert np.abs(driver.observe().q - target).max() < 0.005 and driver.observe().mode == "move"
 
 
 def test_a_frozen_arm_is_a_fault(server, control):
@@ -133,18 +140,19 @@ def test_a_frozen_arm_is_a_fault(server, control):
 
 def test_what_is_no_number_is_never_sent(driver):
     driver.start()
-    before = driver.state().q
-    stamp = driver.command(Motion.at_rest(before))
+    before = driver.observe().q
+    applied = driver.apply(Command(Motion.at_rest(before)))
+    assert applied is not None
     for wrong in (np.full(7, np.nan), np.full(7, np.inf), before[:6]):
         time.sleep(0.05)
-        assert driver.command(Motion.at_rest(before)._replace(q=wrong)) is None
-        assert driver.echo() == stamp
+        assert driver.apply(Command(Motion.at_rest(before)._replace(q=wrong))) is None
+        assert driver.echo() == applied.stamp
     time.sleep(0.3)
-    assert driver.state().mode == "move" and np.abs(driver.state().q - before).max() < 1e-3
+    assert driver.observe().mode == "move" and np.abs(driver.observe().q - before).max() < 1e-3
     driver.stop()
-    assert driver.command(Motion.at_rest(before + 0.1)) is None, "nor anything after a stop"
+    assert driver.apply(Command(Motion.at_rest(before + 0.1))) is None, "nor anything after a stop"
     time.sleep(0.3)
-    assert driver.state().mode == "idle" and np.abs(driver.state().q - before).max() < 1e-3
+    assert driver.observe().mode == "idle" and np.abs(driver.observe().q - before).max() < 1e-3
 
 
 def test_a_policy_without_numbers_moves_nothing(control):
@@ -155,10 +163,10 @@ def test_a_policy_without_numbers_moves_nothing(control):
 
 
 def test_before_it_moves_everything_is_looked_at(driver):
-    found = {check.what: check for check in checks(driver, sends=True)}
+    found = {check.name: check for check in checks(driver, sends=True)}
     assert found["commands come back"].passed is None, "there is no echo on this path"
-    wrong = [check.what for check in found.values() if check.passed is False]
-    assert wrong == ["limits of joints"], "franky-sim's description has wider ones than a Research 3"
+    wrong = [check.name for check in found.values() if check.passed is False]
+    assert wrong == ["joint limits"], "franky-sim's description has wider ones than a Research 3"
 
 
 class Stuck:
@@ -183,30 +191,30 @@ def test_a_gripper_that_blocks_stops_nothing(driver):
     assert driver.hand is not None
     driver.hand.gripper = stuck
     driver.start()
-    target = driver.state().q + 0.05
+    target = driver.observe().q + 0.05
     for close in 20 * (True, False):
         begun = time.monotonic()
         driver.grip(close)
         assert time.monotonic() - begun < 0.05
-        assert driver.command(Motion.at_rest(target)) is not None
+        assert driver.apply(Command(Motion.at_rest(target))) is not None
         time.sleep(0.02)
-    assert until(lambda: np.abs(driver.state().q - target).max() < 0.005, 4.0)[0]
+    assert until(lambda: np.abs(driver.observe().q - target).max() < 0.005, 4.0)[0]
     driver.stop()
-    assert until(lambda: driver.state().mode == "idle")[0] and len(stuck.told) == 1
+    assert until(lambda: driver.observe().mode == "idle")[0] and len(stuck.told) == 1
     stuck.free.set()
 
 
 def test_the_gripper_does_as_it_is_told(driver):
     driver.grip(False)
-    assert until(lambda: driver.state().width > 0.075, 6.0)[0]
+    assert until(lambda: driver.observe().width > 0.075, 6.0)[0]
     driver.grip(True)
-    assert until(lambda: driver.state().width < 0.01, 6.0)[0]
+    assert until(lambda: driver.observe().width < 0.01, 6.0)[0]
 
 
 def test_a_second_client_is_told_why_it_has_no_arm(driver, server):
-    second = connect(FR3, server.robot, Settings())
+    second = make_driver(FR3, server.robot, SafetySettings())
     with pytest.raises(UserError, match="another client"):
-        second.wait(1.0)
+        second.connect(1.0)
 
 
 def test_nobody_at_the_address_is_said(server):
@@ -215,11 +223,11 @@ def test_nobody_at_the_address_is_said(server):
 
 
 def test_the_setting_chooses_the_driver(monkeypatch):
-    with pytest.raises(UserError, match="rosbridge or libfranka"):
-        connect(FR3, {**of_robot("fr3_direct"), "driver": "carrier pigeon"}, Settings())
-    assert of_robot("fr3")["driver"] == of_robot("panda")["driver"] == "rosbridge"
-    with pytest.raises(UserError, match="sees no objects"):
-        connect(FR3, {**of_robot("fr3_direct"), "objects": 1}, Settings())
+    with pytest.raises(UserError, match="ros, libfranka"):
+        make_driver(FR3, {**load_robot_settings("fr3_direct"), "driver": "carrier pigeon"}, SafetySettings())
+    assert load_robot_settings("fr3")["driver"] == load_robot_settings("panda")["driver"] == "ros"
+    with pytest.raises(UserError, match="observes no objects"):
+        make_driver(FR3, {**load_robot_settings("fr3_direct"), "objects": 1}, SafetySettings())
     monkeypatch.setitem(sys.modules, "franky", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[libfranka\]'"):
-        connect(FR3, of_robot("fr3_direct"), Settings())
+        make_driver(FR3, load_robot_settings("fr3_direct"), SafetySettings())

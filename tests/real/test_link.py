@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from real.control import Chunk, Controller
-from real.driver import Driver, State
-from real.safety import Filter, Settings
-from real.settings import of_robot
-from real.standin.trajectory import Point, Trajectory, heard
+from real.drivers.ros import RosDriver
+from real.mock.trajectory import Point, Trajectory, parse_trajectory
+from real.robot import State
+from real.safety import SafetyFilter, SafetySettings
+from real.settings import load_robot_settings
 from robots import arm
-from robots.terms import Terms
+from robots.actions import ActionMapping
 
 CYCLE, TICK = 0.01, 0.001  # s
 FORWARD, BACK, STAY = (0.6, 0.0, 0.3, -1.0), (-0.6, 0.0, -0.3, -1.0), (0.0, 0.0, 0.0, -1.0)
@@ -37,12 +38,12 @@ class Wire:
         return None
 
 
-class Remote(Driver):
+class Remote(RosDriver):
     """An arm at the other end of such a link, whose states come whenever its commands do."""
 
     def __init__(self, name: str):
-        self.now, self.heard_last = 1e9, None
-        super().__init__(arm.load(name), of_robot(name), lambda: self.now, Wire)  # type: ignore[arg-type]
+        self.now, self.last_echo = 1e9, None
+        super().__init__(arm.load(name), load_robot_settings(name), lambda: self.now, Wire)  # type: ignore[arg-type]
         self.wire: Any = self.stream
         self.trajectory, self.stamp = Trajectory([Point.at_rest(self.arm.home)]), self.now
         self.wanted, self.late, self.hardest, self.fastest, self.begin = self.trajectory.at(0), 0, 0.0, 0.0, 0.0
@@ -53,7 +54,7 @@ class Remote(Driver):
         self.wire.now = self.now
         message = self.wire.arrived()
         if message is not None:
-            begin, points = heard(message, self.settings["joints"], self.now)
+            begin, points = parse_trajectory(message, self.arm.joints, self.now)
             after = self.trajectory.replaced(points, self.now - TICK, self.now, jumps=not self.ros1)
             if after is not None:
                 self.trajectory, self.late = after, self.late + (points[0].t <= self.now)
@@ -62,18 +63,18 @@ class Remote(Driver):
         if not self.wire.held:
             self.stamp = self.now
             while self.delivered and self.delivered[0][0] <= self.now:
-                self.heard_last = self.delivered.popleft()[1]
+                self.last_echo = self.delivered.popleft()[1]
         before, self.wanted = self.wanted, self.trajectory.at(self.now)
         limits = self.arm.limits
         self.fastest = max(self.fastest, (np.abs(self.wanted.q - before.q) / TICK / limits.velocity).max())
         self.hardest = max(self.hardest, (np.abs(self.wanted.dq - before.dq) / TICK / limits.acceleration).max())
 
-    def state(self):
+    def observe(self):
         return State(self.wanted.q, self.wanted.dq, 0.08, "move", 0.0, 1.0, np.zeros((0, 7)), np.zeros(3),
                      self.stamp, self.stamp)  # fmt: skip
 
     def echo(self):
-        return self.heard_last
+        return self.last_echo
 
     def grip(self, close): ...
     def start(self): ...
@@ -86,7 +87,9 @@ class Run:
     def __init__(self, name="panda", seed=0, **settings):
         self.arm = Remote(name)
         self.control = Controller(
-            self.arm, Terms(self.arm.arm, "cartesian", 20), Filter(self.arm.arm, Settings(**settings))
+            self.arm,
+            ActionMapping(self.arm.arm, "cartesian", 20),
+            SafetyFilter(self.arm.arm, SafetySettings(**settings)),
         )
         self.random, self.cycles = np.random.default_rng(seed), 0
         self.control.cycle(self.arm.now)
@@ -123,7 +126,7 @@ def test_a_cut_link_leaves_the_arm_on_its_way_to_rest(name):
         run.go(0.5, FORWARD)
         assert np.abs(run.arm.wanted.dq).max() > 0.05, "in mid-motion"
         run.arm.wire.held = True
-        where = [run.control.safe.rest(at) for at in (run.control.known, run.control.last) if at is not None]
+        where = [run.control.safety.rest(at) for at in (run.control.known, run.control.last) if at is not None]
         run.go(2.0, FORWARD)
         assert run.control.phase == "fault" and run.control.fault == "old_state"
         assert not run.arm.wanted.dq.any() and min(np.abs(run.arm.wanted.q - rest).max() for rest in where) < 1e-6

@@ -1,10 +1,11 @@
-"""An arm behind the stand-in's bridge, over real sockets: it moves as it is told, and every fault stops it in time."""
+"""An arm behind the mock's bridge, over real sockets: it moves as it is told, and every fault stops it in time."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ import pytest
 
 from pbrl.types import UserError
 from real.control import Chunk
-from real.driver import Driver
-from real.link import BridgeError, linked
+from real.drivers.ros import RosDriver
+from real.mock.process import MockProcess
 from real.preflight import checks
 from real.process import Control
-from real.safety import Motion
-from real.settings import of_robot
-from real.standin.handle import Standin
+from real.robot import Command, Motion
+from real.settings import load_robot_settings
+from real.transports import link_opener
+from real.transports.link import LinkError
 from robots import arm
 from tests.real.proxy import Wire
 
@@ -30,33 +32,33 @@ SOON = 2.0  # s, for what takes a moment on a machine with other work
 
 
 @pytest.fixture(scope="module")
-def standin():
-    with Standin(task="reach") as standin:
-        yield standin
+def mock():
+    with MockProcess(task="reach") as mock:
+        yield mock
 
 
 @pytest.fixture
-def robot(standin):
+def robot(mock):
     """Settings of an arm with nothing wrong, at its task's beginning."""
     fine = {"state": "", "clock_s": 0.0, "mode": "", "success_rate": 1.0, "force": 0.0, "gripper": "", "refuses": False}
-    standin.tell(fault=fine, reset=1)
+    mock.request(fault=fine, reset=1)
     time.sleep(0.2)
-    return {**of_robot("panda"), "url": standin.url}
+    return {**load_robot_settings("panda"), "url": mock.url}
 
 
 @pytest.fixture(scope="module")
-def driven(standin):
-    control = Control({**of_robot("panda"), "url": standin.url}, "cartesian", 20, {})
+def driven(mock):
+    control = Control({**load_robot_settings("panda"), "url": mock.url}, "cartesian", 20, {})
     yield control
     control.close()
 
 
 @pytest.fixture
-def control(driven, standin, robot):
+def control(driven, mock, robot):
     """A controller that moves nothing yet."""
     driven.stop()
     driven.wait("idle", "fault", timeout_s=SOON)
-    standin.tell(reset=1)
+    mock.request(reset=1)
     time.sleep(0.2)
     return driven
 
@@ -86,39 +88,45 @@ def until(said, seconds=SOON):
     return False, seconds
 
 
-def test_it_moves_as_it_is_told(standin, control):
-    before = np.array(standin.tell()["q"])
+def test_it_moves_as_it_is_told(mock, control):
+    before = np.array(mock.request()["q"])
     report = stream(moving(control), 1.5)
     assert report.phase == "moving" and report.age < 0.1
     time.sleep(0.5)
-    told = standin.tell()
+    told = mock.request()
     assert np.abs(np.array(told["q"]) - before).max() > 0.1
     assert np.abs(np.array(told["q"]) - control.report().sent).max() < 0.01, "the arm is where it was commanded"
     assert told["count"]["executed"] > 40 and told["oldest"] < OVER_S
     assert not {"non_finite", "out_of_limits", "too_fast"} & set(told["count"])
 
 
-def test_before_it_moves_everything_is_looked_at(standin, robot):
-    driver = Driver(PANDA, robot)
-    driver.wait(SOON)
+def test_before_it_moves_everything_is_looked_at(mock, robot):
+    driver = RosDriver(PANDA, robot)
+    driver.connect(SOON)
     found = list(checks(driver, sends=True))
-    assert [check.what for check in found if check.passed is not True] == []
+    assert [check.name for check in found if check.passed is not True] == []
     assert len(found) == 7
-    standin.tell(fault={"clock_s": 0.3, "mode": "reflex", "force": 15.0})
+    mock.request(fault={"clock_s": 0.3, "mode": "reflex", "force": 15.0})
     time.sleep(0.2)
-    assert {check.what for check in checks(driver, sends=True) if not check.passed} == {"clocks", "mode", "contact"}
+    assert {check.name for check in checks(driver, sends=True) if not check.passed} == {"clocks", "mode", "contact"}
     assert all("✗" in str(check) for check in checks(driver, sends=True) if not check.passed)
-    standin.tell(fault={"clock_s": 0.0, "mode": "", "force": 0.0})
+    mock.request(fault={"clock_s": 0.0, "mode": "", "force": 0.0})
     driver.close()
     mistaken = {**robot, "topics": {**robot["topics"], "command": ["/command", "trajectory_msgs/JointTrajectoryPoint"]}}
-    driver = Driver(PANDA, mistaken)
-    driver.wait(SOON)
-    assert [check.what for check in checks(driver, sends=True) if not check.passed] == ["commands come back"]
+    driver = RosDriver(PANDA, mistaken)
+    driver.connect(SOON)
+    assert [check.name for check in checks(driver, sends=True) if not check.passed] == ["commands come back"]
     driver.close()
-    other = Driver(arm.load("fr3"), robot)
-    other.wait(SOON)
-    limits = next(check for check in checks(other, sends=False) if check.what == "limits of joints")
-    assert not limits.passed and "joint 6" in limits.said, "a Panda is no FR3"
+    fr3 = arm.load("fr3")
+    other = RosDriver(replace(fr3, joints=PANDA.joints, gripper=PANDA.gripper), robot)
+    other.connect(SOON)
+    limits = next(check for check in checks(other, sends=False) if check.name == "joint limits")
+    assert not limits.passed and "joint6" in limits.result, "a Panda is no FR3"
+    other.close()
+    other = RosDriver(fr3, robot)
+    other.connect(SOON)
+    (state,) = checks(other, sends=False)
+    assert not state.passed and "fr3_joint1" in state.result, "nor has it a Panda's joints"
     other.close()
 
 
@@ -133,51 +141,53 @@ def test_before_it_moves_everything_is_looked_at(standin, robot):
         ({"success_rate": 0.5}, "lost_commands", 0.2), ({"force": 40.0}, "force", 0.2),
     ],
 )  # fmt: skip
-def test_a_fault_of_the_arm_stops_it(standin, control, fault, word, within):
+def test_a_fault_of_the_arm_stops_it(mock, control, fault, word, within):
     stream(moving(control), 0.4)
-    standin.tell(fault=fault)
+    mock.request(fault=fault)
     stopped, after = until(lambda: stream(control, STEP).fault == word)
     assert stopped, control.report()
     assert after < within + 1.0, "a machine with other work"
     control.wait("fault", timeout_s=SOON)
-    assert until(lambda: not standin.tell()["active"])[0], "its controller was stopped"
+    assert until(lambda: not mock.request()["active"])[0], "its controller was stopped"
     time.sleep(0.3)
-    q = np.array(standin.tell()["q"])
-    standin.tell(fault={"state": "", "clock_s": 0.0, "mode": "", "success_rate": 1.0, "force": 0.0})
+    q = np.array(mock.request()["q"])
+    mock.request(fault={"state": "", "clock_s": 0.0, "mode": "", "success_rate": 1.0, "force": 0.0})
     assert stream(control, 0.3).phase == "fault"
-    assert np.abs(np.array(standin.tell()["q"]) - q).max() < 1e-3, "nothing moves until it is armed again"
+    assert np.abs(np.array(mock.request()["q"]) - q).max() < 1e-3, "nothing moves until it is armed again"
     assert stream(moving(control), 0.3).phase == "moving"
 
 
-def test_joints_may_come_in_any_order(standin, robot):
-    standin.tell(fault={"state": "shuffled"})
-    driver = Driver(PANDA, robot)
-    assert until(lambda: driver.heard["joint_states"].heard[0] is not None)[0]
+def test_joints_may_come_in_any_order(mock, robot):
+    mock.request(fault={"state": "shuffled"})
+    driver = RosDriver(PANDA, robot)
+    assert until(lambda: driver.latest["joint_states"].received[0] is not None)[0]
     time.sleep(0.2)
-    assert np.allclose(driver.state().q, standin.tell()["q"], atol=1e-3)
+    assert np.allclose(driver.observe().q, mock.request()["q"], atol=1e-3)
     driver.close()
 
 
-def test_somebody_else_at_the_same_arm_is_noticed(standin, robot, control):
+def test_somebody_else_at_the_same_arm_is_noticed(mock, robot, control):
     stream(moving(control), 0.3)
-    other = Driver(PANDA, robot)
-    other.wait(SOON)
+    other = RosDriver(PANDA, robot)
+    other.connect(SOON)
     time.sleep(0.3)
     rest = Motion.at_rest(control.report().sent)
-    assert until(lambda: other.command(rest) and stream(control, STEP).fault == "second_client")[0], control.report()
+    assert until(lambda: other.apply(Command(rest)) and stream(control, STEP).fault == "second_client")[0], (
+        control.report()
+    )
     other.close()
 
 
 @pytest.fixture
-def wire(standin, robot):
-    wire = Wire(int(standin.url.rsplit(":", 1)[1]))
+def wire(mock, robot):
+    wire = Wire(int(mock.url.rsplit(":", 1)[1]))
     robot["url"] = f"ws://127.0.0.1:{wire.port}"
     yield wire
     wire.close()
 
 
 @pytest.mark.parametrize("outage, transport", [("hold", "websockets"), ("cut", "websockets"), ("cut", "roslibpy")])
-def test_after_an_outage_nothing_that_was_meant_for_earlier_moves_the_arm(standin, robot, wire, outage, transport):
+def test_after_an_outage_nothing_that_was_meant_for_earlier_moves_the_arm(mock, robot, wire, outage, transport):
     robot["transport"] = transport
     control = Control(robot, "cartesian", 20, {})
     stream(moving(control), 0.8)
@@ -185,12 +195,12 @@ def test_after_an_outage_nothing_that_was_meant_for_earlier_moves_the_arm(standi
     begun = time.monotonic()
     report = stream(control, 3.0)
     assert report.fault == "old_state" and time.monotonic() - begun < 5
-    q = np.array(standin.tell()["q"])
+    q = np.array(mock.request()["q"])
     wire.let_go()
     wire.mend()
     assert until(lambda: stream(control, STEP).age < 0.1, 5)[0], "the connection comes back"
     stream(control, 0.5)
-    told = standin.tell()
+    told = mock.request()
     assert told["oldest"] < OVER_S, "no command whose way was over was executed"
     assert told["count"].get("late", 0) <= 1 and told["fastest"] < 1
     assert np.abs(np.array(told["q"]) - q).max() < 0.02, "and the arm stayed"
@@ -198,7 +208,7 @@ def test_after_an_outage_nothing_that_was_meant_for_earlier_moves_the_arm(standi
     control.close()
 
 
-def test_a_short_stutter_holds_the_arm_and_it_goes_on(standin, robot, wire):
+def test_a_short_stutter_holds_the_arm_and_it_goes_on(mock, robot, wire):
     control = moving(Control(robot, "cartesian", 20, {}))
     stream(control, 0.5)
     wire.hold()
@@ -206,61 +216,61 @@ def test_a_short_stutter_holds_the_arm_and_it_goes_on(standin, robot, wire):
     wire.let_go()
     report = stream(control, 0.5)
     assert report.phase == "moving" and report.count["held"] > 0
-    assert standin.tell()["oldest"] < OVER_S
+    assert mock.request()["oldest"] < OVER_S
     control.close()
 
 
-def test_a_link_that_is_cut_leaves_an_arm_that_brakes_as_it_was_planned(standin, robot, wire):
+def test_a_link_that_is_cut_leaves_an_arm_that_brakes_as_it_was_planned(mock, robot, wire):
     control = moving(Control(robot, "cartesian", 20, {}))
     assert until(lambda: np.abs(stream(control, STEP).state.dq).max() > 0.05, 10)[0], "in mid-motion"
     wire.cut()
     time.sleep(0.8)
-    told = standin.tell()
+    told = mock.request()
     assert told["fastest"] < 0.3, "the filter's share is a fifth; accelerations: tests/test_link.py"
     assert told["active"], "nobody told it to stop"
     time.sleep(0.2)
-    assert np.abs(np.array(standin.tell()["q"]) - told["q"]).max() < 1e-3
+    assert np.abs(np.array(mock.request()["q"]) - told["q"]).max() < 1e-3
     control.close()
 
 
 @pytest.mark.parametrize("end", ["kill", "freeze"])
 def test_a_bridge_that_dies_or_freezes(end):
-    with Standin(task="reach") as standin:
+    with MockProcess(task="reach") as mock:
         time.sleep(0.2)
-        control = Control({**of_robot("panda"), "url": standin.url}, "cartesian", 20, {})
+        control = Control({**load_robot_settings("panda"), "url": mock.url}, "cartesian", 20, {})
         stream(moving(control), 0.5)
-        getattr(standin, end)()
+        getattr(mock, end)()
         stopped, after = until(lambda: stream(control, STEP).fault == "old_state")
         assert stopped and after < 1.6
         if end == "freeze":
             time.sleep(1.0)
-            standin.thaw()
+            mock.thaw()
             stream(control, 1.0)
-            told = standin.tell()
+            told = mock.request()
             assert told["oldest"] < OVER_S and control.report().phase == "fault"
         control.close()
 
 
 def test_a_bridge_that_accepts_and_does_nothing_is_not_driven():
-    with Standin(task="reach") as standin:
-        standin.tell(zombie=True)
+    with MockProcess(task="reach") as mock:
+        mock.request(zombie=True)
         with pytest.raises(UserError, match="nothing has come on /joint_states"):
-            Control({**of_robot("panda"), "url": standin.url}, "cartesian", 20, {})
+            Control({**load_robot_settings("panda"), "url": mock.url}, "cartesian", 20, {})
 
 
 def test_nobody_at_the_address_is_said():
-    with pytest.raises(UserError, match="nobody answers"):
-        Control({**of_robot("panda"), "url": "ws://127.0.0.1:9"}, "cartesian", 20, {}, timeout_s=0.5)
+    with pytest.raises(UserError, match="no answer at"):
+        Control({**load_robot_settings("panda"), "url": "ws://127.0.0.1:9"}, "cartesian", 20, {}, timeout_s=0.5)
 
 
 POLICY = """
 import signal, sys, time, numpy as np
 from real.control import Chunk
 from real.process import Control
-from real.settings import of_robot
+from real.settings import load_robot_settings
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests
-    control = Control({**of_robot("panda"), "url": sys.argv[1]}, "cartesian", 20, {})
+    control = Control({**load_robot_settings("panda"), "url": sys.argv[1]}, "cartesian", 20, {})
     control.start()
     print("moving", flush=True)
     while True:
@@ -270,7 +280,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_policy_that_is_killed_leaves_no_moving_arm(standin, robot, tmp_path, how):
+def test_a_policy_that_is_killed_leaves_no_moving_arm(mock, robot, tmp_path, how):
     (tmp_path / "policy.py").write_text(POLICY)
     policy = subprocess.Popen(
         [sys.executable, tmp_path / "policy.py", robot["url"]], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -280,72 +290,72 @@ def test_a_policy_that_is_killed_leaves_no_moving_arm(standin, robot, tmp_path, 
     time.sleep(0.5)
     policy.send_signal(how)
     policy.wait(5)
-    assert until(lambda: not standin.tell()["active"])[0], "the arm's controller was stopped"
+    assert until(lambda: not mock.request()["active"])[0], "the arm's controller was stopped"
     time.sleep(0.3)
-    q = np.array(standin.tell()["q"])
+    q = np.array(mock.request()["q"])
     time.sleep(0.3)
-    assert np.abs(np.array(standin.tell()["q"]) - q).max() < 1e-4
+    assert np.abs(np.array(mock.request()["q"]) - q).max() < 1e-4
 
 
-def test_a_control_process_that_is_killed_leaves_an_arm_that_holds(standin, robot):
+def test_a_control_process_that_is_killed_leaves_an_arm_that_holds(mock, robot):
     control = moving(Control(robot, "cartesian", 20, {}))
     stream(control, 0.5)
     control.process.kill()
     time.sleep(0.5)
-    q = np.array(standin.tell()["q"])
+    q = np.array(mock.request()["q"])
     time.sleep(0.3)
-    assert not control.alive
-    assert np.abs(np.array(standin.tell()["q"]) - q).max() < 1e-3
+    assert not control.is_alive
+    assert np.abs(np.array(mock.request()["q"]) - q).max() < 1e-3
     control.close()
 
 
 @pytest.mark.parametrize("gripper", ["stuck", "blocks"])
 def test_a_gripper_that_hangs_stops_neither_commands_nor_the_stop(gripper):
-    with Standin(robot="fr3", task="reach", serial=True) as standin:  # ROS 2, one thing after the other
-        standin.tell(fault={"gripper": gripper})
+    with MockProcess(robot="fr3", task="reach", serial=True) as mock:  # ROS 2, one thing after the other
+        mock.request(fault={"gripper": gripper})
         time.sleep(0.2)
-        robot = {**of_robot("fr3"), "url": standin.url}
+        robot = {**load_robot_settings("fr3"), "url": mock.url}
         control = moving(Control(robot, "cartesian", 20, {}))
         report = stream(control, 1.0, np.array([[0.3, 0, 0, 1.0]]))
         assert report.phase == "moving", report.detail
-        told = standin.tell()
+        told = mock.request()
         assert told["count"]["executed"] > 30 and told["oldest"] < OVER_S
-        driver = Driver(arm.load("fr3"), robot)
-        driver.wait(SOON)
+        driver = RosDriver(arm.load("fr3"), robot)
+        driver.connect(SOON)
         driver.stop()
-        assert not standin.tell()["active"]
+        assert not mock.request()["active"]
         driver.close()
         control.close()
 
 
 @pytest.mark.parametrize("transport", ["websockets", "roslibpy"])
-def test_what_is_published_while_the_link_is_down_is_never_sent(standin, robot, wire, transport):
-    link: Any = linked({**robot, "transport": transport})(robot["url"])
+def test_what_is_published_while_the_link_is_down_is_never_sent(mock, robot, wire, transport):
+    link: Any = link_opener({**robot, "transport": transport})(robot["url"])
     link.wait(SOON)
     link.advertise("/words", "std_msgs/String")
     heard = link.subscribe("/words", "std_msgs/String")
     time.sleep(0.3)
-    assert link.publish("/words", {"data": "first"}) and until(lambda: heard.heard[0] == {"data": "first"})[0]
+    assert link.publish("/words", {"data": "first"}) and until(lambda: heard.received[0] == {"data": "first"})[0]
     wire.cut()
     assert until(lambda: not link.connected)[0]
     assert not any(link.publish("/words", {"data": str(i)}) for i in range(50))
-    with pytest.raises(BridgeError, match="no connection"):
+    with pytest.raises(LinkError, match="no connection"):
         link.call("/rosapi/get_time", {}, 1)
     wire.mend()
     link.wait(SOON)
     time.sleep(0.5)
-    assert heard.heard[0] == {"data": "first"} and link.connections == 2
-    assert link.publish("/words", {"data": "second"}) and until(lambda: heard.heard[0] == {"data": "second"})[0]
+    assert heard.received[0] == {"data": "first"} and link.connections == 2
+    assert link.publish("/words", {"data": "second"}) and until(lambda: heard.received[0] == {"data": "second"})[0]
     assert not link.publish("/words", {"data": float("nan")}), "no number is no command"
-    with pytest.raises(BridgeError, match="failed|did not answer"):
+    with pytest.raises(LinkError, match="failed|did not answer"):
         link.call("/no/such/service", {}, 1)
     link.close()
     assert not link.publish("/words", {"data": "late"})
 
 
 @pytest.mark.parametrize("transport", ["websockets", "roslibpy"])
-def test_a_peer_that_freezes_is_left(standin, robot, wire, transport):
-    link: Any = linked({**robot, "transport": transport})(robot["url"])
+def test_a_peer_that_freezes_is_left(mock, robot, wire, transport):
+    link: Any = link_opener({**robot, "transport": transport})(robot["url"])
     link.wait(SOON)
     wire.hold()
     gone, after = until(lambda: not link.connected, 4)

@@ -19,7 +19,7 @@ from tests.real.recorded import HZ, grey, numbers, said, shade, shades, step, wh
 def session(tmp_path_factory) -> tuple[Path, dict[str, list[Step]]]:
     """A recorder's folder, and what it was given for each kind of episode."""
     folder, given = tmp_path_factory.mktemp("session") / "films", {}
-    with Recorder(folder, keep_s=0.5) as recorder:
+    with Recorder(folder, "panda", keep_s=0.5) as recorder:
 
         def episode(kind: str, outcome: str, steps: list[Step], clip_at: int = -1) -> None:
             given[kind] = steps

@@ -24,7 +24,7 @@ import numpy as np
 from real.record import Recorder, Step
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
-recorder, home = Recorder(sys.argv[1]), np.array([0, -0.8, 0, -2.4, 0, 1.6, 0.8])
+recorder, home = Recorder(sys.argv[1], "panda"), np.array([0, -0.8, 0, -2.4, 0, 1.6, 0.8])
 image = np.zeros((48, 64, 3), np.uint8)
 for episode in range(1000):
     recorder.begin({{"tag": sys.argv[2], "episode": episode}})
@@ -111,7 +111,7 @@ def test_whoever_gives_the_steps_may_go_at_any_moment(tmp_path, parent):
 
 def test_a_killed_writer_leaves_what_the_next_one_ends(tmp_path):
     """At any moment, also while it makes an episode whole; what somebody else is at work on is left alone."""
-    recorder = Recorder(tmp_path)
+    recorder = Recorder(tmp_path, "panda")
     other = journal.Journal.begin(tmp_path / ".part", "other", {})
     for episode in range(3):
         recorder.begin({"tag": "mine", "episode": episode})
@@ -126,7 +126,7 @@ def test_a_killed_writer_leaves_what_the_next_one_ends(tmp_path):
     assert "has died" in recorder.error and not recorder.add(step(30))
     assert recorder.close()[1:3] == (90, 1)
     whole(tmp_path)
-    with Recorder(tmp_path):
+    with Recorder(tmp_path, "panda"):
         pass
     assert found(tmp_path, "mine") == {0: ("success", 30), 1: ("success", 30), 2: ("aborted:killed", 30)}
     assert len(whole(tmp_path)) == 2 and list((tmp_path / ".part").iterdir()) == [other.folder]
@@ -146,7 +146,7 @@ def limit(recorder: Recorder, size: int) -> None:
 
 
 def test_a_full_disk_costs_only_what_comes_then(tmp_path):
-    recorder = Recorder(tmp_path)
+    recorder = Recorder(tmp_path, "panda")
 
     def steps(tag: str, count: int) -> None:
         recorder.begin({"tag": tag, "episode": 0})
@@ -178,7 +178,7 @@ def test_a_full_disk_costs_only_what_comes_then(tmp_path):
 
 def test_no_folder_to_write_to(tmp_path):
     (tmp_path / "file").touch()
-    with Recorder(tmp_path / "file" / "films") as recorder:
+    with Recorder(tmp_path / "file" / "films", "panda") as recorder:
         wait(lambda: recorder.error)
         assert "Not a directory" in recorder.error and "nothing is recorded" in recorder.error
         recorder.begin({})
@@ -189,7 +189,7 @@ def test_no_folder_to_write_to(tmp_path):
 
 
 def test_a_stopped_writer_holds_nobody_up(tmp_path):
-    recorder, took, taken = Recorder(tmp_path, queue_mb=4), [], []
+    recorder, took, taken = Recorder(tmp_path, "panda", queue_mb=4), [], []
     images = {"front": np.zeros((240, 320, 3), np.uint8)}
     recorder.begin({"tag": "a", "episode": 0})
     os.kill(recorder.process.pid, signal.SIGSTOP)
@@ -224,7 +224,7 @@ def test_a_stopped_writer_holds_nobody_up(tmp_path):
 
 def test_what_is_no_step_costs_only_itself(tmp_path):
     bad = {1: {"obs": np.zeros(4)}, 2: {"mode": lambda: 0}, 3: {"images": {"front": np.zeros(3)}}, 4: {"age": None}}
-    with pytest.raises(ZeroDivisionError), Recorder(tmp_path) as recorder:
+    with pytest.raises(ZeroDivisionError), Recorder(tmp_path, "panda") as recorder:
         recorder.begin({})
         for i in range(6):
             assert recorder.add(step(i, **bad.get(i, {}))) == (i != 2)

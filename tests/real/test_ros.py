@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from pbrl.types import UserError
-from real.link import BridgeError, linked
-from real.settings import of_robot
+from real.settings import load_robot_settings
+from real.transports import link_opener
+from real.transports.link import LinkError
+from robots.arm import load as load_arm
 from tests.real.test_real import until
 
 ROBOTS = {"rospy": "panda", "rclpy": "fr3"}
@@ -18,9 +20,9 @@ def test_one_node_of_ours_hears_another(transport):
     pytest.importorskip(transport, reason="needs ROS on this machine")
     if transport == "rospy" and not pytest.importorskip("rosgraph").is_master_online():
         pytest.skip("needs roscore")
-    robot = {**of_robot(ROBOTS[transport]), "transport": transport}
-    here: Any = linked(robot)("")
-    there: Any = linked(robot)("")
+    robot = {**load_robot_settings(ROBOTS[transport]), "transport": transport}
+    here: Any = link_opener(robot)("")
+    there: Any = link_opener(robot)("")
     topic, type_ = robot["topics"]["command"]
     here.advertise(topic, type_)
     heard = there.subscribe(topic, type_)
@@ -31,13 +33,19 @@ def test_one_node_of_ours_hears_another(transport):
         "accelerations": [],
         "time_from_start": {second: 0, nano: 5},
     }
-    message = {"header": {"stamp": {second: 12, nano: 34}}, "joint_names": robot["joints"], "points": [point, point]}
-    assert until(lambda: here.publish(topic, message) and heard.heard[0] is not None, 5)[0]
-    said: Any = heard.heard[0]
-    assert said["header"]["stamp"] == {second: 12, nano: 34} and list(said["joint_names"]) == robot["joints"]
+    message = {
+        "header": {"stamp": {second: 12, nano: 34}},
+        "joint_names": list(load_arm(ROBOTS[transport]).joints),
+        "points": [point, point],
+    }
+    assert until(lambda: here.publish(topic, message) and heard.received[0] is not None, 5)[0]
+    said: Any = heard.received[0]
+    assert said["header"]["stamp"] == {second: 12, nano: 34} and list(said["joint_names"]) == list(
+        load_arm(ROBOTS[transport]).joints
+    )
     assert list(said["points"][1]["positions"]) == 7 * [0.5] and said["points"][1]["time_from_start"][nano] == 5
     assert not here.publish(topic, {"points": [{"positions": [float("nan")]}]}), "no number is no command"
-    with pytest.raises(BridgeError):
+    with pytest.raises(LinkError):
         here.call(robot["services"]["stop"][0], {}, 0.5)
     name, type_, key = (
         (here.rospy.get_name() + "/get_loggers", "roscpp/GetLoggers", "loggers")
@@ -55,10 +63,10 @@ def test_one_node_of_ours_hears_another(transport):
 def test_without_ros_it_is_said(transport, monkeypatch):
     monkeypatch.setitem(sys.modules, transport, None)
     with pytest.raises(UserError, match=f"transport: {transport} needs ROS on this machine"):
-        linked({**of_robot(ROBOTS[transport]), "transport": transport})("")
+        link_opener({**load_robot_settings(ROBOTS[transport]), "transport": transport})("")
 
 
 def test_a_transport_that_is_none_is_said():
     for transport, robot in (("pigeon", "panda"), ("rclpy", "panda"), ("rospy", "fr3")):
         with pytest.raises(UserError, match="it is one of|has r"):
-            linked({**of_robot(robot), "transport": transport})
+            link_opener({**load_robot_settings(robot), "transport": transport})

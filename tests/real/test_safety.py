@@ -6,48 +6,49 @@ import numpy as np
 import pytest
 
 from pbrl.types import UserError
-from real.safety import REASONS, Filter, Motion, Settings
+from real.robot import Motion
+from real.safety import REASONS, SafetyFilter, SafetySettings
 from robots import arm
 
 DT = 0.01
 
 
 @pytest.fixture(params=arm.NAMES)
-def safe(request) -> Filter:
-    return Filter(arm.load(request.param))
+def safe(request) -> SafetyFilter:
+    return SafetyFilter(arm.load(request.param))
 
 
 def wild(random: np.random.Generator, q: np.ndarray) -> np.ndarray | None:
-    """A wish as a broken policy has it."""
+    """A target as a broken policy has it."""
     kind = random.integers(8)
     if kind == 0:
-        return np.full(7, random.choice([np.nan, np.inf, -np.inf, 1e308]))
+        return np.full(len(q), random.choice([np.nan, np.inf, -np.inf, 1e308]))
     if kind == 1:
         return random.normal(size=random.integers(0, 12))
     if kind == 2:
-        return q + random.normal(size=7) * 10 ** random.uniform(-6, 6)
+        return q + random.normal(size=len(q)) * 10 ** random.uniform(-6, 6)
     if kind == 3:
-        return random.uniform(-4, 4, 7)
-    return None if kind == 4 else q + random.uniform(-0.5, 0.5, 7)
+        return random.uniform(-4, 4, len(q))
+    return None if kind == 4 else q + random.uniform(-0.5, 0.5, len(q))
 
 
-def drive(safe: Filter, n: int, seed: int = 0) -> list[tuple[Motion, float]]:
-    """What is sent over n wild wishes, each held for a while, at times that jitter."""
+def drive(safe: SafetyFilter, n: int, seed: int = 0) -> list[tuple[Motion, float]]:
+    """What is sent over n wild targets, each held for a while, at times that jitter."""
     random = np.random.default_rng(seed)
     last, sent = Motion.at_rest(safe.arm.home), []
-    wish = None
+    target = None
     for i in range(n):
         if i % 7 == 0:
-            wish = wild(random, last.q)
+            target = wild(random, last.q)
         dt = DT * random.choice([0.0, 0.5, 1.0, 1.0, 3.0])
-        last = safe(wish, last, dt, expired=random.random() < 0.01, force=40.0 * (random.random() < 0.01)).motion
+        last = safe(target, last, dt, expired=random.random() < 0.01, force=40.0 * (random.random() < 0.01)).motion
         sent.append((last, dt))
     return sent
 
 
-def check(safe: Filter, sent: list[tuple[Motion, float]]) -> None:
+def check(safe: SafetyFilter, sent: list[tuple[Motion, float]]) -> None:
     limits, before = safe.arm.limits, Motion.at_rest(safe.arm.home)
-    low, high = safe.settings.workspace
+    low, high = safe.workspace
     for motion, dt in sent:
         assert np.isfinite(np.concatenate(motion)).all()
         assert (motion.q >= limits.position_min).all() and (motion.q <= limits.position_max).all()
@@ -58,7 +59,7 @@ def check(safe: Filter, sent: list[tuple[Motion, float]]) -> None:
         assert (np.abs(motion.ddq - before.ddq) <= safe.jerk * dt + 1e-6).all()
         where, _ = safe.arm.kinematics.pose(motion.q)
         assert (where >= np.array(low) - 1e-9).all() and (where <= np.array(high) + 1e-9).all()
-        assert safe.trouble(motion.q) is None, "neither the table nor itself"
+        assert safe.violation(motion.q) is None, "neither the table nor itself"
         before = motion
 
 
@@ -70,7 +71,7 @@ def test_wild_wishes_keep_every_limit(safe):
 @pytest.mark.slow
 def test_many_wild_wishes_keep_every_limit():
     for seed in range(5):
-        safe = Filter(arm.load("panda"))
+        safe = SafetyFilter(arm.load("panda"))
         check(safe, drive(safe, 20_000, seed))
 
 
@@ -81,21 +82,21 @@ def test_it_comes_to_rest_where_it_may_be(safe):
         for _ in range(400):
             motion = safe(None, motion, DT).motion
         assert np.abs(motion.dq).max() < 1e-9 and np.abs(motion.ddq).max() < 1e-9
-        assert safe.trouble(motion.q) is None
+        assert safe.violation(motion.q) is None
         np.testing.assert_array_equal(safe(None, motion, DT).motion.q, motion.q)
 
 
-def test_a_good_wish_is_followed_and_not_touched(safe):
-    wish, last = safe.arm.home + 0.1, Motion.at_rest(safe.arm.home)
+def test_a_good_target_is_followed_and_not_touched(safe):
+    target, last = safe.arm.home + 0.1, Motion.at_rest(safe.arm.home)
     for _ in range(300):
-        last, why = safe(wish, last, DT)
+        last, why = safe(target, last, DT)
         assert why == ()
-    np.testing.assert_allclose(last.q, wish, atol=1e-6)
+    np.testing.assert_allclose(last.q, target, atol=1e-6)
     assert not safe.count
 
 
 def test_it_starts_from_what_was_commanded_not_from_what_is_measured(safe):
-    moving = Motion(safe.arm.home, 0.5 * safe.speed, np.zeros(7))
+    moving = Motion(safe.arm.home, 0.5 * safe.speed, np.zeros(safe.arm.dof))
     after = safe(safe.arm.home + 0.2, moving, DT).motion
     np.testing.assert_allclose(after.q, safe.arm.home + 0.5 * safe.speed * DT, atol=2e-3)
     assert (after.q > safe.arm.home).all()
@@ -104,55 +105,57 @@ def test_it_starts_from_what_was_commanded_not_from_what_is_measured(safe):
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"wish": np.full(7, np.nan)}, "not_finite"), ({"wish": np.zeros(6)}, "not_finite"), ({"dt": 5.0}, "late"),
+        ({"target": np.full(7, np.nan)}, "not_finite"), ({"target": np.zeros(6)}, "not_finite"), ({"dt": 5.0}, "late"),
         ({"expired": True}, "expired"), ({"dt": math.nan}, "late"), ({"dt": -1.0}, "late"), ({"force": 30.0}, "force"),
-        ({"force": math.nan}, "force"), ({"wish": 9.0}, "joint_limit"), ({"wish": 0.4}, "step"),
+        ({"force": math.nan}, "force"), ({"target": 9.0}, "joint_limit"), ({"target": 0.4}, "step"),
     ],
 )  # fmt: skip
 def test_what_was_changed_is_said(changed, reason):
-    safe = Filter(arm.load("panda"))
-    given = {"wish": 0.05, "dt": DT, "expired": False, "force": 0.0} | changed
-    if isinstance(given["wish"], float):
-        given["wish"] = safe.arm.home + given["wish"]
+    safe = SafetyFilter(arm.load("panda"))
+    given = {"target": 0.05, "dt": DT, "expired": False, "force": 0.0} | changed
+    if isinstance(given["target"], float):
+        given["target"] = safe.arm.home + given["target"]
     sent = safe(last=Motion.at_rest(safe.arm.home), **given)
-    assert reason in sent.why and set(sent.why) <= set(REASONS) and safe.count[reason] == 1
+    assert reason in sent.reasons and set(sent.reasons) <= set(REASONS) and safe.count[reason] == 1
     if reason in ("not_finite", "expired", "force"):
         np.testing.assert_array_equal(sent.motion.q, safe.arm.home)
 
 
 def test_a_motion_that_was_never_sent_is_named():
-    safe = Filter(arm.load("panda"))
+    safe = SafetyFilter(arm.load("panda"))
     for odd in (np.full(7, np.nan), np.full(7, np.inf)):
         sent = safe(safe.arm.home, Motion(safe.arm.home, odd, np.zeros(7)), DT)
-        assert sent.why == ("no_plan",) and np.array_equal(sent.motion.q, safe.arm.home)
+        assert sent.reasons == ("no_plan",) and np.array_equal(sent.motion.q, safe.arm.home)
 
 
 def test_neither_the_table_nor_itself_is_touched():
-    safe = Filter(arm.load("panda"), Settings(workspace=((-2, -2, -2), (2, 2, 2)), step=3.0, speed=1, acceleration=1))
+    safe = SafetyFilter(
+        arm.load("panda"), SafetySettings(workspace=((-2, -2, -2), (2, 2, 2)), step=3.0, speed=1, acceleration=1)
+    )
     down = safe.arm.kinematics.inverse(
         np.array([0.5, 0, 0.001]), safe.arm.kinematics.pose(safe.arm.home)[1], safe.arm.home
     )
     folded = np.array([0, 1.6, 0, -3.0, 0, 0.1, 0])
-    for wish in (down, folded):
+    for target in (down, folded):
         last, why = Motion.at_rest(safe.arm.home), ()
         for _ in range(300):
-            last, said = safe(wish, last, DT)
+            last, said = safe(target, last, DT)
             why += said
-            assert safe.trouble(last.q) is None
+            assert safe.violation(last.q) is None
         assert "collision" in why
-    assert safe.trouble(down) == safe.trouble(folded) == "collision" and safe.trouble(safe.arm.home) is None
+    assert safe.violation(down) == safe.violation(folded) == "collision" and safe.violation(safe.arm.home) is None
 
 
 def test_the_wrong_arms_limits_are_wrong():
-    """A wish that a Panda may have is cut on a Research 3."""
-    wish = arm.load("panda").home.copy()
-    wish[5] = 0.6
-    assert arm.load("panda").limits.position_min[5] < wish[5] < arm.load("fr3").limits.position_min[5]
-    safe = Filter(arm.load("fr3"), Settings(step=2.0))
-    assert "joint_limit" in safe(wish, Motion.at_rest(safe.arm.home), DT).why
+    """A target that a Panda may have is cut on a Research 3."""
+    target = arm.load("panda").home.copy()
+    target[5] = 0.6
+    assert arm.load("panda").limits.position_min[5] < target[5] < arm.load("fr3").limits.position_min[5]
+    safe = SafetyFilter(arm.load("fr3"), SafetySettings(step=2.0))
+    assert "joint_limit" in safe(target, Motion.at_rest(safe.arm.home), DT).reasons
 
 
 def test_settings_that_are_none():
     for wrong in ({"speed": 0}, {"jerk": 2}, {"joint_margin": -1}, {"latest": 0}):
         with pytest.raises(UserError, match="safety"):
-            Settings(**wrong)
+            SafetySettings(**wrong)

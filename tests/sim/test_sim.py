@@ -26,7 +26,7 @@ def make(name: str):
     if simulator == "metaworld":
         return metaworld.MetaWorld(task, horizon=250, goal_visible=True)
     if simulator == "franka":
-        return franka.Franka(task, robot="panda", control="cartesian", horizon=160, style={}, prefer={})
+        return franka.Franka(task, robot="panda", control="cartesian", horizon=160, style={}, preference={})
     return dm_control.DmControl(task, action_repeat=1) if simulator == "dm_control" else gym.Gym(task)
 
 

@@ -1,4 +1,4 @@
-"""Data of several styles, and a taste for one of them."""
+"""Data of several styles, and preference weights for one of them."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from pbrl.data.rollout import rollout
 from pbrl.data.table import Table
 from pbrl.feedback.sources.scripted import Teacher
 from pbrl.types import Episode, UserError
-from sim.franka import MEASURES, Franka
-from sim.franka.experts import STYLE
+from sim.tabletop import MEASURES, Tabletop
+from sim.tabletop.experts import STYLE
 from tests.parts import config
 from tests.toy import Point
 
@@ -21,9 +21,9 @@ DIALS = {"judge": "return", "discount": 0.99, "beta": float("inf"), "gamma": 1.0
          "equal": 0.0, "seed": 0}  # fmt: skip
 
 
-def made(task: str, **changes) -> Franka:
-    return Franka(
-        task, **{"robot": "panda", "control": "cartesian", "horizon": 60, "style": {}, "prefer": {}, **changes}
+def made(task: str, **changes) -> Tabletop:
+    return Tabletop(
+        task, **{"robot": "panda", "control": "cartesian", "horizon": 60, "style": {}, "preference": {}, **changes}
     )
 
 
@@ -31,16 +31,16 @@ def played(styles: list[dict[str, float]], task: str, seeds: range, **changes) -
     return rollout([made(task, **changes) for _ in seeds], Styles(styles=styles), seeds)
 
 
-def test_a_taste_is_part_of_the_reward_and_of_nothing_else():
+def test_preference_weights_change_the_reward_alone():
     weights = dict(zip(MEASURES, (-1.0, 2.0, -3.0, -4.0, 0.5), strict=True))
-    plain, tasteful = made("place"), made("place", prefer=weights)
-    for env in (plain, tasteful):
+    plain, weighted = made("place"), made("place", preference=weights)
+    for env in (plain, weighted):
         env.reset(seed=3)
     for action in np.random.default_rng(0).uniform(-1, 1, (60, 4)):
-        (obs, reward, _, _, info), (same, told, *_) = plain.step(action), tasteful.step(action)
-        assert told == pytest.approx(reward + sum(weight * info[name] for name, weight in weights.items()))
+        (obs, reward, _, _, info), (same, weighted_reward, *_) = plain.step(action), weighted.step(action)
+        assert weighted_reward == pytest.approx(reward + sum(weight * info[name] for name, weight in weights.items()))
         np.testing.assert_array_equal(obs, same)
-    assert tasteful.double().prefer == weights
+    assert weighted.double().preference == weights
 
 
 def test_an_episode_keeps_a_style_that_its_seed_draws():
@@ -55,18 +55,20 @@ def test_an_episode_keeps_a_style_that_its_seed_draws():
         assert most == pytest.approx(0.4 if episode.source.endswith("0.4") else 1.0)
 
 
-def test_a_teacher_shares_the_taste():
-    """The same two episodes: the task alone prefers the fast one, and who minds haste the slow one."""
-    for prefer, liked in (({}, "1"), ({"haste": -20.0}, "0.4")):
-        episodes = [played([{"speed": speed}], "lift", range(1), horizon=100, prefer=prefer)[0] for speed in (0.4, 1.0)]
+def test_a_scripted_teacher_prefers_by_the_weights():
+    """The same two episodes: the task alone prefers the fast one, and a weight on excess speed the slow one."""
+    for preference, preferred in (({}, "1"), ({"excess_speed": -20.0}, "0.4")):
+        episodes = [
+            played([{"speed": speed}], "lift", range(1), horizon=100, preference=preference)[0] for speed in (0.4, 1.0)
+        ]
         table = Table(episodes)
         label, _ = Teacher(**DIALS).answer(table, torch.tensor([[0, 101]]), 100)
-        assert episodes[int(label[0])].source.endswith(f"={liked}")
+        assert episodes[int(label[0])].source.endswith(f"={preferred}")
 
 
 def test_what_it_does_not_take():
-    with pytest.raises(UserError, match="it weighs height, speed, haste"):
-        made("lift", prefer={"zeal": 1.0})
+    with pytest.raises(UserError, match="it weighs height, speed, excess_speed"):
+        made("lift", preference={"zeal": 1.0})
     with pytest.raises(UserError, match="no zeal"):
         played([{"zeal": 1.0}], "lift", range(1))
     with pytest.raises(UserError, match="at least one"):
@@ -77,11 +79,11 @@ def test_what_it_does_not_take():
 
 def test_it_is_a_flag():
     plain = config("env=franka/lift")["env"]
-    assert plain["style"] == STYLE and plain["prefer"] == dict.fromkeys(MEASURES, 0.0)
-    found = config("env=franka/lift", "env.style.speed=0.5", "env.prefer.haste=-20", "data=styles",
+    assert plain["style"] == STYLE and plain["preference"] == dict.fromkeys(MEASURES, 0.0)
+    found = config("env=franka/lift", "env.style.speed=0.5", "env.preference.excess_speed=-20", "data=styles",
                    "data.behaviour.styles=[{height: 0.2}]")  # fmt: skip
     assert found["env"]["style"] == {**STYLE, "speed": 0.5}
-    assert found["env"]["prefer"] == {**plain["prefer"], "haste": -20}
+    assert found["env"]["preference"] == {**plain["preference"], "excess_speed": -20}
     assert found["data"]["behaviour"]["styles"] == [{"height": 0.2}]
 
 
@@ -114,7 +116,7 @@ def test_the_benchmark_prefers_what_it_says(name, tmp_path: Path):
     """Experts of both styles manage, and the true return prefers the liked one, in every episode."""
     task: Task = TASKS[name]
     env = config(*task.flags)["env"]
-    kept = {"horizon": env["horizon"], "prefer": env["prefer"]}
+    kept = {"horizon": env["horizon"], "preference": env["preference"]}
     liked, other = (played([style], name, range(20), **kept) for style in (task.liked, task.other))
     for episodes in (liked, other):
         assert np.mean([episode.success[-1] for episode in episodes]) >= 0.95  # type: ignore[index]

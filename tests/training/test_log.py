@@ -7,6 +7,7 @@ import torch
 
 from pbrl.training import log
 from pbrl.training.log import Log
+from pbrl.types import UserError
 
 
 def test_written_read_and_cut_back(tmp_path):
@@ -23,6 +24,18 @@ def test_written_read_and_cut_back(tmp_path):
         {"phase": "policy", "step": 3, "loss": 0.25},
     ]
     assert [e["step"] for e in log.read(tmp_path, "policy")] == [1, 3]
+
+
+def test_a_line_that_is_being_written_is_not_read_yet(tmp_path):
+    sink = Log(tmp_path)
+    sink.write("policy", 1, {"loss": 0.5})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "policy", "st')
+    assert [e["step"] for e in log.read(tmp_path)] == [1]
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write("\n")
+    with pytest.raises(UserError, match="damaged"):
+        log.read(tmp_path)
 
 
 def test_a_run_that_goes_on_appends(tmp_path):

@@ -1,0 +1,29 @@
+"""Where the configs are, and a run's settings composed from them without the command line."""
+
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+INSTALLED = Path(__file__).parent / "configs"
+FOLDER = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+@cache
+def register_environments() -> None:
+    """Makes the environments of all installed packages choices of `env=`: entry points of "pbrl.environments"."""
+    for entry in entry_points(group="pbrl.environments"):
+        entry.load()()
+
+
+def compose_config(*overrides: str, name: str = "train") -> dict[str, Any]:
+    """What `python train.py <overrides>` would run with, as plain values. Raises Hydra's errors for unknown choices."""
+    register_environments()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(FOLDER), version_base="1.3"):
+        config = compose(name, list(overrides))
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]

@@ -1,0 +1,34 @@
+"""Who answered a run's questions, and how: read from its store of answers."""
+
+from statistics import median
+from typing import Any
+
+from pbrl.feedback.store.store import Store
+from pbrl.run.outcome import Outcome
+from pbrl.types import UserError
+
+
+def rater_rows(run: Outcome) -> list[dict[str, Any]]:
+    """For each rater: how many answers stand, ties and skips among them, and the median seconds that one took.
+
+    Of the store in the run's folder, else of the one that its config names; no rows where it cannot be read.
+    """
+    own = run.folder / "answers.sqlite"
+    url = run.config["store"] or (f"sqlite:///{own}" if own.exists() else None)
+    if url is None or "data" not in run.versions:
+        return []
+    try:
+        answers = Store(url).standing(run.versions["data"])
+    except UserError:
+        return []
+    return [_rater(name, [answer for answer in answers if answer["rater"] == name])
+            for name in dict.fromkeys(answer["rater"] for answer in answers)]  # fmt: skip
+
+
+def _rater(name: str, answers: list[dict[str, Any]]) -> dict[str, Any]:
+    seconds = [answer["seconds"] for answer in answers if answer["seconds"]]
+    outcomes = [answer["outcome"] for answer in answers]
+    return {
+        "name": name, "answers": len(answers), "ties": outcomes.count("tie"), "skips": outcomes.count("skip"),
+        "seconds": median(seconds) if seconds else None,
+    }  # fmt: skip

@@ -1,0 +1,62 @@
+"""A trained policy on a real arm: from the arm's state and camera images to actions, as in training."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from pbrl.data.video import square
+from pbrl.models.policy import load_policy
+from pbrl.types import Observation, UserError
+from real.robot import State
+from robots import arm as arms
+from robots.actions import ActionMapping
+from robots.observations import ROBOT_DIM, object_count, observation
+
+TARGETS = ("sim.tabletop.Tabletop", "sim.franka.Franka")  # environments whose observations and actions an arm has
+CONTROL_HZ = 20.0
+
+
+def read_env(folder: Path) -> dict[str, Any]:
+    """The settings of the environment that a run trained on. Raises UserError."""
+    try:
+        env = yaml.safe_load((folder / "config.yaml").read_text())["env"]
+    except (OSError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is not the folder of a run ({error})") from error
+    if env["_target_"] not in TARGETS:
+        raise UserError(f"{folder} trained on {env['_target_']}, not on env=tabletop/…: it does not fit an arm")
+    return env
+
+
+class Agent:
+    """The policy of a run. `robot` is the name of the arm that it is to move. Raises UserError."""
+
+    def __init__(self, folder: Path, robot: str):
+        self.folder, self.policy, self.env = folder, load_policy(folder), read_env(folder)
+        if self.env["robot"] != robot:
+            raise UserError(
+                f"{folder} trained on a {self.env['robot']}, and robot={robot}: their limits differ; train with "
+                f"env.robot={robot}"
+            )
+        self.arm, self.hz = arms.load(robot), CONTROL_HZ
+        self.actions = ActionMapping(self.arm, self.env["control"], self.hz)
+        self.needs_goal = self.env.get("state", "full") == "full"
+        self.objects = object_count(self.policy.spec.obs_dim) if self.needs_goal else 0
+        self.cameras: list[str] = list(self.env.get("images") or [])
+
+    def state_vector(self, state: State) -> np.ndarray:
+        """The state part of the policy's observation, [O]."""
+        kinematics = self.actions.kinematics
+        full = observation(kinematics, state.q, state.dq, state.width, state.objects, state.goal)
+        return full if self.needs_goal else full[:ROBOT_DIM]
+
+    @torch.no_grad()
+    def act(self, state: State, images: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The state part of the observation, [O], and actions [K, A]; `images` [H, W, 3] of its cameras."""
+        vector = self.state_vector(state).astype(np.float32)
+        size = self.env.get("image_size", 0)
+        views = {name: torch.from_numpy(square(images[name], size))[None] for name in self.cameras}
+        chunk = self.policy.plan(Observation(torch.from_numpy(vector)[None], views))  # [1, K, A]
+        return vector, chunk[0].numpy()

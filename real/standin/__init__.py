@@ -1,7 +1,0 @@
-"""A stand-in for the rosbridge server, for tests without ROS: as silent and as unhelpful as the real one.
-
-Its behaviour is pinned by traffic recorded from real bridges (tests/rosbridge): ROS 1 noetic, rosbridge 0.11.17, and
-ROS 2 humble, rosbridge 2.0.0. What was never recorded follows their source, and where it does not, its docstring says.
-"""
-
-import sim  # noqa: F401  settles how MuJoCo renders, before anything here imports it

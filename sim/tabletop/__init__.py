@@ -1,0 +1,224 @@
+"""Tabletop tasks of a robot arm: `env=tabletop/lift env.robot=ur5` and others; the arm is data, the scene is MuJoCo.
+
+Twenty actions a second over servos at 500 Hz. An action moves the tool (`control=cartesian`: along x, y, z, then the
+gripper) or the joints; it starts from the last targets, not from where the arm sags to, is held to the arm's workspace
+and to a share of its limits, and reaches the servos as a ramp.
+
+`env.images=[front,wrist]` adds camera images to the observation; with `env.state=robot` its state holds the arm's own
+numbers only, as on a real arm that has cameras and no measured object poses.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mujoco
+import numpy as np
+from gymnasium.spaces import Box, Dict
+
+from pbrl.types import UserError
+from robots import arm
+from robots.actions import ActionMapping
+from robots.model import add_arm
+from robots.observations import GOAL_DIM, OBJECT_DIM, ROBOT_DIM, observation
+from sim.simulation import Simulation
+from sim.tabletop import tasks
+from sim.tabletop.experts import Expert
+
+TASKS = tuple(tasks.TASKS)
+TIMESTEP = 0.002  # s
+STATES = ("full", "robot")
+SPEED_THRESHOLD = 0.2  # m/s; experts at full speed reach 0.3
+MEASURES = ("height", "speed", "excess_speed", "collisions", "clearance")  # of each step, in `info`
+
+
+class Tabletop(Simulation):
+    """`task` on the arm `robot`, by `control`: cartesian (4 numbers) or joint (one a joint, and the gripper).
+
+    `preference` holds weights of `MEASURES`, whose weighted sum each step adds to the reward: teachers that go by the
+    reward then prefer a style. `images` are cameras that a policy observes, `image_size` pixels square; `state` is
+    full, or robot, which leaves out objects and goal. Raises UserError for a value that there is not.
+    """
+
+    has_success = True
+    control_hz = 20.0
+    cameras = ("front", "side", "wrist")
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        robot: str,
+        control: str,
+        horizon: int,
+        style: dict[str, float],
+        preference: dict[str, float],
+        state: str = "full",
+        images: Sequence[str] = (),
+        image_size: int = 64,
+    ):
+        check_settings(task, horizon, preference, state, images, image_size)
+        self.state, self.images, self.image_size = state, tuple(images), image_size
+        self.task, self.robot, self.control, self.horizon = task, robot, control, horizon
+        self.style, self.preference = dict(style), dict(preference)
+        self.arm = arm.load(robot)
+        self.actions = ActionMapping(self.arm, control, self.control_hz)
+        self.definition = tasks.TASKS[task]()
+        self.instruction = self.definition.instruction
+        self.model = self._build_scene()
+        self.data = mujoco.MjData(self.model)
+        self.goal = self.model.site("goal").id
+        self.objects = [self.model.body(name).id for name in self.definition.objects]
+        self.action_space = Box(-1.0, 1.0, (self.actions.action_dim,), np.float32)
+        self.observation_space = self._observation_space()
+        Expert(task, style)  # checks the style
+
+    @property
+    def joint_positions(self) -> np.ndarray:
+        """[J] rad."""
+        return self.data.qpos[: self.arm.dof]
+
+    @property
+    def joint_velocities(self) -> np.ndarray:
+        """[J] rad/s."""
+        return self.data.qvel[: self.arm.dof]
+
+    @property
+    def finger_positions(self) -> np.ndarray:
+        """[2] m, of each finger from closed."""
+        return self.data.qpos[self.arm.dof : self.arm.dof + 2]
+
+    @property
+    def joint_targets(self) -> np.ndarray:
+        """[J] rad, of the servos."""
+        return self.data.ctrl[: self.arm.dof]
+
+    @property
+    def finger_targets(self) -> np.ndarray:
+        """[2] m, of the servos."""
+        return self.data.ctrl[self.arm.dof : self.arm.dof + 2]
+
+    def _observation_space(self) -> Box | Dict:
+        size = ROBOT_DIM if self.state == "robot" else ROBOT_DIM + OBJECT_DIM * len(self.objects) + GOAL_DIM
+        state = Box(-np.inf, np.inf, (size,), np.float32)
+        if not self.images:
+            return state
+        view = Box(0, 255, (self.image_size, self.image_size, 3), np.uint8)
+        return Dict({"state": state, "images": Dict({camera: view for camera in self.images})})
+
+    def _build_scene(self) -> mujoco.MjModel:
+        spec = mujoco.MjSpec()
+        spec.option.timestep = TIMESTEP
+        spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+        spec.option.cone, spec.option.impratio = mujoco.mjtCone.mjCONE_ELLIPTIC, 10  # what is gripped does not creep
+        spec.visual.headlight.ambient = [0.4, 0.4, 0.4]
+        world, box = spec.worldbody, mujoco.mjtGeom.mjGEOM_BOX
+        world.add_light(pos=[0.5, -0.5, 1.5], dir=[0, 0.3, -1], diffuse=[0.6, 0.6, 0.6])
+        world.add_geom(name="table", type=box, pos=[0.4, 0, -0.02], size=[0.6, 0.6, 0.02], rgba=[0.75, 0.66, 0.55, 1])
+        world.add_body(name="centre", pos=[0.42, 0, 0.2])
+        look = {"mode": mujoco.mjtCamLight.mjCAMLIGHT_TARGETBODY, "targetbody": "centre", "fovy": 45}
+        for name, pos in (("front", [1.35, 0.5, 0.65]), ("side", [0.45, -1.2, 0.5])):
+            world.add_camera(name=name, pos=pos, **look)
+        world.add_site(name="goal", pos=[0.5, 0, 0.1], size=[0.02, 0.02, 0.02], rgba=[0.1, 0.7, 0.2, 0.5])
+        add_arm(spec, self.arm)
+        self.definition.build(world)
+        return spec.compile()
+
+    def _reset(self, seed: int) -> np.ndarray:
+        random = np.random.default_rng([seed, 3])
+        mujoco.mj_resetData(self.model, self.data)
+        pose, spread = self.arm.home.copy(), self.arm.home_spread
+        spread_joints = spread > 0
+        pose[spread_joints] += random.uniform(-spread[spread_joints], spread[spread_joints])
+        self.joint_positions[:] = self.joint_targets[:] = pose
+        self.finger_positions[:] = self.finger_targets[:] = self.arm.gripper.width / 2
+        poses, goal = self.definition.sample(random)
+        for name, (position, yaw) in zip(self.definition.objects, poses, strict=True):
+            joint = self.data.joint(f"{name}_free")
+            joint.qpos[:3], joint.qpos[3:] = position, [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+        self.model.site_pos[self.goal] = goal
+        for _ in range(10):  # objects settle on the table
+            mujoco.mj_step(self.model, self.data)
+        self.data.time = 0.0
+        mujoco.mj_forward(self.model, self.data)
+        return self._observe()
+
+    def _step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, dict[str, Any]]:
+        before = self.data.ctrl.copy()
+        after = self._next_targets(before, action)
+        substeps = round(1 / (self.control_hz * TIMESTEP))
+        contacts = 0
+        for i in range(substeps):
+            self.data.ctrl[:] = before + (after - before) * ((i + 1) / substeps)
+            mujoco.mj_step(self.model, self.data)
+            contacts = max(contacts, self._fragile_contacts())
+        mujoco.mj_forward(self.model, self.data)
+        obs = self._observe()
+        reward, success = self.definition.evaluate(self.full_obs)
+        info = {"success": success, **self._measures(contacts)}
+        reward += sum(weight * info[name] for name, weight in self.preference.items())
+        return obs, reward, False, info
+
+    def _measures(self, contacts: int) -> dict[str, float]:
+        speed = float(np.linalg.norm(self.full_obs[3:6]))
+        excess, clearance = max(speed - SPEED_THRESHOLD, 0.0), self.definition.clearance(self.full_obs)
+        return dict(zip(MEASURES, (float(self.full_obs[2]), speed, excess, float(contacts), clearance), strict=True))
+
+    def _next_targets(self, ctrl: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """The servos' next targets [J + 2]: joints, then both fingers."""
+        dof = self.arm.dof
+        finger = self.actions.gripper_width(2 * ctrl[dof], action) / 2
+        return np.concatenate([self.actions.joint_targets(ctrl[:dof], action), [finger, finger]])
+
+    def _fragile_contacts(self) -> int:
+        """The number of contacts with fragile things, but for what they stand on."""
+        if not self.definition.fragile:
+            return 0
+        fragile = [self.model.geom(name).id for name in self.definition.fragile]
+        table = self.model.geom("table").id
+        pairs = self.data.contact.geom
+        return int(sum((a in fragile or b in fragile) and table not in (a, b) for a, b in pairs))
+
+    def _observe(self) -> np.ndarray:
+        objects = np.array([[*self.data.xpos[body], *self.data.xquat[body]] for body in self.objects])
+        goal, width = self.model.site_pos[self.goal], self.finger_positions.sum()
+        kinematics = self.actions.kinematics
+        self.full_obs = observation(
+            kinematics, self.joint_positions, self.joint_velocities, width, objects, goal
+        )  # [O]
+        return self.full_obs[:ROBOT_DIM] if self.state == "robot" else self.full_obs
+
+    def evaluate(self) -> tuple[float, bool]:
+        """The task's reward and success of the present state."""
+        self._observe()
+        return self.definition.evaluate(self.full_obs)
+
+    def expert(self, **style: float) -> Expert:
+        """The task's scripted expert, in this environment's style with the given changes. Raises UserError."""
+        if self.control != "cartesian":
+            raise UserError("the scripted experts move the tool: env.control=cartesian")
+        return Expert(self.task, {**self.style, **style})
+
+    def double(self, random: np.random.Generator | None = None) -> "Tabletop":
+        """A second simulator of this task."""
+        same = {"robot": self.robot, "control": self.control, "horizon": self.horizon}
+        return Tabletop(self.task, **same, style=self.style, preference=self.preference)
+
+
+def check_settings(
+    task: str, horizon: int, preference: dict[str, float], state: str, images: Sequence[str], image_size: int
+) -> None:
+    """Raises UserError for a value that there is not."""
+    if task not in tasks.TASKS:
+        raise UserError(f"no tabletop task {task!r}; there are {', '.join(TASKS)}")
+    if horizon < 1:
+        raise UserError(f"env.horizon={horizon} must be at least 1")
+    unknown = set(preference) - set(MEASURES)
+    if unknown:
+        raise UserError(f"env.preference has no {', '.join(sorted(unknown))}; it weighs {', '.join(MEASURES)}")
+    if state not in STATES:
+        raise UserError(f"env.state={state}: it is one of {', '.join(STATES)}")
+    missing = set(images) - set(Tabletop.cameras)
+    if missing:
+        raise UserError(f"env.images has no {', '.join(sorted(missing))}; it takes {', '.join(Tabletop.cameras)}")
+    if not 16 <= image_size <= 512:
+        raise UserError(f"env.image_size={image_size} lies between 16 and 512 pixels")
