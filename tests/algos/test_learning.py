@@ -95,12 +95,12 @@ def test_dppo_reaches_the_origin(world):
 
 @pytest.mark.parametrize("objective", ["plackett_luce", "lipo_lambda"])
 def test_lists_teach_a_reward_and_a_policy(world, objective):
-    """Segments of six rankings, by their progress, and lists of five drawn from them."""
-    starts, data = draw_starts(world, 6, 40), data_of(world, held_out=0.2)
+    """Segments of twelve rankings, by their progress, and lists of five drawn from them."""
+    starts, data = draw_starts(world, 12, 40), data_of(world, held_out=0.2)
     rank = progress(world, starts).argsort(-1).argsort(-1).flatten().numpy()
-    group = np.repeat(np.arange(6), 40)
+    group = np.repeat(np.arange(12), 40)
     data.set_labels(labels("ranking", starts.reshape(-1, 1).numpy(), rank, group=group, length=LENGTH))
-    reward = build("reward/ensemble", world.spec(), lr=1e-2, objective=objective)
+    reward = build("reward/ensemble", world.spec(), lr=1e-2, objective=objective, batch_size=32)
     assert evaluate_reward(data, train(reward, data, 300))["held_out_accuracy"] > 0.8
     cpl = build("algo/cpl", world.spec(), objective=objective, alpha=1.0, **CPL_SETTINGS)
     assert toy.distance_after(train(cpl, data, 400).policy) < 0.25
@@ -113,7 +113,7 @@ def test_marks_of_good_and_bad_teach_a_policy(world, objective):
     gain = progress(world, starts)
     good = (gain > gain.quantile(0.75)).double().numpy()
     data.set_labels(labels("spans", starts[:, None].numpy(), good, length=LENGTH))
-    settings = CPL_SETTINGS | {"pretrain_steps": 200, "reference": True, "alpha": 0.2}
+    settings = CPL_SETTINGS | {"pretrain_steps": 200, "reference": True, "alpha": 0.1, "batch_size": 64}
     cpl = build("algo/cpl", world.spec(), objective=objective, **settings)
     train(cpl, data, 0)
     assert toy.distance_after(cpl.policy) > 0.4
