@@ -1,13 +1,15 @@
 """What each learner computes, against its paper's formulas."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
 from pbrl.objectives import bradley_terry
 from pbrl.run import build as parts
-from pbrl.types import Comparisons, Observation, UserError
+from pbrl.types import Observation, Segment, UserError
 from tests.parts import SPEC, build, config, draw_batches, made_up_data
 
 
@@ -168,3 +170,71 @@ def test_a_policy_with_a_deviation_is_sampled():
     drawn, mean = policy.sample(obs), policy.mean(obs)
     assert (drawn - mean).std().item() == pytest.approx(0.2, rel=0.05)
     torch.testing.assert_close((drawn - mean).mean().item(), 0.0, atol=0.01, rtol=0)
+
+
+def test_cpl_weighs_an_answer_by_its_confidence():
+    """At half of it an answer's gradient is half as large, at none it is gone."""
+    cpl = build("algo/cpl", bc_weight=0.0)
+    (batch,) = draw_batches(cpl, 1)
+    losses = []
+    cpl.optim.step = losses.append
+
+    def gradient(confidence):
+        cpl.update(batch._replace(confidence=confidence))
+        return torch.cat([g.flatten() for g in torch.autograd.grad(losses[-1], cpl.optim.params)])
+
+    ones = torch.ones(16)
+    whole, first = gradient(ones), gradient((torch.arange(16) < 8).float())
+    assert whole.abs().max() > 0 and not gradient(0 * ones).any()
+    torch.testing.assert_close(gradient(0.5 * ones), 0.5 * whole)
+    torch.testing.assert_close(first + gradient((torch.arange(16) >= 8).float()), whole)
+    few = tree_map(lambda x: x[:8], batch)
+    cpl.update(few)
+    alone = torch.cat([g.flatten() for g in torch.autograd.grad(losses[-1], cpl.optim.params)])
+    torch.testing.assert_close(first, 0.5 * alone)
+
+
+def test_cpl_does_not_count_masked_steps():
+    cpl = build("algo/cpl", bc_weight=0.5)
+    (batch,) = draw_batches(cpl, 1)
+    obs, action, mask = batch.segments
+    short = Segment(Observation(obs.state[:, :, :5]), action[:, :, :5], mask[:, :, :5])
+    other = copy.deepcopy(cpl)
+    found = cpl.update(batch._replace(segments=Segment(obs, action, mask * (torch.arange(8) < 5))))
+    expected = other.update(batch._replace(segments=short))
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key])
+
+
+def test_ipl_weighs_an_answer_by_its_confidence():
+    ipl = build("algo/ipl")
+    (batch,) = draw_batches(ipl, 1)
+
+    def preference(pairs):
+        metrics = copy.deepcopy(ipl).update(batch._replace(pairs=pairs))
+        return metrics["preference"]
+
+    half = (torch.arange(16) < 8).float()
+    weighed = batch.pairs._replace(confidence=half)
+    torch.testing.assert_close(preference(weighed), 0.5 * preference(tree_map(lambda x: x[:8], batch.pairs)))
+    torch.testing.assert_close(preference(batch.pairs._replace(confidence=0.5 * half)), 0.5 * preference(weighed))
+
+
+def test_iswbc_is_its_formulas():
+    iswbc = build("algo/iswbc", exponent=1.5, max_weight=3.0, step_batch_size=64)
+    (batch,) = draw_batches(iswbc, 1)
+    marked, steps = batch
+    mask, confidence = marked.segments.mask.clone(), torch.linspace(0, 1, 16)
+    mask[..., 6:] = 0
+    batch = batch._replace(marked=marked._replace(confidence=confidence, segments=marked.segments._replace(mask=mask)))
+    with torch.no_grad():
+        of_good = torch.sigmoid(iswbc.logit(marked.segments.obs.state[:, :, :6], marked.segments.action[:, :, :6]))
+        of_all = torch.sigmoid(iswbc.logit(steps.obs.state, steps.action))
+        good = (marked.label * confidence[:, None])[..., None].expand(-1, -1, 6)
+        error = -(good * of_good.log()).sum() / good.sum() - (1 - of_all).log().mean()
+        weight = (of_all / (1 - of_all)).pow(1.5).clamp(max=3.0)
+        weight = weight / weight.mean()
+        actor = (weight * (iswbc.policy.mean(steps.obs) - steps.action).square().sum(-1)).mean()
+    metrics = iswbc.update(batch)
+    for key, expected in (("discriminator_loss", error), ("actor_loss", actor), ("max_weight", weight.max())):
+        torch.testing.assert_close(metrics[key], expected)

@@ -136,6 +136,13 @@ def test_ipl_reaches_the_origin(world):
     assert toy.distance_after(train(ipl, compared(world), 1500).policy) < 0.25
 
 
+def test_iswbc_reaches_the_origin(world):
+    """Steps of preferred segments are told from all steps, and the policy clones what looks like them."""
+    settings = {"lr": 3e-3, "cosine_steps": 0, "batch_size": 16, "step_batch_size": 64}
+    iswbc = build("algo/iswbc", world.spec(), **settings)
+    assert toy.distance_after(train(iswbc, compared(world), 1000).policy) < 0.25
+
+
 @pytest.mark.parametrize("name,steps", [("dtr", 1200), ("qt", 1200), ("dt", 400)])
 def test_transformers_reach_the_origin(world, name, steps):
     changes = {"cosine_steps": 0, "lr": 3e-3, "batch_size": 64}

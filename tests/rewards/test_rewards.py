@@ -68,7 +68,7 @@ def test_preference_attention_is_the_papers():
     net, made = model.net, []
     net.out.register_forward_hook(lambda module, given, found: made.append(given[0].detach()))
     with torch.no_grad():
-        reward, weight = net(obs, action)
+        reward, weight = net(obs, action, segment.mask)
         x = made[0][0]  # [L, W]
         q, k = (x @ net.query_key.weight.T).chunk(2, -1)
         expected = torch.stack([torch.softmax(k @ q[i] / 16**0.5, 0) for i in range(8)]).mean(0)
@@ -117,10 +117,13 @@ def test_surf_compares_equally_long_parts():
     assert build("reward/surf", crop=20).crop_mask(torch.ones(500, 2, 8)).sum(-1).min() == 1
 
 
-@pytest.mark.parametrize("name", ["reward/ensemble", "reward/linear", "reward/lstm", "reward/surf"])
+REWARDS = ["reward/ensemble", "reward/linear", "reward/surf", "reward/transformer", "reward/lstm"]
+
+
+@pytest.mark.parametrize("name", REWARDS)
 def test_masked_steps_do_not_count(name):
     """A segment whose last steps are masked scores as one that ends before them, whatever they hold."""
-    model = build(name, context=LENGTH) if name == "reward/lstm" else build(name)
+    model = build(name)
     segments = made_up_data("pair").comparisons(16).segments
     mask = segments.mask.clone()
     mask[..., 5:] = 0
@@ -138,9 +141,6 @@ def test_cropping_keeps_masked_steps_out():
     torch.manual_seed(0)
     cropped = build("reward/surf", crop=3).crop_mask(mask)
     assert not cropped[..., 4:].any() and cropped[..., :4].any(0).all()
-
-
-REWARDS = ["reward/ensemble", "reward/linear", "reward/surf", "reward/transformer", "reward/lstm"]
 
 
 def halves_the_gradient(loss_of, parameters) -> None:
