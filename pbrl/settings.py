@@ -148,6 +148,7 @@ class RunSettings:
         values = {name: config[name] for name in own if name not in ("query", "data_dir", "run")}
         _check_types(values, get_type_hints(cls))
         _check_types({name: config[name] for name in schedule}, get_type_hints(Schedule))
+        _check_types(config["query"], get_type_hints(Query), "query.")
         if config["seeds"] < 1:
             raise UserError(f"seeds={config['seeds']} must be a whole number, at least 1")
         if config["only"] not in (None, "data", "answers"):
@@ -174,12 +175,13 @@ def check_names(what: str, given: dict[str, Any], known: set[str]) -> None:
         raise UserError(f"{what} has no {', '.join(sorted(unknown))}; it takes {', '.join(sorted(known))}")
 
 
-def _check_types(values: dict[str, Any], hints: dict[str, Any]) -> None:
+def _check_types(values: dict[str, Any], hints: dict[str, Any], prefix: str = "") -> None:
     for name, value in values.items():
         kinds = get_args(hints[name]) if isinstance(hints[name], UnionType) else (hints[name],)
         plain = tuple(kind for kind in kinds if isinstance(kind, type) and kind in (int, bool, str, float, type(None)))
         is_number_for_bool = isinstance(value, bool) and bool not in plain
-        if plain and (not isinstance(value, plain) or is_number_for_bool):
+        fits = isinstance(value, plain) or (float in plain and isinstance(value, int))
+        if plain and (not fits or is_number_for_bool):
             names = " or ".join({"NoneType": "null", "int": "a whole number", "bool": "true or false",
-                                 "str": "text"}.get(kind.__name__, kind.__name__) for kind in plain)  # fmt: skip
-            raise UserError(f"{name}={value} must be {names}")
+                                 "str": "text", "float": "a number"}.get(kind.__name__, kind.__name__) for kind in plain)  # fmt: skip
+            raise UserError(f"{prefix}{name}={value} must be {names}")

@@ -4,6 +4,7 @@ Each part checks its own settings when it is built; here they are built small, a
 the run has to draw from.
 """
 
+import inspect
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +14,11 @@ from pbrl import distributed
 from pbrl.data import frames as filmed
 from pbrl.data.table import NORMALIZE, Table
 from pbrl.feedback.labels import Labels
+from pbrl.feedback.sources.reference import Reference
 from pbrl.feedback.strategies import needs_reward
 from pbrl.objectives import Objective
 from pbrl.run.build import build, build_algorithm, build_objective, build_reward, name_of
-from pbrl.settings import PARTS, Query, RunSettings
+from pbrl.settings import PARTS, Query, RunSettings, check_names
 from pbrl.training.batches import Data
 from pbrl.training.engine import pick_device, wants_compile
 from pbrl.types import Episode, FeedbackSource, Phase, Spec, UserError
@@ -69,6 +71,8 @@ def validate(settings: RunSettings) -> Plan:
 def _check_values(settings: RunSettings) -> None:
     pick_device(settings.device)
     wants_compile(settings.compile, 0)
+    given = {"table", "players", "dataset", "folder", "discount"}
+    check_names("reference", settings.reference, set(inspect.signature(Reference).parameters) - given)
     if settings.reward_scale not in NORMALIZE:
         raise UserError(f"reward_scale={settings.reward_scale}: it is one of {', '.join(NORMALIZE)}")
     if settings.reward.get("normalize", "auto") not in ("auto", *NORMALIZE):
