@@ -5,8 +5,8 @@
 
 Half of the data are of the preferred style, half of the other; only the answers tell which is which, by a scripted
 teacher whose preference is `env.preference`. Runs are ordinary `train.py` runs on one thread each. Their policies are
-then rolled out in evaluation episodes, and the style of the successful ones is measured, as it is of the data. Each run adds
-a line to `benchmarks/results/styles.jsonl`; runs that have one are not repeated.
+then rolled out in evaluation episodes, and the style of the successful ones is measured, as it is of the data. Each run
+adds a line to `benchmarks/results/styles.jsonl`; runs that have one are not repeated.
 """
 
 import argparse

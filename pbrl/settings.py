@@ -95,6 +95,7 @@ class Schedule:
             raise UserError(f"checkpoint_every={self.checkpoint_every} is not a multiple of log_every={self.log_every}")
 
 
+TYPE_NAMES = {type(None): "null", int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 Part = dict[str, Any]  # a config with a `_target_`: the name of a class or function, and its arguments
 PARTS = ("env", "feedback", "reward", "algo", "objective", "reward_objective", "policy", "baseline")
 MAY_CHANGE = {  # when a run goes on; the rest makes it another run
@@ -182,6 +183,5 @@ def _check_types(values: dict[str, Any], hints: dict[str, Any], prefix: str = ""
         is_number_for_bool = isinstance(value, bool) and bool not in plain
         fits = isinstance(value, plain) or (float in plain and isinstance(value, int))
         if plain and (not fits or is_number_for_bool):
-            names = " or ".join({"NoneType": "null", "int": "a whole number", "bool": "true or false",
-                                 "str": "text", "float": "a number"}.get(kind.__name__, kind.__name__) for kind in plain)  # fmt: skip
+            names = " or ".join(TYPE_NAMES.get(kind, kind.__name__) for kind in plain)
             raise UserError(f"{prefix}{name}={value} must be {names}")

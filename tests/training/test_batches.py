@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pbrl.feedback.labels import split
-from pbrl.training.batches import NOBODY, Data, draw_from_groups
+from pbrl.training.batches import NO_RATER, Data, draw_from_groups
 from pbrl.training.held_out import evaluate_reward, held_out_pairs
 from pbrl.types import UserError
 from tests import toy
@@ -83,7 +83,7 @@ def test_a_learned_reward_labels_segments_that_no_rater_compared(table):
     clear = lead.abs() > 1e-5  # beyond rounding
     assert clear.float().mean() > 0.95 and torch.equal(batch.label[clear], (lead[clear] > 0).float())
     assert len(batch.segments.obs.state[:, 0, 0].unique(dim=0)) > 500
-    assert (batch.rater == NOBODY).all() and (batch.confidence == 1).all()
+    assert (batch.rater == NO_RATER).all() and (batch.confidence == 1).all()
     lists = data.labelled_by_reward(50, 5)
     torch.testing.assert_close(lists.label, -lists.segments.obs.state[..., 0].sum(-1))
 
@@ -151,7 +151,7 @@ def test_unlabelled_pairs_have_no_answer(table):
     data = Data(table, torch.Generator().manual_seed(0), length=LENGTH)
     batch = data.unlabelled(50)
     assert batch.segments.obs.state.shape[:3] == (50, 2, 4) and (batch.label == 0.5).all()
-    assert (batch.rater == NOBODY).all() and (batch.confidence == 1).all()
+    assert (batch.rater == NO_RATER).all() and (batch.confidence == 1).all()
 
 
 def test_a_pair_carries_its_rater_and_the_confidence_of_its_answer(table):
