@@ -1,4 +1,4 @@
-"""The loop: killed and resumed is uninterrupted, bit for bit; answers are counted; runs go on on grown data when asked."""
+"""The loop: killed and resumed is uninterrupted, bit for bit; answers are counted; grown data are taken when asked."""
 
 import json
 import os
