@@ -9,8 +9,9 @@ import pytest
 SMALL = [
     "env=tests/point", "hydra.searchpath=[file://tests/configs]", "data=noise", "data.success=null",
     "data.behaviour.strength=0.7", "data.episodes=10", "steps=10", "log_every=5", "eval_every=10",
-    "checkpoint_every=5", "eval_episodes=2", "final_episodes=2", "workers=0", "threads=1", "video=false", "compile=never",
-    "compare=false", "algo=cpl", "algo.pretrain_steps=5", "policy.hidden=[8]", "feedback=perfect", "query.kind=pair", "query.count=10",
+    "checkpoint_every=5", "eval_episodes=2", "final_episodes=2", "workers=0", "threads=1", "video=false",
+    "compile=never", "compare=false", "algo=cpl", "algo.pretrain_steps=5", "policy.hidden=[8]", "feedback=perfect",
+    "query.kind=pair", "query.count=10",
 ]  # fmt: skip
 
 
