@@ -1,11 +1,12 @@
-# make train · make label · make test · make bench      each sets up what it needs, once; ARGS="steps=20000 env=…" is passed on
+# make train · make label · make test · make bench · make docs
+# Each sets up what it needs, once; ARGS="steps=20000 env=…" is passed on
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 unexport PYTHONDONTWRITEBYTECODE  # else every process compiles all that it imports
 
-.PHONY: train label test bench clean
+.PHONY: train label test bench docs clean
 
 train: $(VENV)/ready
 	$(RUN) train.py $(ARGS)
@@ -20,6 +21,10 @@ test: $(VENV)/ready
 bench: $(VENV)/ready
 	$(RUN) -m benchmarks.offline $(ARGS)
 
+docs: $(VENV)/ready
+	$(RUN) -m sphinx -W --keep-going -q -b html docs site $(ARGS)
+	@echo "open site/index.html"
+
 # torch first: it is the CUDA build where PyPI has one, and every other package then leaves it alone. Python compiles what
 # it imports when it does: to compile all that is installed takes half of the time
 $(VENV)/ready: setup.cfg pyproject.toml
@@ -27,9 +32,9 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet --no-compile torch==2.13.0
-	$(RUN) -m pip install --quiet --no-compile --editable ".[sim,arms,real,label,sweep,log,dev]"
+	$(RUN) -m pip install --quiet --no-compile --editable ".[sim,arms,real,label,sweep,log,docs,dev]"
 	$(RUN) -c "from sim import backend; backend.install()"
 	@touch $@
 
 clean:
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV) *.egg-info site docs/api

@@ -11,7 +11,7 @@ import yaml
 from hydra.utils import instantiate
 from PIL import Image, ImageDraw
 
-import sim  # noqa: F401  settles how MuJoCo renders
+import sim  # noqa: F401  chooses how MuJoCo renders
 from pbrl.data.rollout import PolicyActor, rollout
 from pbrl.data.video import frames, write_gif
 from pbrl.models.policy import load_policy

@@ -1,14 +1,14 @@
-"""A scripted annotator at the labelling page, in a real browser, while `train.py feedback=human` learns from it.
+"""A scripted annotator at the labelling page, in a real browser, while `train.py feedback=people` learns from it.
 
-    python -m benchmarks.annotator                      # sweep-into, three seeds: at the page, and told directly
+    python -m benchmarks.annotator                      # sweep-into, three seeds: at the page, and directly
     python -m benchmarks.annotator --only page --seeds 0
     python -m benchmarks.annotator --only keys          # no training: when the next pair comes, and if it is in step
     python -m benchmarks.annotator --only keys --far    # the same, as over a slow line
 
 It looks at what a person looks at, the clips on the screen, and answers with an arrow key as a teacher of B-Pref would
 (arXiv:2111.03026): a share of mistakes, ties where returns are close, "can't tell" where both are low. Then what the
-store holds is compared with what was pressed, and the policy with one that was told such answers directly. A line a run
-goes to `benchmarks/results/annotator.jsonl`, with the machine's load.
+store holds is compared with what was pressed, and the policy with one that learned from such answers directly. A line
+a run goes to `benchmarks/results/annotator.jsonl`, with the machine's load.
 """
 
 import argparse
@@ -33,13 +33,14 @@ from benchmarks.report import RESULTS
 from benchmarks.rewards import CONFIGS
 from pbrl.data import collect
 from pbrl.data.table import Table
-from pbrl.feedback.sources.scripted import SKIP, TIE, Teacher
+from pbrl.feedback.questions import ANSWER, SKIP, TIE
+from pbrl.feedback.sources.scripted import Teacher
 from pbrl.feedback.store.store import Store
 from pbrl.training import log
 from tests.browser import CHROMIUM
 
-DIALS = {"judge": "return", "discount": 0.99, "beta": float("inf"), "gamma": 1.0, "mistake": 0.1, "skip": 0.1,
-         "equal": 0.1}  # fmt: skip
+DIALS = {"criterion": "return", "discount": 0.99, "beta": float("inf"), "gamma": 1.0, "mistake": 0.1, "skip": 0.1,
+         "equal": 0.1, "reference": None}  # fmt: skip
 DATA = ["env=metaworld/sweep-into", "data=offset"]
 RUN = [
     *DATA, "algo=iql", "reward=ensemble", "reward.steps=1000", "query.kind=pair",
@@ -85,10 +86,11 @@ class Annotator:
 
     def key(self, question: str, left: int, right: int) -> str:
         """For the clips that begin at these rows."""
-        about = self.table, torch.tensor([[left, right]]), self.length, len(self.pressed)
-        (label,), (outcome,) = self.teacher.answer(*about)
+        uniform = np.random.default_rng([self.teacher.seed, len(self.pressed)]).random((1, 2))
+        about = self.table, torch.tensor([[left, right]]), self.length, uniform
+        (label,), (outcome,) = self.teacher.label(*about)
         key = "ArrowUp" if outcome == SKIP else KEYS[float(label)]
-        wrong = outcome not in (SKIP, TIE) and label != self.honest.answer(*about)[0][0]
+        wrong = outcome not in (SKIP, TIE) and label != self.honest.label(*about)[0][0]
         self.pressed[question] = key, bool(wrong)
         return key
 
@@ -113,8 +115,8 @@ class Annotator:
                 except Error:  # the page went with its run
                     break
                 clips = [source.rsplit("/", 1)[1].removesuffix(".mp4") for source in sources]
-                rows = store.places(clips)
-                page.keyboard.press(self.key(question, *(rows[clip][0] for clip in clips)))
+                found = store.clips(clips)
+                page.keyboard.press(self.key(question, *(self.table.row(found[clip]) for clip in clips)))
         return took
 
 
@@ -139,8 +141,8 @@ def opened(at: str, far: bool = False) -> Iterator[Any]:
 
 def at_the_page(seed: int, folder: Path) -> dict[str, Any]:
     """A run that asks, and the annotator; what the store holds beside what was pressed."""
-    human = ["feedback=human", "feedback.minimum=150", "feedback.port=8700"]
-    command = [sys.executable, "train.py", *RUN, *human, f"seed={seed}", f"run={folder}"]
+    people = ["feedback=people", "feedback.minimum=150", "feedback.port=8700"]
+    command = [sys.executable, "train.py", *RUN, *people, f"seed={seed}", f"run={folder}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     at = next(line.split()[1] for line in process.stdout if line.startswith("answers "))
@@ -150,7 +152,7 @@ def at_the_page(seed: int, folder: Path) -> dict[str, Any]:
     )
     took = annotator.sit_down(at, store, lambda: process.poll() is None, WATCH_MS)
     assert process.wait() == 0
-    return {**judged(annotator, store), **percentiles(took)}
+    return {**compare(annotator, store), **percentiles(took)}
 
 
 def beside(made: dict[str, Any], seed: int) -> Annotator:
@@ -188,27 +190,31 @@ def keys(far: bool) -> dict[str, Any]:
         }  # fmt: skip
 
 
-def judged(annotator: Annotator, store: Store) -> dict[str, Any]:
+def compare(annotator: Annotator, store: Store) -> dict[str, Any]:
     """Shares, in per cent, as they were pressed and as they are found in the store by those who know the truth."""
-    kept = store.answers()
-    rows = annotator.table.segment_rows(torch.from_numpy(kept.starts), annotator.length)
+    kept = [answer for answer in store.answers() if answer.value is not None]
+    questions = store.questions([answer.question for answer in kept])
+    starts = [[annotator.table.row(clip) for clip in questions[answer.question].clips] for answer in kept]
+    rows = annotator.table.segment_rows(torch.tensor(starts), annotator.length)
     gap = annotator.table.reward[rows].sum(-1).diff(dim=1)[:, 0].numpy()
-    decisive = kept.outcome == "answer"
-    keys = [annotator.pressed[q][0] for q in kept.question]
-    wrong = [annotator.pressed[q][1] for q in kept.question]
+    outcome = np.array([answer.value.outcome for answer in kept if answer.value])
+    label = np.array([np.nan if a.value is None or a.value.label is None else a.value.label for a in kept])
+    decisive = outcome == ANSWER
+    keys = [annotator.pressed[answer.question][0] for answer in kept]
+    wrong = [annotator.pressed[answer.question][1] for answer in kept]
 
     def share(those: Any, of: Any) -> float:
         return round(100 * float(np.sum(those)) / int(np.sum(of)), 2)
 
     everything = np.ones(len(keys))
     return {
-        "answers": len(keys), "pressed_but_not_kept": len(annotator.pressed) - len(set(kept.question)),
+        "answers": len(keys), "pressed_but_not_kept": len(annotator.pressed) - len(questions),
         "mistakes_pressed": share(wrong, decisive),
-        "mistakes_found": share(((kept.label > 0.5) != (gap > 0))[decisive], decisive),
+        "mistakes_found": share(((label > 0.5) != (gap > 0))[decisive], decisive),
         "equal_pressed": share([k == "ArrowDown" for k in keys], everything),
-        "equal_found": share(kept.outcome == TIE, everything),
+        "equal_found": share(outcome == TIE, everything),
         "cannot_tell_pressed": share([k == "ArrowUp" for k in keys], everything),
-        "cannot_tell_found": share(kept.outcome == SKIP, everything),
+        "cannot_tell_found": share(outcome == SKIP, everything),
     }  # fmt: skip
 
 

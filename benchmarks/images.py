@@ -1,12 +1,12 @@
-"""What a policy gains by looking: the expert's clone with cameras, without, and told where everything is.
+"""What a policy gains by cameras: the expert cloned with cameras, without, and with all poses in the observation.
 
     python -m benchmarks.images                         # reach, three seeds
     python -m benchmarks.images --tasks lift --seeds 0
 
-They clone the same episodes with the same number of updates. Who looks and who does not are told of the hand alone
-(`env.state=robot`): where the goal and the cube are has to be seen. With `noise` the data's actions are spoilt, so that
-they show the way back; what is deployed needs that. Runs are ordinary `train.py` runs on one thread each. A line a run
-goes to `benchmarks/results/images.jsonl`; what is there is not run again.
+All clone the same episodes with the same number of updates. With cameras and without, the state is that of the robot
+alone (`env.state=robot`): goal and cube are only in the images. With `noise` the expert's actions are perturbed in the
+data, which then hold recoveries; a deployed policy needs them. Runs are ordinary `train.py` runs on one thread each.
+Each run adds a line to `benchmarks/results/images.jsonl`; runs that have one are not repeated.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.offline import run_folder
 from benchmarks.report import RESULTS
-from benchmarks.styles import gathered, spread
+from benchmarks.styles import run_missing, spread
 
 FILE = RESULTS / "images.jsonl"
 EPISODES = 50
@@ -33,13 +33,13 @@ METHODS = {
     "two cameras, noise": ["env.images=[front,wrist]", "env.state=robot", "data.behaviour.noise=0.6"],
     "poses": ["env.state=full"],
 }
-USUAL = ["two cameras", "no camera", "poses"]
+DEFAULT = ["two cameras", "no camera", "poses"]
 SIZE = ["data=expert", "algo=bc", "algo.batch_size=128", "algo.lr=1e-3", "steps=3000", "eval_every=${steps}",
         "checkpoint_every=500", f"final_episodes={EPISODES}"]  # fmt: skip
 
 
 def run(task: str, method: str, seed: int) -> dict[str, Any]:
-    """Trains and plays; returns a line of the results."""
+    """Trains; returns a line of the results."""
     flags = [f"env.horizon={TASKS[task]}", *METHODS[method], *SIZE]
     folder = run_folder(f"franka/{task}", f"images-{method.replace(', ', '-').replace(' ', '-')}-{seed}", flags)
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,11 +70,11 @@ def show(lines: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["reach"])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=USUAL)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=DEFAULT)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     args = parser.parse_args()
     jobs = product(args.seeds, args.tasks, args.methods)
-    lines = gathered(FILE, run, [(task, method, seed) for seed, task, method in jobs])
+    lines = run_missing(FILE, run, [(task, method, seed) for seed, task, method in jobs])
     order = {name: i for i, name in enumerate([*TASKS, *METHODS])}
     show(sorted(lines, key=lambda line: (order[line["task"]], order[line["method"]], line["seed"])))
 

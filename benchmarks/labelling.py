@@ -1,4 +1,4 @@
-"""What the store and server of the labelling page stand: kills, many hands, and how fast they keep what is told.
+"""What the store and server of the labelling page stand: kills, many raters, and how fast they keep answers.
 
     python -m benchmarks.labelling kills --kills 100                          # kill -9 of the server under 20 writers
     python -m benchmarks.labelling kills --kills 20 --database postgresql     # and of the database every other time
@@ -37,31 +37,34 @@ from uuid import uuid4
 import numpy as np
 
 from benchmarks.report import RESULTS
-from pbrl.feedback.store.events import Told
+from pbrl.feedback.questions import Question, Value
+from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.leases import lease
 from pbrl.feedback.store.store import Store
 from pbrl.feedback.store.writer import Writer
-from pbrl.types import UserError
+from pbrl.types import Clip, UserError
 
-DATASET = "benchmark"
+EPISODES = [f"{i:032x}" for i in range(500)]
+SECOND = Value("answer", 1.0)
 
 
 def ask(store: Store, n: int, wanted: int = 1) -> list[str]:
-    starts = np.arange(2 * n).reshape(n, 2)
-    return store.ask(
-        dataset=DATASET, length=64, kind="pair", strategy="uniform", round_=0, starts=starts, wanted=wanted
-    )
+    """Asks n pairs about the episodes of a data set."""
+    clips = [Clip(EPISODES[i % len(EPISODES)], i // len(EPISODES), 64) for i in range(2 * n)]
+    pairs = [Question("pair", (clips[2 * i], clips[2 * i + 1]), wanted=wanted, position=i) for i in range(n)]
+    return store.ask(pairs, store.register(EPISODES))
 
 
 # A server and a database
 
 
 def serve(url: str, port: int) -> None:
-    """The page's server on questions that nobody renders clips for."""
+    """The page's server on questions whose clips are not rendered."""
     import uvicorn
 
     from pbrl.feedback.page.clips import Clips, Look, Renderers
-    from pbrl.feedback.page.server import Desk, make_app
+    from pbrl.feedback.page.project import Project
+    from pbrl.feedback.page.server import make_app
 
     with tempfile.TemporaryDirectory() as folder:
         clips = Clips(
@@ -69,8 +72,10 @@ def serve(url: str, port: int) -> None:
         )
         clips.get = lambda *clip: Future()  # type: ignore[method-assign]
         raters = {f"token-{i}-{'x' * 20}": f"r{i}" for i in range(20)}
-        desk = Desk(Store(url), clips, DATASET, "", raters)
-        uvicorn.run(make_app(desk, ["127.0.0.1"]), host="127.0.0.1", port=port, log_level="critical")
+        store = Store(url)
+        rows = {episode: 1000 * i for i, episode in enumerate(EPISODES)}
+        project = Project(store, clips, store.register(EPISODES), rows, "", raters)
+        uvicorn.run(make_app(project, ["127.0.0.1"]), host="127.0.0.1", port=port, log_level="critical")
 
 
 class Server:
@@ -135,24 +140,24 @@ def database(kind: str) -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def kills(args: argparse.Namespace) -> dict[str, Any]:
-    """Writers tell and tell again until it is acknowledged, while the server is killed; then everything is counted."""
+    """Writers send each answer until it is acknowledged, while the server is killed; then everything is counted."""
     with database(args.database) as (url, bounce):
         store = Store(url)
         ids = ask(store, 200_000 if args.kills > 20 else 20_000)
         server = Server(url)
         stop, acknowledged = threading.Event(), [set() for _ in range(args.writers)]
-        told = [set() for _ in range(args.writers)]
+        sent = [set() for _ in range(args.writers)]
 
         def write(i: int) -> None:
             for question in ids[i :: args.writers]:
                 if stop.is_set():
                     return
                 uid = uuid4().hex
-                told[i].add(uid)
-                body = {"uid": uid, "question": question, "kind": "answer", "said": {"choice": "first"}}
+                sent[i].add(uid)
+                body = {"uid": uid, "question": question, "kind": "answer", "value": {"choice": "first"}}
                 while not stop.is_set():
                     try:
-                        status, _ = server.post("/api/tell", body, i % 20)
+                        status, _ = server.post("/api/answer", body, i % 20)
                     except (OSError, http.client.HTTPException):  # it died before, or in the middle of, its reply
                         time.sleep(0.05)
                         continue
@@ -177,10 +182,10 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
             thread.join()
         server.kill()
         kept = [event["uid"] for event in store.tail(0, 10**7)]
-        all_acknowledged, all_told = set().union(*acknowledged), set().union(*told)
+        all_acknowledged, all_sent = set().union(*acknowledged), set().union(*sent)
         return {
             "acknowledged": len(all_acknowledged), "lost": len(all_acknowledged - set(kept)),
-            "twice": len(kept) - len(set(kept)), "never_told": len(set(kept) - all_told),
+            "twice": len(kept) - len(set(kept)), "never_sent": len(set(kept) - all_sent),
             "kept_unacknowledged": len(set(kept) - all_acknowledged), "miscounted": len(store.miscounted()),
         }  # fmt: skip
 
@@ -188,11 +193,12 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
 def annotate(url: str, names: list[str], seed: int) -> None:
     """One process of raters, each in a thread, until there is nothing left to answer."""
     store, chance = Store(url), random.Random(seed)
+    dataset = store.register(EPISODES)
 
     def work(rater: str) -> None:
-        while leased := lease(store, rater, chance.choice([1, 3, 5]), dataset=DATASET):
+        while leased := lease(store, rater, chance.choice([1, 3, 5]), dataset=dataset):
             for one in leased:
-                writer.append(Told(uuid4().hex, one.question, rater, outcome="answer", label=1.0)).result()
+                writer.append(Answer(uuid4().hex, one.id, rater, SECOND)).result()
 
     with Writer(store) as writer:
         threads = [threading.Thread(target=work, args=(name,)) for name in names]
@@ -235,7 +241,7 @@ def leases(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def speed(args: argparse.Namespace) -> dict[str, Any]:
-    """As many connections as there are writers ask for questions, thirty at a time, and tell, for some seconds.
+    """As many connections as there are writers ask for questions, thirty at a time, and answer them, for some seconds.
 
     Each answer is on the disk when it is acknowledged; `p50_ms` and `p99_ms` are of answers, not of asking.
     """
@@ -260,8 +266,8 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
                     began = time.perf_counter()
                     if began > end:
                         return
-                    told = {"uid": uuid4().hex, "question": question["question"], "kind": "answer"}
-                    assert "seq" in post("/api/tell", {**told, "said": {"choice": "first"}})
+                    answer = {"uid": uuid4().hex, "question": question["question"], "kind": "answer"}
+                    assert "seq" in post("/api/answer", {**answer, "value": {"choice": "first"}})
                     took.append(time.perf_counter() - began)
 
         threads = [threading.Thread(target=write, args=(i,)) for i in range(args.writers)]
@@ -285,7 +291,7 @@ def mixed(args: argparse.Namespace) -> dict[str, Any]:
         ids = ask(store, 40_000 + round(55 * args.seconds))
         store.add_rater("vlm", "vlm")
         server = Server(url)
-        took: dict[str, list[float]] = {"next": [], "tell": [], "vlm": [], "trainer": []}
+        took: dict[str, list[float]] = {"next": [], "answer": [], "vlm": [], "trainer": []}
         refused: list[str] = []
         end = time.perf_counter() + args.seconds
 
@@ -297,7 +303,7 @@ def mixed(args: argparse.Namespace) -> dict[str, Any]:
                 refused.append(f"{what}: {error}")
                 return None
             took[what].append(time.perf_counter() - began)
-            if what in ("next", "tell") and result[0] != 200:
+            if what in ("next", "answer") and result[0] != 200:
                 refused.append(f"{what}: {result[0]}")
             return result
 
@@ -308,15 +314,15 @@ def mixed(args: argparse.Namespace) -> dict[str, Any]:
             while time.perf_counter() < end:
                 timed("next", lambda: server.post("/api/next", {"n": 5}, i))
                 time.sleep(chance.uniform(1.5, 3.5))
-                body = {"uid": uuid4().hex, "question": next(own), "kind": "answer", "said": {"choice": "first"}}
-                timed("tell", lambda body=body: server.post("/api/tell", body, i))
+                body = {"uid": uuid4().hex, "question": next(own), "kind": "answer", "value": {"choice": "first"}}
+                timed("answer", lambda body=body: server.post("/api/answer", body, i))
 
         def vlm(i: int) -> None:
             for question in ids[40_000 + i :: 4]:
                 if time.perf_counter() > end:
                     return
-                told = Told(uuid4().hex, question, "vlm", outcome="answer", label=1.0)
-                timed("vlm", lambda told=told: store.append([told]))
+                answer = Answer(uuid4().hex, question, "vlm", SECOND)
+                timed("vlm", lambda answer=answer: store.append([answer]))
                 time.sleep(4 / 50)
 
         def train() -> None:
@@ -335,7 +341,7 @@ def mixed(args: argparse.Namespace) -> dict[str, Any]:
         server.kill()
         return {
             **{f"{what}_p95_ms": round(1e3 * float(np.percentile(times, 95)), 1) for what, times in took.items()},
-            "vlm_per_s": round(len(took["vlm"]) / args.seconds), "answers": len(took["tell"]),
+            "vlm_per_s": round(len(took["vlm"]) / args.seconds), "answers": len(took["answer"]),
             "refused": len(refused), "first_refused": refused[:3], "kept": store.last(),
         }  # fmt: skip
 
@@ -374,8 +380,8 @@ def first(args: argparse.Namespace) -> dict[str, Any]:
             with urllib.request.urlopen(at + clip[1:]) as response:
                 assert b"ftyp" in response.read()[:12]
         done("clips_after_s")
-        told = {"uid": uuid4().hex, "question": question["question"], "kind": "answer", "said": {"choice": "first"}}
-        assert post("api/tell", told)["seq"] == 1
+        answer = {"uid": uuid4().hex, "question": question["question"], "kind": "answer", "value": {"choice": "first"}}
+        assert post("api/answer", answer)["seq"] == 1
         done("answer_after_s")
         page.kill()
         return seconds

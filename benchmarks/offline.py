@@ -1,22 +1,21 @@
-"""The tables of the README: data, BC, 10 % BC, P-IQL and CPL from the same answers, three seeds each.
-In `hopeless` also IQL on the true reward, and P-IQL on answers by return instead of regret.
+"""Suites of whole training runs: BC, 10 % BC, P-IQL, CPL and others from the same answers, three seeds each.
 
     python -m benchmarks.offline metaworld      # six tasks, calibrated offset data, 1,600 segments rated by regret
-    python -m benchmarks.offline hopeless       # two of them, with a teacher that skips what is hopeless anyway
+    python -m benchmarks.offline hopeless       # two of them, with IQL and a teacher that skips hopeless segments
     python -m benchmarks.offline precision      # and with float32 products instead of bfloat16
     python -m benchmarks.offline locomotion     # SAC replay, 1,600 segments rated by return
     python -m benchmarks.offline gym            # two-stage methods on SAC replay, 500 pairs compared by return
     python -m benchmarks.offline mistakes       # the same with 30 % of the answers wrong, and a robust objective
     python -m benchmarks.offline answers        # from 100, 500 and 2,000 pairs
-    python -m benchmarks.offline ablations      # of DTR: the critic's weight, normalisation of rewards, steps seen
+    python -m benchmarks.offline ablations      # of DTR: critic weight, reward normalization, context length
     python -m benchmarks.offline lists          # the same number of answers spent on ranked lists
-    python -m benchmarks.offline true           # each learner told the true reward, beside itself on learnt rewards
+    python -m benchmarks.offline true           # each learner on the true reward and on a learned one
     python -m benchmarks.offline medium         # data of one policy half as good as the SAC run's best
     python -m benchmarks.offline medium_expert  # half of it by the best
-    python -m benchmarks.offline replay         # Meta-World's SAC replay, where an episode goes on whatever one does
+    python -m benchmarks.offline replay         # Meta-World's SAC replay, whose episodes never terminate
     python -m benchmarks.offline two_stage      # gym, mistakes, medium, medium_expert, and one table of all
 
-Runs are ordinary `train.py` runs, `--jobs` at a time on one thread each; what is finished is not run again. Writes
+Runs are ordinary `train.py` runs, `--jobs` at a time on one thread each; finished runs are not repeated. Writes
 `benchmarks/results/<suite>.jsonl` (a line a run), prints a table in Markdown and draws a picture.
 """
 
@@ -40,9 +39,13 @@ from pbrl.data.rollout import Players
 from pbrl.training import evaluate
 
 LAST = ("success", "success_at_end", "return_mean", "return_iqm", "episodes")  # of the last evaluation
-LEARNT = ["reward=ensemble", "reward.steps=2000"]
-PIQL = ["algo=iql", *LEARNT]
-LONGER = ["steps=10000", "eval_every=10000", "checkpoint_every=10000"]  # two to three million rows, as transformers see
+LEARNED = ["reward=ensemble", "reward.steps=2000"]
+PIQL = ["algo=iql", *LEARNED]
+LONGER = [
+    "steps=10000",
+    "eval_every=10000",
+    "checkpoint_every=10000",
+]  # two to three million rows, as many as transformers read
 LINEAR = ["algo=iql", "reward=linear"]
 SMOOTHED = ["objective@reward_objective=smoothed", "reward_objective.mistake=0.1"]
 STD = ["reward.normalize=std"]  # rewards of one size, however sure the model is
@@ -55,26 +58,26 @@ METHODS = {
     "P-IQL": PIQL,
     "P-IQL, float32": [*PIQL, "bf16=false"],
     "CPL, float32": ["algo=cpl", "bf16=false"],
-    "P-IQL on returns": [*PIQL, "feedback.judge=return", "feedback.skip=0"],
+    "P-IQL on returns": [*PIQL, "feedback.criterion=return", "feedback.skip=0"],
     "CPL": ["algo=cpl"],
     "CPL-BC": ["algo=cpl", "algo.bc_weight=1"],
     "IQL 10k": ["algo=iql", *LONGER],
     "P-IQL 10k": [*PIQL, *LONGER],
     "P-IQL 20k": [*PIQL, "steps=20000", "eval_every=20000", "checkpoint_every=20000"],
     "TD3+BC 10k": ["algo=td3bc", *LONGER],
-    "Pb-TD3+BC 10k": ["algo=td3bc", *LEARNT, *LONGER],
+    "Pb-TD3+BC 10k": ["algo=td3bc", *LEARNED, *LONGER],
     "AWAC 10k": ["algo=awac", *LONGER],
-    "Pb-AWAC 10k": ["algo=awac", *LEARNT, *LONGER],
+    "Pb-AWAC 10k": ["algo=awac", *LEARNED, *LONGER],
     "IPL": ["algo=ipl", "steps=4000", "eval_every=4000", "checkpoint_every=4000"],  # of 2,272 rows each
-    "DPPO": ["algo=cpl", *LEARNT, "algo.pretrain_steps=2000", "objective.bias=0.1"],  # 0.5 flees the worst third
+    "DPPO": ["algo=dppo", *LEARNED, "algo.pretrain_steps=2000", "objective.bias=0.1"],  # 0.5: far from the data
     "DT": ["algo=dt"],
-    "Pb-DT": ["algo=dt", *LEARNT],
-    "Pb-QT": ["algo=qt", *LEARNT],
-    "DTR": ["algo=dtr", *LEARNT],
+    "Pb-DT": ["algo=dt", *LEARNED],
+    "Pb-QT": ["algo=qt", *LEARNED],
+    "DTR": ["algo=dtr", *LEARNED],
     "DTR, true reward": ["algo=dtr"],
-    "Pb-DT, 10 steps": ["algo=dt", "algo.context=10", *LEARNT],
-    "DTR, raw rewards": ["algo=dtr", *LEARNT, "reward.normalize=none"],
-    "DTR, z-scores": ["algo=dtr", *LEARNT, "reward.normalize=zscore"],
+    "Pb-DT, 10 steps": ["algo=dt", "algo.context=10", *LEARNED],
+    "DTR, raw rewards": ["algo=dtr", *LEARNED, "reward.normalize=none"],
+    "DTR, z-scores": ["algo=dtr", *LEARNED, "reward.normalize=zscore"],
     "P-IQL 10k, all wrong": [*PIQL, *LONGER, "feedback=mistake", "feedback.mistake=1"],
     "P-IQL 10k, 10 % wrong": [*PIQL, *LONGER, "feedback=mistake", "feedback.mistake=0.1"],
     "P-IQL 10k, 30 % wrong": [*PIQL, *LONGER, *WRONG],
@@ -82,13 +85,13 @@ METHODS = {
     "P-IQL 10k, std": [*PIQL, *LONGER, *STD],
     "P-IQL 10k, 30 % wrong, std": [*PIQL, *LONGER, *STD, *WRONG],
     "P-IQL 10k, 30 % wrong, robust, std": [*PIQL, *LONGER, *STD, *WRONG, *ROBUST],
-    "DTR, 10 % wrong": ["algo=dtr", *LEARNT, "feedback=mistake", "feedback.mistake=0.1"],
-    "DTR, 30 % wrong": ["algo=dtr", *LEARNT, *WRONG],
-    "DTR, 30 % wrong, robust": ["algo=dtr", *LEARNT, *WRONG, *ROBUST],
+    "DTR, 10 % wrong": ["algo=dtr", *LEARNED, "feedback=mistake", "feedback.mistake=0.1"],
+    "DTR, 30 % wrong": ["algo=dtr", *LEARNED, *WRONG],
+    "DTR, 30 % wrong, robust": ["algo=dtr", *LEARNED, *WRONG, *ROBUST],
     "P-IQL 10k, 100 pairs": [*PIQL, *LONGER, "query.count=100"],
     "P-IQL 10k, 2000 pairs": [*PIQL, *LONGER, "query.count=2000"],
-    "DTR, 100 pairs": ["algo=dtr", *LEARNT, "query.count=100"],
-    "DTR, 2000 pairs": ["algo=dtr", *LEARNT, "query.count=2000"],
+    "DTR, 100 pairs": ["algo=dtr", *LEARNED, "query.count=100"],
+    "DTR, 2000 pairs": ["algo=dtr", *LEARNED, "query.count=2000"],
     "P-IQL 10k, linear": [*LINEAR, *LONGER],
     "P-IQL 10k, linear, smoothed": [*LINEAR, *LONGER, *SMOOTHED],
     "P-IQL 10k, linear, lists": [*LINEAR, *LONGER, "query.kind=ranking"],
@@ -134,7 +137,7 @@ SUITES = {
         "measure": "return_mean",
     },
 }  # fmt: skip
-for name, methods in {  # what is compared on the same data
+for name, methods in {  # more comparisons on the same data
     "mistakes": ["P-IQL 10k", "P-IQL 10k, 10 % wrong", "P-IQL 10k, 30 % wrong", "P-IQL 10k, 30 % wrong, robust",
                  "P-IQL 10k, all wrong",
                  "P-IQL 10k, std", "P-IQL 10k, 30 % wrong, std", "P-IQL 10k, 30 % wrong, robust, std",
@@ -163,8 +166,8 @@ for name in ("medium", "medium_expert"):
     }
 
 
-WHOLE = {"two_stage": ["gym", "mistakes", "medium", "medium_expert"]}  # suites that make one table
-COLUMNS = {  # of that table: the suite, and what a method's name ends on there
+WHOLE = {"two_stage": ["gym", "mistakes", "medium", "medium_expert"]}  # suites of one common table
+COLUMNS = {  # of that table: the suite, and the ending of its methods' names
     "replay": ("gym", ""), "10 % wrong": ("mistakes", ", 10 % wrong"), "30 % wrong": ("mistakes", ", 30 % wrong"),
     "30 % wrong, robust": ("mistakes", ", 30 % wrong, robust"), "medium": ("medium", ""),
     "medium-expert": ("medium_expert", ""),
@@ -172,13 +175,13 @@ COLUMNS = {  # of that table: the suite, and what a method's name ends on there
 
 
 def run_folder(env: str, name: str, flags: list[str]) -> Path:
-    """Where a run lives, for all suites that have it; other flags make another run."""
+    """The folder of a run, shared by all suites that include it; other flags make another run."""
     digest = hashlib.sha256(json.dumps(flags).encode()).hexdigest()[:6]
     return Path("runs/benchmark") / env.split("/")[1] / f"{name}-{digest}"
 
 
 def run(suite: str, env: str, method: str, seed: int, flags: list[str]) -> dict[str, Any]:
-    """Trains once, or reads what a run before left; returns a line of the results."""
+    """Trains, or reads the result of a finished run; returns a line of the results."""
     flags = [*SUITES[suite]["flags"], *METHODS[method], *flags]
     name = method.replace(" ", "").replace("%", "percent").replace(",", "-")  # a comma means more than one to Hydra
     folder = run_folder(env, f"{name}-{seed}", flags)
@@ -217,16 +220,16 @@ def run(suite: str, env: str, method: str, seed: int, flags: list[str]) -> dict[
 
 @cache
 def scale(data: str) -> tuple[float, float | None]:
-    """The returns that score 0 and 100 on a data set, whose part of a config is given as JSON.
+    """The returns that score 0 and 100 on a data set; `data` is its part of a config as JSON.
 
     0: the mean of twenty episodes of random actions. 100: the best policy of the SAC run that the data are of, if any.
     """
-    made = json.loads(data)
-    random = evaluate.summarize(Players(made["env"], 0).play_all(Random(), evaluate.evaluation_seeds(20))).return_mean
-    if "sac" not in made["data"]:
+    parts = json.loads(data)
+    random = evaluate.summarize(Players(parts["env"], 0).play_all(Random(), evaluate.evaluation_seeds(20))).return_mean
+    if "sac" not in parts["data"]:
         return random, None
-    kept = {"folder": Path(made["data_dir"]), "seed": made["data_seed"], "workers": 0}
-    return random, max(sac.measured(made["env"], made["data"]["sac"], **kept).values())
+    source = {"folder": Path(parts["data_dir"]), "seed": parts["data_seed"], "workers": 0}
+    return random, max(sac.measured(parts["env"], parts["data"]["sac"], **source).values())
 
 
 def scale_of(folder: Path) -> tuple[float, float | None]:
@@ -236,13 +239,13 @@ def scale_of(folder: Path) -> tuple[float, float | None]:
 
 
 def prepare(suite: str, env: str, flags: list[str]) -> None:
-    """Makes what runs share before they start: the data set and the reference values, on all cores; a random return."""
+    """Makes what all runs share: the data set, the reference values and the return of random actions, on all cores."""
     flags = [*SUITES[suite]["flags"], *flags]
     folder = run_folder(env, "answers", flags)
     command = [sys.executable, "train.py", "only=answers", "algo=cpl", f"run={folder}", f"env={env}", *flags]
     if subprocess.run(command).returncode:
         raise SystemExit(f"{' '.join(command)} failed")
-    low, high = scale_of(folder)  # known from here on: the threads that read results share no simulator
+    low, high = scale_of(folder)  # cached here, since the threads that read results cannot share a simulator
     print(f"{env}: random actions return {low:.0f}" + (f", the best policy of the SAC run {high:.0f}" if high else ""))
 
 
@@ -279,7 +282,7 @@ def main() -> None:
 
 
 def compare(suite: str, args: argparse.Namespace) -> list[BaseException]:
-    """Runs a suite, writes and shows its results; returns what went wrong."""
+    """Runs a suite, writes and shows its results; returns the errors."""
     envs = [env for env in SUITES[suite]["envs"] if not args.tasks or env.split("/")[1] in args.tasks]
     for env in envs:
         prepare(suite, env, args.flags)

@@ -1,4 +1,4 @@
-"""What everything around the updates costs: data, relabelling, playing, rendering.
+"""What everything around the updates costs: data, relabelling, rollouts, rendering.
 
     python -m benchmarks.pipeline                # all of PARTS
     python -m benchmarks.pipeline play render
@@ -35,16 +35,18 @@ from benchmarks.rewards import CONFIGS
 from pbrl.data import episodes
 from pbrl.data.rollout import Players, PolicyActor
 from pbrl.data.table import Table
-from pbrl.objectives import bradley_terry
-from pbrl.training.batches import Preferences
+from pbrl.feedback.labels import Labels
+from pbrl.objectives import Objective, bradley_terry
+from pbrl.training.batches import Data
 from pbrl.training.evaluate import evaluation_seeds
-from pbrl.types import Episode
+from pbrl.types import Episode, Observation
 
 TURNS = 5
 EPISODES, STEPS, OBS, ACTION = 2000, 500, 39, 4  # a million steps of Meta-World's sizes
 
 
-def noise() -> list[Episode]:
+def make_episodes() -> list[Episode]:
+    """A million steps of noise."""
     random = np.random.default_rng(0)
     return [
         Episode(i, random.standard_normal((STEPS + 1, OBS), np.float32),
@@ -54,20 +56,22 @@ def noise() -> list[Episode]:
     ]  # fmt: skip
 
 
-def config(*flags: str) -> Any:
+def make_config(*flags: str) -> Any:
+    """The config that `train.py` would have with these flags."""
     sim.configs.register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return OmegaConf.to_container(compose("train", list(flags)), resolve=True)
 
 
-def timed(go: Callable[[], Any]) -> float:
+def measure_seconds(run: Callable[[], Any]) -> float:
+    """Seconds that it takes."""
     began = time.perf_counter()
-    go()
+    run()
     return time.perf_counter() - began
 
 
-def resident() -> int:
-    """Bytes of this process that are its own, without what it has freed and the C library keeps."""
+def measure_memory() -> int:
+    """Bytes of this process's own memory; what it has freed is first given back to the system."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     return psutil.Process().memory_full_info().uss
@@ -77,25 +81,28 @@ def data() -> dict[str, Any]:
     """Reading a million steps from disk, and what the table of them takes in memory; what a question takes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "noise"
-        episodes.write(path, noise()[:2], {})
-        Table(episodes.read(path))  # whatever is imported for it is there
-        episodes.write(path, noise(), {})
-        before, began = resident(), time.perf_counter()
+        episodes.write(path, make_episodes()[:2], {})
+        Table(episodes.read(path))  # imports everything
+        episodes.write(path, make_episodes(), {})
+        before, began = measure_memory(), time.perf_counter()
         found = episodes.read(path)
         read_s = time.perf_counter() - began
-        both, began = resident(), time.perf_counter()
+        both, began = measure_memory(), time.perf_counter()
         table = Table(found)
         table_s = time.perf_counter() - began
-        table_kept = resident() - both
+        table_kept = measure_memory() - both
         del found
-        reader_kept = resident() - before - table_kept  # by HDF5, whatever is read next
+        reader_kept = measure_memory() - before - table_kept  # by HDF5
     tensors = [v for v in vars(table).values() if isinstance(v, torch.Tensor)]
     arrays = [v for v in vars(table).values() if isinstance(v, np.ndarray)]
     numbers = 4 * sum((table.obs.numel(), table.action.numel(), table.reward.numel(), table.done.numel()))
-    preferences = Preferences(table, kind="pair", length=64, held_out=0.0, seed=0)
+    tensors += [table.obs, table.action, table.reward, table.done, *table.labels.values()]
     many = 10_000
-    preferences.add(np.zeros((many, 2), int), np.zeros(many))
-    question = sum(part.nbytes for part in preferences.train) / many
+    zeros, ids = np.zeros(many, np.int64), np.full(many, "f" * 32, object)
+    answers = Data(table, torch.Generator(), length=64)
+    answers.set_labels(Labels(np.zeros((many, 2), np.int64), np.zeros(many), zeros, zeros, np.ones(many), ids,
+                              ("coin",), 64, "pair"))  # fmt: skip
+    question = sum(part.nbytes for part in answers.train) / many
     return {
         "read_s": read_s, "table_s": table_s, "table_mb": sum(v.nbytes for v in (*tensors, *arrays)) / 1e6,
         "table_grew_mb": table_kept / 1e6, "reader_kept_mb": reader_kept / 1e6, "data_mb": numbers / 1e6,
@@ -105,44 +112,44 @@ def data() -> dict[str, Any]:
 
 def relabel() -> dict[str, Any]:
     """A new reward for a million steps, by the default ensemble."""
-    table, made = Table(noise()), config("reward=ensemble")
-    model = instantiate(made["reward"], table.spec(), bradley_terry)
-    turns = [timed(lambda: table.relabel(model)) for _ in range(TURNS)]
+    table, settings = Table(make_episodes()), make_config("reward=ensemble")
+    model = instantiate(settings["reward"], table.spec(), Objective(bradley_terry))
+    turns = [measure_seconds(lambda: table.relabel(model)) for _ in range(TURNS)]
     return {"seconds": float(np.median(turns)), "steps": len(table)}
 
 
 def play() -> dict[str, Any]:
-    """Sixteen episodes of a policy: in one process and two of ours, and in an AsyncVectorEnv of 2 and of 8."""
-    made = config("env=metaworld/button-press")
-    env = instantiate(made["env"])
+    """Sixteen episodes of a policy: in one process, by two rollout workers, and in an AsyncVectorEnv of 2 and of 8."""
+    settings = make_config("env=metaworld/button-press")
+    env = instantiate(settings["env"])
     sizes = env.observation_space.shape[0], env.action_space.shape[0]
     table = Table([Episode(0, np.random.randn(9, sizes[0]).astype(np.float32), np.zeros((8, sizes[1]), np.float32),
                            np.zeros(8, np.float32), False)])  # fmt: skip
-    policy = instantiate(made["policy"], table.spec())
+    policy = instantiate(settings["policy"], table.spec())
     seeds, found = evaluation_seeds(16), {}
-    ours, single = Players(made["env"], 2), Players(made["env"], 0)
-    theirs = {n: AsyncVectorEnv([partial(instantiate, made["env"])] * n, shared_memory=True) for n in (2, 8)}
+    workers, single = Players(settings["env"], 2), Players(settings["env"], 0)
+    vector_envs = {n: AsyncVectorEnv([partial(instantiate, settings["env"])] * n, shared_memory=True) for n in (2, 8)}
 
-    def vectorised(n: int) -> None:
-        envs = theirs[n]
+    def roll_out_vectorized(n: int) -> None:
+        envs = vector_envs[n]
         for i in range(0, 16, n):
             obs, _ = envs.reset(seed=[int(s) for s in seeds[i : i + n]])
             for _ in range(env.horizon):
-                obs, *_ = envs.step(policy.act(torch.from_numpy(obs)).numpy())
+                obs, *_ = envs.step(policy.act(Observation(torch.from_numpy(obs))).numpy())
 
     sides = {
         "one_process": lambda: single.play_all(PolicyActor(policy), seeds),
-        "two_processes": lambda: ours.play_all(PolicyActor(policy), seeds),
-        "async_2": lambda: vectorised(2), "async_8": lambda: vectorised(8),
+        "two_processes": lambda: workers.play_all(PolicyActor(policy), seeds),
+        "async_2": lambda: roll_out_vectorized(2), "async_8": lambda: roll_out_vectorized(8),
     }  # fmt: skip
-    for go in sides.values():
-        go()
+    for run in sides.values():
+        run()
     turns: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(TURNS):
-        for name, go in sides.items():
-            turns[name].append(timed(go))
-    ours.close()
-    for envs in theirs.values():
+        for name, run in sides.items():
+            turns[name].append(measure_seconds(run))
+    workers.close()
+    for envs in vector_envs.values():
         envs.close()
     found = {f"{name}_steps_per_second": 16 * env.horizon / float(np.median(t)) for name, t in turns.items()}
     return {"horizon": env.horizon, **found}
@@ -150,13 +157,13 @@ def play() -> dict[str, Any]:
 
 def render() -> dict[str, Any]:
     """Frames of 256 × 256, as they are for clips and with shadows and reflections."""
-    made = config("env=metaworld/button-press")
-    env = instantiate(made["env"])
+    settings = make_config("env=metaworld/button-press")
+    env = instantiate(settings["env"])
     env.reset(seed=0)
     found = {}
     for name, fast in (("fast", True), ("full", False)):
         env.render(fast=fast)
-        turns = [timed(lambda fast=fast: [env.render(fast=fast) for _ in range(20)]) for _ in range(TURNS)]
+        turns = [measure_seconds(lambda fast=fast: [env.render(fast=fast) for _ in range(20)]) for _ in range(TURNS)]
         found[f"{name}_frames_per_second"] = 20 / float(np.median(turns))
     return found
 
@@ -181,7 +188,7 @@ def main() -> None:
     for name in args.names or PARTS:
         context = multiprocessing.get_context("spawn")
         parent, child = context.Pipe()
-        process = context.Process(target=_tell, args=(child, name))  # a pool's could have no children
+        process = context.Process(target=send_line, args=(child, name))  # a pool's processes could have no children
         process.start()
         lines[name] = parent.recv()
         process.join()
@@ -189,7 +196,8 @@ def main() -> None:
         file.write_text("".join(json.dumps(line) + "\n" for line in lines.values()))
 
 
-def _tell(pipe: Any, name: str) -> None:
+def send_line(pipe: Any, name: str) -> None:
+    """Measures a part and sends its line."""
     pipe.send(measure(name))
 
 

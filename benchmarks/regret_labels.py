@@ -1,10 +1,10 @@
-"""How trustworthy regret labels are, task by task: why some of the table's tasks are hard for whoever learns from them.
+"""How reliable regret labels are, task by task: why some of the table's tasks are hard to learn from them.
 
     python -m benchmarks.regret_labels      # after `python -m benchmarks.offline metaworld`
 
-Regret compares segments by what the scripted expert would have earned from their ends. Two things spoil that. Where the
-expert itself cannot succeed any more (the puck has rolled away), nothing can be lost, so a hopeless segment is rated
-above a useful one. And where grasping is a matter of luck, one play-on says little about a state's value.
+Regret compares segments by the expert's value at their ends, estimated by a rollout from there. Two things make it
+unreliable. Where the expert itself cannot succeed any more (the puck has rolled away), there is nothing to lose, so a
+hopeless segment is rated above a useful one. And where grasping is a matter of luck, one rollout is a poor estimate.
 """
 
 import json
@@ -23,11 +23,11 @@ from pbrl.data.table import Table
 from pbrl.feedback.sources.reference import earn
 from pbrl.feedback.store.store import Store
 
-SEGMENTS, SAMPLES, NOISE = 60, 4, 0.3  # rated segments looked at, play-ons from each start, their action noise
+SEGMENTS, SAMPLES, NOISE = 60, 4, 0.3  # rated segments, rollouts from each start, their action noise
 
 
 def measure(envs: Sequence[Any], starts: Sequence[tuple[int, np.ndarray]], settings: dict[str, Any]) -> list[Any]:
-    """For each (episode seed, state): whether the expert succeeds from there, and the values of noisy play-ons."""
+    """For each (episode seed, state): whether the expert succeeds from there, and the returns of noisy rollouts."""
     found = []
     for seed, state in starts:
         random = np.random.default_rng(seed)

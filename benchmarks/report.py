@@ -1,4 +1,4 @@
-"""What a suite's runs say: tables in Markdown, bars with every seed, one number with its interval over all tasks."""
+"""The results of a suite: tables in Markdown, bars with every seed, the interquartile mean over all tasks."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ Lines = list[dict[str, Any]]
 
 def show(suite: str, lines: Lines) -> None:
     """Prints all tables and draws the picture."""
-    columns = {"last policy": measured(lines, "last"), "maximum of the running mean": "running_max"}
+    columns = {"last policy": column_of(lines, "last"), "maximum of the running mean": "running_max"}
     if lines[0]["measure"] == "success":
         columns["last policy, in the last step"] = "last_success_at_end"
     for title, column in columns.items():
@@ -21,8 +21,8 @@ def show(suite: str, lines: Lines) -> None:
     plot(suite, lines)
 
 
-def measured(lines: Lines, of: str) -> str:
-    """The column that holds what a suite measures, of the `last` policy or of the `data`."""
+def column_of(lines: Lines, of: str) -> str:
+    """The column of the suite's measure, of the `last` policy or of the `data`."""
     if of == "data":
         return "data_success" if lines[0]["measure"] == "success" else "data_return"
     return f"{of}_{lines[0]['measure']}"
@@ -51,7 +51,7 @@ def table(lines: Lines, column: str) -> str:
     envs = list(dict.fromkeys(line["env"] for line in lines))
     percent = lines[0]["measure"] == "success"
     scale = 100 if percent else 1
-    data = "data_success_at_end" if column.endswith("at_end") else measured(lines, "data")
+    data = "data_success_at_end" if column.endswith("at_end") else column_of(lines, "data")
     with_scores = percent or lines[0].get("expert_return") is not None
     rows = [["", *(env.split("/")[1] for env in envs), "mean", "interquartile mean"]]
     own = [next(line for line in lines if line["env"] == env) for env in envs]
@@ -79,10 +79,10 @@ def table(lines: Lines, column: str) -> str:
 
 
 def overview(name: str, columns: dict[str, Any]) -> None:
-    """One table of methods by data sets and mistakes, of interquartile means of all scores with intervals.
+    """A table of methods by data sets and shares of wrong answers: interquartile means of all scores with intervals.
 
-    Each column is [lines, ending], what methods' names end on in those lines. What was not measured on all tasks stays
-    open. A picture has the methods of more than one column.
+    Each column is [lines, ending], the ending of methods' names in those lines. Methods that were not run on all tasks
+    are left blank. The picture shows the methods of more than one column.
     """
     import matplotlib
 
@@ -95,7 +95,7 @@ def overview(name: str, columns: dict[str, Any]) -> None:
         for title, (lines, ending) in columns.items():
             own = [line for line in lines if line["method"] == method + ending]
             if {line["env"] for line in own} == {line["env"] for line in lines} and "," not in method:
-                every = scores(own, measured(own, "last"))
+                every = scores(own, column_of(own, "last"))
                 cells.setdefault(method, {})[title] = (iqm(every), *interval(every))
     print("\n| | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
     for method, row in cells.items():
@@ -116,7 +116,7 @@ def overview(name: str, columns: dict[str, Any]) -> None:
 
 
 def plot(suite: str, lines: Lines) -> None:
-    """Bars of the last policy's measure, each seed a dot and the data's level a line; performance profiles."""
+    """Bars of the last policy's measure, each seed a dot and the data's value a line; performance profiles."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -133,12 +133,12 @@ def plot(suite: str, lines: Lines) -> None:
     for axis, env in zip(axes[0], envs, strict=False):
         for i, method in enumerate(methods):
             own = [line for line in lines if line["env"] == env and line["method"] == method]
-            found = [line[measured(lines, "last")] for line in own]
+            found = [line[column_of(lines, "last")] for line in own]
             if found:
                 axis.barh(i, np.mean(found), color=colours[i], alpha=0.6)
                 axis.plot(found, [i] * len(found), ".", color=colours[i])
-        level = next(line[measured(lines, "data")] for line in lines if line["env"] == env)
-        axis.axvline(level, color="0.4", linestyle=":")
+        value = next(line[column_of(lines, "data")] for line in lines if line["env"] == env)
+        axis.axvline(value, color="0.4", linestyle=":")
         axis.set_title(env.split("/")[1], fontsize=9)
         axis.set_yticks(range(len(methods)), methods if axis is axes[0][0] else [""] * len(methods), fontsize=8)
         axis.set_ylim(len(methods) - 0.5, -0.5)
@@ -147,7 +147,7 @@ def plot(suite: str, lines: Lines) -> None:
         if percent:
             axis.set_xlim(0, 1.02)
     if with_scores:
-        runs = [scores([k for k in lines if k["method"] == method], measured(lines, "last")) for method in methods]
+        runs = [scores([k for k in lines if k["method"] == method], column_of(lines, "last")) for method in methods]
         levels = np.linspace(0, max(100, *(own.max() for own in runs)), 101)
         for i, own in enumerate(runs):
             axes[0][-1].plot(levels, profile(own, levels), color=colours[i])

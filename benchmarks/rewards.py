@@ -1,11 +1,11 @@
-"""What reward models make of the same number of answers: how often they are right about all the other segments.
+"""How accurate reward models are on random pairs of segments, by model, objective, and number of answers.
 
     python -m benchmarks.rewards                       # all rows of CONDITIONS, three seeds on three tasks
     python -m benchmarks.rewards --tasks gym/hopper --seeds 1 "lists"
 
-Each row is an ordinary run of `train.py` whose policy trains for one update. Its relabelled data then judge 5,000
-random pairs of segments, and the true return says who is right. Writes `benchmarks/results/rewards.jsonl`, prints a
-table in Markdown and draws a picture.
+Each row is an ordinary run of `train.py` whose policy trains for one update. Its learned reward then compares 5,000
+random pairs of segments, and the true return says which of the two is better. Writes
+`benchmarks/results/rewards.jsonl`, prints a table in Markdown and draws a picture.
 """
 
 import argparse
@@ -91,19 +91,19 @@ def measure(task: str, name: str, seed: int) -> dict[str, Any]:
             table = Table(collect.dataset(
                 config["env"], config["data"], folder=Path(config["data_dir"]), seed=config["data_seed"], workers=0
             )[0])  # fmt: skip
-        table.learned = torch.load(Path(folder) / "checkpoint.pt", weights_only=True)["seeds"][0]["learned"]
+        learned = torch.load(Path(folder) / "checkpoint.pt", weights_only=True)["replicas"][0]["labels"]["reward"]
         git = json.loads((Path(folder) / "versions.json").read_text())["git"]
     length = config["query"]["length"]
-    places = table.segment_starts(length)
-    pick = torch.randint(len(places), (5000, 2), generator=torch.Generator().manual_seed(1))
-    rows = table.segment_rows(places[pick], length)
-    learnt, true = (values[rows].double().sum(-1).numpy() for values in (table.learned, table.reward))
-    right = (np.diff(learnt)[:, 0] > 0) == (np.diff(true)[:, 0] > 0)
-    rank = spearmanr(learnt.ravel(), true.ravel())[0]  # type: ignore[index]
-    paid = np.sort(table.learned[rows].double().numpy() - float(table.learned[table.rows].min()))  # above the least
-    spikes = paid[..., -length // 10 :].sum(-1) / paid.sum(-1).clip(min=1e-9)
+    starts = table.segment_starts(length)
+    pick = torch.randint(len(starts), (5000, 2), generator=torch.Generator().manual_seed(1))
+    rows = table.segment_rows(starts[pick], length)
+    score, true = (values[rows].double().sum(-1).numpy() for values in (learned, table.reward))
+    agrees = (np.diff(score)[:, 0] > 0) == (np.diff(true)[:, 0] > 0)
+    rank = spearmanr(score.ravel(), true.ravel())[0]  # type: ignore[index]
+    above_least = np.sort(learned[rows].double().numpy() - float(learned[table.rows].min()))
+    spikes = above_least[..., -length // 10 :].sum(-1) / above_least.sum(-1).clip(min=1e-9)
     return {"task": task, "name": name, "seed": seed, "flags": flags, "git": git, "answers": result["answers"],
-            "accuracy": float(right.mean()), "rank_correlation": float(rank),  # type: ignore[arg-type]
+            "accuracy": float(agrees.mean()), "rank_correlation": float(rank),  # type: ignore[arg-type]
             "paid_in_best_tenth_of_steps": float(spikes.mean())}  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def show(lines: list[dict[str, Any]]) -> None:
         axis.plot(mean, y, "|", color="k", markersize=12)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
-    axis.set_xlabel("right about random pairs of segments, per cent; line: mean over tasks")
+    axis.set_xlabel("accuracy on random pairs of segments, per cent; line: mean over tasks")
     axis.legend(fontsize=8)
     figure.savefig(RESULTS / "rewards.png", dpi=110)
 

@@ -29,7 +29,7 @@ from benchmarks import speed
 from benchmarks.report import RESULTS
 from pbrl.data.table import Table
 from pbrl.training.engine import Engine
-from pbrl.types import PreferenceBatch, Transitions
+from pbrl.types import Comparisons, Transitions
 
 CPU = torch.device("cpu")
 SCANNED = 200  # updates in one call of JAX
@@ -41,8 +41,8 @@ def mlp(*sizes: int) -> nn.Sequential:
 
 
 def iql(draw: Callable[[], Transitions], table: Table) -> Callable[[], None]:
-    """IQL with two critics, a value and a policy of 2 × 256, each with its Adam."""
-    obs, action = draw().obs.shape[1], draw().action.shape[1]
+    """IQL with two critics, a value network and a policy of 2 × 256, each with its Adam."""
+    obs, action = table.obs.shape[1], table.action.shape[1]
     critics = [mlp(obs + action, 256, 256, 1) for _ in range(2)]
     targets = [mlp(obs + action, 256, 256, 1) for _ in range(2)]
     value, actor = mlp(obs, 256, 256, 1), mlp(obs, 256, 256, action)
@@ -57,17 +57,18 @@ def iql(draw: Callable[[], Transitions], table: Table) -> Callable[[], None]:
 
     def update() -> None:
         batch = draw()
-        pair = torch.cat([batch.obs, batch.action], 1)
+        obs = batch.obs.state
+        pair = torch.cat([obs, batch.action], 1)
         with torch.no_grad():
             q_min = torch.min(targets[0](pair), targets[1](pair)).squeeze(-1)
-            next_v = value(batch.next_obs).squeeze(-1)
-        advantage = q_min - value(batch.obs).squeeze(-1)
+            next_v = value(batch.next_obs.state).squeeze(-1)
+        advantage = q_min - value(obs).squeeze(-1)
         value_loss = (torch.abs(0.7 - (advantage < 0).float()) * advantage**2).mean()
         value_optim.zero_grad(set_to_none=True)
         value_loss.backward()
         value_optim.step()
-        wanted = batch.reward + 0.99 * (1 - batch.done) * next_v
-        critic_loss = sum(functional.mse_loss(critic(pair).squeeze(-1), wanted) for critic in critics) / 2
+        target_value = batch.reward + 0.99 * (1 - batch.done) * next_v
+        critic_loss = sum(functional.mse_loss(critic(pair).squeeze(-1), target_value) for critic in critics) / 2
         critic_optim.zero_grad(set_to_none=True)
         critic_loss.backward()  # type: ignore[union-attr]
         critic_optim.step()
@@ -76,7 +77,7 @@ def iql(draw: Callable[[], Transitions], table: Table) -> Callable[[], None]:
                 for t, s in zip(target.parameters(), critic.parameters(), strict=True):
                     t.data.copy_(0.995 * t.data + 0.005 * s.data)
         weight = (3.0 * advantage.detach()).exp().clamp(max=100.0)
-        normal = torch.distributions.Normal(torch.tanh(actor(batch.obs)), log_std.exp())
+        normal = torch.distributions.Normal(torch.tanh(actor(obs)), log_std.exp())
         actor_loss = (weight * -normal.log_prob(batch.action).sum(-1)).mean()
         actor_optim.zero_grad(set_to_none=True)
         actor_loss.backward()
@@ -87,17 +88,16 @@ def iql(draw: Callable[[], Transitions], table: Table) -> Callable[[], None]:
     return update
 
 
-def ensemble(draw: Callable[[], PreferenceBatch], table: Table) -> Callable[[], None]:
+def ensemble(draw: Callable[[], Comparisons], table: Table) -> Callable[[], None]:
     """Seven reward networks of 3 × 256, one after the other."""
-    first = draw()
-    sizes = first.obs.shape[-1] + first.action.shape[-1], 256, 256, 256, 1
+    sizes = table.obs.shape[1] + table.action.shape[1], 256, 256, 256, 1
     members = [mlp(*sizes) for _ in range(7)]
     optims = [torch.optim.Adam(member.parameters(), lr=3e-4) for member in members]
     logged = {}
 
     def update() -> None:
         batch = draw()
-        steps = torch.cat([batch.obs, batch.action], -1)
+        steps = torch.cat([batch.segments.obs.state, batch.segments.action], -1)
         losses = []
         for member, optim in zip(members, optims, strict=True):
             scores = torch.tanh(member(steps)).squeeze(-1).sum(-1)
@@ -111,17 +111,17 @@ def ensemble(draw: Callable[[], PreferenceBatch], table: Table) -> Callable[[], 
     return update
 
 
-def pairs(draw: Callable[[], PreferenceBatch], table: Table) -> Callable[[], None]:
-    """A reward network of 2 × 32 that is shown one pair after the other."""
-    first = draw()
-    net = mlp(first.obs.shape[-1] + first.action.shape[-1], 32, 32, 1)
+def pairs(draw: Callable[[], Comparisons], table: Table) -> Callable[[], None]:
+    """A reward network of 2 × 32, on one pair after the other."""
+    net = mlp(table.obs.shape[1] + table.action.shape[1], 32, 32, 1)
     optim = torch.optim.Adam(net.parameters(), lr=1e-3)
     logged = {}
 
     def update() -> None:
         batch = draw()
         losses: list[Tensor] = []
-        for obs, action, label in zip(batch.obs, batch.action, batch.label, strict=True):
+        segments = batch.segments
+        for obs, action, label in zip(segments.obs.state, segments.action, batch.label, strict=True):
             returns = [net(torch.cat([obs[k], action[k]], -1)).sum() for k in range(2)]
             probability = torch.sigmoid(returns[1] - returns[0])
             losses.append(functional.binary_cross_entropy(probability, label))
@@ -142,7 +142,7 @@ def jax_iql(draw: Callable[[], Transitions], table: Table) -> Callable[[], None]
 
 
 RIVALS: dict[str, tuple[str, Callable[[Any, Table], Callable[[], None]] | None, float]] = {
-    # our shape in benchmarks/speed.py, the rival (None: ourselves, eager in float32), the ratio that is aimed at
+    # our shape in benchmarks/speed.py, the rival (None: our update, eager in float32), and the ratio to reach
     "iql": ("iql", iql, 4.0),
     "iql, JAX": ("iql", jax_iql, 1.5),
     "ensemble of 7, 64 pairs": ("ensemble", ensemble, 2.3),
@@ -158,18 +158,18 @@ def measure(name: str, threads: int) -> dict[str, Any]:
     os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
     sim.configs.register()
     shape, rival, aim = RIVALS[name]
-    ours, draw, seed = speed.made(shape, CPU)
-    fast = Engine(CPU, compile=True, bf16=True).prepare(ours.update)
-    other = rival(draw, seed.table) if rival is not None else lambda: ours.update(draw())
+    bench = speed.make_bench(shape, CPU)
+    fast = Engine(CPU, compile=True, bf16=True).prepare(bench.phase)
+    other = rival(bench.draw, bench.data.table) if rival is not None else lambda: bench.phase.update(bench.draw())
     each = {"ours": 1, "rival": SCANNED if rival is jax_iql else 1}  # updates in a call
-    sides = {"ours": lambda: fast(draw()), "rival": other}
-    counts = {side: speed.warmed(go, lambda: None) for side, go in sides.items()}
+    sides = {"ours": lambda: fast(bench.draw()), "rival": other}
+    counts = {side: speed.warm_up(run) for side, run in sides.items()}
     rates: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(5):
-        for side, go in sides.items():
+        for side, run in sides.items():
             began = time.process_time()
             for _ in range(counts[side]):
-                go()
+                run()
             rates[side].append(counts[side] * each[side] / (time.process_time() - began))
     middle = {side: sorted(found)[2] for side, found in rates.items()}
     ratios = sorted(a / b for a, b in zip(rates["ours"], rates["rival"], strict=True))
@@ -177,7 +177,8 @@ def measure(name: str, threads: int) -> dict[str, Any]:
         "name": name, "threads": threads, "ratio": middle["ours"] / middle["rival"], "least": ratios[0],
         "most": ratios[-1], "aim": aim, **{f"{side}_per_cpu_second": rate for side, rate in middle.items()},
         "product_gflops": {
-            "float32": speed.products(torch.float32, CPU), "bfloat16": speed.products(torch.bfloat16, CPU),
+            "float32": speed.measure_products(torch.float32, CPU),
+            "bfloat16": speed.measure_products(torch.bfloat16, CPU),
         },
         "torch": torch.__version__, "processor": platform.machine(), "load": [round(x, 1) for x in os.getloadavg()],
     }  # fmt: skip

@@ -18,9 +18,9 @@ BATCH, EXPECTILE, BETA, DISCOUNT, TAU, LR = 256, 0.7, 3.0, 0.99, 0.005, 3e-4
 
 
 def iql(table: Table, updates: int) -> Callable[[], None]:
-    """So many updates a call, of two critics, a value and a policy of 2 × 256."""
+    """So many updates a call, of two critics, a value network and a policy of 2 × 256."""
     obs, action = (jnp.asarray(part.numpy()) for part in (table.obs, table.action))
-    reward, done = (jnp.asarray(part.numpy()) for part in (table.learned, table.done))
+    reward, done = (jnp.asarray(part.numpy()) for part in (table.labels["reward"], table.done))
     rows = jnp.asarray(table.rows.numpy(), jnp.int32)
     o, a = obs.shape[1], action.shape[1]
     random = np.random.default_rng(0)
@@ -35,10 +35,10 @@ def iql(table: Table, updates: int) -> Callable[[], None]:
         obs, action, reward, next_obs, done = batch
         pair = jnp.concatenate([obs, action], 1)
         q_min = jnp.minimum(*(apply(net, pair)[:, 0] for net in target))
-        wanted = reward + DISCOUNT * (1 - done) * lax.stop_gradient(apply(params["v"], next_obs)[:, 0])
+        target_value = reward + DISCOUNT * (1 - done) * lax.stop_gradient(apply(params["v"], next_obs)[:, 0])
         error = q_min - apply(params["v"], obs)[:, 0]
         v_loss = (jnp.where(error > 0, EXPECTILE, 1 - EXPECTILE) * error**2).mean()
-        q_loss = sum(((apply(net, pair)[:, 0] - wanted) ** 2).mean() for net in params["q"])
+        q_loss = sum(((apply(net, pair)[:, 0] - target_value) ** 2).mean() for net in params["q"])
         weight = jnp.minimum(jnp.exp(BETA * lax.stop_gradient(error)), 100.0)
         net, log_std = params["actor"]
         gap = (action - jnp.tanh(apply(net, obs))) * jnp.exp(-log_std)
@@ -57,12 +57,12 @@ def iql(table: Table, updates: int) -> Callable[[], None]:
 
     scan = jax.jit(lambda state: lax.scan(update, state, None, updates))
 
-    def go() -> None:
+    def run() -> None:
         nonlocal state
         state, losses = scan(state)
         losses.block_until_ready()
 
-    return go
+    return run
 
 
 def mlp(random: np.random.Generator, *sizes: int) -> list[tuple[jax.Array, jax.Array]]:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,13 +31,13 @@ from torch.utils.flop_counter import FlopCounterMode
 import sim.configs
 from benchmarks.report import RESULTS
 from pbrl.data.table import Table
-from pbrl.run.build import learner, reward_model
-from pbrl.training.batches import Preferences
+from pbrl.feedback.labels import Labels
+from pbrl.run.build import build_algorithm, build_reward
+from pbrl.settings import RunSettings
+from pbrl.training.batches import Data
 from pbrl.training.engine import AT_ONCE, WARM_UP, Engine
-from pbrl.training.log import Log
-from pbrl.training.replica import Seed
-from pbrl.training.vmap import Together
-from pbrl.types import Episode
+from pbrl.training.vmap import LearnerStack
+from pbrl.types import Episode, Phase
 
 ROOT = Path(__file__).parent.parent
 D4RL, META_WORLD = (17, 6), (39, 4)  # sizes of observations and actions
@@ -71,7 +71,7 @@ LENGTH = 64  # steps of a segment
 KEY = ("name", "device", "threads", "seeds", "compile", "bf16")
 
 
-def episodes(obs_dim: int, action_dim: int) -> list[Episode]:
+def make_episodes(obs_dim: int, action_dim: int) -> list[Episode]:
     """Twenty episodes of a thousand steps of noise."""
     random = np.random.default_rng(0)
     return [
@@ -82,100 +82,128 @@ def episodes(obs_dim: int, action_dim: int) -> list[Episode]:
     ]  # fmt: skip
 
 
-def made(name: str, where: torch.device, number: int = 0) -> tuple[Any, Callable[[], Any], Seed]:
-    """A learner of that shape, what draws its batches from a table of noise with 500 answers, and their seed."""
+class Bench(NamedTuple):
+    """A learner of one seed: the last phase of its training, and what that draws from."""
+
+    phase: Phase
+    data: Data
+
+    def draw(self) -> Any:
+        return self.phase.draw(self.data)
+
+
+def make_bench(name: str, device: torch.device, seed: int = 0) -> Bench:
+    """The learner of that shape in SHAPES, on a table of noise with 500 comparisons."""
     part, flags, sizes = SHAPES[name]
+    settings = compose_settings(*flags, f"seed={seed}")
+    table = Table(make_episodes(*sizes), device)
+    torch.manual_seed(seed)
+    if part == "reward":
+        phase = build_reward(settings, table.spec()).to(device).phases()[-1]
+    else:
+        phase = build_algorithm(settings.algo, settings, seed, table.spec(), device).phases(settings.schedule.steps)[-1]
+    data = Data(table, torch.Generator(device).manual_seed(seed), length=LENGTH)
+    data.set_labels(make_labels(table))
+    return Bench(phase, data)
+
+
+def compose_settings(*flags: str) -> RunSettings:
+    """The settings that `train.py` would have with these flags."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose("train", [*flags, f"seed={number}"]), resolve=True)
-    table = Table(episodes(*sizes), where)
-    torch.manual_seed(number)
-    reward = reward_model(config, table.spec()).to(where) if part == "reward" else None
-    algo = learner(config["algo"], config, table.spec(), where)
-    preferences = Preferences(table, kind="pair", length=LENGTH, held_out=0.0, seed=0)
-    places = table.segment_starts(LENGTH).cpu().numpy()
-    random = np.random.default_rng(0)
-    preferences.add(random.choice(places, (500, 2)), random.integers(2, size=500).astype(np.float64))
-    seed = Seed(number, Path(), table, algo, reward, log=cast(Log, None))
-    learns = algo if reward is None else reward
-    return learns, lambda: seed.draw(learns, preferences), seed
+        config: Any = OmegaConf.to_container(compose("train", list(flags)), resolve=True)
+    return RunSettings.parse(config)
 
 
-def warmed(go: Callable[[], Any], settle: Callable[[], None]) -> int:
+def make_labels(table: Table) -> Labels:
+    """500 comparisons of random segments, answered by a coin."""
+    random, n = np.random.default_rng(0), 500
+    starts = random.choice(table.segment_starts(LENGTH).cpu().numpy(), (n, 2))
+    value, zeros = random.integers(2, size=n).astype(np.float64), np.zeros(n, np.int64)
+    return Labels(starts, value, zeros, zeros, np.ones(n), np.full(n, "f" * 32, object), ("coin",), LENGTH, "pair")
+
+
+def warm_up(run: Callable[[], Any]) -> int:
     """Runs an update until nothing more is compiled; returns how many fill a second."""
     for _ in range(5):
-        go()
-    settle()
+        run()
     began = time.perf_counter()
-    go()
-    settle()
+    run()
     return max(1, round(1 / (time.perf_counter() - began)))
 
 
-def products(dtype: torch.dtype, where: torch.device) -> float:
+def measure_products(dtype: torch.dtype, device: torch.device) -> float:
     """GFLOP a second (on a CPU: a CPU-second) of matrix products of 1024 × 1024."""
-    a, b = (torch.randn(1024, 1024, device=where).to(dtype) for _ in range(2))
-    clock = time.process_time if where.type == "cpu" else time.perf_counter
+    a, b = (torch.randn(1024, 1024, device=device).to(dtype) for _ in range(2))
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     rates = []
     for _ in range(8):
         began = clock()
         for _ in range(10):
             torch.mm(a, b)
-        settle(where)
+        synchronize(device)
         rates.append(10 * 2 * 1024**3 / (clock() - began) / 1e9)
     return float(np.median(rates))
 
 
-def settle(where: torch.device) -> None:
-    """Waits until all is done."""
-    if where.type == "cuda":
+def synchronize(device: torch.device) -> None:
+    """Waits until a GPU has done all that it was given."""
+    if device.type == "cuda":
         torch.cuda.synchronize()
 
 
-def repeated(name: str, seeds: int, compile: bool, bf16: bool, where: torch.device) -> Callable[[int], None]:
-    """What makes so many updates of each seed."""
-    learners, draws, owners = zip(*(made(name, where, number) for number in range(seeds)), strict=True)
-    engine = Engine(where, compile=compile, bf16=bf16)
+def make_run(name: str, seeds: int, compile: bool, bf16: bool, device: torch.device) -> Callable[[int], None]:
+    """A function that makes so many updates of each seed, batches drawn as in training."""
+    benches = [make_bench(name, device, seed) for seed in range(seeds)]
+    engine, phase = Engine(device, compile=compile, bf16=bf16), benches[0].phase
     if seeds == 1:
-        draw, update = draws[0], engine.prepare(learners[0].update)
+        draw, update = benches[0].draw, engine.prepare(phase)
     else:
-        draw = lambda: tree_map(lambda *parts: torch.stack(parts), *(one() for one in draws))  # noqa: E731
-        update = engine.prepare_together(Together(learners), "update", draw())
-    running = engine.repeat(draw, update, [owner.sampling for owner in owners])
+        draw = lambda: tree_map(lambda *parts: torch.stack(parts), *(bench.draw() for bench in benches))  # noqa: E731
+        stack = LearnerStack([bench.phase.update.__self__ for bench in benches])  # type: ignore[attr-defined]
+        update = engine.prepare_stack(stack, phase, draw())
+    updates = engine.repeat(draw, update, [bench.data.generator for bench in benches])
 
-    def go(count: int) -> None:
+    def run(count: int) -> None:
         while count:
-            count -= running.run(count)
-        settle(where)
+            count -= updates.run(count)
+        synchronize(device)
 
-    return go
+    return run
 
 
-def measure(name: str, threads: int, seeds: int, device: str) -> list[dict[str, Any]]:
+def count_gflop(bench: Bench) -> float | None:
+    """GFLOP of one update; None where a fused operation hides them, as an LSTM's does."""
+    if not bench.phase.compiles:
+        return None
+    with FlopCounterMode(display=False) as counter:
+        bench.phase.update(bench.draw())
+    return counter.get_total_flops() / 1e9
+
+
+def measure(name: str, threads: int, seeds: int, device_name: str) -> list[dict[str, Any]]:
     """The lines of one learner; updates count once for each seed."""
     torch.set_num_threads(threads)
     sim.configs.register()
-    where = torch.device(device)
-    learns, draw, _ = made(name, where)
-    with FlopCounterMode(display=False) as counter:
-        learns.update(draw())
-    gflop = None if getattr(learns, "eager", False) else counter.get_total_flops() / 1e9  # a fused LSTM is not counted
-    sides = {(compile, bf16): repeated(name, seeds, compile, bf16, where) for compile, bf16 in VARIANTS.values()}
+    device = torch.device(device_name)
+    gflop = count_gflop(make_bench(name, device))
+    sides = {(compile, bf16): make_run(name, seeds, compile, bf16, device) for compile, bf16 in VARIANTS.values()}
     counts, rates, cpu_rates = {}, {side: [] for side in sides}, {side: [] for side in sides}
-    for side, go in sides.items():
-        go(WARM_UP + AT_ONCE if where.type == "cuda" else 1)
-        counts[side] = warmed(lambda go=go: go(1), lambda: None)
+    for side, run in sides.items():
+        run(WARM_UP + AT_ONCE if device.type == "cuda" else 1)
+        counts[side] = warm_up(lambda run=run: run(1))
     for _ in range(5):
-        for side, go in sides.items():
+        for side, run in sides.items():
             wall, cpu = time.perf_counter(), time.process_time()
-            go(counts[side])
+            run(counts[side])
             rates[side].append(seeds * counts[side] / (time.perf_counter() - wall))
             cpu_rates[side].append(seeds * counts[side] / (time.process_time() - cpu))
-    title = torch.cuda.get_device_name() if where.type == "cuda" else platform.processor() or "cpu"
+    title = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu"
     return [{
         "name": name, "device": title, "threads": threads, "seeds": seeds, "compile": compile, "bf16": bf16,
         "updates_per_second": float(np.median(rates[compile, bf16])),
         "updates_per_cpu_second": float(np.median(cpu_rates[compile, bf16])),
-        "gflop": gflop, "floor": gflop and products(torch.bfloat16 if bf16 else torch.float32, where) / gflop,
+        "gflop": gflop,
+        "floor": gflop and measure_products(torch.bfloat16 if bf16 else torch.float32, device) / gflop,
         "torch": torch.__version__, "load": [round(x, 1) for x in os.getloadavg()],
     } for compile, bf16 in sides]  # fmt: skip
 

@@ -1,12 +1,12 @@
-"""The same task played in two styles, and answers that prefer one: do policies keep the task, and take up the style?
+"""The same task in two styles, and answers that prefer one: do policies still solve the task, and adopt the style?
 
     python -m benchmarks.styles                            # all tasks and methods, three seeds
     python -m benchmarks.styles --tasks lift --seeds 1 --methods BC CPL
 
-Half of the data are of the style that is liked, half of the other; nothing tells a learner which is which but answers
-by a scripted teacher with the weights `env.preference`. Runs are ordinary `train.py` runs on one thread each. Their
-policies then play episodes of evaluation, and of those that succeed the style is measured, as it is of the data. A line
-a run goes to `benchmarks/results/styles.jsonl`; what is there is not run again.
+Half of the data are of the preferred style, half of the other; only the answers tell which is which, by a scripted
+teacher whose preference is `env.preference`. Runs are ordinary `train.py` runs on one thread each. Their policies are
+then rolled out in evaluation episodes, and the style of the successful ones is measured, as it is of the data. Each run
+adds a line to `benchmarks/results/styles.jsonl`; runs that have one are not repeated.
 """
 
 import argparse
@@ -36,12 +36,12 @@ Measures = dict[str, float]
 Style = dict[str, float]
 EPISODES = 50
 MOVING = 0.05  # m/s
-LOW = 0.1  # m: where the hand is at work
+LOW = 0.1  # m: a hand below works on the cubes
 FILE = RESULTS / "styles.jsonl"
 
 
 class Task(NamedTuple):
-    """Two styles, weights that prefer one, and what is measured; first what tells the styles apart."""
+    """Two styles, a preference for one, and what is measured; the first measure tells the styles apart."""
 
     env: str
     horizon: int
@@ -52,17 +52,21 @@ class Task(NamedTuple):
 
     @property
     def flags(self) -> list[str]:
-        both = f"[{words(self.liked)},{words(self.other)}]"
-        preference = f"env.preference={words(self.preference)}"
-        return [f"env={self.env}", f"env.horizon={self.horizon}", preference, "data=styles",
-                f"data.behaviour.styles={both}"]  # fmt: skip
+        both, preference = f"[{format_style(self.liked)},{format_style(self.other)}]", format_style(self.preference)
+        return [
+            f"env={self.env}",
+            f"env.horizon={self.horizon}",
+            f"env.preference={preference}",
+            "data=styles",
+            f"data.behaviour.styles={both}",
+        ]
 
 
-def words(weights: Style) -> str:
+def format_style(weights: Style) -> str:
     return "{" + ",".join(f"{name}:{value:g}" for name, value in weights.items()) + "}"
 
 
-# the weights must not outweigh success: for three times -1, a hand that gives up low earns more than one that gets done
+# a preference must not outweigh success: at three times -1, a hand that stays low returns more than one that succeeds
 TASKS = {
     "lift": Task("franka/lift", 160, {"excess_speed": -20.0}, {"speed": 0.4}, {"speed": 1.0}, ("speed", "peak")),
     "group": Task(
@@ -73,8 +77,8 @@ TASKS = {
     ),
 }
 SIZE = ["eval_every=${steps}", "checkpoint_every=${steps}", "final_episodes=2"]
-# whole episodes: of parts the true return says how far the task is rather than how it is done
-# and two of a style are a tie: what little differs between them is noise, which CPL would learn to act on
+# whole episodes: the true return of parts depends on progress in the task more than on style
+# and two of a style are a tie: their small difference is noise, which CPL would learn to act on
 ANSWERS = ["feedback=equal", "feedback.equal=0.05", "query.kind=pair", "query.count=800", "query.length=${env.horizon}"]
 METHODS = {
     "BC": ["algo=bc", "steps=6000"],
@@ -85,13 +89,13 @@ METHODS = {
 
 
 def measures(episodes: Sequence[Episode], names: Sequence[str]) -> Measures:
-    """How those episodes look that succeed: means of what is measured (see MEASURED), NaN if there are none."""
+    """Means over successful episodes of the measures with those names (see MEASURED); NaN if there are none."""
     done = [e for e in episodes if e.success is not None and e.success.any()]
     return {name: float(np.mean([MEASURED[name](e) for e in done])) if done else math.nan for name in names}
 
 
 def speed(episode: Episode) -> float:
-    """Of the hand while it moves, m/s, until the first success: to stay there is no style."""
+    """Of the hand while it moves, m/s, until the first success."""
     speeds = np.linalg.norm(episode.obs[1:, 3:6], axis=1)
     assert episode.success is not None
     speeds = speeds[: int(episode.success.argmax())]
@@ -104,7 +108,7 @@ def height(episode: Episode) -> float:
 
 
 def peak(episode: Episode) -> float:
-    """The hand's highest, m, after it was down at work first."""
+    """The hand's greatest height, m, after it first was low."""
     height = episode.obs[:, 2]
     return float(height[int((height < LOW).argmax()) :].max())
 
@@ -123,7 +127,7 @@ def over(episode: Episode) -> float:
 
 
 def around(episode: Episode) -> float:
-    """1 if it passes beside it; 0 too if it does not get there."""
+    """1 if it passes beside it; 0 also if it never passes."""
     at = passing(episode)
     return float(at is not None and at <= Place.height)
 
@@ -137,7 +141,7 @@ def moved(found: Measures, liked: Measures, other: Measures, measure: str) -> fl
 
 
 def run(name: str, method: str, seed: int) -> dict[str, Any]:
-    """Trains and plays; returns a line of the results."""
+    """Trains, and rolls the policy out; returns a line of the results."""
     task, flags = TASKS[name], [*TASKS[name].flags, *SIZE, *METHODS[method]]
     folder = run_folder(task.env, f"style-{method.replace(' ', '').replace(',', '-')}-{seed}", flags)
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,12 +154,14 @@ def run(name: str, method: str, seed: int) -> dict[str, Any]:
     source = {"folder": Path(config["data_dir"]), "seed": config["data_seed"], "workers": 0}
     data, _ = collect.dataset(config["env"], config["data"], **source)
     liked, other = (
-        measures([e for e in data if e.source == f"styles: {words(style)[1:-1].replace(':', '=')}"], task.measures)
+        measures(
+            [e for e in data if e.source == f"styles: {format_style(style)[1:-1].replace(':', '=')}"], task.measures
+        )
         for style in (task.liked, task.other)
     )
-    played = evaluate.play(Players(config["env"], 0), load_policy(folder), EPISODES, config["eval_seed"])
-    found, result = measures(played, task.measures), json.loads((folder / "result.json").read_text())
-    summary = evaluate.summarize(played)
+    rollouts = evaluate.play(Players(config["env"], 0), load_policy(folder), EPISODES, config["eval_seed"])
+    found, result = measures(rollouts, task.measures), json.loads((folder / "result.json").read_text())
+    summary = evaluate.summarize(rollouts)
     return {
         "task": name, "method": method, "seed": seed, "episodes": EPISODES, "success": summary.success,
         "success_at_end": summary.success_at_end, "return": summary.return_mean,
@@ -173,7 +179,7 @@ def show(lines: Sequence[dict[str, Any]]) -> None:
         columns = [
             "success",
             "at end",
-            "moved to the liked style",
+            "moved to the preferred style",
             *own[0]["measures"],
         ]
         print(f"\n| {name} | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
@@ -189,7 +195,7 @@ def show(lines: Sequence[dict[str, Any]]) -> None:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Mean ± standard deviation of those that there are."""
+    """Mean ± standard deviation of those that are not NaN."""
     values = [value for value in values if not math.isnan(value)]
     if not values:
         return "–"
@@ -197,10 +203,10 @@ def spread(values: Sequence[float], digits: int) -> str:
     return f"{np.mean(values):.{digits}f}{deviation}"
 
 
-def gathered(
+def run_missing(
     file: Path, run: Callable[[str, str, int], dict[str, Any]], jobs: Iterable[tuple[str, str, int]]
 ) -> list[dict[str, Any]]:
-    """All lines of the file, after those jobs (task, method, seed) are run that it does not hold yet."""
+    """All lines of the file, after running those jobs (task, method, seed) that it does not hold yet."""
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     known = {(line["task"], line["method"], line["seed"]) for line in lines}
     for job in jobs:
@@ -220,7 +226,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     args = parser.parse_args()
     jobs = product(args.seeds, args.tasks, args.methods)
-    lines = gathered(FILE, run, [(task, method, seed) for seed, task, method in jobs])
+    lines = run_missing(FILE, run, [(task, method, seed) for seed, task, method in jobs])
     order = {name: i for i, name in enumerate([*TASKS, *METHODS])}
     show(sorted(lines, key=lambda line: (order[line["task"]], order[line["method"]], line["seed"])))
 

@@ -6,7 +6,7 @@
 A thousand pairs in ten rounds, asked of a teacher who says which earned more. The data are those of the sweep-into
 runs (`benchmarks.annotator`), with all episodes that fail and ten that succeed, and a reward of 1 when success is
 reached for the first time: pairs of segments of 16 steps are ties but for half a per cent. The reward model is the
-default ensemble, trained for 300 updates after each round; it is judged by a thousand pairs that are no ties. Writes
+default ensemble, trained for 300 updates after each round; it is tested on a thousand pairs that are no ties. Writes
 `benchmarks/results/ties.jsonl`, with the machine's load, and prints a table in Markdown.
 """
 
@@ -29,19 +29,21 @@ from benchmarks.report import RESULTS
 from benchmarks.rewards import CONFIGS
 from pbrl.data import collect
 from pbrl.data.table import Table
-from pbrl.feedback import strategies as query
-from pbrl.feedback.asking import Interview
-from pbrl.feedback.sources.scripted import TIE
+from pbrl.feedback import strategies
+from pbrl.feedback.asking import Asking
+from pbrl.feedback.questions import TIE
+from pbrl.feedback.sources.context import Context
 from pbrl.feedback.store.store import Store
-from pbrl.objectives import bradley_terry
+from pbrl.run.build import build_objective
 from pbrl.settings import Query
-from pbrl.training.batches import Preferences
+from pbrl.training.batches import Data
 from pbrl.types import Episode
 
 STRATEGIES = ("uniform", "disagreement", "k_center_disagreement", "decisive")
 FLAGS = ["env=metaworld/sweep-into", "data=offset", "feedback=perfect", "reward=ensemble"]
 ASK = {"kind": "pair", "count": 1000, "rounds": 10, "length": 16, "span": 16, "candidates": 200, "per_list": 1,
        "held_out": 0.0}  # fmt: skip
+OBJECTIVE = {"_target_": "pbrl.objectives.bradley_terry", "_partial_": True}
 SUCCEED, UPDATES, JUDGED = 10, 300, 1000
 
 
@@ -65,31 +67,29 @@ def reached(episode: Episode) -> np.ndarray:
 def measure(config: Any, table: Table, strategy: str, seed: int) -> dict[str, Any]:
     """A line of the results."""
     torch.manual_seed(seed)
-    ask = Query(**ASK, strategy=strategy, seed=seed)
-    teacher, model = instantiate(config.feedback), instantiate(config.reward, table.spec(), bradley_terry)
-    teacher.author = "scripted"
-    preferences = Preferences(table, kind="pair", length=ask.length, held_out=0.0, seed=seed)
-    sampling, ties = torch.Generator().manual_seed(seed), []
+    query = Query(**ASK, strategy=strategy, seed=seed)
+    teacher, model = instantiate(config.feedback), instantiate(config.reward, table.spec(), build_objective(OBJECTIVE))
+    data, ties = Data(table, torch.Generator().manual_seed(seed)), []
     with tempfile.TemporaryDirectory() as folder:
         store = Store(f"sqlite:///{folder}/answers.sqlite")
-        interview = Interview(
-            table=table, dataset="pool", ask=ask, teacher=teacher, store=store, preferences=preferences
-        )
-        for r in tqdm(range(ask.rounds), desc=f"{strategy} {seed}", leave=False):
-            before = interview.counts["ties"]
-            interview.round(r, model)
-            ties.append(100 * (interview.counts["ties"] - before) * ask.rounds / ask.count)
+        teacher.start(Context(store, table, query, data_dir=Path(folder)))
+        asking = Asking(table=table, query=query, source=teacher, store=store)
+        for r in tqdm(range(query.rounds), desc=f"{strategy} {seed}", leave=False):
+            before = asking.counts["ties"]
+            asking.ask(r, model)
+            ties.append(100 * (asking.counts["ties"] - before) * query.rounds / query.count)
+            data.set_labels(asking.labels)
+            (phase,) = model.phases()
             for _ in range(UPDATES):
-                model.update(preferences.sample(model.batch_size, sampling))
+                phase.update(phase.draw(data))
     anywhere = torch.Generator().manual_seed(1)
-    starts = query.choose(
-        table, n=200 * JUDGED, width=2, length=ask.length, strategy="uniform", candidates=1, generator=anywhere
+    starts = strategies.choose(
+        table, n=200 * JUDGED, width=2, length=query.length, strategy="uniform", candidates=1, generator=anywhere
     )
-    label, outcome = teacher.answer(table, starts, ask.length, 0)
+    label, outcome = teacher.label(table, starts, query.length, np.zeros((len(starts), 2)))
     clear = np.flatnonzero(outcome != TIE)[:JUDGED]
-    rows = table.segment_rows(starts[clear], ask.length)
     with torch.no_grad():
-        score = model.score(table.obs[rows], table.action[rows]).mean(0)
+        score = model.score(table.segments(starts[clear], query.length)).mean(0)
     right = (score[:, 1] > score[:, 0]).numpy() == (label[clear] > 0.5)
     return {
         "strategy": strategy, "seed": seed, "ties_by_round": ties, "ties": float(np.mean(ties)),

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import sim.configs
 from benchmarks.report import RESULTS
-from benchmarks.speed import SHAPES, made, settle
+from benchmarks.speed import SHAPES, make_bench, synchronize
 from pbrl.training.engine import Engine
 
 UPDATES = 20
@@ -34,8 +34,9 @@ KINDS = {  # how the operators of each are called; the first that fits
 }
 
 
-def kind(name: str) -> str:
-    return next(kind for kind, words in KINDS.items() if any(word in name for word in words))
+def kind_of(operator: str) -> str:
+    """The kind of KINDS that an operator of this name is of."""
+    return next(kind for kind, words in KINDS.items() if any(word in operator for word in words))
 
 
 def measure(name: str, fast: bool, device: str) -> dict[str, Any]:
@@ -45,27 +46,27 @@ def measure(name: str, fast: bool, device: str) -> dict[str, Any]:
     from torch._inductor import config as inductor
 
     inductor.cpp.enable_kernel_profile = True  # kernels that were compiled have names in the trace
-    where = torch.device(device)
-    learns, draw, seed = made(name, where)
-    engine = Engine(where, compile=fast, bf16=fast)
-    running = engine.repeat(draw, engine.prepare(learns.update), [seed.sampling])
+    target = torch.device(device)
+    bench = make_bench(name, target)
+    engine = Engine(target, compile=fast, bf16=fast)
+    updates = engine.repeat(bench.draw, engine.prepare(bench.phase), [bench.data.generator])
     for _ in range(5):
-        running.run(1)
-    settle(where)
-    on_gpu = where.type == "cuda"
+        updates.run(1)
+    synchronize(target)
+    on_gpu = target.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as traced:
         began, made_updates = time.perf_counter(), 0
         while made_updates < UPDATES:
-            made_updates += running.run(UPDATES - made_updates)
-        settle(where)
+            made_updates += updates.run(UPDATES - made_updates)
+        synchronize(target)
         seconds = time.perf_counter() - began
     folder = Path("runs/trace")
     folder.mkdir(parents=True, exist_ok=True)
-    traced.export_chrome_trace(str(folder / f"{name}-{'fast' if fast else 'eager'}-{where.type}.json.gz"))
+    traced.export_chrome_trace(str(folder / f"{name}-{'fast' if fast else 'eager'}-{target.type}.json.gz"))
     spent = dict.fromkeys(KINDS, 0.0)
     for event in traced.key_averages():
         own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        spent[kind(event.key)] += own / 1e6 / seconds
+        spent[kind_of(event.key)] += own / 1e6 / seconds
     spent["the rest"] = max(0.0, 1 - sum(spent.values()))
     return {
         "name": name, "device": torch.cuda.get_device_name() if on_gpu else "cpu", "compile": fast, "bf16": fast,

@@ -17,6 +17,7 @@ from pbrl.data.rollout import Players
 from pbrl.data.table import Table
 from pbrl.feedback.asking import Asking
 from pbrl.feedback.labels import Labels
+from pbrl.feedback.sources.context import Context
 from pbrl.feedback.store.store import Store
 from pbrl.run.build import build, build_algorithm, build_reward
 from pbrl.settings import RunSettings
@@ -24,7 +25,7 @@ from pbrl.training import evaluate as evaluation
 from pbrl.training.batches import Data
 from pbrl.training.engine import Engine, pick_device, wants_compile
 from pbrl.training.evaluate import Evaluation
-from pbrl.types import Phase, Policy, RewardModel
+from pbrl.types import FeedbackSource, Phase, Policy, RewardModel
 
 
 def load_table(path: str | Path, device: str = "auto") -> Table:
@@ -40,14 +41,14 @@ def ask(table: Table, source: str = "perfect", *, store: str | None = None, **qu
     """
     flags = [f"feedback={source}", *(f"query.{name}={value}" for name, value in query.items())]
     settings = RunSettings.parse(compose_config(*flags))
-    asking = Asking(
-        table=table,
-        query=settings.query,
-        source=build(settings.feedback),
-        store=Store(store or "sqlite://"),
-        dataset="",
-    )
-    asking.ask(0, None)
+    feedback: FeedbackSource = build(settings.feedback)
+    kept = Store(store or "sqlite://")
+    feedback.start(Context(kept, table, settings.query, data_dir=settings.data_dir))
+    asking = Asking(table=table, query=settings.query, source=feedback, store=kept)
+    try:
+        asking.ask(0, None)
+    finally:
+        feedback.stop()
     return asking.labels
 
 

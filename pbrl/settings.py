@@ -17,9 +17,10 @@ from pbrl.types import UserError
 class Query:
     """What is asked: `count` questions in `rounds`, about segments of `length` steps.
 
-    `kind` is pair, rating, ranking (pairs that sort segments into lists, with `per_list` of them spent on each), or
-    spans: stretches marked in a segment as good or bad, which are cut into pieces of `span` steps to learn from.
-    `seed` decides which are asked: runs with different seeds of their own learn from the same answers.
+    `kind` is pair, rating, ranking (of `clips`; of a source that compares only pairs, pairs that sort segments into
+    lists, with `per_list` of them spent on each), or spans: stretches marked in a segment as good or bad, which are cut
+    into pieces of `span` steps to learn from. `seed` decides which are asked: runs with different seeds of their own
+    learn from the same answers.
     """
 
     kind: str
@@ -32,12 +33,15 @@ class Query:
     per_list: int
     held_out: float
     seed: int
+    clips: int = 4
 
     def __post_init__(self) -> None:
         if self.kind not in ("pair", "rating", "ranking", "spans"):
             raise UserError(f"query.kind={self.kind}: it is pair, rating, ranking or spans")
         if self.kind == "spans" and not 1 <= self.span <= self.length:
             raise UserError(f"query.span={self.span} lies between 1 and query.length={self.length}")
+        if self.kind == "ranking" and not 3 <= self.clips <= 5:
+            raise UserError(f"query.clips={self.clips}: a ranking is of 3 to 5 clips")
         if self.per_list < 1:
             raise UserError("query.per_list must be at least 1")
         if self.count < 1:
@@ -55,6 +59,11 @@ class Query:
             )
         if self.kind != "pair" and self.strategy != "uniform":
             raise UserError(f"query.strategy chooses pairs: with query.kind={self.kind} it must be uniform")
+
+    @property
+    def width(self) -> int:
+        """Clips of a question."""
+        return {"pair": 2, "ranking": self.clips}.get(self.kind, 1)
 
     @property
     def learnt_length(self) -> int:
@@ -86,6 +95,7 @@ class Schedule:
             raise UserError(f"checkpoint_every={self.checkpoint_every} is not a multiple of log_every={self.log_every}")
 
 
+TYPE_NAMES = {type(None): "null", int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 Part = dict[str, Any]  # a config with a `_target_`: the name of a class or function, and its arguments
 PARTS = ("env", "feedback", "reward", "algo", "objective", "reward_objective", "policy", "baseline")
 MAY_CHANGE = {  # when a run goes on; the rest makes it another run
@@ -139,6 +149,7 @@ class RunSettings:
         values = {name: config[name] for name in own if name not in ("query", "data_dir", "run")}
         _check_types(values, get_type_hints(cls))
         _check_types({name: config[name] for name in schedule}, get_type_hints(Schedule))
+        _check_types(config["query"], get_type_hints(Query), "query.")
         if config["seeds"] < 1:
             raise UserError(f"seeds={config['seeds']} must be a whole number, at least 1")
         if config["only"] not in (None, "data", "answers"):
@@ -165,12 +176,12 @@ def check_names(what: str, given: dict[str, Any], known: set[str]) -> None:
         raise UserError(f"{what} has no {', '.join(sorted(unknown))}; it takes {', '.join(sorted(known))}")
 
 
-def _check_types(values: dict[str, Any], hints: dict[str, Any]) -> None:
+def _check_types(values: dict[str, Any], hints: dict[str, Any], prefix: str = "") -> None:
     for name, value in values.items():
         kinds = get_args(hints[name]) if isinstance(hints[name], UnionType) else (hints[name],)
         plain = tuple(kind for kind in kinds if isinstance(kind, type) and kind in (int, bool, str, float, type(None)))
         is_number_for_bool = isinstance(value, bool) and bool not in plain
-        if plain and (not isinstance(value, plain) or is_number_for_bool):
-            names = " or ".join({"NoneType": "null", "int": "a whole number", "bool": "true or false",
-                                 "str": "text"}.get(kind.__name__, kind.__name__) for kind in plain)  # fmt: skip
-            raise UserError(f"{name}={value} must be {names}")
+        fits = isinstance(value, plain) or (float in plain and isinstance(value, int))
+        if plain and (not fits or is_number_for_bool):
+            names = " or ".join(TYPE_NAMES.get(kind, kind.__name__) for kind in plain)
+            raise UserError(f"{prefix}{name}={value} must be {names}")

@@ -16,6 +16,10 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from pbrl.data.table import Table
+    from pbrl.feedback.labels import Selection
+    from pbrl.feedback.questions import Question
+    from pbrl.feedback.sources.context import Context
+    from pbrl.settings import Query
     from pbrl.training.batches import Data
 
 Metrics = dict[str, Tensor]
@@ -215,10 +219,33 @@ class RewardModel(Learner, Protocol):
 
 
 class FeedbackSource(Protocol):
-    """Answers questions, into the store. It is asked in rounds; the loop reads labels from the store alone."""
+    """Answers questions, into the store, as a rater; the loop reads labels from the store alone.
+
+    A run calls `check` before anything is made, `start` once, `answer` in each round, and `stop` in the end. Answers
+    may come, change and be taken back at any time: the loop reads them again whenever the store has new events.
+    """
+
+    kinds: tuple[str, ...]  # of the questions that it answers; none: nothing is asked, its answers are stored already
+    selection: Selection  # which of the store's answers are learnt from, and how
+
+    def check(self, query: Query, env: Environment) -> None:
+        """Raises UserError where it cannot answer what the query asks about episodes of this environment."""
+        ...
+
+    def start(self, context: Context) -> None:
+        """Gets ready for a run: makes its rater known, opens what people need. Raises UserError."""
+        ...
+
+    def form(self, question: Question) -> Question:
+        """The question with its wording, the number of answers that are wanted, and which kind of rater may answer."""
+        ...
 
     def answer(self, questions: Sequence[str]) -> None:
         """Answers these questions of the store, or waits until enough of them are answered."""
+        ...
+
+    def stop(self) -> None:
+        """Ends what `start` began."""
         ...
 
 

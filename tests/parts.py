@@ -1,21 +1,30 @@
-"""The parts that configs name, as the command line composes them, made small; and batches to feed them with."""
+"""The parts that configs name, as the command line composes them, made small; and data for them to draw from."""
 
+import hashlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import sim.configs
+from pbrl.data.table import Table
+from pbrl.feedback.labels import Labels
+from pbrl.objectives import Objective
+from pbrl.rewards.per_step import PerStepReward
 from pbrl.run import build as parts
-from pbrl.types import PairsAndSteps, PairsAndUnasked, PreferenceBatch, Spec, Transitions, Windows
+from pbrl.training.batches import Data
+from pbrl.types import Episode, Phase, Spec
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SPEC = Spec(5, 2, (0.0,) * 5, (1.0,) * 5, 30)
-SMALL = {"hidden": [16], "width": 16, "heads": 2, "context": 4}
+SMALL = {"hidden": [16], "width": 16, "heads": 2, "context": 4, "batch_size": 16, "step_batch_size": 16}
+LENGTH = 8  # steps of a segment
+RANDOM = {"dropout", "target_noise", "crop"}  # settings that draw random numbers in an update, where they are not 0
 sim.configs.register()
 
 
@@ -35,57 +44,114 @@ def names(part: str) -> list[str]:
     return [path.stem for path in sorted((CONFIGS / part).glob("*.yaml"))]
 
 
+def objective(name: str, **changes: Any) -> Objective:
+    """`objective=` of that name."""
+    return parts.build_objective(config(f"objective={name}")["objective"] | changes)
+
+
 def build(name: str, spec: Spec = SPEC, **changes: Any) -> Any:
-    """`algo/cpl`, `reward/ensemble` … on a small network; `objective` may be a name or a function."""
+    """`algo/cpl`, `reward/ensemble` … on a small network; `objective` may be a name or a loss function."""
     torch.manual_seed(0)
     part, choice = name.split("/")
-    objective = changes.pop("objective", "logistic" if part == "algo" else "bradley_terry")
+    chosen = changes.pop("objective", "logistic" if part == "algo" else "bradley_terry")
     found = config(f"{part}={choice}", "steps=100")[part]
-    small = SMALL if part == "algo" else SMALL | {"context": 8}  # the length of the segments below
+    small = SMALL if part == "algo" else SMALL | {"context": LENGTH}
     found = {k: small.get(k, v) for k, v in found.items()} | changes
-    takes, given = parts.signature(found), {}
+    takes, given = parts.parameters(found), {}
     if "policy" in takes:
         given["policy"] = build("policy/mlp", spec, hidden=[16, 16])
     if "objective" in takes:
-        chosen = objective if callable(objective) else instantiate(config(f"objective={objective}")["objective"])
-        given["objective"] = chosen
+        given["objective"] = Objective(chosen) if callable(chosen) else objective(chosen)
     return parts.build(found, spec, **given)
 
 
-def batches(kind: type, count: int, spec: Spec = SPEC, length: int = 4, segments: int = 2) -> list[Any]:
-    """Random batches; windows are of `length` rows. `segments`: 2 make pairs, 1 makes good and bad, more make lists."""
-    g = torch.Generator().manual_seed(1)
-    o, a = spec.obs_dim, spec.action_dim
-
-    def rand(*shape: int) -> torch.Tensor:
-        return torch.rand(*shape, generator=g) * 2 - 1
-
-    def windows() -> Windows:
-        last = torch.randint(1, length, (16,), generator=g)
-        holds = (torch.arange(length) < last[:, None]) | (last[:, None] == length - 1)
-        step = torch.randint(20, (16, 1), generator=g) + torch.arange(length)
-        done = (rand(16) > 0.6).float() * (last < length - 1)
-        return Windows(rand(16, length, o), rand(16, length, a), rand(16, length), 5 * rand(16, length),
-                       step, last, holds.float(), done)  # fmt: skip
-
-    def pairs(k: int = 2) -> PreferenceBatch:
-        n = max(k, 2)
-        label = torch.tensor([0.0, 1.0, 0.5, 1.0]) if k == 2 else torch.randint(n, (4, n), generator=g).float()
-        return PreferenceBatch(rand(4, n, 8, o), rand(4, n, 8, a), label)
-
-    def transitions() -> Transitions:
-        return Transitions(rand(16, o), rand(16, a), rand(16), rand(16, o), (rand(16) > 0.8).float())
-
-    def both() -> PairsAndSteps:
-        return PairsAndSteps(pairs(), transitions())
-
-    make = {
-        PreferenceBatch: lambda: pairs(segments), Transitions: transitions, Windows: windows, PairsAndSteps: both,
-        PairsAndUnasked: lambda: PairsAndUnasked(pairs(), pairs()),
-    }[kind]  # fmt: skip
-    return [make() for _ in range(count)]
+def without_chance(name: str) -> dict[str, Any]:
+    """Settings of `algo/cpl`, `reward/ensemble` … with which an update draws no random numbers for each row."""
+    part, choice = name.split("/")
+    return {key: 0 for key in RANDOM & set(config(f"{part}={choice}")[part])}
 
 
-def fed(learner: Any, count: int) -> list[Any]:
-    """Random batches of what a learner eats."""
-    return batches(learner.batch, count, segments=getattr(learner, "segments", 2))
+def phases(learner: Any, steps: int = 1) -> list[Phase]:
+    """The phases of an algorithm that trains for `steps`, or of a reward model."""
+    return learner.phases() if isinstance(learner, PerStepReward) else learner.phases(steps)
+
+
+def train(learner: Any, data: Data, steps: int = 1) -> Any:
+    """The learner after all of its phases, hooks included, as a run would train it; a reward model for `steps` too."""
+    for phase in phases(learner, steps):
+        if phase.before:
+            phase.before(data)
+        if phase.on_labels:
+            phase.on_labels(data)
+        for _ in range(steps if isinstance(learner, PerStepReward) else phase.steps):
+            phase.update(phase.draw(data))
+    return learner
+
+
+def draw_batches(learner: Any, count: int, phase: int = -1) -> list[Any]:
+    """Random batches of what a phase of a learner draws, by default its last: from made-up data with answers."""
+    kind = "pair"
+    if isinstance(own := vars(learner).get("objective"), Objective):
+        kind = "spans" if own.is_unpaired else "ranking" if own.segments > 2 else "pair"
+    data, draw = made_up_data(kind), phases(learner)[phase].draw
+    return [draw(data) for _ in range(count)]
+
+
+def made_up_data(kind: str) -> Data:
+    """Random steps of the sizes of SPEC, with random answers of a kind about segments of LENGTH steps."""
+    table, random = _made_up_table(), np.random.default_rng(2)
+    starts = random.permutation(table.segment_starts(LENGTH).numpy())
+    data = Data(table, torch.Generator().manual_seed(1))
+    if kind == "pair":
+        pairs = starts[:60].reshape(30, 2)
+        data.set_labels(labels("pair", pairs, random.choice([0.0, 0.5, 1.0], 30), length=LENGTH))
+    elif kind == "ranking":
+        value = np.concatenate([random.permutation(10) for _ in range(6)]).astype(float)
+        group = np.repeat(np.arange(6), 10)
+        data.set_labels(labels("ranking", starts[:60, None], value, group=group, length=LENGTH))
+    else:
+        data.set_labels(labels(kind, starts[:60, None], random.integers(0, 2, 60).astype(float), length=LENGTH))
+    return data
+
+
+@cache
+def _made_up_table() -> Table:
+    """Long and short episodes, of which most terminate; the reward that learners see is not the true one."""
+    random = np.random.default_rng(1)
+
+    def uniform(*shape: int) -> np.ndarray:
+        return random.uniform(-1, 1, shape).astype(np.float32)
+
+    steps = [3, 4, 10, 12] * 12
+    table = Table([Episode(i, uniform(n + 1, 5), uniform(n, 2), uniform(n), i % 4 != 2) for i, n in enumerate(steps)])
+    table.set_label("reward", torch.from_numpy(uniform(table.row_count)))
+    return table
+
+
+def labels(
+    kind: str,
+    starts: np.ndarray,
+    value: np.ndarray,
+    *,
+    length: int,
+    group: np.ndarray | None = None,
+    rater: np.ndarray | None = None,
+    confidence: np.ndarray | None = None,
+    question: np.ndarray | None = None,
+    raters: Sequence[str] = ("somebody",),
+) -> Labels:
+    """Labels as the store gives them: of starts [Q, k] and value [Q]; each is of a question of its own by default."""
+    n = len(value)
+    return Labels(
+        starts=starts.astype(np.int64),
+        value=value.astype(np.float64),
+        group=np.zeros(n, np.int64) if group is None else group,
+        rater=np.zeros(n, np.int64) if rater is None else rater,
+        confidence=np.ones(n) if confidence is None else confidence,
+        question=np.array([hashlib.sha256(str(i).encode()).hexdigest()[:32] for i in range(n)], object)
+        if question is None
+        else question,
+        raters=tuple(raters),
+        length=length,
+        kind=kind,
+    )

@@ -54,7 +54,7 @@ def test_functions_are_short():
 
 
 def test_public_functions_are_documented():
-    """A method that implements a documented one of the same name, of a protocol or a parent, needs no words of its own."""
+    """A method that implements a documented one of the same name needs no words of its own."""
     public = [f for f in functions() if f.is_public]
     documented = {f.name for f in public if f.is_documented}
     missing = [f.where for f in public if not f.is_documented and f.name not in documented]

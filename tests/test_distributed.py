@@ -15,21 +15,18 @@ from pbrl import distributed, files
 from pbrl.training.engine import Engine, Mean
 from pbrl.types import UserError
 from tests.algos.test_learners import CASES, title
-from tests.parts import build, config, fed
+from tests.parts import build, draw_batches, phases, without_chance
 from tests.training.test_loop import flags, train
 
 CPU = torch.device("cpu")
-CHANCE = ("dropout", "target_noise", "crop")  # what draws random numbers for each row
 ALL = [case.values[0] if hasattr(case, "values") else case for case in CASES]
 
 
-def trained(name: str, changes: dict, updates: int = 4, compile: bool = False) -> dict:
-    """What a learner is after some updates on its share of random batches, and what it said of itself."""
-    part, choice = name.split("/")
-    plain = {key: 0 for key in CHANCE if key in config(f"{part}={choice}")[part]}
-    learner, mean = build(name, **plain, **changes), Mean()
-    update = Engine(CPU, compile=compile, bf16=False).prepare(learner.update)
-    for batch in fed(learner, updates):
+def train_alone(name: str, changes: dict, updates: int = 4, compile: bool = False) -> dict:
+    """A learner's state after some updates on its share of random batches, and the means of its metrics."""
+    learner, mean = build(name, **without_chance(name), **changes), Mean()
+    update = Engine(CPU, compile=compile, bf16=False).prepare(phases(learner)[-1])
+    for batch in draw_batches(learner, updates):
         mean.add(update(distributed.share(batch)))
     return {"state": learner.state_dict(), "metrics": mean.read(updates)}
 
@@ -38,7 +35,7 @@ def one_of_two(rank: int, port: int, path: str, cases: list, compile: bool) -> N
     os.environ.update(WORLD_SIZE="2", RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     distributed.begin(CPU)
-    found = [trained(name, changes, compile=compile) for name, changes in cases]
+    found = [train_alone(name, changes, compile=compile) for name, changes in cases]
     torch.save(found, f"{path}-{rank}")
     distributed.end()
 
@@ -49,28 +46,28 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def by_two(tmp_path, cases: list, compile: bool = False) -> list[list[dict]]:
+def by_two_processes(tmp_path, cases: list, compile: bool = False) -> list[list[dict]]:
     multiprocessing.spawn(one_of_two, (free_port(), str(tmp_path / "found"), cases, compile), 2)  # type: ignore[attr-defined]
     return [torch.load(tmp_path / f"found-{rank}") for rank in range(2)]
 
 
 @pytest.mark.slow
-def test_every_learner_is_the_same_by_two(tmp_path):
-    first, second = by_two(tmp_path, ALL)
+def test_every_learner_is_the_same_by_two_processes(tmp_path):
+    first, second = by_two_processes(tmp_path, ALL)
     for case, a, b in zip(ALL, first, second, strict=True):
-        alone = trained(*case)
+        alone = train_alone(*case)
         for key, value in alone["state"].items():
             assert torch.equal(a["state"][key], b["state"][key]), (title(case), key)
             torch.testing.assert_close(a["state"][key], value, rtol=1e-3, atol=1e-5, msg=f"{title(case)} {key}")
         for key, value in alone["metrics"].items():
-            if key not in ("train_accuracy", "sure"):  # of lists: means over what is in a share
+            if key not in ("train_accuracy", "pseudo_labelled"):  # of lists: means over what is in a share
                 torch.testing.assert_close(a["metrics"][key], value, rtol=1e-3, atol=1e-4, msg=f"{title(case)} {key}")
 
 
 @pytest.mark.slow
 def test_gradients_meet_within_a_compiled_update(tmp_path):
-    (first,), _ = by_two(tmp_path, [("algo/iql", {})], compile=True)
-    alone = trained("algo/iql", {})
+    (first,), _ = by_two_processes(tmp_path, [("algo/iql", {})], compile=True)
+    alone = train_alone("algo/iql", {})
     for key, value in alone["state"].items():
         torch.testing.assert_close(first["state"][key], value, rtol=1e-3, atol=1e-5)
 
@@ -138,4 +135,4 @@ def test_seeds_are_not_shared_by_processes(monkeypatch, tmp_path):
 
 def test_alone_everything_is_made_once():
     made = []
-    assert distributed.after_first(lambda: made.append(1) or len(made)) == 1 and made == [1]
+    assert distributed.after_rank_0(lambda: made.append(1) or len(made)) == 1 and made == [1]

@@ -23,9 +23,7 @@ ALLOWED: dict[tuple[str, str], str] = {  # exceptions that stay
     ("real.mock", "sim"): "the mock of an arm is a simulation",
     ("real.record", "sim"): "an episode without camera images is shown as a rendered arm",
 }
-KNOWN: dict[tuple[str, str], str] = {  # (module, what it imports): violations that are to go; keep it empty
-    ("pbrl.label", "sim.configs"): "the labelling command registers the simulators; it belongs beside train.py",
-}
+KNOWN: dict[tuple[str, str], str] = {}  # (module, what it imports): violations that are to go; keep it empty
 ONLY_IN: dict[str, str] = {  # a name as it stands in source: the one package or module that may use it
     "torch.compile": "pbrl.training",
     "torch._dynamo": "pbrl.training",

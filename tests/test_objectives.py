@@ -3,16 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
 
 from pbrl import objectives
 from pbrl.types import UserError
-from tests.parts import config, names
+from tests.parts import made_up_data, names, objective
 
 SCORES = torch.tensor([[0.3, 1.1], [-1.2, -1.0], [2.0, -3.0]])
 A, B = SCORES.double().numpy().T
 LISTS = ("plackett_luce", "lipo_lambda")
-UNPAIRED = [objective.__name__ for objective in objectives.UNPAIRED]
+UNPAIRED = [loss.__name__ for loss in objectives.UNPAIRED]
 NAMES = [name for name in names("objective") if name not in LISTS]
 
 
@@ -21,9 +20,9 @@ def sigmoid(x):
 
 
 def by_name(name, **changes):
-    """An objective of scores and labels; to an unpaired one a pair's winner is good and its loser bad."""
-    objective = instantiate(config(f"objective={name}")["objective"] | changes)
-    return (lambda s, y: objective(s, torch.stack([1 - y, y], -1))) if name in UNPAIRED else objective
+    """A loss of scores and labels; to an unpaired one a pair's winner is good and its loser bad."""
+    loss = objective(name, **changes).loss
+    return (lambda s, y: loss(s, torch.stack([1 - y, y], -1))) if name in UNPAIRED else loss
 
 
 def is_close(found, expected):
@@ -145,9 +144,7 @@ def test_dro_is_least_where_scores_are_rewards_up_to_a_value():
 @pytest.mark.parametrize("name", UNPAIRED)
 def test_unpaired_segments_rise_or_fall_whatever_stands_beside_them(name):
     scores = torch.zeros(3, 2, requires_grad=True)
-    instantiate(config(f"objective={name}")["objective"])(
-        scores, torch.tensor([[1.0, 1], [0, 0], [0, 1]])
-    ).sum().backward()
+    objective(name).loss(scores, torch.tensor([[1.0, 1], [0, 0], [0, 1]])).sum().backward()
     assert scores.grad is not None
     assert torch.equal(scores.grad < 0, torch.tensor([[True, True], [False, False], [False, True]]))
 
@@ -190,7 +187,7 @@ def test_the_order_of_a_list_changes_nothing_and_two_are_a_pair(name):
     loss = by_name(name, segments=4)
     for shuffle in ([3, 1, 0, 2], [1, 0, 3, 2]):
         torch.testing.assert_close(loss(FOUR[:, shuffle], WORTH[:, shuffle]), loss(FOUR, WORTH))
-    two = by_name(name, segments=2)(SCORES, torch.tensor([[0.0, 1.0], [4.0, 2.0], [1.0, 3.0]]))
+    two = vars(objectives)[name](SCORES, torch.tensor([[0.0, 1.0], [4.0, 2.0], [1.0, 3.0]]), segments=2)
     pair = objectives.bradley_terry(SCORES, torch.tensor([1.0, 0.0, 1.0]))
     torch.testing.assert_close(two / two[0], pair / pair[0])
 
@@ -212,5 +209,53 @@ def test_agreement_counts_the_pairs_of_a_list():
 def test_bad_numbers_get_a_sentence():
     with pytest.raises(UserError, match="a half"):
         objectives.robust(SCORES, torch.ones(3), mistake=0.5)
+    with pytest.raises(UserError, match="a half"):
+        objective("robust", mistake=0.5)
+    with pytest.raises(UserError, match="3 or more"):
+        objective("plackett_luce", segments=2)
     with pytest.raises(UserError, match="jensen_shannon"):
         objectives.f_divergence(SCORES, torch.ones(3), divergence="total", alpha=0.5)
+
+
+@pytest.mark.parametrize("name", [*NAMES, *LISTS])
+def test_confidence_weighs_an_answer(name):
+    """The mean over the batch of each answer's loss, times its confidence: at 0 an answer teaches nothing."""
+    own = objective(name)
+    wide = own.is_unpaired or own.segments > 2
+    scores = torch.randn(3, 4, own.segments, generator=torch.Generator().manual_seed(0))  # [E, B, K]
+    label = torch.arange(4.0 * own.segments).reshape(4, -1) % 3 / 2 if wide else torch.tensor([0.0, 1.0, 0.5, 1.0])
+    confidence = torch.tensor([1.0, 0.5, 0.0, 0.25])
+    every = own.loss(scores, label)
+    assert every.shape == (3, 4)
+    torch.testing.assert_close(own(scores, label), every.mean(-1))
+    torch.testing.assert_close(own(scores, label, confidence), (every * confidence).sum(-1) / 4)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in UNPAIRED] + list(LISTS))
+def test_half_the_confidence_is_half_the_gradient_and_none_is_none(name):
+    own = objective(name)
+    label = (
+        torch.arange(4.0 * own.segments).reshape(4, -1) % 3 if own.segments > 2 else torch.tensor([0.0, 1.0, 0.3, 1.0])
+    )
+
+    def gradient(confidence):
+        scores = (0.1 * torch.arange(4.0 * own.segments)).reshape(4, -1).sin().requires_grad_()
+        own(scores, label, torch.tensor(confidence)).backward()
+        return scores.grad
+
+    full, weighed = gradient([1.0, 1.0, 1.0, 1.0]), gradient([1.0, 0.5, 0.0, 0.5])
+    assert (full.abs().amax(-1) > 0).all()
+    torch.testing.assert_close(weighed, full * torch.tensor([[1.0], [0.5], [0.0], [0.5]]))
+
+
+@pytest.mark.parametrize("name", [*NAMES, *LISTS])
+def test_an_objective_says_what_it_is_a_loss_of_and_draws_that(name):
+    own = objective(name)
+    assert own.name == name and own.is_unpaired == (name in UNPAIRED)
+    assert own.is_relative == (name in ("f_divergence", "sppo", "kto", "dro"))
+    data = made_up_data("ranking" if name in LISTS else "pair")
+    data.length = 4
+    for batch in (own.draw(data, 8), own.draw_by_reward(data, 8)):
+        assert batch.segments.action.shape[:2] == (8, own.segments)
+        assert batch.label.shape == ((8,) if own.segments == 2 and not own.is_unpaired else (8, own.segments))
+        assert own(torch.zeros(8, own.segments), batch.label, batch.confidence).shape == ()

@@ -1,7 +1,7 @@
 """A world small enough for tests, with the interface of `sim`: a point that should come to rest at the origin.
 
 The data that `episodes` makes goes towards the origin half of the time and away from it otherwise, so that its clone
-stays where it is, while whoever hears which is better walks to the origin.
+stays where it is, while a policy that learns from preferences walks to the origin.
 """
 
 import gymnasium as gym
@@ -10,7 +10,7 @@ import torch
 from gymnasium.spaces import Box
 
 from pbrl.data.table import Table
-from pbrl.types import Episode
+from pbrl.types import Episode, Observation
 
 
 class Point(gym.Env):
@@ -75,7 +75,7 @@ class Point(gym.Env):
 
 
 class Homing:
-    """Walks to the origin. `objects` is what an offset displaces: nothing but the walker's idea of itself."""
+    """Walks to the origin. `objects` is what an offset displaces: nothing but where the walker takes itself to be."""
 
     objects: tuple = ()
 
@@ -112,10 +112,11 @@ def table(count: int = 60, terminates: bool = False) -> Table:
 
 
 def distance_after(policy, steps: int = 30) -> float:
-    """Mean distance from the origin after following a policy."""
+    """Mean distance from the origin after following a policy from the start of an episode."""
     position = torch.tensor(
         [[np.cos(a), np.sin(a)] for a in np.linspace(0, 2 * np.pi, 16, endpoint=False)], dtype=torch.float32
     )
+    policy.reset()
     for _ in range(steps):
-        position = (position + 0.1 * policy.act(position)).clamp(-2, 2)
+        position = (position + 0.1 * policy.act(Observation(position))).clamp(-2, 2)
     return position.norm(dim=1).mean().item()

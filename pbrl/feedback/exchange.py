@@ -16,16 +16,25 @@ from typing import Any
 
 from sqlalchemy import select
 
-from pbrl.feedback.store.schema import Base, Clip, Event, Item, Question, Rater, Wording
-from pbrl.feedback.store.store import Store, identity
-from pbrl.types import UserError
+from pbrl.feedback.questions import clip_id, identity
+from pbrl.feedback.store.datasets import dataset_id
+from pbrl.feedback.store.schema import Base, ClipRow, EventRow, ItemRow, QuestionRow, RaterRow, WordingRow
+from pbrl.feedback.store.store import Store
+from pbrl.types import Clip, UserError
 
 LEFT_OUT = {  # what another store knows better, or what another column says
-    ("event", "seq"), ("event", "question"), ("event", "rater"), ("question", "given"), ("question", "open"),
-    ("question", "wording"), ("rater", "token"),
-}  # fmt: skip
+    ("event", "seq"),
+    ("event", "question"),
+    ("event", "rater"),
+    ("question", "given"),
+    ("question", "open"),
+    ("question", "wording"),
+    ("rater", "token"),
+}
 AS_JSON = ("event_detail", "event_shown", "rater_about", "words")
-TIMES = ("event_told", "event_kept", "question_asked")
+TIMES = ("event_time", "event_stored", "question_asked")
+OLDER = {"event_told": "event_time", "event_kept": "event_stored"}  # columns of exports before clips had episodes
+CLIP = {"episodes": "episode", "firsts": "first", "lengths": "length", "old_rows": "old_row"}  # lists, a place each
 SHARD = "data/train-00000-of-00001.parquet"  # where `datasets` looks in a folder
 CARD = """---
 pretty_name: {name}
@@ -37,16 +46,16 @@ size_categories: [{size}]
 
 Answers about segments of robot episodes: {counts}.
 
-| data set (content hash) | kind of question | steps in a segment | answers |
-|---|---|---|---|
+| kind of question | steps in a segment | answers |
+|---|---|---|
 {held}
 
 What was asked, word for word: {texts}.
 
-A line is an event, in order: somebody answered, took an answer back (`event_supersedes` names it), or passed a question
-on. `starts` are the rows at which the segments begin, in the data set's episodes one after the other, each with one row
-more than it has steps. `event_label` is P(the second is preferred), or a rating; `event_outcome` answer, tie or skip
-("can't tell"). `python -m pbrl.feedback.exchange answers.sqlite import <this folder>` takes it all in again.
+A line is an event, in order: a rater answered, took an answer back (`event_supersedes` names it), or passed a question
+on. `episodes`, `firsts` and `lengths` are the clips it is about: the hash of each one's episode, its first step and its
+number of steps. `event_label` is P(the second is preferred), or a rating; `event_outcome` answer, tie or skip ("can't
+tell"). `python -m pbrl.feedback.exchange answers.sqlite import <this folder>` imports all of it.
 """
 
 
@@ -72,36 +81,38 @@ def export(store: Store, path: str | Path) -> int:
 
 def card(store: Store, name: str, rows: list[dict[str, Any]]) -> str:
     """What a person should know of exported answers."""
-    held = "\n".join(f"| `{data}` | {kind} | {length} | {n} |" for data, kind, length, n in store.held())
+    held = "\n".join(f"| {kind} | {length} | {n} |" for kind, length, n in store.held())
     texts = sorted({json.loads(row["words"]).get("text", "") for row in rows if row["words"]})
     sizes = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M"}
     size = next((words for most, words in sizes.items() if len(rows) < most), "n>1M")
     counts = ", ".join(f"{n} {what}" for what, n in store.counts().items())
-    return CARD.format(name=name, size=size, counts=counts, held=held,
-                       texts=", ".join(f'"{text}"' for text in texts) or "nothing")  # fmt: skip
+    asked = ", ".join(f'"{text}"' for text in texts) or "nothing"
+    return CARD.format(name=name, size=size, counts=counts, held=held, texts=asked)
 
 
 def load(store: Store, path: str | Path) -> int:
     """Adds exported events to what is there; returns how many the file or folder held. Raises UserError."""
     path = Path(path)
     path = path / SHARD if path.is_dir() else path
-    parts: dict[type[Base], dict[Any, dict]] = {m: {} for m in (Wording, Clip, Rater, Question, Item, Event)}
+    parts = Tables()
     try:
         if path.suffix == ".parquet":
             rows = _pyarrow().parquet.read_table(path).to_pylist()
         else:
             rows = [json.loads(line) for line in path.read_text().splitlines()]
         for row in rows:
-            _take_apart(row, parts)
+            parts.add(row)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not an export of answers ({error!r})") from error
-    store.add({model: list(entries.values()) for model, entries in parts.items()})
+    for episodes in parts.episodes.values():
+        store.register(episodes)
+    store.add(parts.rows())
     return len(rows)
 
 
 def flat(store: Store) -> Iterator[dict[str, Any]]:
-    """Events in order, with what they are about: numbers, strings, lists of numbers."""
-    tables = {"event": Event.__table__, "question": Question.__table__, "rater": Rater.__table__}
+    """Events in order, with what they are about: numbers, strings, lists of numbers and strings."""
+    tables = {"event": EventRow.__table__, "question": QuestionRow.__table__, "rater": RaterRow.__table__}
     columns = [
         column.label(f"{name}_{column.name}")
         for name, table in tables.items()
@@ -109,20 +120,23 @@ def flat(store: Store) -> Iterator[dict[str, Any]]:
         if (name, column.name) not in LEFT_OUT
     ]
     query = (
-        select(*columns, Wording.words)
-        .select_from(Event)
-        .join(Question, Event.question == Question.id)
-        .join(Rater, Event.rater == Rater.name)
-        .outerjoin(Wording, Question.wording == Wording.id)
-        .order_by(Event.seq)
+        select(*columns, WordingRow.words)
+        .select_from(EventRow)
+        .join(QuestionRow, EventRow.question == QuestionRow.id)
+        .join(RaterRow, EventRow.rater == RaterRow.name)
+        .outerjoin(WordingRow, QuestionRow.wording == WordingRow.id)
+        .order_by(EventRow.seq)
     )
-    placed = select(Item.question, Clip.row).join(Clip, Item.clip == Clip.id).order_by(Item.question, Item.place)
+    parts = [ClipRow.__table__.c[column] for column in CLIP.values()]
+    placed = select(ItemRow.question, *parts).join(ClipRow, ItemRow.clip == ClipRow.id)
     with store.reading() as connection:
-        starts: dict[str, list[int]] = {}
-        for question, row in connection.execute(placed):
-            starts.setdefault(question, []).append(row)
+        clips: dict[str, list[Any]] = {}
+        for question, *clip in connection.execute(placed.order_by(ItemRow.question, ItemRow.place)):
+            clips.setdefault(question, []).append(clip)
         for row in connection.execute(query).mappings():
-            yield {key: _plain(value) for key, value in row.items()} | {"starts": starts[row["question_id"]]}
+            lists = zip(*clips[row["question_id"]], strict=True)
+            about = {name: list(values) for name, values in zip(CLIP, lists, strict=True)}
+            yield {key: _plain(value) for key, value in row.items()} | about
 
 
 def _plain(value: Any) -> Any:
@@ -131,26 +145,59 @@ def _plain(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, dict) else value
 
 
-def _take_apart(row: dict[str, Any], parts: dict[type[Base], dict[Any, dict]]) -> None:
-    """Into rows of each table, by their keys."""
-    row = {key: json.loads(value) if key in AS_JSON and value is not None else value for key, value in row.items()}
-    for key in TIMES:
-        row[key] = None if row[key] is None else datetime.fromisoformat(row[key])
-    event, question, rater = (
-        {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
-        for prefix in ("event_", "question_", "rater_")
-    )
-    event |= {"question": question["id"], "rater": rater["name"]}
-    words, dataset, length = row["words"], question["dataset"], question["length"]
-    if words is not None:
-        question["wording"] = identity("wording", words)
-        parts[Wording][question["wording"]] = {"id": question["wording"], "words": words}
-    for place, start in enumerate(row["starts"]):
-        clip = identity("clip", dataset, start, length)
-        parts[Clip][clip] = {"id": clip, "dataset": dataset, "row": start, "length": length}
-        parts[Item][question["id"], place] = {"question": question["id"], "place": place, "clip": clip}
-    parts[Question][question["id"]], parts[Rater][rater["name"]] = question, rater
-    parts[Event][event["uid"]] = event
+class Tables:
+    """Rows of each table, by their keys, as exported events add up to them."""
+
+    def __init__(self) -> None:
+        models: tuple[type[Base], ...] = (WordingRow, ClipRow, RaterRow, QuestionRow, ItemRow, EventRow)
+        self.parts: dict[type[Base], dict[Any, dict]] = {model: {} for model in models}
+        self.episodes: dict[str, set[str]] = {}  # of the clips of the questions that were asked about a data set
+
+    def rows(self) -> dict[type[Base], list[dict]]:
+        """What to add to a store, in which the data sets of `episodes` are registered."""
+        for question in self.parts[QuestionRow].values():
+            if question["dataset"] in self.episodes:
+                question["dataset"] = dataset_id(self.episodes[question["dataset"]])
+        return {model: list(entries.values()) for model, entries in self.parts.items()}
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Takes an exported event apart."""
+        row = {OLDER.get(key, key): value for key, value in row.items()}
+        row |= {key: json.loads(row[key]) for key in AS_JSON if row[key] is not None}
+        row |= {key: datetime.fromisoformat(row[key]) for key in TIMES if row[key] is not None}
+        event, question, rater = (
+            {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
+            for prefix in ("event_", "question_", "rater_")
+        )
+        event |= {"question": question["id"], "rater": rater["name"]}
+        question |= {"rater_kind": question.get("rater_kind"), "same_as": question.get("same_as"), "wording": None}
+        if row["words"] is not None:
+            question["wording"] = identity("wording", row["words"])
+            self.parts[WordingRow][question["wording"]] = {"id": question["wording"], "words": row["words"]}
+        for place, clip in enumerate(_clips(row, question)):
+            self.parts[ClipRow][clip["id"]] = clip
+            self.parts[ItemRow][question["id"], place] = {
+                "question": question["id"], "place": place, "clip": clip["id"]
+            }  # fmt: skip
+            if clip["episode"] is not None:
+                self.episodes.setdefault(question["dataset"], set()).add(clip["episode"])
+        self.parts[QuestionRow][question["id"]], self.parts[RaterRow][rater["name"]] = question, rater
+        self.parts[EventRow][event["uid"]] = event
+
+
+def _clips(row: dict[str, Any], question: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The clips of an exported event; older exports have rows of a data set, as `starts`."""
+    n = len(row["lengths"] if "lengths" in row else row["starts"])
+    old_rows = row["starts"] if "starts" in row else row["old_rows"]
+    episodes, firsts = row.get("episodes", [None] * n), row.get("firsts", [None] * n)
+    lengths = row.get("lengths", [question["length"]] * n)
+    for episode, first, length, old_row in zip(episodes, firsts, lengths, old_rows, strict=True):
+        clip = {"episode": episode, "first": first, "length": length, "old_dataset": None, "old_row": None}
+        if episode is None:
+            clip |= {"old_dataset": question["dataset"], "old_row": old_row}
+            yield {"id": identity("clip", question["dataset"], old_row, length), **clip}
+        else:
+            yield {"id": clip_id(Clip(episode, first, length)), **clip}
 
 
 def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:

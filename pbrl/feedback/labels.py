@@ -1,31 +1,75 @@
-"""Labels: what the answers in the store say about segments of a table, as arrays that learners take."""
+"""Labels: answers as learners take them."""
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
+
+from pbrl.data.table import Table
 
 
 class Labels(NamedTuple):
-    """Q answers as learners take them; skipped ones are left out."""
+    """Q labels of segments of one length."""
 
-    starts: np.ndarray  # [Q, k] int64, rows of the table where clips begin; k is 2 for comparisons, else 1
-    value: np.ndarray  # [Q] float64, P(second preferred); or a rating, a place in a ranking, 1 for good and 0 for bad
-    group: np.ndarray  # [Q] int64, the ranking it belongs to; those of one follow each other; 0 where there are none
-    rater: np.ndarray  # [Q] int64, place in `raters`
-    confidence: np.ndarray  # [Q] float64, weight of the answer
-    question: np.ndarray  # [Q] object, ids of the questions
+    starts: np.ndarray  # [Q, k] int64 rows of the table where segments begin; k = 2 for comparisons, else 1
+    value: np.ndarray  # [Q] float64: P(second preferred), a rating, a place in a ranking (higher is better), or 1 / 0
+    group: np.ndarray  # [Q] int64: the ranking it belongs to, whose labels follow each other; 0 of other kinds
+    rater: np.ndarray  # [Q] int64: place in `raters`; -1 where several raters' answers were aggregated
+    confidence: np.ndarray  # [Q] float64: weight of the answer
+    question: np.ndarray  # [Q] object: ids of the questions
     raters: tuple[str, ...]
-    length: int  # steps of each clip
+    length: int  # steps of each segment
     kind: str  # pair, rating, ranking or spans
 
-    def take(self, keep: np.ndarray) -> "Labels":
-        """Those at `keep` [Q] bool."""
-        arrays = (part[keep] for part in self[:6])
-        return Labels(*arrays, *self[6:])  # type: ignore[arg-type]
+    @property
+    def size(self) -> int:
+        """Q."""
+        return len(self.value)
+
+    def take(self, which: np.ndarray) -> "Labels":
+        """Those at these places [n], or where the mask [Q] holds."""
+        parts = (part[which] for part in self[:6])
+        return Labels(*parts, *self[6:])  # type: ignore[call-arg]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which answers of a store are learnt from, and how."""
+
+    rater: str | None = None  # whose; None: any rater's
+    count: int | None = None  # those to the first so many questions; None: to all
+    aggregate: bool = False  # one label for each question, by Dawid and Skene's model of the raters
+    attribute: str | None = None  # comparisons by this attribute
+    strengths: Sequence[float] | None = None  # P(better) for each strength of a preference; None: 1
 
 
 def split(labels: Labels, held_out: float) -> tuple[Labels, Labels]:
-    """Labels to train on, and a share `held_out` to test with; which is up to the hash of its question alone."""
+    """Labels to train on, and a share of about `held_out` to test on, chosen by the hash of the question alone.
+
+    So a question stays on its side when more answers come, and has the same one in every run.
+    """
     chance = np.array([int(str(question)[:8], 16) / 16**8 for question in labels.question])
-    test = chance < held_out
-    return labels.take(~test), labels.take(test)
+    is_test = chance < held_out
+    return labels.take(~is_test), labels.take(is_test)
+
+
+def accuracy(labels: Labels, table: Table) -> float:
+    """How often labels that are no ties agree with the true return; NaN where there are none.
+
+    Labels of single segments are compared with their neighbours' in the same group.
+    """
+    starts, value = labels.starts, labels.value
+    if labels.kind != "pair":
+        same = labels.group[1:] == labels.group[:-1]
+        starts = np.concatenate([starts[:-1], starts[1:]], 1)[same]
+        value = 0.5 * (1 + np.sign(value[1:] - value[:-1]))[same]
+    if not len(value):
+        return math.nan
+    rows = table.segment_rows(torch.from_numpy(starts).to(table.device), labels.length)
+    gap = table.reward[rows].sum(-1).diff(dim=1)[:, 0].cpu().numpy()
+    clear = (value != 0.5) & (gap != 0)
+    agree = (value > 0.5) == (gap > 0)
+    return float(agree[clear].mean()) if clear.any() else math.nan

@@ -1,7 +1,8 @@
-"""What is to be thought of those who answer: do they agree, do they look, and how far is each to be believed.
+"""Quality of raters: whether they agree, guess or prefer a side, and how reliable each is.
 
-Agreement is Krippendorff's alpha and Cohen's kappa; who guesses is found by Wald's sequential test on gold questions,
-who always presses the same side by a binomial test. Dawid and Skene's model (1979) weighs raters by what they confuse.
+Agreement is Krippendorff's alpha and Cohen's kappa; raters who guess are found by Wald's sequential test on gold
+questions, raters who always choose the same side by a binomial test. Dawid and Skene's model (1979) weighs raters by
+their confusion matrices.
 """
 
 import math
@@ -13,65 +14,49 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import binomtest
 
-from pbrl.feedback.store.store import Store
+from pbrl.feedback.questions import SKIP, TIE, Question
+from pbrl.feedback.store.answers import Answer
 
 CLASSES = (0.0, 0.5, 1.0)  # first, equal, second
 SKILLED, GUESSING = 0.9, 0.5  # shares of gold questions that are answered right
 FALSE_ALARM, MISSED = 0.05, 0.01  # of the sequential test, for skill of just 0.9
 
 
-class Said(NamedTuple):
-    """An answer that stands, with what its question was for."""
-
-    question: str
-    rater: str
-    kind: str
-    outcome: str
-    label: float | None
-    seconds: float | None
-    order: tuple[int, ...]  # which clip was shown where
-    purpose: str
-    expected: float | None
-    repeats: str | None
-
-
-def said(store: Store, dataset: str) -> list[Said]:
-    """All answers about a data set that stand, in the order in which they were given."""
-    rows = [(row.pop("shown") or {}, row) for row in store.standing(dataset)]
-    return [Said(**row, order=tuple(shown.get("order", ()))) for shown, row in rows]
-
-
-def about(answers: Sequence[Said]) -> dict[str, dict[str, Any]]:
-    """For each rater, what can be told from the answers; None where there is nothing to tell it from."""
-    by: dict[str, list[Said]] = defaultdict(list)
+def describe(answers: Sequence[tuple[Answer, Question]]) -> dict[str, dict[str, Any]]:
+    """For each rater, what can be found out from the answers; None where there is nothing to find it from."""
+    by: dict[str, list[tuple[Answer, Question]]] = defaultdict(list)
     for one in answers:
-        by[one.rater].append(one)
+        by[one[0].rater].append(one)
     return {rater: {**_habits(own), **_checks(own), "kappa": _kappa(rater, answers)} for rater, own in by.items()}
 
 
-def _habits(own: Sequence[Said]) -> dict[str, Any]:
-    pairs = [one for one in own if len(one.order) == 2 and one.label in (0.0, 1.0)]
-    left = sum(one.order[0] == one.label for one in pairs)
+def _habits(own: Sequence[tuple[Answer, Question]]) -> dict[str, Any]:
+    orders = [((answer.shown or {}).get("order", ()), _label(answer)) for answer, _ in own]
+    pairs = [(order, label) for order, label in orders if len(order) == 2 and label in (0.0, 1.0)]
+    left = sum(order[0] == label for order, label in pairs)
     test = binomtest(left, len(pairs)) if pairs else None
-    seconds = [one.seconds for one in own if one.seconds is not None]
+    seconds = [answer.seconds for answer, _ in own if answer.seconds is not None]
     return {
         "answers": len(own),
         "median_seconds": float(np.median(seconds)) if seconds else None,
-        "equal": sum(one.outcome == "tie" for one in own) / len(own),
-        "cant_tell": sum(one.outcome == "skip" for one in own) / len(own),
+        "equal": sum(_outcome(answer) == TIE for answer, _ in own) / len(own),
+        "cant_tell": sum(_outcome(answer) == SKIP for answer, _ in own) / len(own),
         "left": left / len(pairs) if pairs else None,
         "one_sided": bool(test and test.pvalue < 0.001),
     }
 
 
-def _checks(own: Sequence[Said]) -> dict[str, Any]:
-    gold = [one.label == one.expected for one in own if one.purpose == "gold" and one.outcome != "skip"]
-    first = {one.question: one.label for one in own if one.kind == "pair"}
-    mirrored = [
-        one.label == 1 - first[one.repeats]  # type: ignore[operator]
-        for one in own
-        if one.purpose == "repeat" and one.label is not None and first.get(one.repeats or "") is not None
+def _checks(own: Sequence[tuple[Answer, Question]]) -> dict[str, Any]:
+    gold = [
+        _label(answer) == question.expected
+        for answer, question in own
+        if question.purpose == "gold" and _outcome(answer) != SKIP
     ]
+    first = {answer.question: _label(answer) for answer, question in own if question.kind == "pair"}
+    repeats = [
+        (_label(answer), first.get(question.repeats or "")) for answer, question in own if question.purpose == "repeat"
+    ]
+    mirrored = [again == 1 - before for again, before in repeats if again is not None and before is not None]
     return {
         "gold": float(np.mean(gold)) if gold else None,
         "guesses": guesses(gold),
@@ -79,8 +64,18 @@ def _checks(own: Sequence[Said]) -> dict[str, Any]:
     }
 
 
+def _label(answer: Answer) -> float | None:
+    assert answer.value is not None
+    return answer.value.label
+
+
+def _outcome(answer: Answer) -> str:
+    assert answer.value is not None
+    return answer.value.outcome
+
+
 def guesses(right: Sequence[bool]) -> bool | None:
-    """Whether somebody guesses, by answers to gold questions in their order; None while it is open.
+    """Whether a rater guesses, by answers to gold questions in their order; None while it is open.
 
     Wald's sequential probability-ratio test of 0.5 against 0.9 right.
     """
@@ -93,7 +88,7 @@ def guesses(right: Sequence[bool]) -> bool | None:
     return None
 
 
-def _kappa(rater: str, answers: Sequence[Said]) -> float | None:
+def _kappa(rater: str, answers: Sequence[tuple[Answer, Question]]) -> float | None:
     """Cohen's kappa with each of the others on the pairs that both have judged, weighed by how many those are."""
     table = labels(answers)
     found = [cohen(table[rater], table[other]) for other in table if rater in table and other != rater]
@@ -101,12 +96,13 @@ def _kappa(rater: str, answers: Sequence[Said]) -> float | None:
     return sum(kappa * n for kappa, n in known) / sum(n for _, n in known) if known else None
 
 
-def labels(answers: Sequence[Said]) -> dict[str, dict[str, float]]:
-    """For each rater, what was said of each pair that was asked to learn from."""
+def labels(answers: Sequence[tuple[Answer, Question]]) -> dict[str, dict[str, float]]:
+    """For each rater, the label of each pair that was asked to learn from."""
     table: dict[str, dict[str, float]] = defaultdict(dict)
-    for one in answers:
-        if one.kind == "pair" and one.purpose == "learn" and one.label in CLASSES:
-            table[one.rater][one.question] = one.label  # type: ignore[assignment]
+    for answer, question in answers:
+        label = _label(answer)
+        if question.kind == "pair" and question.purpose == "learn" and label in CLASSES:
+            table[answer.rater][answer.question] = label  # type: ignore[assignment]
     return table
 
 
@@ -120,7 +116,7 @@ def cohen(a: dict[str, float], b: dict[str, float]) -> tuple[float, int]:
     return (1.0 if chance == 1 else float((np.mean(x == y) - chance) / (1 - chance))), len(both)
 
 
-def alpha(answers: Sequence[Said]) -> float | None:
+def alpha(answers: Sequence[tuple[Answer, Question]]) -> float | None:
     """Krippendorff's alpha over pairs: 1 is agreement, 0 is chance; None where no two raters have judged the same."""
     import krippendorff
 
@@ -135,23 +131,23 @@ def alpha(answers: Sequence[Said]) -> float | None:
     return float(krippendorff.alpha(reliability_data=data, level_of_measurement="nominal"))
 
 
-class Believed(NamedTuple):
-    """`label` of each question, P(second preferred) by what all have said; `accuracy` of each rater."""
+class Aggregate(NamedTuple):
+    """`label` of each question, P(second preferred) given all answers; `accuracy` of each rater."""
 
     label: dict[str, float]
     accuracy: dict[str, float]
 
 
-def dawid_skene(answers: Sequence[Said], iterations: int = 50) -> Believed:
-    """What is true and who knows it, by expectation maximisation (Dawid and Skene 1979), from pairs.
+def dawid_skene(answers: Sequence[tuple[Answer, Question]], iterations: int = 50) -> Aggregate:
+    """True labels and accuracies by expectation maximisation (Dawid and Skene 1979), from pairs.
 
-    One count is added to each cell of what a rater may confuse, two where it is right, so that few answers say little.
+    One count is added to each cell of a rater's confusion matrix, two on its diagonal, so that few answers say little.
     """
     table = labels(answers)
     raters, questions = sorted(table), sorted({q for own in table.values() for q in own})
     if not questions:
-        return Believed({}, {})
-    classes = sorted({label for own in table.values() for label in own.values()})  # none that nobody ever says
+        return Aggregate({}, {})
+    classes = sorted({label for own in table.values() for label in own.values()})  # only those that occur
     votes = np.zeros((len(raters), len(questions), len(classes)))
     for r, rater in enumerate(raters):
         for q, question in enumerate(questions):
@@ -161,11 +157,11 @@ def dawid_skene(answers: Sequence[Said], iterations: int = 50) -> Believed:
     confusion = np.zeros((len(raters), len(classes), len(classes)))
     for _ in range(iterations):
         share = belief.mean(0) + 1e-6
-        confusion = np.einsum("qt,rqs->rts", belief, votes) + 1 + np.eye(len(classes))  # true, said
+        confusion = np.einsum("qt,rqs->rts", belief, votes) + 1 + np.eye(len(classes))  # true, answered
         confusion /= confusion.sum(-1, keepdims=True)
         log = np.log(share) + np.einsum("rqs,rts->qt", votes, np.log(confusion))
         belief = np.exp(log - log.max(1, keepdims=True))
         belief /= belief.sum(1, keepdims=True)
     label = belief @ np.array(classes)
     right = np.einsum("rtt,t->r", confusion, belief.mean(0))
-    return Believed(dict(zip(questions, label.tolist(), strict=True)), dict(zip(raters, right.tolist(), strict=True)))
+    return Aggregate(dict(zip(questions, label.tolist(), strict=True)), dict(zip(raters, right.tolist(), strict=True)))

@@ -19,6 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pbrl.data import episodes as storage
+from pbrl.data.table import Table
+from pbrl.feedback.questions import ANSWER, TIE, Question, Value, identity
+from pbrl.feedback.read import read_answers
+from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
 
@@ -48,8 +52,8 @@ HARMLESS = {  # all that a pickle of lists, numbers and arrays asks for
 }
 
 
-class Answers(NamedTuple):
-    """Q comparisons of segments of `length` steps."""
+class Comparisons(NamedTuple):
+    """Q published comparisons of segments of `length` steps."""
 
     starts: np.ndarray  # [Q, 2] int64, places in `qlearning_dataset`
     label: np.ndarray  # [Q] float64, P(second preferred)
@@ -65,7 +69,7 @@ class ArrayUnpickler(pickle.Unpickler):
         return HARMLESS[module, name]
 
 
-def read(folder: Path) -> Answers:
+def read(folder: Path) -> Comparisons:
     """The answers in a folder of three pickles. Raises UserError where they are missing, odd or would run code."""
     found: dict[str, list[Path]] = {part: [] for part in NAMES}
     for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []:
@@ -89,7 +93,7 @@ def read(folder: Path) -> Answers:
     fits = first.ndim == second.ndim == label.ndim == 1 and len(first) == len(second) == len(label)
     if not fits or not np.isin(label, (0, 0.5, 1)).all() or min(first.min(initial=0), second.min(initial=0)) < 0:
         raise UserError(f"{folder} does not hold comparisons: two lists of places and one of 0, 1 or -1, equally long")
-    return Answers(np.stack([first, second], 1).astype(np.int64), label.astype(np.float64), int(length[1]))
+    return Comparisons(np.stack([first, second], 1).astype(np.int64), label.astype(np.float64), int(length[1]))
 
 
 def _array(path: Path) -> np.ndarray:
@@ -118,37 +122,45 @@ def import_answers(folder: Path, data: Path, store: Store) -> tuple[int, int]:
     whole = ((begin >= 0) & (end - begin == length - 1)).all(1)
     if not whole.any():
         raise UserError(f"no answer in {folder} fits {data}: is it about another data set?")
-    outcome = np.where(label == 0.5, "tie", "answer")
-    store.record(
-        dataset=storage.content_hash(episodes), length=length, kind="pair", strategy="published", round_=0,
-        starts=begin[whole], author=Path(folder).resolve().name[:64], label=label[whole], outcome=outcome[whole],
-    )  # fmt: skip
+    table, rater = Table(episodes), Path(folder).resolve().name[:64]
+    clips = table.clips(begin[whole].ravel(), length)
+    store.add_rater(rater, "script")
+    asked = store.ask([
+        Question("pair", (first, second), strategy="published", position=i)
+        for i, (first, second) in enumerate(zip(clips[::2], clips[1::2], strict=True))
+    ])  # fmt: skip
+    store.append([
+        Answer(identity("answer", question, rater), question, rater, Value(TIE if p == 0.5 else ANSWER, float(p)))
+        for question, p in zip(asked, label[whole], strict=True)
+    ])  # fmt: skip
     return int(whole.sum()), int((~whole).sum())
 
 
 def export_answers(store: Store, data: Path, folder: Path, length: int) -> tuple[int, int]:
     """Writes what the store holds of pairs about a D4RL file as others read it; returns how many, and those left out.
 
-    Left out is what nobody could tell, and segments with a step that D4RL's list has not. Raises UserError.
+    Left out is what raters could not tell, and segments with a step that D4RL's list has not. Raises UserError.
     """
-    dataset, rows = storage.content_hash(storage.read(data)), storage.d4rl_rows(data)
-    found = store.answers(dataset=dataset, length=length, kind="pair", purpose="learn")
-    if not len(found.label):
+    table, rows = Table(storage.read(data)), storage.d4rl_rows(data)
+    found = read_answers(store, table, "pair", length)
+    if not found:
         raise UserError(f"{store.url} holds no answers to pairs of {length} steps about {data}")
-    place = np.full(max(rows.max(), found.starts.max() + length) + 1, -1)
+    starts = np.array([[table.row(clip) for clip in question.clips] for _, question in found])
+    values = np.array([np.nan if a.value is None or a.value.label is None else a.value.label for a, _ in found])
+    place = np.full(max(rows.max(), starts.max() + length) + 1, -1)
     place[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
-    begin, end = place[found.starts], place[found.starts + length - 1]
-    told = (found.outcome != "skip") & ((begin >= 0) & (end - begin == length - 1)).all(1)
-    label = np.where(found.label == 0.5, -1, found.label)[told].astype(np.int64)
-    name = f"num_{told.sum()}_len_{length}.pkl"
-    parts = {"indices_1": begin[told, 0], "indices_2": begin[told, 1], "human_label": label}
+    begin, end = place[starts], place[starts + length - 1]
+    is_listed = ~np.isnan(values) & ((begin >= 0) & (end - begin == length - 1)).all(1)
+    label = np.where(values == 0.5, -1, values)[is_listed].astype(np.int64)
+    name = f"num_{is_listed.sum()}_len_{length}.pkl"
+    parts = {"indices_1": begin[is_listed, 0], "indices_2": begin[is_listed, 1], "human_label": label}
     try:
         Path(folder).mkdir(parents=True)
         for part, values in parts.items():
             (Path(folder) / f"{part}_{name}").write_bytes(pickle.dumps(values, protocol=4))
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error}): name a folder that is not there yet") from error
-    return int(told.sum()), int((~told).sum())
+    return int(is_listed.sum()), int((~is_listed).sum())
 
 
 def main() -> None:
@@ -167,7 +179,7 @@ def main() -> None:
         kept, left_out = import_answers(args.folder, args.data, Store(url))
     except UserError as error:
         sys.exit(str(error))
-    print(f"{kept} answers, {left_out} left out; to learn from them: data=file data.path={args.data} feedback=kept "
+    print(f"{kept} answers, {left_out} left out; to learn from them: data=file data.path={args.data} feedback=stored "
           f"store={url} query.kind=pair query.length={read(args.folder).length}")  # fmt: skip
 
 

@@ -44,7 +44,7 @@ class PreferenceTransformer(PerStepReward):
     def reward(self, obs: Observation, action: Tensor) -> Tensor:
         """obs [..., L, O], action [..., L, A] → reward of each step [1, ..., L]; L is at most `context`."""
         with evaluating(self):
-            reward, _ = self.net(self.obs_normalize(obs.state), action)
+            reward, _ = self.net(self.obs_normalize(obs.state), action, torch.ones_like(action[..., 0]))
         return reward[None]
 
     def score(self, segment: Segment) -> Tensor:
@@ -53,7 +53,7 @@ class PreferenceTransformer(PerStepReward):
             return self._score(segment)[None]
 
     def _score(self, segment: Segment) -> Tensor:
-        reward, weight = self.net(self.obs_normalize(segment.obs.state), segment.action)
+        reward, weight = self.net(self.obs_normalize(segment.obs.state), segment.action, segment.mask)
         return (weight * reward).sum(-1)
 
     def update(self, batch: Comparisons) -> Metrics:
@@ -64,7 +64,10 @@ class PreferenceTransformer(PerStepReward):
 
 
 class Reader(nn.Module):
-    """Normalised obs [..., L, O], action [..., L, A] → reward and weight of each step [..., L]; weights sum to one."""
+    """Normalised obs [..., L, O], action [..., L, A], mask [..., L] → reward and weight of each step [..., L].
+
+    Weights sum to one over the steps that `mask` has.
+    """
 
     def __init__(self, spec: Spec, *, context: int, layers: int, heads: int, width: int, dropout: float):
         super().__init__()
@@ -74,12 +77,14 @@ class Reader(nn.Module):
         self.transformer = Transformer(width=width, layers=layers, heads=heads, dropout=dropout)
         self.query_key, self.out = nn.Linear(width, 2 * width, bias=False), nn.Linear(width, 1)
 
-    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, obs: Tensor, action: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         shape = obs.shape[:-1]  # [..., L]
         obs, action = obs.reshape(-1, *obs.shape[-2:]), action.reshape(-1, *action.shape[-2:])
+        mask = mask.reshape(-1, shape[-1])
         when = self.embed_step(torch.arange(shape[-1], device=obs.device))
         tokens = torch.stack([self.embed_obs(obs) + when, self.embed_action(action) + when], 2).flatten(1, 2)
         hidden = self.transformer(self.dropout(self.norm(tokens)))[:, 1::2]  # [N, L, W], of each step's action
         query, key = self.query_key(hidden).float().chunk(2, -1)
-        weight = (query @ key.transpose(1, 2) / math.sqrt(query.shape[-1])).softmax(-1).mean(1)  # [N, L]
+        logits = (query @ key.transpose(1, 2) / math.sqrt(query.shape[-1])).masked_fill(mask[:, None] == 0, -math.inf)
+        weight = (logits.softmax(-1) * mask[..., None]).sum(1) / mask.sum(-1, keepdim=True)  # [N, L]
         return self.out(hidden).float().reshape(shape), weight.reshape(shape)

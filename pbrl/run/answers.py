@@ -3,6 +3,7 @@
 from statistics import median
 from typing import Any
 
+from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.store import Store
 from pbrl.run.outcome import Outcome
 from pbrl.types import UserError
@@ -15,19 +16,21 @@ def rater_rows(run: Outcome) -> list[dict[str, Any]]:
     """
     own = run.folder / "answers.sqlite"
     url = run.config["store"] or (f"sqlite:///{own}" if own.exists() else None)
-    if url is None or "data" not in run.versions:
+    if url is None:
         return []
     try:
-        answers = Store(url).standing(run.versions["data"])
+        answers = Store(url).answers()
     except UserError:
         return []
-    return [_rater(name, [answer for answer in answers if answer["rater"] == name])
-            for name in dict.fromkeys(answer["rater"] for answer in answers)]  # fmt: skip
+    return [
+        _rater(name, [answer for answer in answers if answer.rater == name])
+        for name in dict.fromkeys(answer.rater for answer in answers)
+    ]
 
 
-def _rater(name: str, answers: list[dict[str, Any]]) -> dict[str, Any]:
-    seconds = [answer["seconds"] for answer in answers if answer["seconds"]]
-    outcomes = [answer["outcome"] for answer in answers]
+def _rater(name: str, answers: list[Answer]) -> dict[str, Any]:
+    seconds = [answer.seconds for answer in answers if answer.seconds]
+    outcomes = [answer.value.outcome for answer in answers if answer.value]
     return {
         "name": name, "answers": len(answers), "ties": outcomes.count("tie"), "skips": outcomes.count("skip"),
         "seconds": median(seconds) if seconds else None,

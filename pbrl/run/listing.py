@@ -22,7 +22,7 @@ and writes policy, curve, video and a report into one folder. The same command r
 EXAMPLES = {
     "": "CPL on Meta-World's button-press; a script answers",
     "env=franka/lift algo=iql reward=ensemble feedback=perfect": "a reward model, then offline RL on it",
-    "feedback=human query.kind=pair query.count=50": "you answer, in the browser",
+    "feedback=people query.kind=pair query.count=50": "you answer, in the browser",
     "env=gym/hopper data=medium_replay algo=iql feedback=none": "offline RL on the true reward",
     "algo=cpl seeds=8 steps=20000 query.count=500": "eight seeds trained at once",
     "-m algo=cpl,iql seed=0,1,2 hydra/launcher=local": "a sweep of six runs, several at a time",

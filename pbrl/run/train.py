@@ -18,11 +18,12 @@ from pbrl.data import frames as filmed
 from pbrl.data.rollout import Players, auto_workers
 from pbrl.data.table import Table
 from pbrl.feedback.asking import Asking
-from pbrl.feedback.sources.reference import Reference
+from pbrl.feedback.sources.context import Context
+from pbrl.feedback.store.datasets import adopt
 from pbrl.feedback.store.store import Store
 from pbrl.models.policy import save_policy
 from pbrl.run import report
-from pbrl.run.build import build, build_algorithm, build_reward, digest
+from pbrl.run.build import build, build_algorithm, build_reward
 from pbrl.run.folder import make_folder, run_folder, seed_folders, write_provenance
 from pbrl.run.validate import Plan, check_sizes, validate
 from pbrl.settings import Part, RunSettings
@@ -31,6 +32,7 @@ from pbrl.training.evaluate import Evaluation, summarize
 from pbrl.training.log import Log
 from pbrl.training.loop import Training
 from pbrl.training.replica import Replica
+from pbrl.types import FeedbackSource
 
 
 class World(NamedTuple):
@@ -160,31 +162,13 @@ def make_asking(settings: RunSettings, plan: Plan, world: World, folder: Path, s
     """What asks the run's questions, on rank 0, if it asks any."""
     if plan.query is None or world.players is None:
         return None
-    source = build(settings.feedback)
-    store = Store(settings.store or f"sqlite:///{folder / 'answers.sqlite'}")
-    introduce(source, settings, world)
-    if hasattr(source, "open_page"):
-        page = source.open_page(folder)
-        if page is not None:
-            stack.callback(page.terminate)
-    return Asking(table=world.table, query=plan.query, source=source, store=store, dataset=world.dataset)
-
-
-def introduce(source: Any, settings: RunSettings, world: World) -> None:
-    """Gives a scripted teacher its name in the store, where other settings make another teacher, and what it needs."""
-    if hasattr(source, "answer"):
-        source.author = f"scripted-{digest(settings.feedback, settings.reference)}"
-    if source.needs_value:
-        players = world.players if settings.reference["policy"] else world.experts
-        assert players is not None
-        source.value = Reference(
-            world.table,
-            players,
-            dataset=world.dataset,
-            folder=settings.data_dir,
-            discount=settings.feedback["discount"],
-            **settings.reference,
-        ).values
+    source: FeedbackSource = build(settings.feedback)
+    store, table = Store(settings.store or f"sqlite:///{folder / 'answers.sqlite'}"), world.table
+    adopt(store, world.dataset, table.ids, table.steps)
+    experts = world.experts or world.players
+    source.start(Context(store, table, plan.query, settings.data_dir, world.dataset, folder, world.players, experts))
+    stack.callback(source.stop)
+    return Asking(table=table, query=plan.query, source=source, store=store)
 
 
 def finish(

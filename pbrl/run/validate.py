@@ -4,7 +4,7 @@ Each part checks its own settings when it is built; here they are built small, a
 the run has to draw from.
 """
 
-import math
+import inspect
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,14 +14,14 @@ from pbrl import distributed
 from pbrl.data import frames as filmed
 from pbrl.data.table import NORMALIZE, Table
 from pbrl.feedback.labels import Labels
-from pbrl.feedback.sources.reference import check_settings
+from pbrl.feedback.sources.reference import Reference
 from pbrl.feedback.strategies import needs_reward
 from pbrl.objectives import Objective
 from pbrl.run.build import build, build_algorithm, build_objective, build_reward, name_of
-from pbrl.settings import PARTS, Query, RunSettings
+from pbrl.settings import PARTS, Query, RunSettings, check_names
 from pbrl.training.batches import Data
 from pbrl.training.engine import pick_device, wants_compile
-from pbrl.types import Episode, Phase, Spec, UserError
+from pbrl.types import Episode, FeedbackSource, Phase, Spec, UserError
 
 ANSWERS = {"comparisons", "marked"}  # what is drawn from answers
 REWARDED = {"labelled_by_reward", "marked_by_reward"}  # what is drawn by the learned reward
@@ -71,6 +71,8 @@ def validate(settings: RunSettings) -> Plan:
 def _check_values(settings: RunSettings) -> None:
     pick_device(settings.device)
     wants_compile(settings.compile, 0)
+    given = {"table", "players", "dataset", "folder", "discount"}
+    check_names("reference", settings.reference, set(inspect.signature(Reference).parameters) - given)
     if settings.reward_scale not in NORMALIZE:
         raise UserError(f"reward_scale={settings.reward_scale}: it is one of {', '.join(NORMALIZE)}")
     if settings.reward.get("normalize", "auto") not in ("auto", *NORMALIZE):
@@ -140,29 +142,11 @@ def _check_objectives(settings: RunSettings, algo: Any, reward: Any) -> None:
 
 
 def _check_source(settings: RunSettings, env: Any) -> None:
-    """Raises UserError where the teacher cannot answer what is asked, or would not do so as its settings say."""
-    source, query = build(settings.feedback), settings.query
-    if hasattr(source, "recall"):
-        if not settings.store:
-            raise UserError("feedback=kept takes answers from a store: name it with store=sqlite:///answers.sqlite")
-    elif hasattr(source, "answer") and query.kind == "spans":
-        raise UserError("scripted teachers mark no spans: feedback=human, or feedback=kept")
-    elif (
-        hasattr(source, "answer")
-        and query.kind == "rating"
-        and not (source.beta == math.inf and source.mistake == source.equal == 0)
-    ):
-        raise UserError(
-            "feedback.beta, feedback.mistake and feedback.equal are about comparisons: choose query.kind=pair, or a "
-            "teacher that is always right"
-        )
-    if source.needs_value:
-        check_settings(settings.reference)
-        if env.expert is None and not settings.reference["policy"]:
-            raise UserError(
-                "feedback=regret needs a scripted expert, which this environment has not: choose feedback=perfect, or "
-                "reference.policy=<run folder>"
-            )
+    """Raises UserError where the feedback source cannot answer what is asked."""
+    source: FeedbackSource = build(settings.feedback)
+    if not source.kinds and not settings.store:
+        raise UserError("feedback=stored takes answers from a store: name it with store=sqlite:///answers.sqlite")
+    source.check(settings.query, env)
 
 
 def _check_images(settings: RunSettings, draws: Draws) -> None:

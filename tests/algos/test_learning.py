@@ -1,62 +1,65 @@
-"""What learners learn: the point world, where a clone stays put and whoever hears preferences walks home."""
+"""What learners learn: the point world, where a clone stays put and a policy from preferences walks to the origin."""
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
+from pbrl.data.table import Table
 from pbrl.objectives import logistic
-from pbrl.training.batches import Preferences
-from pbrl.types import PairsAndSteps, PairsAndUnasked
+from pbrl.training.batches import Data
+from pbrl.training.held_out import evaluate_reward
 from tests import toy
-from tests.parts import build
+from tests.parts import build, labels, train
+
+LENGTH = 8
+CPL_SETTINGS = {"lr": 1e-2, "lr_after": 1e-2, "warmup": 0, "cosine_steps": 0, "pretrain_steps": 0}
+CRITIC_SETTINGS = {"lr": 3e-3, "discount": 0.9, "tau": 0.05, "batch_size": 64}
 
 
 @pytest.fixture(scope="module")
 def world():
-    table = toy.table(80)
-    preferences = Preferences(table, kind="pair", length=8, held_out=0.2, seed=0)
-    places = table.segment_starts(8)
-    starts = places[torch.randint(len(places), (600, 2), generator=torch.Generator().manual_seed(0))]
-    progress = -(table.obs[starts + 8].norm(dim=-1) - table.obs[starts].norm(dim=-1))  # how much nearer it ended
-    preferences.add(starts.numpy(), (progress[:, 1] > progress[:, 0]).double().numpy())
-    return table, preferences
+    """Episodes of the point."""
+    return toy.table(80)
 
 
-def train(learner, draw, steps):
-    for _ in range(steps):
-        learner.update(draw())
-    return learner
+def data_of(table: Table, held_out: float = 0.0) -> Data:
+    return Data(table.view(), torch.Generator().manual_seed(0), held_out=held_out)
+
+
+def draw_starts(table: Table, *shape: int) -> torch.Tensor:
+    places = table.segment_starts(LENGTH)
+    return places[torch.randint(len(places), shape, generator=torch.Generator().manual_seed(0))]
+
+
+def progress(table: Table, starts: torch.Tensor) -> torch.Tensor:
+    """How much nearer to the origin a segment ended than it began."""
+    return table.obs[starts].norm(dim=-1) - table.obs[starts + LENGTH].norm(dim=-1)
+
+
+def compared(table: Table, held_out: float = 0.2) -> Data:
+    """Comparisons of segments, of which the one that made more progress is preferred."""
+    starts, data = draw_starts(table, 600, 2), data_of(table, held_out)
+    gain = progress(table, starts)
+    value = (gain[:, 1] > gain[:, 0]).double().numpy()
+    data.set_labels(labels("pair", starts.numpy(), value, length=LENGTH))
+    return data
 
 
 def test_bc_clones_all_and_percent_bc_the_best(world):
-    table, _ = world
-    g = torch.Generator().manual_seed(0)
+    def learn(fraction):
+        bc = build("algo/bc", world.spec(), fraction=fraction, lr=1e-2, cosine_steps=0, batch_size=64)
+        return train(bc, data_of(world), 400)
 
-    def learnt(fraction):
-        bc = build("algo/bc", table.spec(), fraction=fraction, lr=1e-2, cosine_steps=0)
-        rows = bc.rows(table)
-        return train(bc, lambda: table.transitions(rows[torch.randint(len(rows), (64,), generator=g)]), 400)
-
-    assert toy.distance_after(learnt(0.25).policy) < 0.25
-    assert toy.distance_after(learnt(1.0).policy) > 0.5
+    assert toy.distance_after(learn(0.25).policy) < 0.25
+    assert toy.distance_after(learn(1.0).policy) > 0.5
 
 
-def test_cpl_walks_home(world):
-    table, preferences = world
-    g = torch.Generator().manual_seed(0)
-    cpl = build(
-        "algo/cpl",
-        table.spec(),
-        lr=1e-2,
-        lr_after=1e-2,
-        warmup=0,
-        cosine_steps=0,
-        objective=partial(logistic, bias=0.75),
-        alpha=1.0,
-    )
-    train(cpl, lambda: preferences.sample(16, g), 400)
-    assert toy.distance_after(cpl.policy) < 0.25
+def test_cpl_reaches_the_origin(world):
+    loss = partial(logistic, bias=0.75)
+    cpl = build("algo/cpl", world.spec(), objective=loss, alpha=1.0, **CPL_SETTINGS)
+    assert toy.distance_after(train(cpl, compared(world), 400).policy) < 0.25
 
 
 @pytest.mark.parametrize(
@@ -70,93 +73,79 @@ def test_cpl_walks_home(world):
         ("lstm", {}),
     ],
 )
-def test_piql_walks_home(world, model, changes):
-    table, preferences = world
-    g = torch.Generator().manual_seed(0)
-    reward = build(f"reward/{model}", table.spec(), **{"lr": 1e-2, "normalize": "zscore"} | changes)
+def test_piql_reaches_the_origin(world, model, changes):
+    data = compared(world)
+    settings = {"lr": 1e-2, "normalize": "zscore", "batch_size": 32} | changes
+    reward = train(build(f"reward/{model}", world.spec(), **settings), data, 300)
+    measures = evaluate_reward(data, reward)
+    assert measures["held_out_accuracy"] > 0.8 and measures["rank_correlation"] > 0.2
+    data.table.relabel(reward)
+    iql = build("algo/iql", world.spec(), actor_cosine_steps=0, **CRITIC_SETTINGS)
+    assert toy.distance_after(train(iql, data, 800).policy) < 0.25
 
-    def draw():
-        pairs = preferences.sample(32, g)
-        return PairsAndUnasked(pairs, preferences.sample_unasked(128, g)) if reward.batch is PairsAndUnasked else pairs
 
-    train(reward, draw, 300)
-    judged = preferences.judge(reward)
-    assert judged["held_out_accuracy"] > 0.8 and judged["rank_correlation"] > 0.2
-    table.relabel(reward)
-    iql = build("algo/iql", table.spec(), lr=3e-3, actor_cosine_steps=0, discount=0.9, tau=0.05)
-    train(iql, lambda: table.transitions(table.rows[torch.randint(len(table.rows), (64,), generator=g)]), 800)
-    assert toy.distance_after(iql.policy) < 0.25
+def test_dppo_reaches_the_origin(world):
+    """CPL on pairs from all data, which a reward model compares that was trained on a few answers."""
+    data = compared(world)
+    data.table.relabel(train(build("reward/ensemble", world.spec(), lr=1e-2, batch_size=32), data, 300))
+    loss = partial(logistic, bias=0.75)
+    dppo = build("algo/dppo", world.spec(), objective=loss, alpha=1.0, **CPL_SETTINGS)
+    assert toy.distance_after(train(dppo, data, 400).policy) < 0.25
 
 
 @pytest.mark.parametrize("objective", ["plackett_luce", "lipo_lambda"])
-def test_lists_teach_a_reward_and_a_policy(objective):
-    """Segments of six rankings, by how much nearer they came, and lists of five drawn from them."""
-    table = toy.table(80)
-    places, g = table.segment_starts(8), torch.Generator().manual_seed(0)
-    rankings = Preferences(table, kind="ranking", length=8, held_out=0.2, seed=0)
-    for _ in range(6):
-        starts = places[torch.randint(len(places), (40,), generator=g)]
-        progress = table.obs[starts].norm(dim=-1) - table.obs[starts + 8].norm(dim=-1)
-        rankings.add(starts[:, None].numpy(), progress.argsort().argsort().double().numpy())
-    reward = build("reward/ensemble", table.spec(), lr=1e-2, objective=objective)
-    train(reward, lambda: rankings.sample(16, g, reward.segments), 300)
-    assert rankings.judge(reward)["held_out_accuracy"] > 0.8
-    changes = {"lr": 1e-2, "lr_after": 1e-2, "warmup": 0, "cosine_steps": 0, "alpha": 1.0}
-    cpl = build("algo/cpl", table.spec(), objective=objective, **changes)
-    train(cpl, lambda: rankings.sample(16, g, cpl.segments), 400)
-    assert toy.distance_after(cpl.policy) < 0.25
+def test_lists_teach_a_reward_and_a_policy(world, objective):
+    """Segments of twelve rankings, by their progress, and lists of five drawn from them."""
+    starts, data = draw_starts(world, 12, 40), data_of(world, held_out=0.2)
+    rank = progress(world, starts).argsort(-1).argsort(-1).flatten().numpy()
+    group = np.repeat(np.arange(12), 40)
+    data.set_labels(labels("ranking", starts.reshape(-1, 1).numpy(), rank, group=group, length=LENGTH))
+    reward = build("reward/ensemble", world.spec(), lr=1e-2, objective=objective, batch_size=32)
+    assert evaluate_reward(data, train(reward, data, 300))["held_out_accuracy"] > 0.8
+    cpl = build("algo/cpl", world.spec(), objective=objective, alpha=1.0, **CPL_SETTINGS)
+    assert toy.distance_after(train(cpl, data, 400).policy) < 0.25
 
 
 @pytest.mark.parametrize("objective", ["kto", "dro"])
-def test_marks_of_good_and_bad_teach_a_policy(objective):
-    """One segment in four is marked as good, the one that came nearest; no two are compared."""
-    table = toy.table(80)
-    places, g = table.segment_starts(8), torch.Generator().manual_seed(0)
-    starts = places[torch.randint(len(places), (600,), generator=g)]
-    progress = table.obs[starts].norm(dim=-1) - table.obs[starts + 8].norm(dim=-1)
-    marks = Preferences(table, kind="spans", length=8, held_out=0.0, seed=0)
-    marks.add(starts[:, None].numpy(), (progress > progress.quantile(0.75)).double().numpy())
-    changes = {"lr": 1e-2, "lr_after": 1e-2, "warmup": 0, "cosine_steps": 0, "alpha": 0.2}
-    cpl = build("algo/cpl", table.spec(), objective=objective, reference=True, pretrain_steps=200, **changes)
-    for _ in range(200):
-        cpl.pretrain(marks.sample(16, g, cpl.segments))
-    cpl.begin()
+def test_marks_of_good_and_bad_teach_a_policy(world, objective):
+    """One segment in four is marked as good, that which made the most progress; no two are compared."""
+    starts, data = draw_starts(world, 600), data_of(world)
+    gain = progress(world, starts)
+    good = (gain > gain.quantile(0.75)).double().numpy()
+    data.set_labels(labels("spans", starts[:, None].numpy(), good, length=LENGTH))
+    settings = CPL_SETTINGS | {"pretrain_steps": 200, "reference": True, "alpha": 0.1, "batch_size": 64}
+    cpl = build("algo/cpl", world.spec(), objective=objective, **settings)
+    train(cpl, data, 0)
     assert toy.distance_after(cpl.policy) > 0.4
-    train(cpl, lambda: marks.sample(16, g, cpl.segments), 400)
+    _, finetuning = cpl.phases(400)
+    for _ in range(finetuning.steps):
+        finetuning.update(finetuning.draw(data))
     assert toy.distance_after(cpl.policy) < 0.25
 
 
 @pytest.mark.parametrize("name", ["td3bc", "awac"])
-def test_actor_critics_walk_home(name):
-    table = toy.table(80)
-    g = torch.Generator().manual_seed(0)
-    algo = build(f"algo/{name}", table.spec(), lr=3e-3, discount=0.9, tau=0.05)
-    train(algo, lambda: table.transitions(table.rows[torch.randint(len(table.rows), (64,), generator=g)]), 3500)
-    assert toy.distance_after(algo.policy) < 0.25
+def test_actor_critics_reach_the_origin(world, name):
+    algo = build(f"algo/{name}", world.spec(), **CRITIC_SETTINGS)
+    assert toy.distance_after(train(algo, data_of(world), 3500).policy) < 0.25
 
 
-def test_ipl_walks_home(world):
-    table, preferences = world
-    g = torch.Generator().manual_seed(0)
+def test_ipl_reaches_the_origin(world):
     # the penalty of segments half as long as the paper's
-    ipl = build("algo/ipl", table.spec(), penalty=1.5, lr=3e-3, actor_cosine_steps=0, discount=0.9, tau=0.05)
+    ipl = build("algo/ipl", world.spec(), penalty=1.5, actor_cosine_steps=0,
+                **CRITIC_SETTINGS | {"batch_size": 16, "step_batch_size": 64})  # fmt: skip
+    assert toy.distance_after(train(ipl, compared(world), 1500).policy) < 0.25
 
-    def draw():
-        steps = table.transitions(table.rows[torch.randint(len(table.rows), (64,), generator=g)])
-        return PairsAndSteps(preferences.sample(16, g), steps)
 
-    train(ipl, draw, 1500)
-    assert toy.distance_after(ipl.policy) < 0.25
+def test_iswbc_reaches_the_origin(world):
+    """Steps of preferred segments are told from all steps, and the policy clones what looks like them."""
+    settings = {"lr": 3e-3, "cosine_steps": 0, "batch_size": 16, "step_batch_size": 64}
+    iswbc = build("algo/iswbc", world.spec(), **settings)
+    assert toy.distance_after(train(iswbc, compared(world), 1000).policy) < 0.25
 
 
 @pytest.mark.parametrize("name,steps", [("dtr", 1200), ("qt", 1200), ("dt", 400)])
-def test_transformers_walk_home(world, name, steps):
-    table, _ = world
-    g = torch.Generator().manual_seed(0)
-    table.learned = table.reward
-    changes = {"cosine_steps": 0, "lr": 3e-3} | ({} if name == "dt" else {"discount": 0.9, "tau": 0.05})
-    algo = build(f"algo/{name}", table.spec(), **changes)
-    algo.measure(table)
-    train(algo, lambda: table.windows(table.rows[torch.randint(len(table.rows), (64,), generator=g)], 4), steps)
-    algo.policy.reset()
-    assert toy.distance_after(algo.policy) < 0.3
+def test_transformers_reach_the_origin(world, name, steps):
+    changes = {"cosine_steps": 0, "lr": 3e-3, "batch_size": 64}
+    changes |= {} if name == "dt" else {"discount": 0.9, "tau": 0.05}
+    algo = build(f"algo/{name}", world.spec(), **changes)
+    assert toy.distance_after(train(algo, data_of(world), steps).policy) < 0.3

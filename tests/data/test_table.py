@@ -1,11 +1,15 @@
-"""The table: what is next to what, and that nothing crosses an episode's end."""
+"""The table: what is next to what, that nothing crosses an episode's end, and that it grows without a trace."""
 
 import numpy as np
 import pytest
 import torch
 
+from pbrl.data.episodes import content_hash, episode_id
 from pbrl.data.table import Table, standardize
-from pbrl.types import Episode, UserError
+from pbrl.objectives import Objective, bradley_terry
+from pbrl.rewards import per_step
+from pbrl.rewards.per_step import PerStepReward
+from pbrl.types import Clip, Episode, UserError
 from tests import toy
 
 
@@ -30,10 +34,11 @@ def test_transitions_stay_in_their_episode():
     table = Table(EPISODES)
     assert len(table) == 16
     batch = table.transitions(table.rows)
-    assert torch.equal(batch.next_obs[:, 0], batch.obs[:, 0] + 1)
-    assert torch.equal(batch.next_obs[:, 1], batch.obs[:, 1])
-    assert torch.equal(batch.action[:, 0], batch.obs[:, 1])
-    assert torch.equal(batch.reward, batch.obs[:, 0])
+    obs, next_obs = batch.obs.state, batch.next_obs.state
+    assert torch.equal(next_obs[:, 0], obs[:, 0] + 1)
+    assert torch.equal(next_obs[:, 1], obs[:, 1])
+    assert torch.equal(batch.action[:, 0], obs[:, 1])
+    assert torch.equal(batch.reward, obs[:, 0])
 
 
 def test_only_a_true_terminal_is_done():
@@ -52,6 +57,9 @@ def test_segments_stay_in_their_episode(length):
     assert (table.obs[rows][..., 1] == table.obs[rows][..., :1, 1]).all()  # one episode
     assert (table.obs[rows][:, 1:, 0] - table.obs[rows][:, :-1, 0] == 1).all()  # step by step
     assert torch.isin(rows, table.rows).all()  # every row holds a step
+    segments = table.segments(starts, length)
+    assert torch.equal(segments.obs.state, table.obs[rows]) and torch.equal(segments.action, table.action[rows])
+    assert segments.mask.shape == rows.shape and segments.mask.all()
 
 
 def test_windows_stay_in_their_episode_and_say_where_it_ends():
@@ -59,18 +67,19 @@ def test_windows_stay_in_their_episode_and_say_where_it_ends():
     w = table.windows(torch.tensor([0, 3, 6, 8, 10, 17]), 4)
     assert w.last.tolist() == [3, 2, 3, 1, 3, 1]
     assert w.done.tolist() == [0, 0, 1, 1, 0, 0]
-    assert w.obs[1, :, 0].tolist() == w.step[1].tolist() == [3, 4, 5, 5]
-    assert w.holds.tolist()[1] == [1, 1, 0, 0] and w.holds[4].all() and w.holds.sum() == 4 + 2 + 3 + 1 + 4 + 1
-    assert (w.obs[..., 1] == w.obs[:, :1, 1]).all()
-    assert torch.equal(w.reward * w.holds, w.obs[..., 0] * w.holds)
+    assert w.obs.state[1, :, 0].tolist() == w.step[1].tolist() == [3, 4, 5, 5]
+    assert w.mask.tolist()[1] == [1, 1, 0, 0] and w.mask[4].all() and w.mask.sum() == 4 + 2 + 3 + 1 + 4 + 1
+    assert (w.obs.state[..., 1] == w.obs.state[:, :1, 1]).all()
+    assert torch.equal(w.reward * w.mask, w.obs.state[..., 0] * w.mask)
 
 
-def test_returns_to_go_are_what_is_earned_from_there_on():
+def test_returns_to_go_are_the_sums_of_later_rewards():
     table = Table(EPISODES)
-    assert table.returns_to_go[:6].tolist() == [10, 10, 9, 7, 4, 0]
-    assert table.returns_to_go[table.opening].tolist() == table.returns.tolist()
-    table.learned = torch.ones(len(table.obs))  # a row that holds no step earns nothing
-    assert table.returns_to_go[6:10].tolist() == [3, 2, 1, 0]
+    returns_to_go = table.labels["return_to_go"]
+    assert returns_to_go[:6].tolist() == [10, 10, 9, 7, 4, 0]
+    assert returns_to_go[table.opening].tolist() == table.returns.tolist()
+    table.set_label("reward", torch.ones(len(table.obs)))  # a row that holds no step has no reward
+    assert table.labels["return_to_go"][6:10].tolist() == [3, 2, 1, 0]
 
 
 def test_a_segment_longer_than_all_episodes_is_refused():
@@ -89,7 +98,8 @@ def test_best_rows_are_those_of_the_best_episodes():
 
 def test_the_table_costs_what_its_arrays_cost():
     table = toy.table(40)
-    used = sum(t.element_size() * t.nelement() for t in vars(table).values() if isinstance(t, torch.Tensor))
+    held = [*vars(table).values(), *table._storage.values(), *table.labels.values()]
+    used = sum(t.element_size() * t.nelement() for t in held if isinstance(t, torch.Tensor))
     numbers = len(table.obs) * (2 + 2 + 4)  # observations, actions, and four numbers a row
     assert used <= 4 * numbers + 16 * len(table.obs) + 16 * 40  # beside them int64: two a row, two an episode
 
@@ -109,13 +119,11 @@ def test_standardize():
 class Twice:
     """A reward model of two members: the true reward, and a hundred times it."""
 
-    context = 1
-
     def __init__(self, normalize):
         self.normalize = normalize
 
-    def reward(self, obs, action):
-        return torch.stack([obs[..., 0], 100 * obs[..., 0]])
+    def label(self, table):
+        return torch.stack([table.obs[:, 0], 100 * table.obs[:, 0]])
 
 
 def test_relabelling_weighs_members_alike_and_changes_what_learners_see():
@@ -128,35 +136,155 @@ def test_relabelling_weighs_members_alike_and_changes_what_learners_see():
     assert not torch.equal(seen, table.reward[table.rows])
 
 
-class Recent:
+class Recent(PerStepReward):
     """What was observed in this step and the two before it."""
 
-    context, normalize = 3, "none"
+    def __init__(self):
+        super().__init__(Objective(bradley_terry), context=3, normalize="none", steps=1, batch_size=1)
 
     def reward(self, obs, action):
-        assert obs.shape[1:] == (3, 2) and action.shape[1:] == (3, 1)
-        seen = obs[..., 0].cumsum(-1)
+        assert obs.state.shape[1:] == (3, 2) and action.shape[1:] == (3, 1)
+        seen = obs.state[..., 0].cumsum(-1)
         return seen[None]  # of three steps at most, so the sum up to a step is that of the last three
 
 
-def test_a_reward_that_remembers_remembers_its_own_episode():
+def test_a_reward_of_several_steps_reads_those_of_its_own_episode(monkeypatch):
     table = Table(EPISODES)
     table.relabel(Recent())
     expected = [sum(range(max(0, t - 2), t + 1)) for t in range(8)]
     for first, steps in zip(table.first, table.steps, strict=True):
-        assert table.learned[first : first + steps].tolist() == expected[:steps]
-    torch.testing.assert_close(table.map(Recent(), chunk=7), table.map(Recent()))
+        assert table.labels["reward"][first : first + steps].tolist() == expected[:steps]
+    whole = Recent().label(table)
+    monkeypatch.setattr(per_step, "CHUNK_ROWS", 3 * 7)
+    torch.testing.assert_close(Recent().label(table), whole)
 
 
-def test_where_episodes_terminate_the_learnt_reward_never_pays_for_dying():
+def test_where_episodes_terminate_the_learned_reward_never_pays_for_an_early_end():
     table = Table(EPISODES)
     table.relabel(Twice("auto"))
-    assert table.learned[table.rows].min() == 0
+    assert table.labels["reward"][table.rows].min() == 0
     table = Table([e._replace(terminated=False) for e in EPISODES])
     table.relabel(Twice("auto"))
-    torch.testing.assert_close(table.learned[table.rows], 50.5 * table.obs[table.rows, 0])
+    torch.testing.assert_close(table.labels["reward"][table.rows], 50.5 * table.obs[table.rows, 0])
 
 
 def test_no_episodes():
     with pytest.raises(UserError, match="no episode"):
         Table([])
+
+
+def test_an_episode_is_known_by_its_content():
+    same = episode(5, 1)._replace(source="another behavior")
+    others = [episode(5, 2), episode(6, 1), episode(5, 1, terminated=True), episode(5, 1)._replace(seed=9)]
+    assert episode_id(same) == episode_id(EPISODES[0]) == content_hash([EPISODES[0]])
+    assert len({episode_id(e) for e in [*others, EPISODES[0]]}) == 5
+    table = Table([*EPISODES, same])
+    assert table.ids == [episode_id(e) for e in [*EPISODES, same]]
+    assert table.row(Clip(table.ids[3], 2, 3)) == 2, "of two equal episodes the first"
+
+
+@pytest.mark.parametrize("length", [1, 3, 5])
+def test_clips_and_rows_are_each_others_inverse(length):
+    table = Table(EPISODES)
+    starts = table.segment_starts(length).numpy()
+    clips = table.clips(starts, length)
+    assert [table.row(clip) for clip in clips] == starts.tolist()
+    assert all(table.holds(clip) and clip.length == length for clip in clips)
+    reordered = Table(EPISODES[::-1])  # a clip belongs to the episode, not to a data set
+    for clip, row in zip(clips, starts, strict=True):
+        assert torch.equal(reordered.obs[reordered.row(clip)], table.obs[row])
+
+
+def test_a_clip_of_no_episode_of_the_table_is_refused():
+    table = Table(EPISODES[:2])
+    unknown = Clip(episode_id(EPISODES[2]), 0, 1)
+    for clip in (unknown, Clip(table.ids[0], 3, 3), Clip(table.ids[0], -1, 2)):
+        assert not table.holds(clip)
+        with pytest.raises(UserError, match="has no episode"):
+            table.row(clip)
+    assert table.holds(Clip(table.ids[0], 3, 2))
+
+
+def is_the_same(grown: Table, whole: Table) -> None:
+    """That two tables hold the same, to the bit."""
+    for name in ("obs", "action", "reward", "done", "rows", "episode", "opening", "closing"):
+        assert torch.equal(getattr(grown, name), getattr(whole, name)), name
+    for name in ("first", "steps", "seed", "returns", "success", "state"):
+        np.testing.assert_array_equal(getattr(grown, name), getattr(whole, name), err_msg=name)
+    assert grown.ids == whole.ids and grown.source == whole.source and grown.instruction == whole.instruction
+    assert grown.spec() == whole.spec() and len(grown) == len(whole)
+
+
+def test_a_table_that_has_grown_is_one_of_all_its_episodes():
+    table = Table(EPISODES[:1])
+    for more in EPISODES[1:]:
+        table.append(more, {"reward": more.reward})
+    whole = Table(EPISODES)
+    is_the_same(table, whole)
+    for name in ("reward", "return_to_go"):
+        assert torch.equal(table.labels[name], whole.labels[name]), name
+    assert torch.equal(table.windows(table.rows, 4).returns_to_go, whole.windows(whole.rows, 4).returns_to_go)
+    assert torch.equal(table.segment_starts(3), whole.segment_starts(3))
+
+
+def test_within_its_capacity_a_table_is_not_copied_and_beyond_it_grows():
+    table = Table(EPISODES[:1], capacity=20)  # 6 rows of it are used
+    begin = table.obs.data_ptr()
+    assert table.row_count == len(table.obs) == 6
+    table.append(EPISODES[1])
+    table.append(EPISODES[2])
+    assert table.row_count == len(table.obs) == len(table.reward) == 19 and table.obs.data_ptr() == begin
+    table.append(episode(2, 4))
+    assert table.row_count == 22 and table.obs.data_ptr() != begin
+    is_the_same(table, Table([*EPISODES, episode(2, 4)]))
+    begin = table.obs.data_ptr()
+    table.append(episode(7, 5))  # it had grown to twice its size
+    assert table.obs.data_ptr() == begin
+    is_the_same(table, Table([*EPISODES, episode(2, 4), episode(7, 5)]))
+
+
+def test_clips_and_labels_stay_valid_when_a_table_grows():
+    table = Table(EPISODES[:2])
+    clips = table.clips(table.segment_starts(2).numpy(), 2)
+    rows = [table.row(clip) for clip in clips]
+    table.set_label("reward", torch.arange(10.0))
+    table.set_label("preferred", torch.arange(20.0).reshape(10, 2))
+    before = {name: values.clone() for name, values in table.labels.items()}
+    table.append(EPISODES[2], {"reward": np.full(8, 2.0, np.float32)})
+    assert [table.row(clip) for clip in clips] == rows
+    for name, values in before.items():
+        assert torch.equal(table.labels[name][:10], values), name
+    assert table.labels["reward"][10:].tolist() == [2.0] * 8 + [0.0]
+    assert table.labels["return_to_go"][10:].tolist() == [16, 14, 12, 10, 8, 6, 4, 2, 0]
+    assert table.labels["preferred"].shape == (19, 2) and table.labels["preferred"][10:18].isnan().all()
+
+
+def test_labels_that_were_not_given_are_unknown_until_they_are_set():
+    table = Table(EPISODES[:1])
+    table.append(EPISODES[1])
+    assert table.labels["reward"][6:9].isnan().all() and table.labels["return_to_go"][6:9].isnan().all()
+    assert table.labels["return_to_go"][:6].tolist() == [10, 10, 9, 7, 4, 0], "of the earlier episode it is known"
+    table.relabel_true("none")
+    assert table.labels["return_to_go"][6:].tolist() == [3, 3, 2, 0]
+
+
+def test_an_episode_of_other_sizes_is_refused_and_changes_nothing():
+    table, e = Table(EPISODES[:1]), episode(4, 7)
+    for wrong in (e._replace(obs=e.obs[:, :1]), e._replace(action=np.zeros((4, 2), np.float32))):
+        with pytest.raises(UserError, match="does not fit"):
+            table.append(wrong)
+    with pytest.raises(UserError, match="images cannot grow"):
+        Table(EPISODES[:1], images={"front": np.zeros((6, 4, 4, 3), np.uint8)}).append(EPISODES[1])
+    is_the_same(table, Table(EPISODES[:1]))
+
+
+def test_views_have_labels_of_their_own():
+    table = Table(EPISODES)
+    view = table.view()
+    view.set_label("reward", torch.ones(19))
+    view.set_label("confidence", torch.ones(19))
+    assert view.obs.data_ptr() == table.obs.data_ptr()
+    assert torch.equal(table.labels["reward"], table.reward) and "confidence" not in table.labels
+    assert view.labels["reward"].sum() == 16, "rows that hold no step have none"
+    assert torch.equal(view.reward, table.reward), "the true reward stays as it is"
+    assert view.transitions(view.rows).reward.tolist() == [1.0] * 16

@@ -5,18 +5,24 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pbrl.feedback import raters
-from pbrl.feedback.raters import Said, about, alpha, cohen, dawid_skene, guesses
-from pbrl.feedback.sources.stored import Kept
-from pbrl.feedback.store.events import Told
+from pbrl.feedback.labels import Selection
+from pbrl.feedback.questions import Question
+from pbrl.feedback.raters import alpha, cohen, dawid_skene, describe, guesses
+from pbrl.feedback.read import read
+from pbrl.feedback.store.answers import Answer
+from pbrl.feedback.store.progress import answers_with_questions
 from pbrl.feedback.store.store import Store
 from pbrl.settings import Query
+from tests import toy
+from tests.feedback.examples import value
 
 
-def say(rater: str, question: str, label: float | None, **more) -> Said:
-    outcome = "skip" if label is None else "tie" if label == 0.5 else "answer"
-    plain = Said(question, rater, "pair", outcome, label, 2.0, (0, 1), "learn", None, None)
-    return plain._replace(**more)
+def say(
+    rater: str, question: str, label: float | None, *, seconds: float = 2.0, order: tuple[int, ...] = (0, 1), **asked
+) -> tuple[Answer, Question]:
+    """An answer to a question, whose purpose may be another one than to learn from it."""
+    answer = Answer(f"{rater} {question}", question, rater, value(label), seconds=seconds, shown={"order": order})
+    return answer, Question("pair", (), **asked)
 
 
 def test_cohens_kappa_by_hand():
@@ -37,8 +43,8 @@ def test_krippendorffs_alpha_by_its_definition():
         if chance.random() < 0.7
     ]
     by_question: dict[str, list[float]] = {}
-    for one in said:
-        by_question.setdefault(one.question, []).append(one.label)  # type: ignore[arg-type]
+    for one, _ in said:
+        by_question.setdefault(one.question, []).append(one.value.label)
     coincidence: Counter = Counter()
     for values in by_question.values():
         for i, a in enumerate(values):
@@ -70,7 +76,7 @@ def test_who_presses_one_side():
     orders = [(0, 1) if chance.random() < 0.5 else (1, 0) for _ in range(30)]
     lazy = [say("lazy", str(i), float(order[0]), order=order) for i, order in enumerate(orders)]
     keen = [say("keen", str(i), float(chance.random() < 0.5), order=order) for i, order in enumerate(orders)]
-    found = about([*lazy, *keen])
+    found = describe([*lazy, *keen])
     assert found["lazy"]["one_sided"] and found["lazy"]["left"] == 1.0
     assert not found["keen"]["one_sided"]
 
@@ -82,7 +88,7 @@ def test_gold_repeats_and_habits():
         say("ada", "2", 0.5), say("ada", "2m", 1.0, purpose="repeat", repeats="2"), say("ada", "3", None),
         say("ada", "3m", 1.0, purpose="repeat", repeats="3"),
     ]  # fmt: skip
-    found = about(said)["ada"]
+    found = describe(said)["ada"]
     assert found["gold"] == 0.5 and found["guesses"] is None and found["consistent"] == 0.5
     assert found["equal"] == 1 / 8 and found["cant_tell"] == 1 / 8 and found["median_seconds"] == 2.0
     assert found["kappa"] is None
@@ -101,7 +107,7 @@ def test_dawid_and_skene_find_who_knows():
     found = dawid_skene(said)
     for rater, p in skill.items():
         assert found.accuracy[rater] == pytest.approx(p, abs=0.06)
-    votes = {str(q): np.mean([one.label for one in said[q * 5 : q * 5 + 5]]) for q in range(600)}
+    votes = {str(q): np.mean([one.value.label for one, _ in said[q * 5 : q * 5 + 5]]) for q in range(600)}
 
     def right(label) -> float:
         return float(np.mean([(label[str(q)] > 0.5) == t for q, t in enumerate(truth)]))
@@ -123,21 +129,22 @@ def test_dawid_and_skene_with_equals():
 
 
 def test_from_the_store(tmp_path):
+    table = toy.table(2)
     store = Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
-    starts = np.array([[1, 2], [3, 4]])
-    ids = store.ask(dataset="abc", length=8, kind="pair", strategy="uniform", round_=0, starts=starts, wanted=2)
+    clips = table.clips(np.array([1, 2, 3, 4]), 8)
+    ids = store.ask([Question("pair", (clips[i], clips[i + 1]), wanted=2, position=i) for i in (0, 2)])
     for name in ("ada", "bob"):
         store.add_rater(name, "human")
     shown = {"order": [1, 0]}
-    store.append([Told(f"{r}{q}", q, r, outcome="answer", label=1.0, shown=shown) for q in ids for r in ("ada", "bob")])
-    store.append([Told("x", ids[0], "bob", outcome="tie", label=0.5)])
-    found = raters.said(store, "abc")
-    assert len(found) == 4 and found[0].order == (1, 0)
-    ask = Query(kind="pair", count=9, rounds=1, length=8, span=2, strategy="uniform", candidates=1, per_list=1,
-                held_out=0.0, seed=0)  # fmt: skip
-    kept = {"author": None, "count": None, "attribute": None, "sureness": None}
-    plain = Kept(**kept, weigh=False).recall(store, "abc", ask)
-    one_each = Kept(**kept, weigh=True).recall(store, "abc", ask)
-    assert plain.label.tolist() == [1.0, 0.5, 1.0, 1.0] and one_each.starts.tolist() == [[1, 2], [3, 4]]
-    assert 0.5 < one_each.label[0] < one_each.label[1] <= 1, "where they disagree, less is known"
-    assert about(found)["bob"]["equal"] == 0.5 and raters.said(store, "another") == []
+    store.append([Answer(f"{r}{q}"[:36], q, r, value(1.0), shown=shown) for q in ids for r in ("ada", "bob")])
+    store.append([Answer("x", ids[0], "bob", value(0.5))])
+    found = answers_with_questions(store, store.register(table.ids))
+    assert len(found) == 4 and found[0][0].shown == shown
+    query = Query(kind="pair", count=9, rounds=1, length=8, span=2, strategy="uniform", candidates=1, per_list=1,
+                  held_out=0.0, seed=0)  # fmt: skip
+    plain, _ = read(store, table, query, Selection())
+    one_each, _ = read(store, table, query, Selection(aggregate=True))
+    assert plain.value.tolist() == [1.0, 0.5, 1.0, 1.0] and one_each.starts.tolist() == [[1, 2], [3, 4]]
+    assert 0.5 < one_each.value[0] < one_each.value[1] <= 1, "where they disagree, less is known"
+    assert one_each.rater.tolist() == [-1, -1] and one_each.question.tolist() == ids
+    assert describe(found)["bob"]["equal"] == 0.5 and answers_with_questions(store, store.register(["another"])) == []

@@ -42,8 +42,9 @@ def test_uniform_takes_what_was_drawn():
 
 
 class Opinion:
-    def score(self, obs, action):
-        return torch.stack([obs[..., 0].sum(-1), -obs[..., 0].sum(-1)])
+    def score(self, segment):
+        total = segment.obs.state[..., 0].sum(-1)
+        return torch.stack([total, -total])
 
 
 @pytest.mark.parametrize("strategy", query.STRATEGIES)

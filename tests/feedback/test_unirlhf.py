@@ -9,23 +9,34 @@ import pytest
 from pbrl.data import episodes
 from pbrl.data.table import Table
 from pbrl.feedback import unirlhf
-from pbrl.feedback.sources.stored import Kept
+from pbrl.feedback.labels import Labels
+from pbrl.feedback.questions import Question
+from pbrl.feedback.read import read
+from pbrl.feedback.sources.context import Context
+from pbrl.feedback.sources.stored import Stored
+from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.store import Store
 from pbrl.settings import Query
 from pbrl.types import UserError
+from tests.feedback.examples import value
 
 NAMES = ("indices_1_domain_mujoco_env_x_num_5_len_3_ab.pkl", "indices_2_domain_mujoco_env_x_num_5_len_3_ab.pkl",
          "human_label_domain_mujoco_env_x_num_5_len_3_ab.pkl")  # fmt: skip
 PT_NAMES = ("indices_num5_q3", "indices_2_num5_q3", "label_human")
 
-ALL = {"author": None, "count": None, "weigh": False, "attribute": None, "sureness": None}
+ALL = {"rater": None, "count": None, "aggregate": False, "attribute": None, "strengths": None}
 
 
-def data_file(path):
-    """Steps numbered by their observation; episodes of ten, each ended by a timeout that D4RL's list leaves out."""
+def data_file(path, with_next: bool = False):
+    """Steps numbered by their observation; episodes of ten, each ended by a timeout that D4RL's list leaves out.
+
+    Only with next observations is it known where the timeout's step led, and the episode has it.
+    """
     obs = np.arange(40, dtype=np.float32)[:, None]
     with h5py.File(path, "w") as file:
         file["observations"], file["actions"], file["rewards"] = obs, np.zeros((40, 1), np.float32), obs[:, 0]
+        if with_next:
+            file["next_observations"] = obs + 1
         file["terminals"], file["timeouts"] = np.zeros(40, bool), np.arange(40) % 10 == 9
     return path
 
@@ -44,6 +55,14 @@ def query(**changes):
     return Query(**settings | changes)
 
 
+def stored(store: Store, table: Table, **changes) -> Labels:
+    """The labels of a run that learns from stored answers."""
+    source, asked = Stored(**ALL | changes), query()
+    source.check(asked, None)  # type: ignore[arg-type]
+    source.start(Context(store, table, asked, data_dir=None))  # type: ignore[arg-type]
+    return read(store, table, asked, source.selection)[0]
+
+
 @pytest.mark.parametrize("names", [NAMES, PT_NAMES])
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_answers_lie_where_they_were_given(tmp_path, names, protocol):
@@ -52,11 +71,11 @@ def test_answers_lie_where_they_were_given(tmp_path, names, protocol):
     store = Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
     for _ in range(2):  # again is no more
         assert unirlhf.import_answers(folder, data, store) == (3, 2)  # 7 crosses an end, 34 + 3 lies beyond the list
-    read = episodes.read(data)
-    found = Kept(**ALL).recall(store, episodes.content_hash(read), query())
-    table = Table(read)
+    table = Table(episodes.read(data))
+    found = stored(store, table)
     assert table.obs[found.starts, 0].tolist() == [[0, 5], [10, 0], [20, 13]]
-    assert found.label.tolist() == [0.0, 1.0, 0.5] and found.outcome.tolist() == ["answer", "answer", "tie"]
+    assert found.value.tolist() == [0.0, 1.0, 0.5] and found.raters == (folder.name,)
+    assert [a.value.outcome for a in store.answers() if a.value] == ["answer", "answer", "tie"]
 
 
 def test_answers_go_out_as_they_came(tmp_path):
@@ -67,10 +86,13 @@ def test_answers_go_out_as_they_came(tmp_path):
     came, went = unirlhf.read(folder), unirlhf.read(tmp_path / "went")
     assert went.length == 3 and went.label.tolist() == [0.0, 1.0, 0.5]
     assert went.starts.tolist() == [s for s in came.starts.tolist() if s in ([0, 5], [9, 0], [18, 12])]
-    about = {"dataset": episodes.content_hash(episodes.read(data)), "length": 3, "kind": "pair", "strategy": "uniform"}
-    store.record(**about, round_=1, starts=np.array([[8, 0], [1, 2]]), author="ada", label=np.array([1.0, np.nan]),
-                 outcome=np.array(["answer", "skip"]))  # fmt: skip
-    assert unirlhf.export_answers(store, data, tmp_path / "more", 3) == (3, 2), "8 needs a timeout's step; a skip"
+    store.add_rater("ada", "human")
+    data = data_file(tmp_path / "y.hdf5", with_next=True)
+    unirlhf.import_answers(folder, data, store)
+    clips = Table(episodes.read(data)).clips(np.array([7, 0, 1, 2]), 3)
+    ids = store.ask([Question("pair", (clips[i], clips[i + 1]), round=1, position=i) for i in (0, 2)])
+    store.append([Answer(q, q, "ada", value(label)) for q, label in zip(ids, (1.0, None), strict=True)])
+    assert unirlhf.export_answers(store, data, tmp_path / "more", 3) == (3, 2), "7 needs a timeout's step; a skip"
     with pytest.raises(UserError, match="not there yet"):
         unirlhf.export_answers(store, data, tmp_path / "more", 3)
     with pytest.raises(UserError, match="no answers to pairs of 7 steps"):
@@ -121,16 +143,18 @@ def test_odd_files_get_a_sentence(tmp_path):
         unirlhf.import_answers(far, data_file(tmp_path / "x.hdf5"), Store(f"sqlite:///{tmp_path / 'a.sqlite'}"))
 
 
-def test_kept_answers_say_what_there_is(tmp_path):
+def test_stored_answers_say_what_there_is(tmp_path):
     data, store = data_file(tmp_path / "x.hdf5"), Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
     unirlhf.import_answers(pickles(tmp_path / "x_human_labels"), data, store)
-    dataset = episodes.content_hash(episodes.read(data))
-    assert len(Kept(**ALL | {"author": "x_human_labels", "count": 2}).recall(store, dataset, query()).label) == 2
-    with pytest.raises(UserError, match="holds 3 × pair of 3 steps"):
-        Kept(**ALL).recall(store, dataset, query(length=8))
+    table = Table(episodes.read(data))
+    assert stored(store, table, rater="x_human_labels", count=2).size == 2
     with pytest.raises(UserError, match="by eve"):
-        Kept(**ALL | {"author": "eve"}).recall(store, dataset, query())
+        stored(store, table, rater="eve")
+    source = Stored(**ALL)
+    with pytest.raises(UserError, match="holds 3 × pair of 3 steps"):
+        source.start(Context(store, table, query(length=8), data_dir=tmp_path))
+    another = Table([e._replace(obs=e.obs + 1) for e in episodes.read(data)])
     with pytest.raises(UserError, match="none about it"):
-        Kept(**ALL).recall(store, "another", query())
+        source.start(Context(store, another, query(), data_dir=tmp_path))
     with pytest.raises(UserError, match="query.rounds=1"):
-        Kept(**ALL).recall(store, dataset, query(rounds=2))
+        source.check(query(rounds=2), None)  # type: ignore[arg-type]

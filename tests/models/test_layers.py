@@ -1,14 +1,17 @@
-"""Networks and the optimiser, against PyTorch's own."""
+"""Networks and the optimiser, against PyTorch's own; what a policy offers."""
 
 import copy
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-from pbrl.models.gaussian import GaussianPolicy, load_policy, save_policy
+from pbrl.models.gaussian import GaussianPolicy
 from pbrl.models.layers import MLP, Dropout
 from pbrl.models.optim import Adam, polyak
-from pbrl.types import Spec, UserError
+from pbrl.models.policy import load_policy, save_policy
+from pbrl.types import Observation, Segment, Spec, UserError
+from tests.parts import build
 
 SPEC = Spec(3, 2, (1.0, 0.0, -1.0), (2.0, 1.0, 0.5), 30)
 
@@ -41,7 +44,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(p):
     assert torch.equal(x.grad, out.detach())  # what is kept, and no other, learns
 
 
-def test_dropout_rests_in_evaluation():
+def test_there_is_no_dropout_in_evaluation():
     x = torch.randn(5, 3)
     assert torch.equal(Dropout(0.5).eval()(x), x) and torch.equal(Dropout(0.0)(x), x)
     for p in (-0.1, 1.0):
@@ -96,7 +99,7 @@ def test_polyak():
 
 def test_log_prob_is_the_gaussian_density():
     policy = GaussianPolicy(SPEC, hidden=[8], dropout=0.0, std=0.6)
-    obs, action = torch.randn(5, 4, 3), torch.rand(5, 4, 2) * 2 - 1
+    obs, action = Observation(torch.randn(5, 4, 3)), torch.rand(5, 4, 2) * 2 - 1
     expected = torch.distributions.Normal(policy.mean(obs), 0.6).log_prob(action).sum(-1)
     torch.testing.assert_close(policy.log_prob(obs, action), expected)
 
@@ -104,7 +107,7 @@ def test_log_prob_is_the_gaussian_density():
 def test_a_deterministic_policy_scores_by_squared_error():
     """... which is a Gaussian of variance 1/2 but for a constant."""
     policy = GaussianPolicy(SPEC, hidden=[8], dropout=0.0, std=0.0)
-    obs, action = torch.randn(6, 3), torch.rand(6, 2)
+    obs, action = Observation(torch.randn(6, 3)), torch.rand(6, 2)
     density = torch.distributions.Normal(policy.mean(obs), 0.5**0.5).log_prob(action).sum(-1)
     difference = policy.log_prob(obs, action) - density
     torch.testing.assert_close(difference, difference[:1].expand(6))
@@ -113,7 +116,7 @@ def test_a_deterministic_policy_scores_by_squared_error():
 def test_a_saved_policy_runs_alone(tmp_path):
     policy = GaussianPolicy(SPEC, hidden=[8, 8], dropout=0.1, std=0.3)
     save_policy(policy, tmp_path / "policy.pt")
-    obs = torch.randn(5, 3)
+    obs = Observation(torch.randn(5, 3))
     assert torch.equal(load_policy(tmp_path).act(obs), policy.act(obs))
     assert policy.act(obs).abs().max() <= 1
 
@@ -123,4 +126,92 @@ def test_a_policy_that_is_none(tmp_path):
         load_policy(tmp_path)
     (tmp_path / "policy.pt").write_bytes(b"garbage")
     with pytest.raises(UserError, match="not a policy"):
+        load_policy(tmp_path)
+
+
+def test_it_acts_with_its_mean_and_explores_by_its_distribution():
+    policy = GaussianPolicy(SPEC, hidden=[8], dropout=0.5, std=0.2)
+    policy.log_std.data = torch.tensor([0.2, 0.1]).log()
+    policy.net.layers[-1].weight.data *= 0.3  # a mean so small that few actions are clipped
+    policy.net.layers[-1].bias.data *= 0.3
+    torch.manual_seed(0)
+    obs = Observation(torch.randn(1, 3).expand(20_000, -1))
+    acts, drawn = policy.act(obs), policy.act(obs, explore=True)
+    assert policy.training and torch.equal(acts, acts[:1].expand_as(acts))  # no dropout while it acts
+    torch.testing.assert_close(acts[0], policy.eval().mean(obs)[0])
+    assert (acts.abs() < 0.4).all()
+    torch.testing.assert_close(drawn.mean(0), acts[0], atol=0.01, rtol=0)
+    torch.testing.assert_close(drawn.std(0), torch.tensor([0.2, 0.1]), rtol=0.03, atol=0)
+    share = ((drawn - acts).abs() < torch.tensor([0.2, 0.1])).float().mean(0)  # within one deviation
+    torch.testing.assert_close(share, torch.full((2,), 0.6827), atol=0.02, rtol=0)
+    assert drawn.abs().max() <= 1
+
+
+def test_without_a_deviation_it_explores_with_its_mean():
+    policy = GaussianPolicy(SPEC, hidden=[8], dropout=0.0, std=0.0)
+    obs = Observation(torch.randn(6, 3))
+    assert torch.equal(policy.act(obs, explore=True), policy.act(obs))
+
+
+def test_a_plan_is_a_chunk_of_one_action():
+    policy = GaussianPolicy(SPEC, hidden=[8], dropout=0.0, std=0.3)
+    obs = Observation(torch.randn(5, 3))
+    assert policy.plan(obs).shape == (5, 1, 2)
+    assert torch.equal(policy.plan(obs)[:, 0], policy.act(obs))
+    transformer = build("algo/dt").policy
+    plan = transformer.plan(Observation(torch.randn(5, 5)))
+    transformer.reset()
+    assert plan.shape == (5, 1, 2) and transformer.time == 0
+
+
+def test_masked_steps_do_not_count_in_a_policys_score():
+    policy = GaussianPolicy(SPEC, hidden=[8], dropout=0.0, std=0.4)
+    obs, action = torch.randn(4, 2, 7, 3), torch.rand(4, 2, 7, 2) * 2 - 1
+    mask = torch.ones(4, 2, 7)
+    torch.testing.assert_close(
+        policy.score(Segment(Observation(obs), action, mask)), policy.log_prob(Observation(obs), action).sum(-1)
+    )
+    mask[..., 4:] = 0
+    short = Segment(Observation(obs[..., :4, :]), action[..., :4, :], mask[..., :4])
+    found = policy.score(Segment(Observation(obs), action, mask))
+    torch.testing.assert_close(found, policy.score(short))
+    obs[..., 4:, :] += 1
+    assert torch.equal(policy.score(Segment(Observation(obs), action, mask)), found)
+
+
+def old_file(policy, path, name: str, image: tuple[int, ...]) -> None:
+    """Writes a policy as it was written before its module and its spec had today's names."""
+    spec = asdict(policy.spec)
+    cameras = list(spec.pop("images"))
+    state = {key: value.clone() for key, value in policy.state_dict().items()}
+    old = {key: spec[key] for key in ("obs_dim", "action_dim", "obs_mean", "obs_std", "terminates")}
+    assert len(cameras) == (image[0] if image else 0)
+    saved = {"class": name, "spec": {**old, "steps": spec["max_steps"], "image": image}, "settings": policy.settings}
+    torch.save({**saved, "state": state}, path)
+
+
+def test_a_policy_that_was_saved_under_older_names_loads(tmp_path):
+    policy = GaussianPolicy(SPEC, hidden=[8, 8], dropout=0.1, std=0.3)
+    old_file(policy, tmp_path / "policy.pt", "pbrl.likelihoods.GaussianPolicy", ())
+    again, obs = load_policy(tmp_path), Observation(torch.randn(5, 3))
+    assert torch.equal(again.act(obs), policy.act(obs)) and again.spec == SPEC
+
+    images = {"camera0": (16, 16, 3), "camera1": (16, 16, 3)}
+    policy = GaussianPolicy(replace(SPEC, images=images), hidden=[8], dropout=0.0, std=0.0)
+    old_file(policy, tmp_path / "policy.pt", "pbrl.likelihoods.GaussianPolicy", (2, 16, 16, 3))
+    again = load_policy(tmp_path)
+    seen = {name: torch.randint(256, (5, 16, 16, 3), dtype=torch.uint8) for name in images}
+    obs = Observation(torch.randn(5, 3), seen)
+    assert torch.equal(again.act(obs), policy.act(obs)) and dict(again.spec.images) == images
+
+    policy = build("algo/dtr").policy
+    old_file(policy, tmp_path / "policy.pt", "pbrl.sequence.DecisionTransformer", ())
+    obs = Observation(torch.randn(5, 5))
+    assert torch.equal(load_policy(tmp_path).act(obs), policy.act(obs))
+
+
+def test_a_file_cannot_choose_what_code_is_run(tmp_path):
+    policy = GaussianPolicy(SPEC, hidden=[8], dropout=0.0, std=0.3)
+    old_file(policy, tmp_path / "policy.pt", "os.system", ())
+    with pytest.raises(UserError, match="none of pbrl's policies"):
         load_policy(tmp_path)

@@ -2,22 +2,23 @@
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
 from pbrl.objectives import bradley_terry
-from pbrl.types import PairsAndUnasked, PreferenceBatch, UserError
-from tests.parts import batches, build
+from pbrl.rewards import per_step
+from pbrl.types import Observation, Segment, UserError
+from tests.parts import build, draw_batches, made_up_data
 
 
-def test_reward_members_learn_apart():
+def test_members_of_an_ensemble_learn_independently():
     """One update of the ensemble is the update of each member alone."""
     together = build("reward/ensemble")
-    batch = batches(PreferenceBatch, 1)[0]
     singles = []
     for e in range(3):
         one = build("reward/ensemble", members=1)
         one.net.load_state_dict({k: v[e : e + 1] for k, v in together.net.state_dict().items()})
         singles.append(one)
-    for batch in batches(PreferenceBatch, 3):
+    for batch in draw_batches(together, 3):
         together.update(batch)
         for one in singles:
             one.update(batch)
@@ -29,8 +30,8 @@ def test_reward_members_learn_apart():
 def test_linear_bradley_terry_is_a_ratio():
     """P(second) = what the second earns, 1 + tanh a step, out of what both earn (LiRE, eq. 4)."""
     model = build("reward/linear", members=1)
-    batch = batches(PreferenceBatch, 1)[0]
-    reward = model.reward(batch.obs, batch.action)[0].detach().double()
+    (batch,) = draw_batches(model, 1)
+    reward = model.reward(batch.segments.obs, batch.segments.action)[0].detach().double()
     assert (reward > 0).all() and (reward < 2).all()
     earned = reward.sum(-1)  # [B, 2]
     p = earned[:, 1] / earned.sum(1)
@@ -43,60 +44,63 @@ def test_linear_bradley_terry_is_a_ratio():
 @pytest.mark.parametrize("name", ["reward/transformer", "reward/lstm"])
 def test_a_reward_that_remembers_sees_nothing_that_comes_later(name):
     model = build(name, context=8)
-    batch = batches(PreferenceBatch, 1)[0]
-    before = model.reward(batch.obs, batch.action)
-    assert before.shape == (1, 4, 2, 8)
-    later = batch.obs.clone()
+    segments = draw_batches(model, 1)[0].segments
+    state, action = segments.obs.state, segments.action
+    before = model.reward(segments.obs, action)
+    assert before.shape == (1, 16, 2, 8)
+    later = state.clone()
     later[..., 5:, :] += 1
-    after = model.reward(later, batch.action)
+    after = model.reward(Observation(later), action)
     torch.testing.assert_close(after[..., :5], before[..., :5])
     assert not torch.allclose(after[..., 5], before[..., 5])
-    torch.testing.assert_close(model.reward(batch.obs[..., :3, :], batch.action[..., :3, :]), before[..., :3])
-    earlier = batch.obs.clone()
+    first = model.reward(Observation(state[..., :3, :]), action[..., :3, :])
+    torch.testing.assert_close(first, before[..., :3])
+    earlier = state.clone()
     earlier[..., 0, :] += 1
-    assert not torch.allclose(model.reward(earlier, batch.action)[..., 7], before[..., 7])
+    assert not torch.allclose(model.reward(Observation(earlier), action)[..., 7], before[..., 7])
 
 
 def test_preference_attention_is_the_papers():
     """Weights are the mean over queries of softmaxes over the whole segment; the score is what they weigh."""
     model = build("reward/transformer", context=8, dropout=0.0)
-    batch = batches(PreferenceBatch, 1)[0]
-    obs, action = batch.obs[0, 0], batch.action[0, 0]
+    segment = tree_map(lambda x: x[0, 0], draw_batches(model, 1)[0].segments)
+    obs, action = segment.obs.state, segment.action
     net, made = model.net, []
     net.out.register_forward_hook(lambda module, given, found: made.append(given[0].detach()))
     with torch.no_grad():
-        reward, weight = net(obs, action)
+        reward, weight = net(obs, action, segment.mask)
         x = made[0][0]  # [L, W]
         q, k = (x @ net.query_key.weight.T).chunk(2, -1)
         expected = torch.stack([torch.softmax(k @ q[i] / 16**0.5, 0) for i in range(8)]).mean(0)
     torch.testing.assert_close(weight, expected)
     assert weight.sum().item() == pytest.approx(1.0, rel=1e-5)
-    torch.testing.assert_close(model.score(obs, action)[0], (weight * reward).sum())
-    torch.testing.assert_close(model.reward(obs, action)[0], reward)
+    torch.testing.assert_close(model.score(segment)[0], (weight * reward).sum())
+    torch.testing.assert_close(model.reward(segment.obs, action)[0], reward)
 
 
-def test_dropout_rests_while_a_reward_is_read():
+def test_there_is_no_dropout_where_a_reward_is_read():
     model = build("reward/transformer", context=8, dropout=0.5)
-    batch = batches(PreferenceBatch, 1)[0]
-    torch.testing.assert_close(model.score(*batch[:2]), model.score(*batch[:2]))
-    torch.testing.assert_close(model.reward(*batch[:2]), model.reward(*batch[:2]))
+    segments = draw_batches(model, 1)[0].segments
+    torch.testing.assert_close(model.score(segments), model.score(segments))
+    torch.testing.assert_close(model.reward(*segments[:2]), model.reward(*segments[:2]))
     assert model.training
 
 
-def test_surf_answers_only_where_a_member_is_sure():
-    """Its loss is that on the answers, and `weight` times the sum over the sure pairs divided by the number of all."""
-    batch = batches(PairsAndUnasked, 1)[0]
+def test_surf_labels_only_where_a_member_is_confident():
+    """Its loss is that on the answers, and `weight` times the sum over confident pairs divided by the number of all."""
     model = build("reward/surf", crop=0, confidence=0.6, weight=0.7)
+    (batch,) = draw_batches(model, 1)
+    assert len(batch.labelled.label) == 16 and len(batch.unlabelled.label) == 64
     ensemble = {k: v for k, v in model.net.state_dict().items()}
     by_hand = build("reward/ensemble")
     by_hand.net.load_state_dict(ensemble)
-    scores, more = by_hand.score(*batch.pairs[:2]), by_hand.score(*batch.unasked[:2])
+    scores, more = by_hand.score(batch.labelled.segments), by_hand.score(batch.unlabelled.segments)
     p = torch.sigmoid(more[..., 1] - more[..., 0]).detach()
     sure = (p - 0.5).abs() >= 0.1
     assert 0 < sure.float().mean() < 1
     guess = torch.where(sure, bradley_terry(more, (p > 0.5).float()), torch.zeros(()))
-    by_hand.optim.step((bradley_terry(scores, batch.pairs.label).mean(1) + 0.7 * guess.mean(1)).sum())
-    assert model.update(batch)["sure"].item() == pytest.approx(sure.float().mean().item())
+    by_hand.optim.step((bradley_terry(scores, batch.labelled.label).mean(1) + 0.7 * guess.mean(1)).sum())
+    assert model.update(batch)["pseudo_labelled"].item() == pytest.approx(sure.float().mean().item())
     for key, value in by_hand.net.state_dict().items():
         torch.testing.assert_close(model.net.state_dict()[key], value)
 
@@ -104,10 +108,85 @@ def test_surf_answers_only_where_a_member_is_sure():
 def test_surf_compares_equally_long_parts():
     model = build("reward/surf", crop=3)
     torch.manual_seed(0)
-    cut = model.cut(torch.zeros(4000, 2, 8, 1))
+    cut = model.crop_mask(torch.ones(4000, 2, 8))
     long = cut.sum(-1)
     assert torch.equal(long[:, 0], long[:, 1]) and set(long.unique().tolist()) == {5.0, 6.0, 7.0, 8.0}
     begins, short = cut.argmax(-1), long[:, 0] == 5
     assert set(begins[short].unique().tolist()) == {0, 1, 2, 3} and (begins[short, 0] != begins[short, 1]).any()
     assert (cut.diff(dim=-1).abs().sum(-1) + cut[..., 0] + cut[..., -1] == 2).all()  # each in one piece
-    assert build("reward/surf", crop=20).cut(torch.zeros(500, 2, 8, 1)).sum(-1).min() == 1
+    assert build("reward/surf", crop=20).crop_mask(torch.ones(500, 2, 8)).sum(-1).min() == 1
+
+
+REWARDS = ["reward/ensemble", "reward/linear", "reward/surf", "reward/transformer", "reward/lstm"]
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_masked_steps_do_not_count(name):
+    """A segment whose last steps are masked scores as one that ends before them, whatever they hold."""
+    model = build(name)
+    segments = made_up_data("pair").comparisons(16).segments
+    mask = segments.mask.clone()
+    mask[..., 5:] = 0
+    changed = segments.obs.state.clone()
+    changed[..., 5:, :] += 1
+    short = Segment(Observation(segments.obs.state[..., :5, :]), segments.action[..., :5, :], mask[..., :5])
+    for masked in (segments._replace(mask=mask), segments._replace(mask=mask, obs=Observation(changed))):
+        torch.testing.assert_close(model.score(masked), model.score(short))
+    assert not torch.allclose(model.score(segments), model.score(short))
+
+
+def test_cropping_keeps_masked_steps_out():
+    mask = torch.ones(200, 2, 8)
+    mask[..., 4:] = 0
+    torch.manual_seed(0)
+    cropped = build("reward/surf", crop=3).crop_mask(mask)
+    assert not cropped[..., 4:].any() and cropped[..., :4].any(0).all()
+
+
+def halves_the_gradient(loss_of, parameters) -> None:
+    """A `loss_of` answers with some confidence: its gradient at 0.5 is half of that at 1, and at 0 it is zero."""
+    full, half, none = (
+        torch.cat([g.flatten() for g in torch.autograd.grad(loss_of(confidence), parameters)])
+        for confidence in (1.0, 0.5, 0.0)
+    )
+    assert full.abs().max() > 0 and not none.any()
+    torch.testing.assert_close(half, 0.5 * full)
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_an_answer_without_confidence_does_not_count_and_half_of_it_counts_half(name):
+    deterministic = {"reward/surf": {"weight": 0.0, "crop": 0}, "reward/transformer": {"dropout": 0.0}}
+    model = build(name, **deterministic.get(name, {}))
+    (batch,) = draw_batches(model, 1)
+    losses = []
+    model.optim.step = losses.append
+
+    def loss_of(confidence):
+        labelled = batch.labelled if name == "reward/surf" else batch
+        labelled = labelled._replace(confidence=torch.full_like(labelled.label, confidence))
+        model.update(batch._replace(labelled=labelled) if name == "reward/surf" else labelled)
+        return losses[-1].sum()
+
+    halves_the_gradient(loss_of, model.optim.params)
+
+
+@pytest.mark.parametrize("name", ["reward/ensemble", "reward/linear", "reward/transformer", "reward/lstm"])
+def test_labelling_a_table_is_the_reward_of_the_steps_up_to_each_row(name):
+    """Whatever the size of the chunks that go through the network: [E, R]."""
+    model = build(name)
+    table = made_up_data("pair").table
+    found = model.label(table)
+    assert found.shape == (3 if name in ("reward/ensemble", "reward/linear") else 1, table.row_count)
+    for first, steps in zip(table.first[:4], table.steps[:4], strict=True):
+        for t in range(steps):
+            rows = torch.arange(max(0, t + 1 - model.context), t + 1) + int(first)
+            with torch.no_grad():
+                expected = model.reward(table.observe(rows[None]), table.action[rows[None]])[:, 0, -1]
+            torch.testing.assert_close(found[:, first + t], expected)
+
+
+def test_labelling_does_not_depend_on_the_chunks(monkeypatch):
+    model, table = build("reward/lstm"), made_up_data("pair").table
+    whole = model.label(table)
+    monkeypatch.setattr(per_step, "CHUNK_ROWS", 7 * model.context)
+    torch.testing.assert_close(model.label(table), whole)

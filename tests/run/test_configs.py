@@ -3,8 +3,9 @@
 import pytest
 from hydra.utils import instantiate
 
-from pbrl.run import train as run
-from pbrl.run import validate as checks
+from pbrl.run.folder import run_folder
+from pbrl.run.validate import validate
+from pbrl.settings import RunSettings
 from tests.parts import config, names
 
 
@@ -18,7 +19,7 @@ def test_an_environment_by_its_name(env):
 
 @pytest.mark.parametrize("name", names("experiment"))
 def test_a_preset_could_start(name):
-    checks.check(config(f"experiment={name}", "env=metaworld/drawer-open"))
+    validate(RunSettings.parse(config(f"experiment={name}", "env=metaworld/drawer-open")))
 
 
 @pytest.mark.parametrize("name", names("data"))
@@ -30,13 +31,13 @@ def test_a_data_recipe_composes(name):
 
 
 def test_true_reward_learnt_reward_and_none_differ_by_the_command_line():
-    for overrides in (["algo=iql"], ["algo=iql", "reward=ensemble"], ["algo=cpl"]):
-        checks.check(config(*overrides))
+    for overrides in (["algo=iql"], ["algo=iql", "reward=ensemble"], ["algo=cpl"], ["algo=dppo", "reward=ensemble"]):
+        validate(RunSettings.parse(config(*overrides)))
 
 
 def test_data_have_a_seed_of_their_own():
     one, two = config("seed=1"), config("seed=2")
     assert (
         one["data_seed"] == two["data_seed"]
-        and run.run_folder({**one, "run": None}).name != run.run_folder({**two, "run": None}).name
+        and run_folder(RunSettings.parse(one)).name != run_folder(RunSettings.parse(two)).name
     )

@@ -1,5 +1,6 @@
 """What cannot work is said in a sentence, before anything is made."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pbrl.run import train as run
-from pbrl.settings import Query, Schedule
+from pbrl.run.validate import Draws, draws_of
+from pbrl.settings import Query, RunSettings, Schedule
 from pbrl.training.engine import pick_device
 from pbrl.types import UserError
+from tests.parts import build, config, phases
 from tests.training.test_loop import BASE, command, train
 
 
@@ -22,8 +25,8 @@ from tests.training.test_loop import BASE, command, train
     [
         (["algo=cpl", "feedback=none"], "learns from answers"),
         (["algo=iql", "reward=ensemble", "feedback=none"], "learns from answers"),
-        (["algo=ipl", "reward=ensemble"], "its own reward model"),
-        (["algo=iql", "query.strategy=entropy"], "reward=ensemble"),
+        (["algo=ipl", "reward=ensemble"], "learns from the answers themselves"),
+        (["algo=iql", "query.strategy=entropy", "query.kind=pair", "query.rounds=2"], "reward=ensemble"),
         (["algo=cpl", "query.kind=rating", "query.strategy=k_center"], "must be uniform"),
         (["algo=cpl", "query.kind=scores"], "pair, rating, ranking or spans"),
         (["algo.wings=2"], "wings"),
@@ -35,10 +38,10 @@ from tests.training.test_loop import BASE, command, train
         (["objective=lipo_lambda", "objective.segments=2"], "3 or more"),
         (["objective@reward_objective=robust"], "no reward model"),
         (["reward=ensemble", "algo=iql", "objective@reward_objective=lipo_lambda", "query.kind=pair"], "from lists"),
-        (["reward=surf", "algo=iql", "objective@reward_objective=plackett_luce"], "answers pairs"),
+        (["reward=surf", "algo=iql", "objective@reward_objective=plackett_luce"], "labels pairs"),
         (["reward=surf", "algo=iql", "reward.confidence=0.2"], "a half and 1"),
-        (["feedback=kept"], "store="),
-        (["feedback=kept", "feedback.count=0"], "null: all"),
+        (["feedback=stored"], "store="),
+        (["feedback=stored", "feedback.count=0"], "null: all"),
         (["objective=kto"], "algo.reference=true"),
         (["algo.reference=true", "algo.pretrain_steps=0"], "relative to a clone"),
         (["feedback=mistake"], "query.kind=pair"),
@@ -59,7 +62,15 @@ from tests.training.test_loop import BASE, command, train
         (["env=metaworld/juggle"], "metaworld/juggle"),
         (["device=abacus"], "no device"),
         (["seeds=0"], "at least 1"),
-        (["seeds=1.5"], "a whole number"),
+        (["seeds=1.5"], "seeds=1.5 must be a whole number"),
+        (["seed=true"], "seed=True must be a whole number"),
+        (["steps=abc"], "steps=abc must be a whole number"),
+        (["bf16=7"], "bf16=7 must be true or false"),
+        (["compile=3"], "compile=3 must be text"),
+        (["store=7"], "store=7 must be text or null"),
+        (["algo=cpl", "reward=ensemble"], "algo=dppo"),
+        (["algo=dppo"], "reward=transformer"),
+        (["algo=dppo", "reward=transformer", "feedback=none"], "learns from answers"),
         (
             [
                 "algo=iql",
@@ -123,3 +134,63 @@ def test_bad_schedules_and_queries():
             Query(**{**ask, **wrong})  # type: ignore[arg-type]
     with pytest.raises(UserError, match="at least 1"):
         Schedule(steps=0, log_every=1, eval_every=1, checkpoint_every=1, eval_episodes=1, final_episodes=1)
+
+
+@pytest.mark.parametrize(
+    "name,changes,expected",
+    [
+        ("algo/bc", {}, Draws({"transitions"}, True)),
+        ("algo/cpl", {}, Draws({"comparisons"}, True)),
+        ("algo/cpl", {"objective": "kto", "reference": True}, Draws({"marked"}, True)),
+        ("algo/cpl", {"objective": "plackett_luce"}, Draws({"comparisons"}, True)),
+        ("algo/dppo", {}, Draws({"labelled_by_reward"}, True)),
+        ("algo/dppo", {"objective": "kto", "reference": True}, Draws({"marked_by_reward"}, True)),
+        ("algo/ipl", {}, Draws({"comparisons", "transitions"}, False)),
+        ("algo/iql", {}, Draws({"transitions"}, False)),
+        ("algo/dt", {}, Draws({"windows"}, False)),
+        ("algo/dtr", {}, Draws({"windows"}, False)),
+        ("reward/ensemble", {}, Draws({"comparisons"}, False)),
+        ("reward/ensemble", {"objective": "kto"}, Draws({"marked"}, False)),
+        ("reward/surf", {}, Draws({"comparisons", "unlabelled"}, False)),
+    ],
+    ids=str,
+)
+def test_what_a_learner_draws_is_found_by_drawing(name, changes, expected):
+    assert draws_of(phases(build(name, **changes))) == expected
+
+
+def test_settings_are_typed():
+    settings = RunSettings.parse(config("steps=70", "query.count=9", "data_dir=somewhere", "run=here", "seeds=2"))
+    assert settings.schedule.steps == 70 and settings.query.count == 9 and settings.seeds == 2
+    assert settings.data_dir == Path("somewhere") and settings.run == Path("here") and settings.plain["steps"] == 70
+    assert RunSettings.parse(config()).run is None
+    assert set(settings.plain) - set(settings.identity) >= {"device", "run", "store", "grow"}
+
+
+@pytest.mark.parametrize(
+    "name,value,says",
+    [
+        ("seeds", 1.5, "seeds=1.5 must be a whole number"),
+        ("seeds", 0, "seeds=0 must be a whole number, at least 1"),
+        ("seed", True, "seed=True must be a whole number"),
+        ("bf16", 7, "bf16=7 must be true or false"),
+        ("steps", "abc", "steps=abc must be a whole number"),
+        ("steps", 10.0, "steps=10.0 must be a whole number"),
+        ("log_every", None, "log_every=None must be a whole number"),
+        ("device", 0, "device=0 must be text"),
+        ("reward_scale", None, "reward_scale=None must be text"),
+        ("only", "dinner", "only=dinner: it is null, data or answers"),
+        ("wings", 2, "the command line has no wings"),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_named(name, value, says):
+    with pytest.raises(UserError, match=re.escape(says)):
+        RunSettings.parse({**config(), name: value})
+
+
+def test_a_setting_of_a_question_must_have_a_name_and_a_kind():
+    with pytest.raises(UserError, match="query has no foo"):
+        RunSettings.parse({**config(), "query": {**config()["query"], "foo": 3}})
+    for name, value in (("count", 2.5), ("count", "many"), ("kind", 7), ("held_out", "some"), ("count", True)):
+        with pytest.raises(UserError, match=f"query.{name}={value} must be"):
+            RunSettings.parse({**config(), "query": {**config()["query"], name: value}})

@@ -17,8 +17,8 @@ from sim.tabletop.experts import STYLE
 from tests.parts import config
 from tests.toy import Point
 
-DIALS = {"judge": "return", "discount": 0.99, "beta": float("inf"), "gamma": 1.0, "mistake": 0.0, "skip": 0.0,
-         "equal": 0.0, "seed": 0}  # fmt: skip
+DIALS = {"criterion": "return", "discount": 0.99, "beta": float("inf"), "gamma": 1.0, "mistake": 0.0, "skip": 0.0,
+         "equal": 0.0, "seed": 0, "reference": None}  # fmt: skip
 
 
 def made(task: str, **changes) -> Tabletop:
@@ -62,7 +62,7 @@ def test_a_scripted_teacher_prefers_by_the_weights():
             played([{"speed": speed}], "lift", range(1), horizon=100, preference=preference)[0] for speed in (0.4, 1.0)
         ]
         table = Table(episodes)
-        label, _ = Teacher(**DIALS).answer(table, torch.tensor([[0, 101]]), 100)
+        label, _ = Teacher(**DIALS).label(table, torch.tensor([[0, 101]]), 100, np.zeros((1, 2)))
         assert episodes[int(label[0])].source.endswith(f"={preferred}")
 
 

@@ -7,13 +7,13 @@ import torch
 from torch.utils._pytree import tree_map
 
 from pbrl.data import table as tables
-from pbrl.data.table import Table, home
+from pbrl.data.table import Table, choose_device
 from pbrl.training.engine import AT_ONCE, CapturedUpdates, Engine, Updates
-from pbrl.training.vmap import Together
+from pbrl.training.vmap import LearnerStack
 from pbrl.types import Transitions
 from tests.algos.test_learners import CASES, title
 from tests.data.test_table import EPISODES
-from tests.parts import build, config, fed
+from tests.parts import build, config, draw_batches, phases, without_chance
 from tests.training.test_loop import RUNS, assert_same, outcome, train
 
 GPU = torch.device("cuda")
@@ -39,7 +39,7 @@ class Replayed(CapturedUpdates):
 
 def drawer(learner, device):
     """Draws one of a hundred batches at random, and the generator that it uses."""
-    kept = tree_map(lambda *parts: torch.stack(parts).to(device), *fed(learner, 100))
+    kept = tree_map(lambda *parts: torch.stack(parts).to(device), *draw_batches(learner, 100))
     generator = torch.Generator(device).manual_seed(3)
 
     def draw():
@@ -74,7 +74,8 @@ def test_launches_add_up(inside):
 def test_where_a_table_lies(monkeypatch):
     """By how much memory a GPU is said to have, so that both sides of the bound are tried, and without a GPU."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10, 1000))
-    assert home(GPU, 500) == GPU and home(GPU, 501) == torch.device("cpu") == home(torch.device("cpu"), 10**18)
+    cpu = torch.device("cpu")
+    assert choose_device(GPU, 500) == GPU and choose_device(GPU, 501) == cpu == choose_device(cpu, 10**18)
 
 
 @pytest.mark.cuda
@@ -86,7 +87,7 @@ def test_captured_is_eager(case, several):
     if several and name == "reward/lstm":
         pytest.skip("refused: cuDNN's recurrent networks have no axis to spare")
     part, choice = name.split("/")
-    plain = {key: 0 for key in ("dropout", "target_noise", "crop") if key in config(f"{part}={choice}")[part]}
+    plain = without_chance(name)
     found = []
     for compile in (False, True):
         learners = [build(name, **plain, **changes).to(GPU) for _ in range(2 if several else 1)]
@@ -95,11 +96,11 @@ def test_captured_is_eager(case, several):
         if several:
             draw = lambda of=draws: tree_map(lambda *parts: torch.stack(parts), *(d() for d in of))  # noqa: E731
             states = [g.get_state() for g in generators]
-            update = engine.prepare_together(Together(learners), "update", draw())
+            update = engine.prepare_stack(LearnerStack(learners), phases(learners[0])[-1], draw())
             for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
         else:
-            draw, update = draws[0], engine.prepare(learners[0].update)
+            draw, update = draws[0], engine.prepare(phases(learners[0])[-1])
         running = engine.repeat(draw, update, generators)
         left = 2 * AT_ONCE + 5
         while left:
@@ -114,22 +115,22 @@ def test_captured_is_eager(case, several):
 
 @pytest.mark.cuda
 def test_a_table_that_does_not_fit_gives_the_same_batches(monkeypatch):
-    near = Table(EPISODES, GPU)
-    monkeypatch.setattr(tables, "home", lambda device, size: torch.device("cpu"))
-    far = Table(EPISODES, GPU)
-    assert near.obs.is_cuda and not far.obs.is_cuda
-    a, b = near.transitions(near.rows), far.transitions(far.rows)
-    assert isinstance(b, Transitions) and b.obs.is_cuda
+    on_gpu = Table(EPISODES, GPU)
+    monkeypatch.setattr(tables, "choose_device", lambda device, size: torch.device("cpu"))
+    on_host = Table(EPISODES, GPU)
+    assert on_gpu.obs.is_cuda and not on_host.obs.is_cuda
+    a, b = on_gpu.transitions(on_gpu.rows), on_host.transitions(on_host.rows)
+    assert isinstance(b, Transitions) and b.obs.state.is_cuda
     assert_same([*a], [*b])
-    assert_same([*near.windows(near.rows, 4)], [*far.windows(far.rows, 4)])
+    assert_same([*on_gpu.windows(on_gpu.rows, 4)], [*on_host.windows(on_host.rows, 4)])
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("where", ["device", "host"])
 @pytest.mark.parametrize("name", ["cpl", "piql-in-rounds", "dppo", "ipl", "dtr", "three-seeds"])
-def test_a_run_on_a_gpu_goes_on_as_if_never_stopped(tmp_path, monkeypatch, name, where):
+def test_a_run_on_a_gpu_that_was_killed_and_resumed_is_uninterrupted(tmp_path, monkeypatch, name, where):
     if where == "host":
-        monkeypatch.setattr(tables, "home", lambda device, size: torch.device("cpu"))
+        monkeypatch.setattr(tables, "choose_device", lambda device, size: torch.device("cpu"))
     extra = [*RUNS[name], "device=cuda", "compile=always", "compare=false", "log_every=40", "checkpoint_every=40"]
     train(tmp_path / "whole", *extra)
     with monkeypatch.context() as patched:
@@ -145,17 +146,17 @@ def stop_at(step):
 
     plain = Training._evaluate
 
-    def evaluate(self, phase, bar):
+    def evaluate(self, stage, bar):
         if self.policy_step >= step:
             raise KeyboardInterrupt
-        return plain(self, phase, bar)
+        return plain(self, stage, bar)
 
     return evaluate
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", ["cpl", "piql-in-rounds", "dtr", "three-seeds"])
-def test_between_lines_of_the_log_nobody_waits_for_the_gpu(tmp_path, monkeypatch, name):
+def test_between_lines_of_the_log_the_host_does_not_wait_for_the_gpu(tmp_path, monkeypatch, name):
     """PyTorch itself raises where the host would wait."""
     run = Updates.run
 

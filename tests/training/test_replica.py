@@ -2,6 +2,7 @@
 
 import copy
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -11,21 +12,19 @@ from torch.utils._pytree import tree_map
 from pbrl.models.layers import Dropout
 from pbrl.training import log
 from pbrl.training.engine import Engine
-from pbrl.training.vmap import Together, tensors
+from pbrl.training.vmap import LearnerStack, tensors
+from pbrl.types import Update
 from tests.algos.test_learners import CASES, CPU, title
-from tests.parts import build, config, fed
+from tests.parts import build, draw_batches, phases, without_chance
 from tests.training.test_loop import RUNS, train
 
-CHANCE = ("dropout", "target_noise", "crop")  # what draws random numbers, which differ between seeds
 SEEDS, UPDATES = 3, 4
 
 
 def seeds_of(case) -> list:
-    """Learners of one kind with different parameters."""
+    """Learners of one kind with different parameters; their random numbers, which differ between seeds, are off."""
     name, changes = case
-    part, choice = name.split("/")
-    plain = {key: 0 for key in CHANCE if key in config(f"{part}={choice}")[part]}
-    learners = [build(name, **plain, **changes) for _ in range(SEEDS)]
+    learners = [build(name, **without_chance(name), **changes) for _ in range(SEEDS)]
     for i, learner in enumerate(learners):
         torch.manual_seed(i)
         for parameter in learner.parameters():
@@ -33,15 +32,21 @@ def seeds_of(case) -> list:
     return learners
 
 
-def fed_each(learner) -> list[list]:
+def batches_of_each(learner) -> list[list]:
     """[UPDATES][SEEDS] batches, all different."""
-    data = fed(learner, SEEDS * UPDATES)
-    return [data[i * SEEDS : (i + 1) * SEEDS] for i in range(UPDATES)]
+    batches = draw_batches(learner, SEEDS * UPDATES)
+    return [batches[i * SEEDS : (i + 1) * SEEDS] for i in range(UPDATES)]
+
+
+def prepare(learners: list, batch: Any, compile: bool = False) -> Update:
+    """The update of all learners at once, in their last phase."""
+    engine = Engine(CPU, compile=compile, bf16=False)
+    return engine.prepare_stack(LearnerStack(learners), phases(learners[0])[-1], batch)
 
 
 @pytest.mark.parametrize("case", CASES, ids=title)
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_together_is_alone(case, compile, monkeypatch):
+def test_a_stack_of_learners_is_each_of_them_alone(case, compile, monkeypatch):
     if compile and case not in (("algo/iql", {}), ("algo/cpl", {}), ("reward/ensemble", {})):
         pytest.skip("compiled, three learners stand for all")
     draw, low = torch.rand, torch.tensor(0.25)  # the same of two critics pulls
@@ -49,10 +54,9 @@ def test_together_is_alone(case, compile, monkeypatch):
     torch.compiler.reset()
     learners = seeds_of(case)
     alone = copy.deepcopy(learners)
-    data = fed_each(learners[0])
+    data = batches_of_each(learners[0])
     stacked = [tree_map(lambda *parts: torch.stack(parts), *batches) for batches in data]
-    engine = Engine(CPU, compile=compile, bf16=False)
-    update = engine.prepare_together(Together(learners), "update", stacked[0])
+    update = prepare(learners, stacked[0], compile)
     for batches, batch in zip(data, stacked, strict=True):
         found = update(batch)
         wanted = [learner.update(own) for learner, own in zip(alone, batches, strict=True)]
@@ -71,9 +75,9 @@ def test_together_is_alone(case, compile, monkeypatch):
 def test_each_is_saved_and_loaded_by_itself():
     """What is loaded into one seed is what goes on, and the others keep theirs."""
     learners = seeds_of(("algo/iql", {}))
-    data = fed_each(learners[0])
+    data = batches_of_each(learners[0])
     stacked = [tree_map(lambda *parts: torch.stack(parts), *batches) for batches in data]
-    update = Engine(CPU, compile=False, bf16=False).prepare_together(Together(learners), "update", stacked[0])
+    update = prepare(learners, stacked[0])
     kept = copy.deepcopy([learner.state_dict() for learner in learners])
     update(stacked[0])
     moved = copy.deepcopy([learner.state_dict() for learner in learners])
@@ -88,8 +92,8 @@ def test_dropout_differs_between_seeds():
     learners = [build("algo/bc") for _ in range(2)]
     for learner in learners:
         learner.policy.net.dropout = Dropout(0.5)
-    batch = tree_map(lambda x: torch.stack([x, x]), fed(learners[0], 1)[0])
-    found = Engine(CPU, compile=False, bf16=False).prepare_together(Together(learners), "update", batch)(batch)
+    batch = tree_map(lambda x: torch.stack([x, x]), draw_batches(learners[0], 1)[0])
+    found = prepare(learners, batch)(batch)
     assert found["bc"][0] != found["bc"][1]
 
 

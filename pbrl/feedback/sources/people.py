@@ -1,65 +1,100 @@
-"""People at the labelling page: a run waits for their first answers, and hears the others as it trains."""
+"""People at the labelling page: a run waits for their first answers, and learns from the others as it trains."""
 
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
-from pbrl.feedback.questions import check_sureness
-from pbrl.types import UserError
+from tqdm import tqdm
 
-TEXTS = {
-    "pair": "Which clip is better?",
-    "rating": "How good is this?",
-    "ranking": "Order the clips from best to worst",
-    "attributes": "Which clip has more of it?",
-    "triplet": "Which clip is more like the first?",
-    "spans": "Where is it good, where is it bad?",
-}
+from pbrl.feedback.labels import Selection
+from pbrl.feedback.questions import KINDS, SKIP, Question, check_strengths
+from pbrl.feedback.sources.context import Context
+from pbrl.feedback.store.store import Store
+from pbrl.settings import Query
+from pbrl.types import Environment, UserError
 
 
-class Human:
-    """Questions of a run for people: `wanted` answers each. A round begins when `minimum` are there (None: all).
+class People:
+    """Questions of a run for people: `wanted` answers each. Training goes on when `minimum` are there (None: all).
 
-    A ranking is of `clips`. With `serve` a page opens beside the run, at `port` or the next free one, for `rater`.
+    With `serve` a page opens beside the run, at `port` or the next free one, for `rater`. `strengths` has P(better) for
+    each strength of a preference (None: 1).
     """
 
-    needs_value = False
-    pause_s = 0.5
+    kinds = tuple(KINDS)
+    pause_s = 0.5  # between looks at the store
 
     def __init__(
-        self, *, minimum: int | None, wanted: int, text: str | None, better: str, strength: bool,
-        sureness: list[float] | None, clips: int, serve: bool, port: int, rater: str,
-    ):  # fmt: skip
+        self,
+        *,
+        minimum: int | None,
+        wanted: int,
+        text: str | None,
+        better: str,
+        strength: bool,
+        strengths: list[float] | None,
+        serve: bool,
+        port: int,
+        rater: str,
+    ):
         if wanted < 1 or (minimum is not None and minimum < 1):
             raise UserError("feedback.wanted and feedback.minimum must be at least 1")
-        if not 3 <= clips <= 5:
-            raise UserError(f"feedback.clips={clips}: a ranking is of 3 to 5 clips")
-        self.minimum, self.wanted, self.clips = minimum, wanted, clips
-        self.text, self.better, self.strength, self.sureness = text, better, strength, check_sureness(sureness)
+        self.minimum, self.wanted = minimum, wanted
+        self.words = {"text": text, "better": better, "strength": strength, "attributes": [], "stages": ["mark"]}
+        self.selection = Selection(strengths=check_strengths(strengths))
         self.serve, self.port, self.rater = serve, port, rater
         self.where = "at the labelling page"
+        self.page: subprocess.Popen | None = None
 
-    def wording(self, kind: str) -> dict[str, Any]:
-        """What people read."""
-        extra = {"better": self.better, "strength": self.strength} if kind == "pair" else {}
-        return {"text": self.text or TEXTS[kind], **extra}
+    def check(self, query: Query, env: Environment) -> None:
+        """People answer questions of any kind."""
 
-    def open_page(self, folder: Path) -> subprocess.Popen | None:
-        """Starts the page on a run's questions, or says how to."""
-        flags = [f"run={folder}", f"port={self.port}", f"rater={self.rater}", "attached=true"]
-        if not self.serve:
+    def start(self, context: Context) -> None:
+        """Opens the page on the run's questions, or says how to. Raises UserError if it does not start."""
+        self.store: Store = context.store
+        flags = [f"run={context.folder}", f"port={self.port}", f"rater={self.rater}", "attached=true"]
+        if context.folder is None:
+            self.where = "at a labelling page of this store"
+        elif self.serve:
+            self.page, self.where = open_page(flags)
+        else:
             self.where = f"at the page of `python -m pbrl.label {flags[0]}`"
-            return None
-        command = [sys.executable, "-m", "pbrl.label", *flags]
-        page = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert page.stdout is not None
-        for line in page.stdout:
-            if line.startswith("answers "):
-                self.where = f"at {line.split()[1]}"
-                print(line, end="", flush=True)
-                return page
-        page.wait()
-        time.sleep(0.1)  # what it had to say goes first
-        raise UserError("the labelling page did not start: it says why above; feedback.serve=false goes on without it")
+
+    def form(self, question: Question) -> Question:
+        """The question with what people read."""
+        wording = KINDS[question.kind].wording(self.words)
+        return replace(question, wording=wording, wanted=self.wanted, rater_kind="human")
+
+    def answer(self, questions: Sequence[str]) -> None:
+        """Waits until enough of these questions are answered."""
+        enough = min(self.minimum or len(questions), len(questions))
+        with tqdm(total=enough, desc=f"waiting for answers, {self.where}", unit="answer") as bar:
+            while True:
+                outcomes = [answer.value.outcome for answer in self.store.answers(questions) if answer.value]
+                given = len(outcomes) - outcomes.count(SKIP)
+                bar.update(min(given, enough) - bar.n)
+                if given >= enough or not self.store.has_missing(questions):
+                    return  # all are answered, though some raters could not tell
+                time.sleep(self.pause_s)
+
+    def stop(self) -> None:
+        """Closes the page."""
+        if self.page is not None:
+            self.page.terminate()
+
+
+def open_page(flags: Sequence[str]) -> tuple[subprocess.Popen, str]:
+    """A labelling page in a process beside, and where it is. Raises UserError if it does not start."""
+    page = subprocess.Popen(
+        [sys.executable, "-m", "pbrl.label", *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert page.stdout is not None
+    for line in page.stdout:
+        if line.startswith("answers "):
+            print(line, end="", flush=True)
+            return page, f"at {line.split()[1]}"
+    page.wait()
+    time.sleep(0.1)  # its own message goes first
+    raise UserError("the labelling page did not start: it says why above; feedback.serve=false goes on without it")

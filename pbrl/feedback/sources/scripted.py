@@ -3,34 +3,42 @@
 The six of B-Pref (Lee et al. 2021, arXiv:2111.03026) are one teacher with its dials turned: perfect (beta = inf),
 Boltzmann (beta), myopic (gamma), mistake (epsilon), skip and equal (thresholds). Thresholds are shares of the mean
 return of a segment in the data; the released code multiplies by the share twice from its second session on.
-A `regret` teacher judges a segment by its advantage under a reference value, as in CPL (arXiv:2310.13639, D.2):
-V(end) - V(start) + sum of rewards.
+With `criterion="regret"` a segment is judged by its advantage under a reference value, as in CPL (arXiv:2310.13639,
+D.2): V(end) - V(start) + sum of rewards.
 """
 
-from collections.abc import Callable
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
 
 from pbrl.data.table import Table
-from pbrl.types import UserError
-
-SKIP, TIE = "skip", "tie"
+from pbrl.feedback.labels import Selection
+from pbrl.feedback.questions import ANSWER, SKIP, TIE, Question, Value, identity
+from pbrl.feedback.sources.context import Context
+from pbrl.feedback.sources.reference import Reference, check_settings
+from pbrl.feedback.store.answers import Answer
+from pbrl.settings import Query
+from pbrl.types import Environment, UserError
 
 
 class Teacher:
     """Answers pairs with P(second preferred) and single segments with a score.
 
-    `needs_value`: whether `value`, rows [...] → reference values [...], must be given before it is asked.
+    `reference` are the settings of the policy that a regret is relative to; see sources/reference.py.
     """
 
-    author = "scripted"
-    value: Callable[[np.ndarray], np.ndarray]
+    kinds = ("pair", "rating")
+    value: Callable[[np.ndarray], np.ndarray]  # rows [...] → reference values [...], of a teacher that judges by regret
 
     def __init__(
         self,
         *,
-        judge: str,
+        criterion: str,
         discount: float,
         beta: float,
         gamma: float,
@@ -38,27 +46,95 @@ class Teacher:
         skip: float,
         equal: float,
         seed: int,
+        reference: dict[str, Any] | None,
     ):
-        if judge not in ("return", "regret"):
-            raise UserError(f"feedback.judge={judge}: a teacher judges by return or by regret")
+        if criterion not in ("return", "regret"):
+            raise UserError(f"feedback.criterion={criterion}: it is return or regret")
         for name, value in (("mistake", mistake), ("gamma", gamma)):
             if not 0 <= value <= 1:
                 raise UserError(f"feedback.{name} lies in [0, 1], not at {value}")
-        if judge == "regret" and not (0 <= discount < 1 and gamma == 1):
-            raise UserError("feedback.judge=regret takes feedback.discount in [0, 1) and feedback.gamma=1")
-        self.judge, self.discount, self.beta, self.gamma = judge, discount, beta, gamma
+        if criterion == "regret" and not (0 <= discount < 1 and gamma == 1):
+            raise UserError("feedback.criterion=regret takes feedback.discount in [0, 1) and feedback.gamma=1")
+        self.criterion, self.discount, self.beta, self.gamma = criterion, discount, beta, gamma
         self.mistake, self.skip, self.equal, self.seed = mistake, skip, equal, seed
-        self.needs_value = judge == "regret"
+        self.reference = reference if criterion == "regret" else None
+        self.rater = f"scripted-{identity(self.dials)[:8]}"  # other dials are another rater
+        self.selection = Selection(rater=self.rater)
 
-    def answer(self, table: Table, starts: torch.Tensor, length: int, *part: int) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def dials(self) -> dict[str, Any]:
+        """All settings, as JSON holds them."""
+        names = ("criterion", "discount", "beta", "gamma", "mistake", "skip", "equal", "seed", "reference")
+        return {name: str(x) if (x := getattr(self, name)) == math.inf else x for name in names}
+
+    # A feedback source
+
+    def check(self, query: Query, env: Environment) -> None:
+        """Raises UserError where the teacher cannot answer what is asked, or not in an environment like this."""
+        if query.kind == "spans":
+            raise UserError("scripted teachers mark no spans: feedback=people, or feedback=stored")
+        if query.kind == "rating" and not (self.beta == math.inf and self.mistake == self.equal == 0):
+            raise UserError(
+                "feedback.beta, feedback.mistake and feedback.equal are about comparisons: choose query.kind=pair, or "
+                "a teacher that is always right"
+            )
+        if self.reference is None:
+            return
+        check_settings(self.reference)
+        if not self.reference["policy"] and env.expert is None:
+            raise UserError(
+                "feedback=regret needs a scripted expert, which this environment has not: choose feedback=perfect, or "
+                "reference.policy=<run folder>"
+            )
+
+    def start(self, context: Context) -> None:
+        """Makes the teacher known to the store as a rater."""
+        self.store, self.table = context.store, context.table
+        self.store.add_rater(self.rater, "script", self.dials)
+        if self.reference is not None:
+            self.value = self._values(context, self.reference)
+
+    def _values(self, context: Context, reference: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
+        players = context.players if reference["policy"] else context.experts
+        if players is None:
+            raise UserError("feedback=regret rolls a policy out, and there is no environment: choose feedback=perfect")
+        settings = {"dataset": context.dataset, "folder": context.data_dir, "discount": self.discount, **reference}
+        return Reference(context.table, players, **settings).values
+
+    def form(self, question: Question) -> Question:
+        """The question as it is: a script reads no wording."""
+        return question
+
+    def answer(self, questions: Sequence[str]) -> None:
+        """Answers these questions of the store at once."""
+        asked = self.store.questions(questions)
+        by_form = sorted(asked, key=lambda name: (len(asked[name].clips), asked[name].length))
+        for (_, length), names in groupby(by_form, key=lambda name: (len(asked[name].clips), asked[name].length)):
+            ids = list(names)
+            rows = [[self.table.row(clip) for clip in asked[name].clips] for name in ids]
+            starts = torch.tensor(rows, device=self.table.device)
+            label, outcome = self.label(self.table, starts, length, chance(self.seed, ids))
+            self.store.append([
+                Answer(identity("answer", name, self.rater), name, self.rater,
+                       Value(str(o), None if np.isnan(x) else float(x)))
+                for name, x, o in zip(ids, label, outcome, strict=True)
+            ])  # fmt: skip
+
+    def stop(self) -> None:
+        """Nothing is left to end."""
+
+    # Formulas
+
+    def label(
+        self, table: Table, starts: torch.Tensor, length: int, uniform: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """starts [Q, 2] or [Q, 1] → label [Q] (NaN where skipped) and outcome [Q] of "answer", "tie", "skip".
 
-        Seeded by the teacher's seed and by `part`, the round and perhaps a part of it, so that asking the same again
-        gives the same answers.
+        `uniform` [Q, 2] are random numbers in [0, 1): the first decides a Boltzmann teacher's choice, the second
+        whether it is a mistake.
         """
-        random = np.random.default_rng([self.seed, *part])
         score = self.scores(table, starts, length)  # [Q, k]
-        outcome = np.full(len(score), "answer", object)
+        outcome = np.full(len(score), ANSWER, object)
         skipped = self.skips(table, starts, length, score)
         if score.shape[1] == 1:
             outcome[skipped] = SKIP
@@ -69,23 +145,23 @@ class Teacher:
             if np.isinf(self.beta)
             else 1 / (1 + np.exp(-np.clip(self.beta * gap, -700, 700)))
         )
-        label = (random.random(len(gap)) < probability).astype(np.float64)
-        label = np.where(random.random(len(gap)) < self.mistake, 1 - label, label)
+        label = (uniform[:, 0] < probability).astype(np.float64)
+        label = np.where(uniform[:, 1] < self.mistake, 1 - label, label)
         tie = (np.abs(gap) < self.equal * self.scale(table, length)) | (gap == 0)
         label[tie], outcome[tie] = 0.5, TIE
         label[skipped], outcome[skipped] = np.nan, SKIP
         return label, outcome
 
     def skips(self, table: Table, starts: torch.Tensor, length: int, score: np.ndarray) -> np.ndarray:
-        """Which questions [Q] are not worth an answer: all their segments earn less than a share `skip` of the mean.
+        """Which questions [Q] are skipped: all their segments' returns are below a share `skip` of the mean.
 
-        A regret teacher asks what the reference earns from their starts instead: where nothing can be won nothing can
-        be lost, so hopeless segments have no regret.
+        With regret it is the reference policy's return from their starts that counts: where nothing can be won nothing
+        can be lost, so hopeless segments have no regret.
         """
         if self.skip <= 0:
             return np.zeros(len(score), bool)
         worth, mean = score, length * float(table.returns.sum() / table.steps.sum())
-        if self.judge == "regret":
+        if self.criterion == "regret":
             worth = self.value(starts.cpu().numpy())
             mean = float(worth.mean())
         if mean <= 0:
@@ -93,12 +169,12 @@ class Teacher:
         return worth.max(1) < self.skip * mean
 
     def scores(self, table: Table, starts: torch.Tensor, length: int) -> np.ndarray:
-        """What the teacher thinks each segment is worth [Q, k] float64."""
+        """The score by which segments are compared [Q, k] float64: their return, or regret."""
         rows = table.segment_rows(starts, length)
         reward = table.reward[rows].double().cpu().numpy()
         recency = self.gamma ** np.arange(length - 1, -1, -1)  # a myopic teacher remembers the end best
         score = (reward * recency).sum(-1)
-        if self.judge == "regret":
+        if self.criterion == "regret":
             value = self.value(torch.stack([starts, starts + length]).cpu().numpy())
             discounts = self.discount ** np.arange(length)
             alive = 1 - table.done[rows].amax(-1).double().cpu().numpy()  # nothing follows a true terminal
@@ -108,3 +184,9 @@ class Teacher:
     def scale(self, table: Table, length: int) -> float:
         """The mean return of a segment of this length in the data: what the thresholds are shares of."""
         return abs(float(table.returns.sum() / table.steps.sum())) * length
+
+
+def chance(seed: int, questions: Sequence[str]) -> np.ndarray:
+    """Two random numbers in [0, 1) for each question, by its id and the seed alone: [Q, 2]."""
+    digests = [hashlib.sha256(f"{seed} {question}".encode()).digest()[:16] for question in questions]
+    return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2) / 2.0**64

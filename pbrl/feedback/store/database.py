@@ -16,7 +16,7 @@ from pbrl.types import UserError
 
 BATCH = 500  # rows per statement, below SQLite's limit on bound values
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "beegfs", "ceph", "glusterfs", "gpfs", "lustre", "sshfs"}
-LOCK = 7_263_401  # of PostgreSQL's advisory locks: whoever writes holds it
+LOCK = 7_263_401  # of PostgreSQL's advisory locks: a writer holds it
 
 
 class Database:
@@ -58,7 +58,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction that nobody else writes beside. Threads queue up; SQLite would let some of them starve."""
+        """A transaction, the only one that writes. Threads queue up; SQLite would let some of them starve."""
         try:
             with self.lock, self.engine.connect().execution_options(writes=True) as connection, connection.begin():
                 if self.engine.dialect.name == "postgresql":
@@ -69,7 +69,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection to look, whoever writes meanwhile."""
+        """A connection for reading, also while another one writes."""
         try:
             with self.engine.connect() as connection:
                 yield connection

@@ -1,84 +1,84 @@
-"""Who looks at which question: handed out so that each gets as many answers as it wants, by different people."""
+"""Which rater looks at which question: each question gets as many answers as it wants, by different raters."""
 
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, or_, select, update
 
+from pbrl.feedback.questions import Question
+from pbrl.feedback.store.answers import IS_OPEN, current, recount
 from pbrl.feedback.store.database import add
-from pbrl.feedback.store.events import IS_OPEN, current, recount
-from pbrl.feedback.store.schema import Event, Item, Lease, Question
-from pbrl.feedback.store.store import Store, about_question
+from pbrl.feedback.store.datasets import is_inside
+from pbrl.feedback.store.reading import read_questions
+from pbrl.feedback.store.schema import EventRow, LeaseRow, QuestionRow, RaterRow
+from pbrl.feedback.store.store import Store
 
-ORDER = (Question.priority.desc(), Question.round, Question.position, Question.id)
+ORDER = (QuestionRow.priority.desc(), QuestionRow.round, QuestionRow.position, QuestionRow.id)
 
 
 class Leased(NamedTuple):
     """A question that was handed out, `until` then (seconds since 1970)."""
 
-    question: str
-    kind: str
-    clips: tuple[str, ...]
-    wording: str | None
-    purpose: str
-    expected: float | None  # the right label, of practice and gold
+    id: str
+    question: Question
     until: float
 
 
 def lease(
     store: Store, rater: str, n: int, *, seconds: float = 120.0, now: float | None = None, **about: Any
 ) -> list[Leased]:
-    """Hands `rater` up to n questions, those held already first; nobody is given an answer too many to give.
+    """Hands `rater` up to n questions, those held already first; no question gets an answer too many.
 
-    A question that the rater has answered or passed on is not handed out again. `about` narrows down as in
-    `answers`.
+    A question that the rater has answered or passed on is not handed out again. `about` narrows down as for `Store`.
     """
     now = time.time() if now is None else now
     with store.writing() as connection:
-        late = delete(Lease).where(Lease.until < now, Lease.rater != rater).returning(Lease.question)
+        late = delete(LeaseRow).where(LeaseRow.until < now, LeaseRow.rater != rater).returning(LeaseRow.question)
         recount(connection, connection.execute(late).scalars().all())
-        mine = select(Lease.question).where(Lease.rater == rater)
-        held = select(Question.id).where(Question.id.in_(mine), *about_question(about)).order_by(*ORDER).limit(n)
-        held = connection.execute(held).scalars().all()
-        until = now + seconds
+        conditions, until = store.conditions(connection, about), now + seconds
+        mine = select(LeaseRow.question).where(LeaseRow.rater == rater)
+        held = select(QuestionRow.id).where(QuestionRow.id.in_(mine), *conditions).order_by(*ORDER).limit(n)
+        held = list(connection.execute(held).scalars())
         if held:
-            again = update(Lease).where(Lease.rater == rater, Lease.question.in_(held))
+            again = update(LeaseRow).where(LeaseRow.rater == rater, LeaseRow.question.in_(held))
             connection.execute(again.values(until=until))
-        answered = current(Event.question).where(Event.rater == rater)
-        passed = select(Event.question).where(Event.rater == rater, Event.kind == "pass")
-        seen = [~Question.id.in_(those) for those in (mine, answered, passed)]  # hashed, whatever the planner knows
-        new = select(Question.id).where(IS_OPEN, *seen, *about_question(about)).order_by(*ORDER).limit(n - len(held))
-        new = connection.execute(new).scalars().all()
-        add(connection, Lease, [{"question": q, "rater": rater, "until": until} for q in new])
+        new = _next(store, connection, rater, n - len(held), about)
+        add(connection, LeaseRow, [{"question": q, "rater": rater, "until": until} for q in new])
         recount(connection, new)
-        return _leased(connection, [*held, *new], until)
+        found = read_questions(connection, [*held, *new])
+        return [Leased(question, found[question], until) for question in [*held, *new]]
 
 
-def asked(store: Store, question: str) -> Leased | None:
-    """What was asked, if it was."""
-    with store.reading() as connection:
-        try:
-            return _leased(connection, [question], 0.0)[0]
-        except KeyError:
-            return None
+def _next(store: Store, connection: Connection, rater: str, n: int, about: dict[str, Any]) -> list[str]:
+    """The first n open questions that the rater has not dealt with, each data set's found by the index of open ones."""
+    if n < 1:
+        return []
+    about = dict(about)
+    dataset = about.pop("dataset", None)
+    kind = connection.execute(select(RaterRow.kind).where(RaterRow.name == rater)).scalar()
+    held = select(LeaseRow.question).where(LeaseRow.rater == rater)
+    answered = current(EventRow.question).where(EventRow.rater == rater)
+    passed = select(EventRow.question).where(EventRow.rater == rater, EventRow.kind == "pass")
+    dealt_with = [~QuestionRow.id.in_(those) for those in (held, answered, passed)]  # hashed, whatever the plan
+    may = or_(QuestionRow.rater_kind.is_(None), QuestionRow.rater_kind == kind)
+    columns = QuestionRow.priority, QuestionRow.round, QuestionRow.position, QuestionRow.id
+    query = select(*columns).where(IS_OPEN, may, *dealt_with, *store.conditions(connection, about))
+    query = query.order_by(*ORDER).limit(n)
+    if dataset is None:
+        return [row.id for row in connection.execute(query)]
+    found = []
+    for home in store.homes.of(connection, dataset):
+        own = query.where(QuestionRow.dataset == home.id)
+        found += connection.execute(own if home.is_within else own.where(is_inside(dataset))).all()
+    found.sort(key=lambda row: (-row.priority, row.round, row.position, row.id))
+    return [row.id for row in found[:n]]
 
 
 def release(store: Store, rater: str, questions: Sequence[str] | None = None) -> None:
     """Gives leases back: of these questions (None: all)."""
     with store.writing() as connection:
-        query = delete(Lease).where(Lease.rater == rater)
+        query = delete(LeaseRow).where(LeaseRow.rater == rater)
         if questions is not None:
-            query = query.where(Lease.question.in_(questions))
-        recount(connection, connection.execute(query.returning(Lease.question)).scalars().all())
-
-
-def _leased(connection: Connection, questions: Sequence[str], until: float) -> list[Leased]:
-    rows = connection.execute(select(Question.__table__).where(Question.id.in_(questions)))
-    found = {row.id: row for row in rows}
-    clips: dict[str, list[str]] = {}
-    items = select(Item.question, Item.clip).where(Item.question.in_(questions)).order_by(Item.question, Item.place)
-    for question, clip in connection.execute(items):
-        clips.setdefault(question, []).append(clip)
-    in_order = [found[q] for q in questions]
-    return [Leased(q.id, q.kind, tuple(clips[q.id]), q.wording, q.purpose, q.expected, until) for q in in_order]
+            query = query.where(LeaseRow.question.in_(questions))
+        recount(connection, connection.execute(query.returning(LeaseRow.question)).scalars().all())

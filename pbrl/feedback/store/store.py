@@ -1,300 +1,215 @@
-"""Where clips, questions and answers are kept: append-only, in SQLite or PostgreSQL, by as many programs as like.
+"""Where questions and answers are kept: append-only, in SQLite or PostgreSQL, by as many programs as like.
 
-A clip is known by its data set and place, a question by its clips and round; ids are hashes of just that. An event has
-an id that its teller made. So storing the same again changes nothing, and whoever was killed between asking and saving
-tells again without doubling an answer. Whoever writes holds one lock from the first read to the commit: leases are
-exact, and the order of events is the order of commits, so that a reader with a cursor skips none.
+A clip is known by its episode, first step and length, a question by its clips, wording and round; ids are hashes of
+just that. An event has an id that its rater made. So storing the same again changes nothing, and a run that was killed
+between asking and saving asks again without doubling an answer. A writer holds one lock from its first read to its
+commit: leases are exact, and the order of events is the order of commits, so that a reader with a cursor skips none.
 """
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from sqlalchemy import Connection, func, select, text, update
 
+from pbrl.feedback.questions import Question, clip_id
+from pbrl.feedback.store.answers import GIVEN, IS_OPEN, LEASED, Answer, Refused, current, keep, recount
 from pbrl.feedback.store.database import Database, add, batches
-from pbrl.feedback.store.events import GIVEN, IS_OPEN, LEASED, Refused, Told, current, keep, recount
-from pbrl.feedback.store.schema import Base, Clip, Event, Item, Question, Rater, Wording
-
-
-class Answered(NamedTuple):
-    """The answers of a round in the order of its questions."""
-
-    starts: np.ndarray  # [Q, k] rows
-    label: np.ndarray  # [Q], NaN where skipped
-    outcome: np.ndarray  # [Q]
-    question: np.ndarray  # [Q] ids
+from pbrl.feedback.store.datasets import Homes, register
+from pbrl.feedback.store.reading import read_answers, read_questions
+from pbrl.feedback.store.schema import Base, ClipRow, EventRow, ItemRow, QuestionRow, RaterRow, WordingRow
+from pbrl.types import Clip
 
 
 class Store(Database):
-    """Questions and answers at a database `url`, such as `sqlite:///answers.sqlite`."""
+    """Questions and answers at a database `url`, such as `sqlite:///answers.sqlite`.
+
+    `about` narrows questions down: `dataset` (one that was registered), `kind`, `length`, `purpose`.
+    """
+
+    def __init__(self, url: str):
+        super().__init__(url)
+        self.homes = Homes()
 
     # Asking
 
-    def ask(
-        self, *, dataset: str, length: int, kind: str, strategy: str, round_: int, starts: np.ndarray, first: int = 0,
-        positions: Sequence[int] | None = None, wanted: int = 1, priority: float = 0.0,
-        wording: dict[str, Any] | None = None, purpose: str = "learn", expected: Sequence[float] | None = None,
-        repeats: Sequence[str] | None = None,
-    ) -> list[str]:  # fmt: skip
-        """Stores questions about segments that begin at rows `starts` [Q, k]; returns their ids.
-
-        They follow each other in the round from place `first` on, or have `positions` of their own; `wanted` answers by
-        different raters are asked for.
-        """
-        if positions is None:
-            positions = range(first, first + len(starts))
+    def register(self, episodes: Collection[str]) -> str:
+        """Makes a data set of episodes with these ids known; returns its id."""
         with self.writing() as connection:
-            ids = self._ask(
-                connection, dataset, length, kind, strategy, round_, starts, positions, wanted=wanted,
-                priority=priority, wording=wording, purpose=purpose, expected=expected, repeats=repeats,
-            )  # fmt: skip
+            dataset = register(connection, episodes)
+        self.homes = Homes()
+        return dataset
+
+    def ask(self, questions: Sequence[Question], dataset: str | None = None) -> list[str]:
+        """Stores questions; returns their ids, which are the old ones where they were asked before.
+
+        `dataset` is a registered one that holds all clips' episodes; None registers one of just these.
+        """
+        with self.writing() as connection:
+            dataset = dataset or register(connection, {clip.episode for q in questions for clip in q.clips})
+            ids = self._ask(connection, questions, dataset)
             recount(connection, ids)
             if connection.dialect.name == "postgresql" and len(ids) > 1000:
                 connection.execute(text("ANALYZE questions"))  # else it sorts them all to find the next
+        self.homes = Homes()
         return ids
 
-    def _ask(
-        self, connection: Connection, dataset: str, length: int, kind: str, strategy: str, round_: int,
-        starts: np.ndarray, positions: Sequence[int], *, wording: dict[str, Any] | None = None,
-        expected: Sequence[float] | None = None, repeats: Sequence[str] | None = None, **columns: Any,
-    ) -> list[str]:  # fmt: skip
+    def _ask(self, connection: Connection, questions: Sequence[Question], dataset: str) -> list[str]:
+        known = {}
+        for batch in batches([question.id for question in questions]):
+            found = connection.execute(
+                select(QuestionRow.same_as, QuestionRow.id).where(QuestionRow.same_as.in_(batch))
+            )
+            known.update({same_as: question for same_as, question in found})
+        new = [question for question in questions if question.id not in known]
         now = datetime.now(UTC)
-        clip_ids = [[identity("clip", dataset, int(row), length) for row in question] for question in starts]
-        places = {i: int(r) for ids, rows in zip(clip_ids, starts, strict=True) for i, r in zip(ids, rows, strict=True)}
-        questions, items = [], []
-        words = identity("wording", wording) if wording else None
-        for i, (ids, position) in enumerate(zip(clip_ids, positions, strict=True)):
-            question = identity("question", kind, *ids, round_, position)
-            questions.append({
-                "id": question, "kind": kind, "dataset": dataset, "length": length, "strategy": strategy,
-                "round": round_, "position": position, "asked": now, "wording": words,
-                "expected": None if expected is None else float(expected[i]),
-                "repeats": None if repeats is None else repeats[i], **columns,
-            })  # fmt: skip
-            items += [{"question": question, "place": place, "clip": clip} for place, clip in enumerate(ids)]
-        if wording:
-            add(connection, Wording, [{"id": words, "words": wording}])
-        clips = [{"id": i, "dataset": dataset, "row": row, "length": length} for i, row in places.items()]
-        add(connection, Clip, clips)
-        add(connection, Question, questions)
-        add(connection, Item, items)
-        return [question["id"] for question in questions]
+        clips = {clip_id(clip): clip for question in new for clip in question.clips}
+        wordings = {question.wording_id: question.wording for question in new if question.wording}
+        add(connection, WordingRow, [{"id": i, "words": dict(words)} for i, words in wordings.items()])
+        add(connection, ClipRow, [{"id": i, **clip._asdict()} for i, clip in clips.items()])
+        add(connection, QuestionRow, [_row(question, dataset, now) for question in new])
+        add(connection, ItemRow, [
+            {"question": question.id, "place": place, "clip": clip_id(clip)}
+            for question in new
+            for place, clip in enumerate(question.clips)
+        ])  # fmt: skip
+        return [known.get(question.id, question.id) for question in questions]
 
-    def set_priorities(self, priorities: dict[str, float]) -> None:
+    def set_priorities(self, priorities: Mapping[str, float]) -> None:
         """Which questions come first: the higher, the sooner."""
         with self.writing() as connection:
             for question, priority in priorities.items():
-                connection.execute(update(Question).where(Question.id == question).values(priority=priority))
+                connection.execute(update(QuestionRow).where(QuestionRow.id == question).values(priority=priority))
 
-    def withdraw(self, **about: Any) -> int:
-        """Asks no more for answers to the open questions narrowed down as in `answers`; returns how many there were."""
+    def withdraw(self, questions: Sequence[str]) -> int:
+        """Asks no more for answers to those of these questions that are open; returns how many they were."""
         with self.writing() as connection:
-            found = connection.execute(select(Question.id).where(IS_OPEN, *about_question(about))).scalars().all()
+            found = [
+                question
+                for batch in batches(questions)
+                for question in connection.execute(
+                    select(QuestionRow.id).where(IS_OPEN, QuestionRow.id.in_(batch))
+                ).scalars()
+            ]
             for batch in batches(found):
-                connection.execute(update(Question).where(Question.id.in_(batch)).values(wanted=Question.given))
+                closed = update(QuestionRow).where(QuestionRow.id.in_(batch)).values(wanted=QuestionRow.given)
+                connection.execute(closed)
                 recount(connection, batch)
         return len(found)
 
-    # What the page asks
-
-    def places(self, clips: Sequence[str], dataset: str | None = None) -> dict[str, tuple[int, int]]:
-        """The row at which each of these clips begins and how many steps it has; of those that are there."""
-        query = select(Clip.id, Clip.row, Clip.length).where(Clip.id.in_(clips))
-        if dataset is not None:
-            query = query.where(Clip.dataset == dataset)
+    def questions(self, ids: Sequence[str]) -> dict[str, Question]:
+        """The questions with these ids, of those that there are."""
         with self.reading() as connection:
-            return {clip: (row, length) for clip, row, length in connection.execute(query)}
+            return read_questions(connection, ids)
 
-    def wordings(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """What was asked, word for word."""
+    def clips(self, ids: Sequence[str]) -> dict[str, Clip]:
+        """The clips with these ids, of those that there are."""
+        query = select(ClipRow.id, ClipRow.episode, ClipRow.first, ClipRow.length)
         with self.reading() as connection:
-            found = connection.execute(select(Wording.id, Wording.words).where(Wording.id.in_(ids)))
-            return {wording: words for wording, words in found}
+            found = connection.execute(query.where(ClipRow.id.in_(ids), ClipRow.episode.is_not(None)))
+            return {name: Clip(*clip) for name, *clip in found}  # type: ignore[arg-type]
 
-    def wanting(self, dataset: str) -> int:
-        """How many questions about a data set still want an answer that nobody is giving yet."""
-        query = select(func.count()).select_from(Question).where(Question.dataset == dataset, IS_OPEN)
-        with self.reading() as connection:
-            return connection.execute(query).scalar() or 0
-
-    def wants(self, questions: Sequence[str]) -> bool:
-        """Whether any of these questions still lacks an answer, or somebody is looking at it."""
+    def has_missing(self, questions: Sequence[str]) -> bool:
+        """Whether any of these questions still lacks an answer."""
         with self.reading() as connection:
             lacking = (
-                select(Question.id).where(Question.id.in_(batch), Question.given < Question.wanted).limit(1)
+                select(QuestionRow.id).where(QuestionRow.id.in_(batch), QuestionRow.given < QuestionRow.wanted).limit(1)
                 for batch in batches(questions)
             )
             return any(connection.execute(query).first() for query in lacking)
 
-    def answered_by(self, rater: str, dataset: str) -> int:
-        """How many answers of a rater about a data set stand."""
-        query = current(func.count()).join(Question, Event.question == Question.id)
-        with self.reading() as connection:
-            return connection.execute(query.where(Event.rater == rater, Question.dataset == dataset)).scalar() or 0
-
     # Answers
 
     def add_rater(self, name: str, kind: str, about: dict[str, Any] | None = None, token: str | None = None) -> None:
-        """Makes somebody known, once: a human, a vlm or a script."""
+        """Makes a rater known, once: a human, a vlm or a script."""
         with self.writing() as connection:
-            add(connection, Rater, [{"name": name, "kind": kind, "about": about, "token": token}])
+            add(connection, RaterRow, [{"name": name, "kind": kind, "about": about, "token": token}])
 
-    def append(self, told: Sequence[Told]) -> list[int]:
-        """Keeps events, all or none; returns their numbers. Those kept before keep theirs. Raises Refused."""
+    def append(self, answers: Sequence[Answer]) -> list[int]:
+        """Keeps answers, all or none; returns their numbers. Those kept before keep theirs. Raises Refused."""
         with self.writing() as connection:
-            kept = keep(connection, told)
+            kept = keep(connection, answers)
             for one in kept:
                 if isinstance(one, Refused):
                     raise one
         return kept  # type: ignore[return-value]
 
-    def append_each(self, told: Sequence[Told]) -> list[int | Refused]:
-        """Keeps events in one transaction, leaving out those that cannot be; returns their numbers, or why not."""
+    def append_each(self, answers: Sequence[Answer]) -> list[int | Refused]:
+        """Keeps answers in one transaction, leaving out those that cannot be; returns their numbers, or why not."""
         with self.writing() as connection:
-            return keep(connection, told)
-
-    def record(
-        self, *, dataset: str, length: int, kind: str, strategy: str, round_: int, starts: np.ndarray, author: str,
-        label: np.ndarray, outcome: np.ndarray, confidence: float = 1.0, first: int = 0, by: str = "script",
-    ) -> list[str]:  # fmt: skip
-        """Stores questions, starts [Q, k], with their answers, all or nothing; returns the questions' ids."""
-        with self.writing() as connection:
-            add(connection, Rater, [{"name": author, "kind": by}])
-            positions = range(first, first + len(starts))
-            ids = self._ask(connection, dataset, length, kind, strategy, round_, starts, positions)
-            told = [
-                Told(identity("answer", question, author), question, author, outcome=str(o), confidence=confidence,
-                     label=None if np.isnan(value) else float(value))
-                for question, value, o in zip(ids, label, outcome, strict=True)
-            ]  # fmt: skip
-            add(connection, Event, [one.row() for one in told])
-            recount(connection, ids)
-        return ids
+            return keep(connection, answers)
 
     def answers(
-        self, questions: Sequence[str] | None = None, author: str | None = None, *,
-        sureness: Sequence[float] | None = None, **about: Any,
-    ) -> Answered:  # fmt: skip
-        """Answers that stand, to these questions (None: to all) by `author` (None: by anyone), by rounds and positions.
+        self,
+        questions: Sequence[str] | None = None,
+        *,
+        rater: str | None = None,
+        until: int | None = None,
+        **about: Any,
+    ) -> list[Answer]:
+        """Answers that stand, to these questions (None: to all) by `rater` (None: by any), by rounds and positions.
 
-        `about` narrows down what they are about: `dataset`, `length`, `kind`, `purpose`. Where it was said by how much
-        a clip is better, `sureness` has P(better) for each strength; without, it is 1.
+        With `until`, those that stood when the event of that number was the last: events are only ever added.
         """
-        found = self._standing((Event.label, Event.outcome, Event.question, Event.detail), questions, author, about)
-        starts, label, outcome, question, detail = zip(*found, strict=True) if found else ((), (), (), (), ())
-        value = np.array([np.nan if x is None else x for x in label], np.float64)
-        for i, more in enumerate(detail):
-            if sureness and more and "strength" in more:
-                sure = sureness[more["strength"] - 1]
-                value[i] = sure if value[i] > 0.5 else 1 - sure
-        return Answered(np.array(starts, np.int64), value, np.array(outcome, object), np.array(question, object))
-
-    def details(
-        self, author: str | None = None, questions: Sequence[str] | None = None, **about: Any
-    ) -> list[tuple[list[int], str, dict[str, Any]]]:
-        """The same of answers that are more than a number: first rows of the clips, the question, what was said."""
-        return self._standing(
-            (Event.question, Event.detail), questions, author, {**about, "outcome": ("answer", "tie")}
-        )
-
-    def _standing(
-        self, columns: tuple[Any, ...], questions: Sequence[str] | None, author: str | None, about: dict[str, Any]
-    ) -> list[tuple]:
-        about = dict(about)
-        query = (
-            current(Event.seq, Clip.row, *columns)
-            .join(Question, Event.question == Question.id)
-            .join(Item, Item.question == Question.id)
-            .join(Clip, Item.clip == Clip.id)
-            .where(Event.outcome.in_(about.pop("outcome", ("answer", "tie", "skip"))), *about_question(about))
-            .order_by(Question.round, Question.position, Event.seq, Item.place)
-        )
-        if author is not None:
-            query = query.where(Event.rater == author)
-        queries = [query]
-        if questions is not None:
-            queries = [query.where(Question.id.in_(batch)) for batch in batches(questions)]
         with self.reading() as connection:
-            rows = [row for query in queries for row in connection.execute(query).all()]
-        found: dict[int, tuple] = {}
-        for seq, row, *said in rows:
-            found.setdefault(seq, ([], *said))[0].append(row)
-        return list(found.values())
-
-    def practice(self, rater: str, dataset: str) -> tuple[int, dict[str, tuple[str, bool]]]:
-        """How many practice questions there are, and of those that a rater has answered the uid and whether right."""
-        wanted = Question.purpose == "practice", Question.dataset == dataset
-        asked = select(func.count()).select_from(Question).where(*wanted)
-        query = current(Event.question, Event.uid, Event.label, Question.expected)
-        query = query.join(Question, Event.question == Question.id).where(*wanted, Event.rater == rater)
-        with self.reading() as connection:
-            found = {question: (uid, label == right) for question, uid, label, right in connection.execute(query)}
-            return connection.execute(asked).scalar() or 0, found
-
-    def standing(self, dataset: str) -> list[dict[str, Any]]:
-        """Answers that stand about a data set, with what their questions were for, in order."""
-        columns = (Event.question, Event.rater, Question.kind, Event.outcome, Event.label, Event.seconds, Event.shown,
-                   Question.purpose, Question.expected, Question.repeats)  # fmt: skip
-        query = current(*columns).join(Question, Event.question == Question.id)
-        with self.reading() as connection:
-            rows = connection.execute(query.where(Question.dataset == dataset).order_by(Event.seq)).mappings()
-            return [dict(row) for row in rows]
+            conditions = self.conditions(connection, about)
+            if rater is not None:
+                conditions.append(EventRow.rater == rater)
+            return read_answers(connection, conditions, questions, until)
 
     def last(self) -> int:
-        """The number of the last event: while it stays the same, nobody has said anything."""
+        """The number of the last event: while it stays the same, no rater has answered or taken back."""
         with self.reading() as connection:
-            return connection.execute(select(func.max(Event.seq))).scalar() or 0
+            return connection.execute(select(func.max(EventRow.seq))).scalar() or 0
 
     def tail(self, since: int, most: int = 1000) -> list[dict[str, Any]]:
         """Up to `most` events after number `since`, in order: the last one's `seq` is where to go on."""
-        query = select(Event.__table__).where(Event.seq > since).order_by(Event.seq).limit(most)
+        query = select(EventRow.__table__).where(EventRow.seq > since).order_by(EventRow.seq).limit(most)
         with self.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
-    def held(self) -> list[tuple[str, str, int, int]]:
-        """What there are answers about: data set, kind of question, length of segments, and how many."""
-        columns = Question.dataset, Question.kind, Question.length
-        query = current(*columns, func.count()).join(Question, Event.question == Question.id).group_by(*columns)
+    def held(self) -> list[tuple[str, int, int]]:
+        """What answers there are: kind of question, steps of the clips, and how many."""
+        columns = QuestionRow.kind, QuestionRow.length
+        query = current(*columns, func.count()).join(QuestionRow, EventRow.question == QuestionRow.id)
         with self.reading() as connection:
-            return [tuple(row) for row in connection.execute(query)]  # type: ignore[misc]
+            return [tuple(row) for row in connection.execute(query.group_by(*columns))]  # type: ignore[misc]
 
     def counts(self, **about: Any) -> dict[str, int]:
         """How many questions were asked, and how many answers given, of them ties, and skips."""
-        asked = select(func.count()).select_from(Question).where(*about_question(about))
-        outcomes = (
-            current(Event.outcome, func.count())
-            .join(Question, Event.question == Question.id)
-            .where(*about_question(about))
-            .group_by(Event.outcome)
-        )
         with self.reading() as connection:
-            n = connection.execute(asked).scalar() or 0
-            by_outcome: dict[str, int] = {outcome: count for outcome, count in connection.execute(outcomes)}
-        skipped, ties = by_outcome.get("skip", 0), by_outcome.get("tie", 0)
-        return {"asked": n, "answered": sum(by_outcome.values()) - skipped, "ties": ties, "skipped": skipped}
+            conditions = self.conditions(connection, about)
+            asked = connection.execute(select(func.count()).select_from(QuestionRow).where(*conditions)).scalar() or 0
+            outcomes = current(EventRow.outcome, func.count()).join(QuestionRow, EventRow.question == QuestionRow.id)
+            outcomes = outcomes.where(*conditions).group_by(EventRow.outcome)
+            counted: dict[str, int] = {outcome: count for outcome, count in connection.execute(outcomes)}
+        skipped, ties = counted.get("skip", 0), counted.get("tie", 0)
+        return {"asked": asked, "answered": sum(counted.values()) - skipped, "ties": ties, "skipped": skipped}
+
+    def conditions(self, connection: Connection, about: Mapping[str, Any]) -> list[Any]:
+        """What `about` says of questions, as SQL."""
+        columns = QuestionRow.__table__.c
+        found: list[Any] = [columns[name] == value for name, value in about.items() if name != "dataset"]
+        if about.get("dataset") is not None:
+            found.append(self.homes.concern(connection, about["dataset"]))
+        return found
 
     def add(self, rows: dict[type[Base], list[dict]]) -> None:
         """Adds rows of tables that are not there yet, as another store gave them."""
         with self.writing() as connection:
             for model, entries in rows.items():
                 add(connection, model, entries)
-            recount(connection, [row["id"] for row in rows[Question]])
+            recount(connection, [row["id"] for row in rows[QuestionRow]])
+        self.homes = Homes()
 
     def miscounted(self) -> list[str]:
-        """Questions whose counts differ from their events: none, unless somebody else has changed them."""
-        wrong = (Question.given != GIVEN) | (Question.open != Question.wanted - GIVEN - LEASED)
+        """Questions whose counts differ from their events: none, unless another program has changed them."""
+        wrong = (QuestionRow.given != GIVEN) | (QuestionRow.open != QuestionRow.wanted - GIVEN - LEASED)
         with self.reading() as connection:
-            return list(connection.execute(select(Question.id).where(wrong)).scalars())
+            return list(connection.execute(select(QuestionRow.id).where(wrong)).scalars())
 
 
-def about_question(about: dict[str, Any]) -> list[Any]:
-    return [getattr(Question, name) == value for name, value in about.items()]
-
-
-def identity(*parts: Any) -> str:
-    """A hash of what makes a thing what it is: the same everywhere."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+def _row(question: Question, dataset: str, now: datetime) -> dict[str, Any]:
+    own = {name: value for name, value in vars(question).items() if name not in ("clips", "wording")}
+    return {**own, "id": question.id, "dataset": dataset, "length": question.length, "asked": now,
+            "wording": question.wording_id}  # fmt: skip

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from types import TracebackType
 
-from pbrl.feedback.store.events import Refused, Told
+from pbrl.feedback.store.answers import Answer, Refused
 from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
 
@@ -18,11 +18,11 @@ MOST = 256  # events in one commit
 
 
 class Writer:
-    """Used in a `with`: whatever was told is kept, or refused, when it ends."""
+    """Used in a `with`: each answer is kept, or refused, when it ends."""
 
     def __init__(self, store: Store):
         self.store = store
-        self.told: queue.SimpleQueue[tuple[Told, Future[int]] | None] = queue.SimpleQueue()
+        self.waiting: queue.SimpleQueue[tuple[Answer, Future[int]] | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._work, name="writer", daemon=True)
 
     def __enter__(self) -> "Writer":
@@ -30,29 +30,29 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        self.told.put(None)
+        self.waiting.put(None)
         self.thread.join()
 
-    def append(self, told: Told) -> "Future[int]":
+    def append(self, answer: Answer) -> "Future[int]":
         """The event's number, once it is on the disk. The future raises Refused, or UserError if the database fails."""
         future: Future[int] = Future()
-        self.told.put((told, future))
+        self.waiting.put((answer, future))
         return future
 
     def _work(self) -> None:
         while True:
-            waiting = [self.told.get()]
-            while len(waiting) < MOST and not self.told.empty():
-                waiting.append(self.told.get())
-            jobs = [job for job in waiting if job is not None]
+            taken = [self.waiting.get()]
+            while len(taken) < MOST and not self.waiting.empty():
+                taken.append(self.waiting.get())
+            jobs = [job for job in taken if job is not None]
             if jobs:
                 self._commit(jobs)
-            if len(jobs) < len(waiting):
+            if len(jobs) < len(taken):
                 return
 
-    def _commit(self, jobs: Sequence[tuple[Told, "Future[int]"]]) -> None:
+    def _commit(self, jobs: Sequence[tuple[Answer, "Future[int]"]]) -> None:
         try:
-            results = self.store.append_each([told for told, _ in jobs])
+            results = self.store.append_each([answer for answer, _ in jobs])
         except Exception as error:  # nothing was kept, and this thread must go on
             reason = error if isinstance(error, UserError) else UserError(f"answers were not kept ({error!r})")
             results = [reason] * len(jobs)

@@ -1,4 +1,4 @@
-"""People at the page, in a real browser, by keyboard alone: what they say is kept, once, whatever happens."""
+"""People at the page, in a real browser, by keyboard alone: their answers are kept, once, whatever happens."""
 
 import json
 import time
@@ -242,7 +242,7 @@ def test_every_frame_is_shown_where_the_scrubber_says(serve, open_page):
     wrong = []
     for frame in [*range(12), *reversed(range(12)), 5, 0, 11]:
         for clip, step in page.evaluate(read, frame):
-            first = store.places([clip])[clip][0] % 31  # an episode of thirty steps fills 31 rows
+            first = store.clips([clip])[clip].first
             if step != first + frame:
                 wrong.append((clip, frame, step - first))
     assert wrong == []

@@ -1,24 +1,24 @@
-"""Over HTTP: who may see and say what, and that nonsense is told apart from trouble."""
+"""Over HTTP: what each rater may see and answer, and that nonsense is told apart from trouble."""
 
-from pathlib import Path
+from dataclasses import replace
 from uuid import uuid4
 
 import numpy as np
 import pytest
 import torch
-from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from pbrl.data import episodes as files
 from pbrl.data.table import Table
-from pbrl.feedback import questions as kinds
 from pbrl.feedback.page.clips import Clips, Look, Renderers
-from pbrl.feedback.page.server import Desk, make_app
+from pbrl.feedback.page.project import Project, first_rows
+from pbrl.feedback.page.server import make_app
+from pbrl.feedback.questions import KINDS, Question, Value, clip_id, parse
 from pbrl.feedback.store.leases import lease, release
-from pbrl.feedback.store.schema import Question
 from pbrl.feedback.store.store import Store
-from pbrl.label import free_port
-from pbrl.types import UserError
+from pbrl.label.network import free_port
+from pbrl.label.questions import ask
+from pbrl.types import Clip, UserError
 from tests import toy
 
 POINT = {"_target_": "tests.toy.Point"}
@@ -27,40 +27,48 @@ POINT = {"_target_": "tests.toy.Point"}
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "point"
-    provenance = files.write(path, toy.episodes(6), {})
+    files.write(path, toy.episodes(6), {})
     source = {"env": POINT, "data": {"path": str(path)}, "folder": path.parent, "seed": 0, "workers": 0}
-    return source, provenance["content_hash"]
+    return source, Table(files.read(path))
+
+
+def pairs(table: Table, starts, **more) -> list[Question]:
+    clips = table.clips(np.ravel(starts), 8)
+    return [
+        Question("pair", (a, b), {"text": "Which?"}, **{"position": i, **more})
+        for i, (a, b) in enumerate(zip(clips[::2], clips[1::2], strict=True))
+    ]
 
 
 @pytest.fixture
-def desk(data, tmp_path):
-    source, dataset = data
+def project(data, tmp_path):
+    source, table = data
     clips = Clips(Renderers(source), tmp_path / "clips", look=Look(64, 10), limit_mb=10)
     store = Store(f"sqlite:///{tmp_path / 'labels.sqlite'}")
-    starts = np.array([[0, 31], [62, 5], [3, 33]])
-    store.ask(dataset=dataset, length=8, kind="pair", strategy="uniform", round_=0, starts=starts,
-              wording={"text": "Which?"})  # fmt: skip
-    return Desk(store, clips, dataset, "Watch.")
+    dataset = store.register(table.ids)
+    store.ask(pairs(table, [[0, 31], [62, 5], [3, 33]]), dataset)
+    return Project(store, clips, dataset, first_rows(table), "Watch.")
 
 
 @pytest.fixture
-def client(desk):
-    with TestClient(make_app(desk, ["localhost"]), base_url="http://localhost") as client:
+def client(project):
+    with TestClient(make_app(project, ["localhost"]), base_url="http://localhost") as client:
         yield client
 
 
 @pytest.fixture
-def shared(desk):
-    desk.raters = {"t" * 32: "ada", "u" * 32: "bob", "v" * 32: desk.me}
-    with TestClient(make_app(desk, ["localhost"]), base_url="http://localhost", follow_redirects=False) as client:
+def shared(project):
+    raters = {"t" * 32: "ada", "u" * 32: "bob", "v" * 32: project.me}
+    app = make_app(replace(project, raters=raters), ["localhost"])
+    with TestClient(app, base_url="http://localhost", follow_redirects=False) as client:
         yield client
 
 
 def event(question: str, choice: str = "first", **more) -> dict:
-    return {"uid": uuid4().hex, "question": question, "kind": "answer", "said": {"choice": choice}, **more}
+    return {"uid": uuid4().hex, "question": question, "kind": "answer", "value": {"choice": choice}, **more}
 
 
-def test_a_question_its_clips_and_an_answer(client, desk):
+def test_a_question_its_clips_and_an_answer(client, project):
     got = client.post("/api/next", json={"n": 2}).json()
     assert [len(got["questions"]), got["done"], got["left"]] == [2, 0, 1]
     question = got["questions"][0]
@@ -69,13 +77,13 @@ def test_a_question_its_clips_and_an_answer(client, desk):
     assert clip.headers["content-type"] == "video/mp4" and b"ftyp" in clip.content[:12]
     part = client.get(question["clips"][0], headers={"Range": "bytes=0-9"})
     assert part.status_code == 206 and len(part.content) == 10
-    told = event(
-        question["question"], seconds=2.5, shown={"order": question["order"]}, told="2026-11-21T10:00:00+02:00"
+    sent = event(
+        question["question"], seconds=2.5, shown={"order": question["order"]}, time="2026-11-21T10:00:00+02:00"
     )
-    assert client.post("/api/tell", json=told).json() == client.post("/api/tell", json=told).json() == {"seq": 1}
-    (kept,) = desk.store.tail(0)
+    assert client.post("/api/answer", json=sent).json() == client.post("/api/answer", json=sent).json() == {"seq": 1}
+    (kept,) = project.store.tail(0)
     assert (kept["label"], kept["seconds"], kept["rater"]) == (0.0, 2.5, "me")
-    assert kept["shown"]["order"] == question["order"] and kept["told"].hour == 8, "in universal time"
+    assert kept["shown"]["order"] == question["order"] and kept["time"].hour == 8, "in universal time"
     assert client.get("/api/about").json()["done"] == 1
 
 
@@ -90,17 +98,17 @@ def test_the_page_and_what_it_may_do(client):
 @pytest.mark.parametrize(
     ("changed", "status"),
     [
-        ({"question": "nothing"}, 400), ({"said": {"choice": "both"}}, 400), ({"said": None}, 400),
-        ({"said": {"choice": "first", "rating": 3}}, 400), ({"kind": "retract"}, 400),
+        ({"question": "nothing"}, 400), ({"value": {"choice": "both"}}, 400), ({"value": None}, 400),
+        ({"value": {"choice": "first", "rating": 3}}, 400), ({"kind": "retract"}, 400),
         ({"kind": "retract", "supersedes": "x"}, 400), ({"kind": "drop"}, 422), ({"uid": "1"}, 422),
-        ({"rater": "bob"}, 422), ({"seconds": -1}, 422), ({"said": {"choice": "first", "note": "x" * 2001}}, 400),
+        ({"rater": "bob"}, 422), ({"seconds": -1}, 422), ({"value": {"choice": "first", "note": "x" * 2001}}, 400),
     ],
 )  # fmt: skip
-def test_nonsense_is_refused_and_nothing_kept(client, desk, changed, status):
+def test_nonsense_is_refused_and_nothing_kept(client, project, changed, status):
     question = client.post("/api/next", json={"n": 1}).json()["questions"][0]["question"]
-    answer = client.post("/api/tell", json={**event(question), **changed})
+    answer = client.post("/api/answer", json={**event(question), **changed})
     assert answer.status_code == status and answer.json()["detail"], answer.text
-    assert desk.store.last() == 0
+    assert project.store.last() == 0
 
 
 def test_other_sites_and_other_names(client):
@@ -129,42 +137,42 @@ def test_no_way_to_other_files(client, path):
     assert client.get(path).status_code == 404
 
 
-def test_without_a_link_nothing_is_seen_or_said(shared, desk):
-    clip = next(iter(lease(desk.store, "ada", 1))).clips[0]
-    release(desk.store, "ada")
+def test_without_a_link_nothing_is_seen_or_answered(shared, project):
+    clip = clip_id(lease(project.store, "ada", 1)[0].question.clips[0])
+    release(project.store, "ada")
     for answer in (
         shared.get("/"), shared.get("/?token=wrong"), shared.get("/api/about"), shared.get(f"/media/{clip}.mp4"),
-        shared.post("/api/next", json={"n": 1}), shared.post("/api/tell", json=event("x")),
+        shared.post("/api/next", json={"n": 1}), shared.post("/api/answer", json=event("x")),
     ):  # fmt: skip
         assert answer.status_code == 401
 
 
-def test_who_speaks_is_read_from_the_link(shared, desk):
+def test_the_rater_is_read_from_the_link(shared, project):
     welcome = shared.get("/?token=" + "t" * 32)
     assert welcome.status_code == 303 and "HttpOnly" in welcome.headers["set-cookie"]
     assert "samesite=strict" in welcome.headers["set-cookie"].lower()
     question = shared.post("/api/next", json={"n": 1}).json()["questions"][0]["question"]
     uid = event(question)["uid"]
-    assert shared.post("/api/tell", json=event(question) | {"uid": uid}).status_code == 200
-    assert [e["rater"] for e in desk.store.tail(0)] == ["ada"]
+    assert shared.post("/api/answer", json=event(question) | {"uid": uid}).status_code == 200
+    assert [e["rater"] for e in project.store.tail(0)] == ["ada"]
     shared.cookies.clear()
     shared.get("/?token=" + "u" * 32)
     taken = shared.post(
-        "/api/tell", json={"uid": uuid4().hex, "question": question, "kind": "retract", "supersedes": uid}
+        "/api/answer", json={"uid": uuid4().hex, "question": question, "kind": "retract", "supersedes": uid}
     )
-    assert taken.status_code == 400, "bob cannot take back what ada said"
+    assert taken.status_code == 400, "bob cannot take back what ada answered"
 
 
-def test_practice_comes_first_and_again_until_it_is_passed(client, desk):
-    asked = dict(dataset=desk.dataset, length=8, kind="pair", strategy="uniform", round_=0)
-    desk.store.ask(**asked, starts=np.array([[9, 40], [40, 9]]), expected=[1.0, 0.0], purpose="practice", wanted=99,
-                   priority=1.0)  # fmt: skip
+def test_practice_comes_first_and_again_until_it_is_passed(client, project, data):
+    for starts, expected in (([9, 40], 1.0), ([40, 9], 0.0)):
+        known = {"expected": expected, "purpose": "practice", "wanted": 99, "priority": 1.0}
+        project.store.ask(pairs(data[1], starts, **known), project.dataset)
 
     def answer(*choices: str) -> list[bool]:
         got = client.post("/api/next", json={"n": 5}).json()["questions"]
         assert [q["purpose"] for q in got] == ["practice"] * 2, "and nothing else"
-        told = [event(q["question"], choice) for q, choice in zip(got, choices, strict=True)]
-        return [client.post("/api/tell", json=one).json()["right"] for one in told]
+        sent = [event(q["question"], choice) for q, choice in zip(got, choices, strict=True)]
+        return [client.post("/api/answer", json=one).json()["right"] for one in sent]
 
     first, second = answer("second", "second")
     assert {first, second} == {True, False}
@@ -174,10 +182,10 @@ def test_practice_comes_first_and_again_until_it_is_passed(client, desk):
     assert answer(*right) == [True, True]
     after = client.post("/api/next", json={"n": 5}).json()
     assert not after["again"] and [q["purpose"] for q in after["questions"]] == [None] * 3
-    assert desk.store.miscounted() == []
+    assert project.store.miscounted() == []
 
 
-def test_only_whoever_asks_sees_what_is_thought_of_raters(shared, desk):
+def test_only_whoever_runs_the_project_sees_the_statistics(shared, project):
     shared.get("/?token=" + "t" * 32)
     assert shared.get("/api/stats").status_code == 403
     shared.cookies.clear()
@@ -187,7 +195,7 @@ def test_only_whoever_asks_sees_what_is_thought_of_raters(shared, desk):
 
 def test_statistics(client):
     for question in client.post("/api/next", json={"n": 3}).json()["questions"]:
-        client.post("/api/tell", json=event(question["question"], seconds=1.5, shown={"order": question["order"]}))
+        client.post("/api/answer", json=event(question["question"], seconds=1.5, shown={"order": question["order"]}))
     found = client.get("/api/stats").json()
     assert found["counts"]["answered"] == 3 and found["alpha"] is None and found["seconds"] == [1.5] * 3
     assert found["raters"]["me"]["median_seconds"] == 1.5 and found["raters"]["me"]["guesses"] is None
@@ -196,45 +204,44 @@ def test_statistics(client):
 @pytest.mark.parametrize(("checks", "extra"), [({"repeats": 0.5, "gold": 0.25, "practice": 2}, 5 + 2 + 2), ({}, 0)])
 def test_checks_are_asked_among_the_others(tmp_path, data, checks, extra):
     """Half of ten come again mirrored, later; gold and practice are the clearest of many pairs by their true return."""
-    from pbrl.label import ask
-
-    table = Table(files.read(Path(data[0]["data"]["path"])))
-    store = Store(f"sqlite:///{tmp_path / 'labels.sqlite'}")
+    store, table = Store(f"sqlite:///{tmp_path / 'labels.sqlite'}"), data[1]
     config = {
         "query": {"kind": "pair", "count": 10, "length": 8, "clips": 4, "seed": 0}, "wanted": 1,
         "words": {"text": None, "better": "is better", "strength": False, "attributes": [], "stages": []},
         "checks": {"repeats": 0.0, "gold": 0.0, "practice": 0, "pass_mark": 0.8} | checks,
     }  # fmt: skip
-    assert ask(config, store, table, data[1]) == ask(config, store, table, data[1]) == 10
+    dataset = store.register(table.ids)
+    assert ask(config, store, table, dataset) == ask(config, store, table, dataset) == 10
     store.add_rater("ada", "human")
     leased = lease(store, "ada", 99)
     assert len(leased) == 10 + extra
-    where = {one.question: i for i, one in enumerate(leased)}
-    clips = {one.question: one.clips for one in leased}
+    where = {one.id: i for i, one in enumerate(leased)}
+    clips = {one.id: one.question.clips for one in leased}
     for one in leased:
-        if one.purpose in ("gold", "practice"):
-            starts = torch.tensor([store.places([clip])[clip][0] for clip in one.clips])
+        question = one.question
+        if question.purpose in ("gold", "practice"):
+            starts = torch.tensor([table.row(clip) for clip in question.clips])
             gap = table.reward[table.segment_rows(starts, 8)].sum(-1).diff().item()
-            assert one.expected == float(gap > 0) and abs(gap) > 2
-    with store.reading() as connection:
-        for question, first in connection.execute(select(Question.id, Question.repeats).where(Question.repeats != "")):
-            assert clips[question] == clips[first][::-1] and where[question] > where[first]
+            assert question.expected == float(gap > 0) and abs(gap) > 2
+        if question.repeats:
+            assert clips[one.id] == clips[question.repeats][::-1] and where[one.id] > where[question.repeats]
+    assert sum(one.question.purpose == "repeat" for one in leased) == 5 * bool(checks)
     if checks:
-        assert [one.purpose for one in leased[:2]] == ["practice"] * 2
+        assert [one.question.purpose for one in leased[:2]] == ["practice"] * 2
 
 
-def test_a_database_in_trouble_is_no_lost_answer(client, desk, monkeypatch):
+def test_a_database_in_trouble_is_no_lost_answer(client, project, monkeypatch):
     question = client.post("/api/next", json={"n": 1}).json()["questions"][0]["question"]
-    told = event(question)
+    sent = event(question)
 
     def fails(*_):
         raise UserError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(desk.store, "append_each", fails)
-        answer = client.post("/api/tell", json=told)
+        patch.setattr(project.store, "append_each", fails)
+        answer = client.post("/api/answer", json=sent)
     assert answer.status_code == 503 and "disk is full" in answer.json()["detail"], "the page keeps it and tries again"
-    assert client.post("/api/tell", json=told).status_code == 200
+    assert client.post("/api/answer", json=sent).status_code == 200
 
 
 def test_clips_are_kept_below_a_limit(data, tmp_path):
@@ -249,19 +256,19 @@ def test_clips_are_kept_below_a_limit(data, tmp_path):
         clips.renderers.close()
 
 
-def test_a_renderer_that_was_killed_is_started_again(client, desk):
+def test_a_renderer_that_was_killed_is_started_again(client, project):
     first, second = client.post("/api/next", json={"n": 2}).json()["questions"]
     assert client.get(first["clips"][0]).status_code == 200
-    for process in list(desk.clips.renderers.pool._processes.values()):
+    for process in list(project.clips.renderers.pool._processes.values()):
         process.kill()
         process.join()
     answers = [client.get(second["clips"][0]).status_code for _ in range(3)]
     assert answers[-1] == 200 and set(answers) <= {200, 503}
 
 
-def test_a_clip_that_cannot_be_rendered_says_why(client, desk, data):
-    desk.store.ask(dataset=data[1], length=8, kind="rating", strategy="uniform", round_=9, starts=np.array([[10**6]]),
-                   priority=9.0)  # fmt: skip
+def test_a_clip_that_cannot_be_rendered_says_why(client, project, data):
+    clip = Clip(data[1].ids[0], 10**6, 8)
+    project.store.ask([Question("rating", (clip,), priority=9.0)], project.dataset)
     (question,) = client.post("/api/next", json={"n": 1}).json()["questions"]
     answer = client.get(question["clips"][0])
     assert answer.status_code == 503 and "could not be rendered" in answer.json()["detail"]
@@ -278,7 +285,7 @@ def test_a_port_that_is_taken():
 
 
 @pytest.mark.parametrize(
-    ("kind", "said", "expected"),
+    ("kind", "value", "expected"),
     [
         ("pair", {"choice": "second", "strength": 2}, ("answer", 1.0, {"strength": 2})),
         ("pair", {"choice": "equal"}, ("tie", 0.5, None)),
@@ -287,23 +294,49 @@ def test_a_port_that_is_taken():
         ("ranking", {"tiers": [[2], [0, 1]]}, ("answer", None, {"tiers": [[2], [0, 1]]})),
         ("ranking", {"tiers": [[0, 1, 2]]}, ("tie", None, {"tiers": [[0, 1, 2]]})),
         ("triplet", {"choice": "first"}, ("answer", 0.0, None)),
+        (
+            "spans",
+            {"spans": [{"start": 0, "end": 8, "good": False}]},
+            ("answer", None, {"spans": [{"start": 0, "end": 8, "good": False}], "marks": []}),
+        ),
         ("attributes", {"attributes": {"fast": "second"}}, ("answer", None, {"attributes": {"fast": 1.0}})),
     ],
 )
-def test_what_answers_say(kind, said, expected):
-    assert kinds.judge(kind, said, 3 if kind == "ranking" else kinds.CLIPS[kind]) == expected
+def test_what_answers_may_be(kind, value, expected):
+    assert parse(kind, value, clips=KINDS[kind].clips[0], length=8) == Value(*expected)
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "value"),
     [
         ("pair", {"choice": "equal", "strength": 2}), ("pair", {"choice": []}), ("rating", {"rating": 6}),
         ("rating", {"rating": True}), ("ranking", {"tiers": [[0], [1]]}), ("ranking", {"tiers": [[0], [0, 1, 2]]}),
         ("ranking", {"tiers": [0, 1, 2]}), ("attributes", {"attributes": {}}), ("attributes", {"attributes": {"a": 1}}),
         ("spans", {"spans": []}), ("spans", {"spans": [{"start": 5, "end": 2, "good": True}]}),
         ("spans", {"marks": [{"frame": 1, "name": ""}]}), ("opinion", {}),
+        ("spans", {"spans": [{"start": 0, "end": 9, "good": True}]}), ("spans", {"marks": [{"frame": 9, "name": "a"}]}),
+        ("ranking", {"tiers": [["0"], [1, 2]]}), ("ranking", {"tiers": [[0, True], [2]]}),
     ],
 )  # fmt: skip
-def test_what_answers_cannot_say(kind, said):
+def test_what_answers_cannot_be(kind, value):
+    clips = KINDS[kind].clips[0] if kind in KINDS else 1
     with pytest.raises(UserError):
-        kinds.judge(kind, said, kinds.CLIPS.get(kind, 3))
+        parse(kind, value, clips=clips, length=8)
+
+
+def test_a_page_of_an_older_version_is_understood(client, project):
+    """Its outbox holds answers that it has not sent, in the words of its time."""
+    question = client.post("/api/next", json={"n": 1}).json()["questions"][0]["question"]
+    old = {"uid": uuid4().hex, "question": question, "kind": "answer", "said": {"choice": "second"},
+           "told": "2026-11-21T10:00:00Z"}  # fmt: skip
+    assert client.post("/api/tell", json=old).status_code == 200
+    (answer,) = project.store.answers()
+    assert answer.value == Value("answer", 1.0) and answer.time is not None
+
+
+def test_a_clip_of_another_data_set_is_not_shown(client, project, data):
+    other = Question("rating", (Clip("elsewhere", 0, 8),))
+    project.store.ask([other])
+    assert client.get(f"/media/{clip_id(other.clips[0])}.mp4").status_code == 404
+    got = client.post("/api/next", json={"n": 9}).json()
+    assert len(got["questions"]) == 3 and got["left"] == 0, "nor is it asked about"

@@ -1,4 +1,4 @@
-"""A run asks people: it waits, says where, hears what they say and take back, and asks anew where it is least sure."""
+"""A run asks people: it waits, says where, takes up answers and retractions, and asks anew where it is least sure."""
 
 import json
 import os
@@ -13,147 +13,145 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
-from pbrl.feedback.asking import Interview
-from pbrl.feedback.store import leases
-from pbrl.feedback.store.events import Told
+from pbrl.feedback.asking import Asking
+from pbrl.feedback.questions import KINDS, Value
+from pbrl.feedback.sources.people import People
+from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.leases import lease
 from pbrl.feedback.store.store import Store
 from pbrl.settings import Query
-from pbrl.training.batches import Preferences
 from pbrl.types import UserError
 from tests import toy
+from tests.feedback.examples import value
 from tests.feedback.page.page import post
 from tests.training.test_loop import BASE
 
-HUMAN = [
-    "feedback=human", "query.kind=pair", "query.count=20", "algo=iql", "reward=ensemble", "reward.steps=40",
+PEOPLE = [
+    "feedback=people", "query.kind=pair", "query.count=20", "algo=iql", "reward=ensemble", "reward.steps=40",
     "reward.hidden=[16]", "algo.hidden=[16]", "compare=false", "feedback.port=8300",
 ]  # fmt: skip
 
 
-class People:
-    """What an interview knows of people: here they answer at once, in a thread of their own."""
-
-    minimum, wanted, clips, pause_s, where, needs_value, sureness = 4, 1, 4, 0.01, "here", False, None
-
-    def wording(self, kind):
-        return {"text": "Which?"}
-
-
-def interview(tmp_path, kind="pair", **options):
-    table = toy.table(10)
-    ask = Query(kind=kind, count=8, rounds=2, length=8, span=2, strategy="uniform", candidates=1, per_list=1,
-                held_out=0.25, seed=0)  # fmt: skip
-    preferences = Preferences(table, kind=kind, length=ask.learnt_length, held_out=0.25, seed=0)
+def asking_people(tmp_path, kind="pair", minimum=4, **options):
+    """A run's questions to people; here they answer at once, in a thread of their own."""
+    query = Query(kind=kind, count=8, rounds=2, length=8, span=2, strategy="uniform", candidates=1, per_list=1,
+                  held_out=0.25, seed=0)  # fmt: skip
     store = Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
     store.add_rater("ada", "human")
-    teacher = People()
-    vars(teacher).update(options)
-    return Interview(
-        table=table, dataset="toy", ask=ask, teacher=teacher, store=store, preferences=preferences
-    ), store  # fmt: skip
+    settings = dict(wanted=1, text=None, better="is better", strength=False, strengths=None, serve=False, port=0,
+                    rater="ada")  # fmt: skip
+    source = People(minimum=minimum, **{**settings, **options})
+    source.store, source.pause_s = store, 0.01
+    return Asking(table=toy.table(10), query=query, source=source, store=store), store
 
 
-def say(store: Store, question: str, label: float | None, **more) -> str:
-    outcome = "skip" if label is None else "tie" if label == 0.5 else "answer"
-    told = Told(uuid4().hex, question, "ada", **{"outcome": outcome, "label": label, **more})
-    store.append([told])
-    return told.uid
+def answer(store: Store, question: str, label: float | None, detail: dict | None = None) -> str:
+    uid = uuid4().hex
+    store.append([Answer(uid, question, "ada", value(label)._replace(detail=detail))])
+    return uid
 
 
-def test_a_round_waits_hears_later_answers_and_forgets_what_is_taken_back(tmp_path):
-    asking, store = interview(tmp_path, minimum=2)
+def retract(store: Store, question: str, uid: str) -> None:
+    store.append([Answer(uuid4().hex, question, "ada", kind="retract", supersedes=uid)])
+
+
+def first_round(asking: Asking) -> tuple[threading.Thread, list[dict]]:
+    """Asks in a thread; returns it, and where it puts what it finds, once the questions are asked."""
     found: list[dict] = []
-    thread = threading.Thread(target=lambda: found.append(asking.round(0, None)))
+    thread = threading.Thread(target=lambda: found.append(asking.ask(0, None)))
     thread.start()
     while len(asking.questions) < 4:
         time.sleep(0.01)
+    return thread, found
+
+
+def test_a_round_waits_takes_up_later_answers_and_forgets_what_is_taken_back(tmp_path):
+    asking, store = asking_people(tmp_path, minimum=2)
+    thread, found = first_round(asking)
     first, *others = asking.questions
-    uid = say(store, first, 1.0)
+    uid = answer(store, first, 1.0)
     time.sleep(0.1)
     assert thread.is_alive(), "one answer is not enough"
-    say(store, others[0], None)
+    answer(store, others[0], None)
     time.sleep(0.1)
     assert thread.is_alive(), "nor is not being able to tell"
-    say(store, others[1], 0.5)
+    answer(store, others[1], 0.5)
     thread.join(5)
     assert found[0]["answered"] == 2 and found[0]["skipped"] == 1
-    both = len(asking.preferences.train.label) + len(asking.preferences.test.label)
-    assert both == 2 and asking.hear() == {}
-    store.append([Told("r", first, "ada", kind="retract", supersedes=uid)])
-    assert asking.hear()["answered"] == 1 and asking.hear() == {}
-    say(store, first, 0.0)
-    assert asking.hear()["answered"] == 2
-    labels = torch.cat([asking.preferences.train.label, asking.preferences.test.label])
-    assert sorted(labels.tolist()) == [0.0, 0.5]
+    assert asking.labels.size == 2 and asking.refresh() == {}
+    retract(store, first, uid)
+    assert asking.refresh()["answered"] == 1 and asking.refresh() == {}
+    answer(store, first, 0.0)
+    assert asking.refresh()["answered"] == 2
+    assert sorted(asking.labels.value.tolist()) == [0.0, 0.5] and asking.labels.raters == ("ada",)
 
 
 def test_the_next_round_asks_anew_instead(tmp_path):
-    asking, store = interview(tmp_path, minimum=1)
-    threading.Timer(0.2, lambda: say(store, asking.questions[0], 1.0)).start()
-    asking.round(0, None)
-    threading.Timer(0.2, lambda: say(store, asking.questions[4], 0.0)).start()
-    asking.round(1, None)
-    leased = [k.question for k in lease(store, "ada", 9)]
+    asking, store = asking_people(tmp_path, minimum=1)
+    threading.Timer(0.2, lambda: answer(store, asking.questions[0], 1.0)).start()
+    asking.ask(0, None)
+    threading.Timer(0.2, lambda: answer(store, asking.questions[4], 0.0)).start()
+    asking.ask(1, None)
+    leased = [one.id for one in lease(store, "ada", 9)]
     assert leased == asking.questions[5:], "those of the round before are asked no more"
-    assert len(asking.preferences.train.label) + len(asking.preferences.test.label) == 2
+    assert asking.labels.size == 2
 
 
-def test_marked_spans_are_heard_as_pieces(tmp_path):
-    asking, store = interview(tmp_path, kind="spans", minimum=1)
+def test_a_round_ends_when_all_are_answered_though_some_could_not_tell(tmp_path):
+    asking, store = asking_people(tmp_path, minimum=None)
+    thread, found = first_round(asking)
+    for i, question in enumerate(asking.questions):
+        answer(store, question, None if i else 1.0)
+    thread.join(5)
+    assert found[0]["answered"] == 1 and found[0]["skipped"] == 3
+
+
+def test_questions_are_put_in_the_words_of_the_settings(tmp_path):
+    asking, store = asking_people(tmp_path, minimum=1, text="Which is gentler?", better="is gentler", wanted=2)
+    thread, _ = first_round(asking)
+    answer(store, asking.questions[0], 1.0)
+    thread.join(5)
+    asked = store.questions(asking.questions)[asking.questions[0]]
+    assert asked.wording == {"text": "Which is gentler?", "better": "is gentler", "strength": False}
+    assert (asked.wanted, asked.rater_kind) == (2, "human")
+    assert all(People.kinds) and set(People.kinds) == set(KINDS)
+
+
+def test_marked_spans_become_pieces(tmp_path):
+    asking, store = asking_people(tmp_path, kind="spans", minimum=1)
     spans = {"spans": [{"start": 1, "end": 4, "good": True}, {"start": 5, "end": 7, "good": False}], "marks": []}
-    threading.Timer(0.2, lambda: say(store, asking.questions[0], None, detail=spans, outcome="answer")).start()
-    assert asking.round(0, None)["answered"] == 1
-    (clip,) = store.answers(asking.questions[:1]).starts
-    kept = [torch.cat(parts) for parts in zip(asking.preferences.train, asking.preferences.test, strict=True)]
-    assert (kept[0][:, 0] - int(clip[0])).tolist() == [1, 3, 5] and kept[1].tolist() == [1, 1, 0]
-
-
-def test_which_answers_are_held_out_does_not_change_when_more_come(tmp_path):
-    asking, store = interview(tmp_path)
-    ids = store.ask(dataset="toy", length=8, kind="pair", strategy="uniform", round_=0,
-                    starts=np.arange(200).reshape(100, 2) % 20)  # fmt: skip
-    asking.questions = ids
-    for question in ids[:50]:
-        say(store, question, 1.0)
-    asking.hear()
-    before = {tuple(s) for s in asking.preferences.test.starts.tolist()}
-    for question in ids[50:]:
-        say(store, question, 1.0)
-    asking.hear()
-    after = {tuple(s) for s in asking.preferences.test.starts.tolist()}
-    assert before <= after and 10 <= len(asking.preferences.test.label) <= 40
+    thread, found = first_round(asking)
+    store.append([Answer(uuid4().hex, asking.questions[0], "ada", Value("answer", None, spans))])
+    thread.join(5)
+    assert found[0]["answered"] == 1
+    (clip,) = store.questions(asking.questions[:1])[asking.questions[0]].clips
+    row = asking.table.row(clip)
+    assert (asking.labels.starts[:, 0] - row).tolist() == [1, 3, 5] and asking.labels.value.tolist() == [1, 1, 0]
+    assert asking.labels.length == 2 and set(asking.labels.question) == {asking.questions[0]}
 
 
 def test_rankings_become_lists_as_they_come(tmp_path):
-    asking, store = interview(tmp_path, "ranking", minimum=2)
-    found: list[dict] = []
-    thread = threading.Thread(target=lambda: found.append(asking.round(0, None)))
-    thread.start()
-    while len(asking.questions) < 4:
-        time.sleep(0.01)
+    asking, store = asking_people(tmp_path, "ranking", minimum=2)
+    thread, found = first_round(asking)
 
     def rank(question, tiers):
-        outcome = "tie" if len(tiers) == 1 else "answer"
         uid = uuid4().hex
-        store.append([Told(uid, question, "ada", outcome=outcome, detail={"tiers": tiers})])
+        outcome = "tie" if len(tiers) == 1 else "answer"
+        store.append([Answer(uid, question, "ada", Value(outcome, None, {"tiers": tiers}))])
         return uid
 
     uid = rank(asking.questions[0], [[3], [0, 2], [1]])
     rank(asking.questions[1], [[0], [1], [2], [3]])
     thread.join(5)
     assert found[0]["answered"] == 2
-    both = [torch.cat(parts) for parts in zip(asking.preferences.train, asking.preferences.test, strict=True)]
-    starts = dict(zip(both[0][:, 0].tolist(), both[1].tolist(), strict=True))
-    clips = [store.places([clip])[clip][0] for clip in leases.asked(store, asking.questions[0]).clips]
-    assert [starts[row] for row in clips] == [1, 0, 1, 2], "ranks, 0 the worst"
-    assert sorted(both[2].tolist()) == [0] * 4 + [1] * 4, "two lists"
-    store.append([Told("r", asking.questions[0], "ada", kind="retract", supersedes=uid)])
-    assert asking.hear()["answered"] == 1
-    assert len(asking.preferences.train.label) + len(asking.preferences.test.label) == 4
+    ranks = dict(zip(asking.labels.starts[:, 0].tolist(), asking.labels.value.tolist(), strict=True))
+    clips = store.questions(asking.questions)[asking.questions[0]].clips
+    assert [ranks[asking.table.row(clip)] for clip in clips] == [1, 0, 1, 2], "ranks, 0 the worst"
+    assert asking.labels.group.tolist() == [0] * 4 + [1] * 4, "two lists"
+    retract(store, asking.questions[0], uid)
+    assert asking.refresh()["answered"] == 1 and asking.labels.size == 4
 
 
 def start(folder, *extra: str) -> tuple[subprocess.Popen, str]:
@@ -162,7 +160,7 @@ def start(folder, *extra: str) -> tuple[subprocess.Popen, str]:
         sys.executable,
         "train.py",
         *BASE,
-        *HUMAN,
+        *PEOPLE,
         f"run={folder / 'run'}",
         f"data_dir={folder / 'data'}",
         *extra,
@@ -185,14 +183,11 @@ def annotate(at: str, store: Store, stop, pause_s: float = 0.0, mistake: float =
         except OSError:
             return n
         for question in got["questions"] if status == 200 else []:
-            clips = [path[7:-4] for path in question["clips"]]
-            starts = [store.places([clip])[clip][0] for clip in clips]
-            worth = [rows(start) for start in starts]
-            label = worth[1] > worth[0]
-            label = bool(label) ^ bool(chance.random() < mistake)
-            said = {"choice": "second" if label else "first"}
-            told = {"uid": uuid4().hex, "question": question["question"], "kind": "answer", "said": said}
-            assert post(at + "api/tell", told)[0] == 200
+            starts = [rows(store.clips([path[7:-4]])[path[7:-4]]) for path in question["clips"]]
+            label = bool(starts[1] > starts[0]) ^ bool(chance.random() < mistake)
+            choice = {"choice": "second" if label else "first"}
+            sent = {"uid": uuid4().hex, "question": question["question"], "kind": "answer", "value": choice}
+            assert post(at + "api/answer", sent)[0] == 200
             n += 1
             time.sleep(pause_s)
         time.sleep(0.02)
@@ -200,19 +195,17 @@ def annotate(at: str, store: Store, stop, pause_s: float = 0.0, mistake: float =
 
 
 def truth(store: Store):
-    """The true return of the segment at a row."""
+    """The true return of a clip."""
     from pathlib import Path
 
-    from pbrl import collect
+    from pbrl.data import collect
     from pbrl.data.table import Table
 
     folder = Path(store.url.removeprefix("sqlite:///")).parent
-    made = yaml.safe_load((folder / "config.yaml").read_text())
-    episodes, _ = collect.dataset(
-        made["env"], made["data"], folder=Path(made["data_dir"]), seed=made["data_seed"], workers=0
-    )
-    reward = Table(episodes).reward
-    return lambda row: float(reward[row : row + made["query"]["length"]].sum())
+    run = yaml.safe_load((folder / "config.yaml").read_text())
+    source = {"folder": Path(run["data_dir"]), "seed": run["data_seed"], "workers": 0}
+    table = Table(collect.dataset(run["env"], run["data"], **source)[0])
+    return lambda clip: float(table.reward[table.row(clip) :][: clip.length].sum())
 
 
 @pytest.mark.slow
@@ -247,7 +240,7 @@ def test_what_people_cannot_be_asked(tmp_path):
     from tests.training.test_loop import train
 
     with pytest.raises(UserError, match="3 to 5 clips"):
-        train(tmp_path, *HUMAN, "query.kind=ranking", "feedback.clips=9")
+        train(tmp_path, *PEOPLE, "query.kind=ranking", "query.clips=9")
     with pytest.raises(UserError, match="at least 1"):
-        train(tmp_path, *HUMAN, "feedback.wanted=0")
+        train(tmp_path, *PEOPLE, "feedback.wanted=0")
     assert not os.listdir(tmp_path)

@@ -1,25 +1,39 @@
-"""What people have said, in each of the forms in which learners take it."""
+"""Stored answers, in each of the forms in which learners take them."""
 
 import numpy as np
 import pytest
 import torch
 
-from pbrl.feedback.asking import Interview
-from pbrl.feedback.sources.stored import Kept
-from pbrl.feedback.store.events import Told
+from pbrl.data.table import Table
+from pbrl.feedback.asking import Asking
+from pbrl.feedback.questions import Question, Value
+from pbrl.feedback.read import read
+from pbrl.feedback.sources.context import Context
+from pbrl.feedback.sources.stored import Stored
+from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.store import Store
 from pbrl.settings import Query
-from pbrl.training.batches import Preferences
-from pbrl.types import UserError
+from pbrl.training.batches import Data
+from pbrl.types import Clip, UserError
 from tests import toy
+from tests.feedback.examples import EPISODE, questions, value
 
-PLAIN = dict(author=None, count=None, weigh=False, attribute=None, sureness=None)
+PLAIN = dict(rater=None, count=None, aggregate=False, attribute=None, strengths=None)
 
 
 def query(**options) -> Query:
     plain = dict(kind="pair", count=9, rounds=1, length=8, span=2, strategy="uniform", candidates=1, per_list=1,
                  held_out=0.0, seed=0)  # fmt: skip
     return Query(**{**plain, **options})
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    """Four episodes of thirty steps; the first is called what the examples call theirs."""
+    made = toy.table(4)
+    made.ids[0] = EPISODE
+    made._place = {own: i for i, own in enumerate(made.ids)}
+    return made
 
 
 @pytest.fixture
@@ -29,86 +43,118 @@ def store(tmp_path) -> Store:
     return store
 
 
-def told(store: Store, kind: str, starts, *details: dict) -> None:
-    ids = store.ask(dataset="abc", length=8, kind=kind, strategy="uniform", round_=0, starts=np.array(starts))
-    store.append(
-        [
-            Told(f"{kind}{i}", q, "ada", outcome="answer", detail=d)
-            for i, (q, d) in enumerate(zip(ids, details, strict=True))
-        ]
-    )
+def tell(store: Store, kind: str, starts, *values: Value) -> list[str]:
+    """Answers of ada to questions about clips of eight steps of the first episode."""
+    ids = store.ask(questions(starts, kind=kind, length=8))
+    store.append([Answer(f"{kind}{i}", q, "ada", v) for i, (q, v) in enumerate(zip(ids, values, strict=True))])
+    return ids
 
 
-def test_rankings_become_lists(store):
-    told(store, "ranking", [[0, 5, 9], [20, 3, 1]], {"tiers": [[2], [0, 1]]}, {"tiers": [[1], [0], [2]]})
-    found = Kept(**PLAIN).recall(store, "abc", query(kind="ranking"))
-    assert found.starts[:, 0].tolist() == [9, 0, 5, 3, 20, 1] and found.label.tolist() == [1, 0, 0, 2, 1, 0]
-    table = toy.table(4)
-    preferences = Preferences(table, kind="ranking", length=8, held_out=0.0, seed=0)
-    interview = Interview(table=table, dataset="abc", ask=query(kind="ranking"), teacher=Kept(**PLAIN), store=store,
-                          preferences=preferences)  # fmt: skip
-    interview.round(0, None)
-    assert preferences.train.group.tolist() == [0, 0, 0, 1, 1, 1] and preferences.shortest == 3
-    assert len(Kept(**PLAIN | {"count": 1}).recall(store, "abc", query(kind="ranking")).label) == 3
+def detail(**more) -> Value:
+    return Value("answer", None, more)
 
 
-def test_how_much_better_is_how_sure(store):
-    ids = store.ask(
-        dataset="abc", length=8, kind="pair", strategy="uniform", round_=0, starts=np.arange(10).reshape(5, 2)
-    )
-    said = [(1.0, {"strength": 1}), (0.0, {"strength": 2}), (1.0, {"strength": 3}), (0.0, None), (0.5, {"note": "?"})]
-    store.append([
-        Told(str(i), q, "ada", outcome="tie" if label == 0.5 else "answer", label=label, detail=detail)
-        for i, (q, (label, detail)) in enumerate(zip(ids, said, strict=True))
-    ])  # fmt: skip
-    sure = PLAIN | {"sureness": [0.7, 0.9, 1.0]}
-    assert Kept(**sure).recall(store, "abc", query()).label.tolist() == pytest.approx([0.7, 0.1, 1.0, 0.0, 0.5])
-    assert Kept(**PLAIN).recall(store, "abc", query()).label.tolist() == [1.0, 0.0, 1.0, 0.0, 0.5]
-    assert Kept(**sure | {"weigh": True}).sureness is None
+def labels(store: Store, table: Table, query: Query, **settings):
+    return read(store, table, query, Stored(**{**PLAIN, **settings}).selection)[0]
+
+
+def ask(store: Store, table: Table, query: Query, **settings) -> Asking:
+    """What a run does."""
+    source = Stored(**{**PLAIN, **settings})
+    source.check(query, toy.Point())
+    source.start(Context(store, table, query, data_dir=None))  # type: ignore[arg-type]
+    asking = Asking(table=table, query=query, source=source, store=store)
+    asking.ask(0, None)
+    return asking
+
+
+def test_rankings_become_lists(store, table):
+    tell(store, "ranking", [[0, 5, 9], [20, 3, 1]], detail(tiers=[[2], [0, 1]]), detail(tiers=[[1], [0], [2]]))
+    asking = ask(store, table, query(kind="ranking"))
+    assert asking.labels.starts[:, 0].tolist() == [9, 0, 5, 3, 20, 1]
+    assert asking.labels.value.tolist() == [1, 0, 0, 2, 1, 0] and asking.labels.group.tolist() == [0, 0, 0, 1, 1, 1]
+    assert asking.counts == {"asked": 2, "answered": 2, "ties": 0, "skipped": 0}
+    assert labels(store, table, query(kind="ranking"), count=1).size == 3
+
+
+def test_how_much_better_is_how_sure(store, table):
+    given = [(1.0, {"strength": 1}), (0.0, {"strength": 2}), (1.0, {"strength": 3}), (0.0, None), (0.5, {"note": "?"})]
+    tell(store, "pair", np.arange(10).reshape(5, 2), *(value(label)._replace(detail=more) for label, more in given))
+    found = labels(store, table, query(), strengths=[0.7, 0.9, 1.0])
+    assert found.value.tolist() == pytest.approx([0.7, 0.1, 1.0, 0.0, 0.5])
+    assert labels(store, table, query()).value.tolist() == [1.0, 0.0, 1.0, 0.0, 0.5]
+    assert Stored(**PLAIN | {"aggregate": True, "strengths": [0.7, 0.9, 1.0]}).selection.strengths is None
     with pytest.raises(UserError, match="3 numbers above a half"):
-        Kept(**PLAIN | {"sureness": [0.3, 0.9, 1.0]})
+        Stored(**PLAIN | {"strengths": [0.3, 0.9, 1.0]})
 
 
-def test_spans_become_rated_pieces(store):
+def test_labels_keep_rater_and_confidence_to_the_batch(store, table):
+    store.add_rater("seer", "vlm")
+    ids = store.ask(questions([[0, 5], [9, 3], [7, 2]], length=8, wanted=2))
+    store.append([Answer(f"a{q}", q, "ada", value(1.0)) for q in ids])
+    store.append([Answer(f"s{q}", q, "seer", Value("answer", 0.8), confidence=0.25) for q in ids[:2]])
+    found = labels(store, table, query())
+    assert found.raters == ("ada", "seer") and found.rater.tolist() == [0, 1, 0, 1, 0]
+    assert found.confidence.tolist() == [1, 0.25, 1, 0.25, 1] and found.value.tolist() == [1, 0.8, 1, 0.8, 1]
+    data = Data(table, torch.Generator().manual_seed(0))
+    data.set_labels(found)
+    batch = data.comparisons(100)
+    assert set(zip(batch.rater.tolist(), batch.confidence.tolist(), strict=True)) == {(0, 1.0), (1, 0.25)}
+    assert labels(store, table, query(), rater="seer").raters == ("seer",)
+
+
+def test_spans_become_rated_pieces(store, table):
     good, bad = {"start": 0, "end": 4, "good": True}, {"start": 5, "end": 6, "good": False}
-    short = {"start": 0, "end": 0, "good": True}
-    told(store, "spans", [[10], [40], [50]], {"spans": [good, bad], "marks": []},
-         {"spans": [short], "marks": [{"frame": 3, "name": "contact"}]}, {"spans": [bad], "marks": []})  # fmt: skip
-    ask, table = query(kind="spans"), toy.table(4)
-    preferences = Preferences(table, kind="spans", length=ask.learnt_length, held_out=0.0, seed=0)
-    interview = Interview(table=table, dataset="abc", ask=ask, teacher=Kept(**PLAIN), store=store,
-                          preferences=preferences)  # fmt: skip
-    interview.round(0, None)
-    assert preferences.train.starts[:, 0].tolist() == [10, 12, 15, 55] and preferences.train.label.tolist() == [
-        1,
-        1,
-        0,
-        0,
-    ]
-    batch = preferences.sample(200, torch.Generator().manual_seed(0))
-    assert batch.obs.shape[:3] == (200, 2, 2)
-    marked = {tuple(table.obs[row].tolist()): row < 14 for row in (10, 12, 15, 55)}
-    first, second = ([marked[tuple(obs.tolist())] for obs in batch.obs[:, i, 0]] for i in (0, 1))
-    assert batch.label.tolist() == [0.5 + 0.5 * (b - a) for a, b in zip(first, second, strict=True)]
+    short, long = {"start": 0, "end": 0, "good": True}, {"start": 4, "end": 8, "good": False}
+    mark = {"frame": 3, "name": "contact"}
+    given = [([good, bad], []), ([short], [mark]), ([bad], []), ([long], [])]
+    values = (detail(spans=spans, marks=marks) for spans, marks in given)
+    tell(store, "spans", [[0], [10], [15], [20]], *values)
+    found = ask(store, table, query(kind="spans")).labels
+    assert found.starts[:, 0].tolist() == [0, 2, 5, 20, 24, 26] and found.value.tolist() == [1, 1, 0, 0, 0, 0]
+    assert found.length == 2, "and no piece goes beyond the clip, whose last frame follows its last step"
+    data = Data(table, torch.Generator().manual_seed(0))
+    data.set_labels(found)
+    batch = data.comparisons(200)
+    assert batch.segments.action.shape[:3] == (200, 2, 2)
+    is_good = {tuple(table.obs[row].tolist()): row < 4 for row in found.starts[:, 0]}
+    state = batch.segments.obs.state[:, :, 0]
+    first, second = ([is_good[tuple(obs.tolist())] for obs in state[:, i]] for i in (0, 1))
+    assert batch.label.tolist() == [0.5 + 0.5 * (int(b) - int(a)) for a, b in zip(first, second, strict=True)]
     with pytest.raises(UserError, match="query.span=9 lies between"):
         query(kind="spans", span=9)
 
 
-def test_one_attribute_of_several(store):
-    told(store, "attributes", [[0, 5], [3, 1], [7, 2]], {"attributes": {"fast": 1.0, "high": 0.0}},
-         {"attributes": {"fast": 0.5, "high": None}}, {"attributes": {"high": 1.0}})  # fmt: skip
-    fast = Kept(**PLAIN | {"attribute": "fast"}).recall(store, "abc", query())
-    assert fast.starts.tolist() == [[0, 5], [3, 1]] and fast.outcome.tolist() == ["answer", "tie"]
-    high = Kept(**PLAIN | {"attribute": "high"}).recall(store, "abc", query())
-    assert high.outcome.tolist() == ["answer", "skip", "answer"] and high.label[[0, 2]].tolist() == [0.0, 1.0]
+def test_one_attribute_of_several(store, table):
+    tell(store, "attributes", [[0, 5], [3, 1], [7, 2]], detail(attributes={"fast": 1.0, "high": 0.0}),
+         detail(attributes={"fast": 0.5, "high": None}), detail(attributes={"high": 1.0}))  # fmt: skip
+    fast = labels(store, table, query(), attribute="fast")
+    assert fast.starts.tolist() == [[0, 5], [3, 1]] and fast.value.tolist() == [1.0, 0.5]
+    high = labels(store, table, query(), attribute="high")
+    assert high.starts.tolist() == [[0, 5], [7, 2]] and high.value.tolist() == [0.0, 1.0]
     with pytest.raises(UserError, match=r"no answers of feedback.attribute=soft.*3 × attributes of 8 steps"):
-        Kept(**PLAIN | {"attribute": "soft"}).recall(store, "abc", query())
+        ask(store, table, query(), attribute="soft")
 
 
-def test_what_does_not_go_together(store):
+def test_answers_about_other_episodes_are_ignored_and_later_ones_taken_up(store, table):
+    tell(store, "pair", [[0, 5], [9, 3]], value(1.0), value(0.0))
+    elsewhere = Question("pair", (Clip("elsewhere", 0, 8), Clip(EPISODE, 1, 8)), position=7)
+    store.append([Answer("x", store.ask([elsewhere])[0], "ada", value(1.0))])
+    asking = ask(store, table, query())
+    assert asking.labels.starts.tolist() == [[0, 5], [9, 3]] and asking.counts["asked"] == 2
+    store.append([Answer("y", store.ask([elsewhere])[0], "ada", value(0.0))])
+    assert asking.refresh() == {}, "nothing that concerns the run"
+    question = asking.labels.question[0]
+    store.append([Answer("z", question, "ada", kind="retract", supersedes="pair0")])
+    assert asking.refresh()["answered"] == 1 and asking.labels.starts.tolist() == [[9, 3]]
+
+
+def test_what_does_not_go_together(store, table):
     with pytest.raises(UserError, match="comparisons"):
-        Kept(**PLAIN | {"weigh": True}).recall(store, "abc", query(kind="rating"))
+        Stored(**PLAIN | {"aggregate": True}).check(query(kind="rating"), toy.Point())
     with pytest.raises(UserError, match="leave feedback.attribute out"):
-        Kept(**PLAIN | {"weigh": True, "attribute": "fast"})
+        Stored(**PLAIN | {"aggregate": True, "attribute": "fast"})
+    with pytest.raises(UserError, match="leave feedback.rater out"):
+        Stored(**PLAIN | {"aggregate": True, "rater": "ada"})
     with pytest.raises(UserError, match="holds no answers"):
-        Kept(**PLAIN).recall(store, "abc", query(kind="ranking"))
+        ask(store, table, query(kind="ranking"))

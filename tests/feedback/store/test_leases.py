@@ -1,4 +1,4 @@
-"""Questions for people: each is answered as often as was asked, by different raters, and nothing told is lost."""
+"""Questions for people: each is answered as often as is wanted, by different raters, and no answer is lost."""
 
 import multiprocessing
 import random
@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from sqlalchemy import select, text
 
-from pbrl.feedback.store.events import IS_OPEN, Refused, Told
+from pbrl.feedback.store.answers import IS_OPEN, Answer, Refused
 from pbrl.feedback.store.leases import ORDER, lease, release
-from pbrl.feedback.store.schema import Question
+from pbrl.feedback.store.schema import QuestionRow
 from pbrl.feedback.store.store import Store
 from pbrl.feedback.store.writer import Writer
-
-ABOUT = dict(dataset="abc", length=64, kind="pair", strategy="uniform", round_=0)
+from tests.feedback.examples import dataset, labels_of, questions, value
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -26,7 +25,7 @@ def store(request, tmp_path) -> Store:
 
 
 def ask(store: Store, n: int, **options) -> list[str]:
-    return store.ask(starts=np.arange(2 * n).reshape(n, 2), **{**ABOUT, **options})
+    return store.ask(questions(np.arange(2 * n).reshape(n, 2), **options))
 
 
 def people(store: Store, *names: str) -> None:
@@ -34,20 +33,20 @@ def people(store: Store, *names: str) -> None:
         store.add_rater(name, "human")
 
 
-def answer(question: str, rater: str, label: float = 1.0, **more) -> Told:
-    return Told(str(uuid4()), question, rater, outcome="answer", label=label, **more)
+def answer(question: str, rater: str, label: float = 1.0) -> Answer:
+    return Answer(str(uuid4()), question, rater, value(label))
 
 
 def test_a_lease_is_held_answered_and_not_given_again(store):
     ids = ask(store, 3)
     people(store, "ada", "bob")
     mine = lease(store, "ada", 2)
-    assert [k.question for k in mine] == ids[:2] and mine[0].kind == "pair" and len(mine[0].clips) == 2
-    assert [k.question for k in lease(store, "bob", 2)] == ids[2:], "what ada looks at is not bob's"
-    assert [k.question for k in lease(store, "ada", 2)] == ids[:2], "after a reload she sees the same"
+    assert [k.id for k in mine] == ids[:2] and mine[0].question.kind == "pair" and len(mine[0].question.clips) == 2
+    assert [k.id for k in lease(store, "bob", 2)] == ids[2:], "what ada looks at is not bob's"
+    assert [k.id for k in lease(store, "ada", 2)] == ids[:2], "after a reload she sees the same"
     store.append([answer(ids[0], "ada")])
-    assert [k.question for k in lease(store, "ada", 2)] == ids[1:2]
-    assert store.answers().label.tolist() == [1.0] and store.miscounted() == []
+    assert [k.id for k in lease(store, "ada", 2)] == ids[1:2]
+    assert labels_of(store) == [1.0] and store.miscounted() == []
 
 
 def test_a_lease_that_ran_out_is_somebody_elses_and_a_late_answer_is_kept(store):
@@ -55,18 +54,18 @@ def test_a_lease_that_ran_out_is_somebody_elses_and_a_late_answer_is_kept(store)
     people(store, "ada", "bob")
     lease(store, "ada", 1, seconds=10, now=100)
     assert lease(store, "bob", 1, now=105) == []
-    assert [k.question for k in lease(store, "bob", 1, now=111)] == [question]
+    assert [k.id for k in lease(store, "bob", 1, now=111)] == [question]
     store.append([answer(question, "ada"), answer(question, "bob", 0.0)])
-    assert sorted(store.answers().label.tolist()) == [0.0, 1.0] and store.miscounted() == []
+    assert sorted(labels_of(store)) == [0.0, 1.0] and store.miscounted() == []
 
 
 def test_what_is_passed_on_goes_to_others(store):
     ids = ask(store, 2)
     people(store, "ada", "bob")
     lease(store, "ada", 1)
-    store.append([Told("1", ids[0], "ada", kind="pass")])
-    assert [k.question for k in lease(store, "ada", 2)] == ids[1:]
-    assert [k.question for k in lease(store, "bob", 2)] == ids[:1]
+    store.append([Answer("1", ids[0], "ada", kind="pass")])
+    assert [k.id for k in lease(store, "ada", 2)] == ids[1:]
+    assert [k.id for k in lease(store, "bob", 2)] == ids[:1]
     assert store.counts()["answered"] == 0, "to skip is no answer"
 
 
@@ -76,38 +75,38 @@ def test_taking_back_and_answering_again(store):
     first = answer(question, "ada")
     store.append([first])
     with pytest.raises(Refused, match="no answer to that question by eve"):
-        store.append([Told("x", question, "eve", kind="retract", supersedes=first.uid)])
-    store.append([Told("2", question, "ada", kind="retract", supersedes=first.uid)])
-    assert len(store.answers().label) == 0 and [k.question for k in lease(store, "ada", 1)] == [question]
+        store.append([Answer("x", question, "eve", kind="retract", supersedes=first.uid)])
+    store.append([Answer("2", question, "ada", kind="retract", supersedes=first.uid)])
+    assert store.answers() == [] and [k.id for k in lease(store, "ada", 1)] == [question]
     store.append([answer(question, "ada", 0.0), answer(question, "ada", 0.5)])
-    assert store.answers().label.tolist() == [0.5], "the last word counts"
+    assert labels_of(store) == [0.5], "the last word counts"
     assert [event["kind"] for event in store.tail(0)] == ["answer", "retract", "answer", "answer"], "and all is kept"
     assert store.miscounted() == []
 
 
-def test_telling_twice_and_telling_nonsense(store):
+def test_sending_twice_and_sending_nonsense(store):
     (question,) = ask(store, 1)
     people(store, "ada")
-    told = answer(question, "ada")
-    assert store.append([told]) == store.append([told]) and store.counts()["answered"] == 1
-    kept, wrong = store.append_each([told, answer("nothing", "ada")])
+    sent = answer(question, "ada")
+    assert store.append([sent]) == store.append([sent]) and store.counts()["answered"] == 1
+    kept, wrong = store.append_each([sent, answer("nothing", "ada")])
     assert kept == 1 and isinstance(wrong, Refused)
     with pytest.raises(Refused, match="no rater"):
         store.append([answer(question, "nobody")])
     with pytest.raises(Refused):  # all or nothing
         store.append([answer(question, "ada", 0.0), answer("nothing", "ada")])
-    assert store.answers().label.tolist() == [1.0]
+    assert labels_of(store) == [1.0]
 
 
 def test_priorities_purposes_and_withdrawal(store):
     ids = ask(store, 3)
-    gold = store.ask(starts=np.array([[7, 8]]), purpose="gold", expected=[1.0], **{**ABOUT, "round_": 1})
+    gold = store.ask(questions([[7, 8]], purpose="gold", expected=1.0, round=1))
     people(store, "ada")
     store.set_priorities({ids[2]: 1.0})
-    assert [k.question for k in lease(store, "ada", 9, purpose="learn")] == [ids[2], ids[0], ids[1]]
+    assert [k.id for k in lease(store, "ada", 9, purpose="learn")] == [ids[2], ids[0], ids[1]]
     release(store, "ada")
-    assert store.withdraw(purpose="learn") == 3
-    assert [k.question for k in lease(store, "ada", 9)] == gold
+    assert store.withdraw(ids) == 3
+    assert [k.id for k in lease(store, "ada", 9)] == gold
     assert store.miscounted() == []
 
 
@@ -138,7 +137,7 @@ def work(url: str, names: list[str], seed: int) -> None:
     def annotate(rater: str) -> None:
         while leased := lease(store, rater, chance.choice([1, 3, 5])):
             for one in leased:
-                writer.append(answer(one.question, rater)).result()
+                writer.append(answer(one.id, rater)).result()
 
     with Writer(store) as writer, ThreadPoolExecutor(len(names)) as pool:
         list(pool.map(annotate, names))
@@ -163,16 +162,26 @@ def test_each_question_gets_exactly_its_answers(store, wanted):
     by = [(event["question"], event["rater"]) for event in store.tail(0, 9999)]
     assert len(by) == len(set(by)) == n * wanted, "nobody answers twice"
     assert store.miscounted() == [] and lease(store, "r0", 5) == []
-    assert {len(store.answers([q]).label) for q, _ in by} == {wanted}
+    assert {len(store.answers([q])) for q, _ in by} == {wanted}
 
 
 def test_the_next_question_is_found_by_its_index(tmp_path):
     store = Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
     with store.reading() as connection:
-        query = select(Question.id).where(IS_OPEN, Question.dataset == "abc").order_by(*ORDER).limit(5)
+        query = select(QuestionRow.id).where(IS_OPEN, QuestionRow.dataset == "abc").order_by(*ORDER).limit(5)
         plan = connection.execute(text(f"EXPLAIN QUERY PLAN {query.compile(compile_kwargs={'literal_binds': True})}"))
         assert [row.detail for row in plan] == ["SEARCH questions USING INDEX next_question (dataset=?)"]
     assert "open > 0" in str(query), "a bound value would hide the index"
+
+
+def test_a_question_is_handed_only_to_raters_who_may_answer(store):
+    (anyone,) = ask(store, 1)
+    (machine,) = store.ask(questions([[8, 9]], rater_kind="vlm", round=1))
+    people(store, "ada")
+    store.add_rater("seer", "vlm")
+    assert [k.id for k in lease(store, "ada", 9)] == [anyone]
+    release(store, "ada")
+    assert [k.id for k in lease(store, "seer", 9, dataset=dataset(store))] == [anyone, machine]
 
 
 def test_threads_wait_for_each_other(tmp_path, monkeypatch):
@@ -190,9 +199,9 @@ def test_many_answers_share_a_commit_and_one_bad_one_spoils_none(store):
     ids = ask(store, 50)
     people(store, "ada")
     with Writer(store) as writer:
-        told = [answer(q, "ada") for q in ids]
-        futures = [writer.append(t) for t in [told[0], answer("nothing", "ada"), *told]]
-    assert futures[0].result() == futures[2].result(), "telling twice"
+        sent = [answer(q, "ada") for q in ids]
+        futures = [writer.append(one) for one in [sent[0], answer("nothing", "ada"), *sent]]
+    assert futures[0].result() == futures[2].result(), "sending twice"
     with pytest.raises(Refused):
         futures[1].result()
     assert len({f.result() for f in futures[2:]}) == 50 and store.counts()["answered"] == 50

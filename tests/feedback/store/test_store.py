@@ -1,24 +1,26 @@
-"""The store keeps what it is told, once, and says what to do when it cannot."""
+"""The store keeps answers, once, and says what to do when it cannot."""
 
 import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pbrl.feedback.exchange import export, flat, load
+from pbrl.feedback.questions import Value
 from pbrl.feedback.store import database
+from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
+from tests.feedback.examples import dataset, labels_of, questions, record, steps_of, value
 
-STARTS = np.array([[3, 9], [5, 5], [70, 2]])
-ROUND = dict(
-    dataset="abc", length=64, kind="pair", strategy="uniform", round_=0, starts=STARTS, author="scripted",
-    label=np.array([1.0, 0.5, np.nan]), outcome=np.array(["answer", "tie", "skip"], object),
-)  # fmt: skip
+STARTS = [[3, 9], [5, 5], [70, 2]]
+LABELS = [1.0, 0.5, None]
 
 
 @pytest.fixture
@@ -28,70 +30,106 @@ def store(tmp_path) -> Store:
 
 def test_a_teacher_and_its_answers_in_postgresql(postgres):
     store = Store(postgres())
-    ids = store.record(**ROUND)
-    assert store.record(**ROUND) == ids and store.counts() == {"asked": 3, "answered": 2, "ties": 1, "skipped": 1}
-    assert store.answers(ids).starts.tolist() == STARTS.tolist()
-    np.testing.assert_array_equal(store.answers(ids).label, ROUND["label"])
+    ids = record(store, STARTS, LABELS)
+    assert record(store, STARTS, LABELS) == ids
+    assert store.counts() == {"asked": 3, "answered": 2, "ties": 1, "skipped": 1}
+    assert steps_of(store, ids) == STARTS and labels_of(store, ids) == LABELS
     assert Store(store.url).last() == 3
 
 
 def test_a_database_of_another_kind():
     with pytest.raises(UserError, match="SQLite or PostgreSQL, not in mysql"):
-        Store("mysql+pymysql://nobody@localhost/nothing")
+        Store("mysql+pymysql://user@localhost/nothing")
 
 
 def test_answers_come_back_in_order(store):
-    answered = store.answers(store.record(**ROUND))
-    assert (store.answers().starts == answered.starts).all()
-    store.record(**{**ROUND, "author": "another", "label": 1 - ROUND["label"]})
-    mine, others = store.answers(author=ROUND["author"]), store.answers(author="another")
-    np.testing.assert_array_equal(mine.label, answered.label)
-    np.testing.assert_array_equal(others.label, 1 - answered.label)
-    assert answered.starts.tolist() == STARTS.tolist()
-    np.testing.assert_array_equal(answered.label, ROUND["label"])
-    assert answered.outcome.tolist() == ["answer", "tie", "skip"]
+    ids = record(store, STARTS, LABELS)
+    record(store, STARTS, [0.0, 0.5, None], "another")
+    assert labels_of(store, rater="scripted") == LABELS and labels_of(store, rater="another") == [0.0, 0.5, None]
+    assert [answer.question for answer in store.answers(rater="scripted")] == ids and steps_of(store, ids) == STARTS
+    assert [a.value.outcome for a in store.answers(ids, rater="scripted")] == ["answer", "tie", "skip"]
+
+
+def test_a_question_comes_back_whole(store):
+    (first,) = store.ask(questions([[1, 2]], wording={"text": "Which?"}, rater_kind="vlm", wanted=3, priority=2.5))
+    (second,) = store.ask(questions([[2, 1]], purpose="repeat", repeats=first, strategy="entropy", round=4, position=7))
+    (gold,) = store.ask(questions([[2, 1]], purpose="gold", expected=1.0))
+    (asked, again, known) = store.questions([first, second, gold]).values()
+    assert asked == questions([[1, 2]], wording={"text": "Which?"}, rater_kind="vlm", wanted=3, priority=2.5)[0]
+    assert (again.repeats, again.strategy, again.round, again.position) == (first, "entropy", 4, 7)
+    assert known.expected == 1.0 and len({first, second, gold}) == 3 and store.questions(["nothing"]) == {}
+
+
+def test_other_words_are_another_question(store):
+    ids = [
+        store.ask(questions([[1, 2]], wording={"text": text}))[0] for text in ("Which?", "Which is safer?", "Which?")
+    ]
+    assert ids[0] == ids[2] != ids[1] and store.counts()["asked"] == 2
 
 
 def test_asked_answered_and_skipped_are_counted_apart(store):
-    store.record(**ROUND)
+    record(store, STARTS, LABELS)
     assert store.counts() == {"asked": 3, "answered": 2, "ties": 1, "skipped": 1}
 
 
-def test_telling_twice_changes_nothing(store):
-    assert store.record(**ROUND) == store.record(**ROUND)
+def test_storing_twice_changes_nothing(store):
+    assert record(store, STARTS, LABELS) == record(store, STARTS, LABELS)
     assert store.counts()["asked"] == 3
-    store.record(**{**ROUND, "round_": 1})
+    record(store, STARTS, LABELS, round=1)
     assert store.counts()["asked"] == 6
 
 
 def test_two_people_may_answer_one_question(store):
-    store.record(**ROUND)
-    ids = store.record(**{**ROUND, "author": "ada", "label": np.zeros(3), "outcome": np.array(["answer"] * 3, object)})
-    assert len(store.answers(ids).label) == 6 and store.counts()["asked"] == 3
+    record(store, STARTS, LABELS)
+    ids = record(store, STARTS, [0.0, 0.0, 0.0], "ada")
+    assert len(store.answers(ids)) == 6 and store.counts()["asked"] == 3
 
 
 def test_ratings(store):
-    ids = store.record(**{**ROUND, "kind": "rating", "starts": STARTS[:, :1]})
-    assert store.answers(ids).starts.tolist() == STARTS[:, :1].tolist()
+    ids = record(store, [[3], [5]], [7.0, 2.0], kind="rating")
+    assert steps_of(store, ids) == [[3], [5]] and labels_of(store, kind="rating") == [7.0, 2.0]
 
 
 def test_many_questions(store):
-    n = 3000
-    starts = np.arange(2 * n).reshape(n, 2)
-    ids = store.record(**{**ROUND, "starts": starts, "label": np.ones(n), "outcome": np.full(n, "answer", object)})
-    assert np.array_equal(store.answers(ids).starts, starts)
+    starts = np.arange(6000).reshape(3000, 2).tolist()
+    ids = record(store, starts, [1.0] * 3000)
+    assert steps_of(store, ids) == starts and len(store.answers(ids)) == 3000
+
+
+def test_answers_as_they_stood_at_an_earlier_event(store):
+    """Given, changed, taken back: whenever a reader stopped, it finds again what there was."""
+    (question,) = store.ask(questions([[1, 2]]))
+    store.add_rater("ada", "human")
+    store.append([Answer("1", question, "ada", value(1.0))])
+    store.append(
+        [Answer("2", question, "ada", value(0.0)), Answer("3", question, "ada", kind="retract", supersedes="2")]
+    )
+    store.append([Answer("4", question, "ada", value(0.5))])
+    then = [[a.value.label for a in store.answers([question], until=event)] for event in range(6)]
+    assert then == [[], [1.0], [0.0], [], [0.5], [0.5]] and labels_of(store) == [0.5]
+
+
+def test_an_answer_keeps_its_confidence_and_what_was_shown(store):
+    (question,) = store.ask(questions([[1, 2]]))
+    store.add_rater("seer", "vlm")
+    when = datetime(2026, 11, 21, 10, tzinfo=UTC)
+    judged = Value("answer", 0.8, {"note": "dark"})
+    sent = Answer("1", question, "seer", judged, confidence=0.25, seconds=1.5, time=when, shown={"order": [1, 0]})
+    store.append([sent])
+    (kept,) = store.answers()
+    assert replace(kept, time=when) == sent and kept.time.replace(tzinfo=UTC) == when
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_export_and_import(store, tmp_path, suffix):
-    ids = store.record(**ROUND)
+    ids = record(store, STARTS, LABELS)
     file = tmp_path / f"answers.{suffix}"
     assert export(store, file) == 3
     other = Store(f"sqlite:///{tmp_path / 'other.sqlite'}")
     assert load(other, file) == 3 and load(other, file) == 3
-    for mine, theirs in zip(store.answers(ids), other.answers(ids), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
-    assert list(flat(store)) == list(flat(other))
+    assert store.answers(ids) == other.answers(ids) and store.questions(ids) == other.questions(ids)
+    assert list(flat(store)) == list(flat(other)) and other.miscounted() == []
+    assert len(other.answers(dataset=dataset(other))) == 3, "what is imported is found by its episodes"
 
 
 def test_an_import_that_is_none(store, tmp_path):
@@ -107,10 +145,10 @@ def test_a_folder_for_datasets(store, tmp_path, monkeypatch):
     """Hugging Face's own library reads it, offline, and another store takes it in again."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
-    store.record(**ROUND)
+    record(store, STARTS, LABELS)
     assert export(store, tmp_path / "answers") == 3
     read = datasets.load_dataset(str(tmp_path / "answers"), split="train", cache_dir=str(tmp_path / "cache"))
-    assert read["starts"][:] == STARTS.tolist() and read["event_label"][:] == [1.0, 0.5, None]
+    assert read["firsts"][:] == STARTS and read["event_label"][:] == [1.0, 0.5, None]
     card = datasets.load_dataset_builder(str(tmp_path / "answers"), cache_dir=str(tmp_path / "cache"))
     assert "pair | 64 | 3" in (tmp_path / "answers/README.md").read_text() and card.info is not None
     other = Store(f"sqlite:///{tmp_path / 'other.sqlite'}")
@@ -142,9 +180,9 @@ def test_a_locked_store(store, tmp_path, monkeypatch):
     other = sqlite3.connect(tmp_path / "answers.sqlite")
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(UserError, match="locked.*close that"):
-        store.record(**ROUND)
+        record(store, STARTS, LABELS)
     other.rollback()
-    assert len(store.record(**ROUND)) == 3
+    assert len(record(store, STARTS, LABELS)) == 3
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes where it likes")
@@ -155,13 +193,13 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 
 def test_a_read_only_store(store, tmp_path):
-    store.record(**ROUND)
+    record(store, STARTS, LABELS)
     store.engine.dispose()
     file = tmp_path / "answers.sqlite"
     read_only = Store(f"sqlite:///file:{file}?mode=ro&uri=true")
     assert read_only.counts()["asked"] == 3
     with pytest.raises(UserError, match="readonly.*make the file"):
-        read_only.record(**{**ROUND, "round_": 1})
+        record(read_only, STARTS, LABELS, round=1)
 
 
 def test_a_missing_folder_and_a_file_that_is_something_else(tmp_path):
@@ -173,7 +211,7 @@ def test_a_missing_folder_and_a_file_that_is_something_else(tmp_path):
 
 
 def test_the_command(store, tmp_path):
-    store.record(**ROUND)
+    record(store, STARTS, LABELS)
     database, file = tmp_path / "answers.sqlite", tmp_path / "answers.jsonl"
 
     def say(*words):

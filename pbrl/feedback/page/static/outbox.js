@@ -1,4 +1,4 @@
-// What was said and is not yet known to be kept. It survives a reload, a dead server and a closed lid: an event leaves
+// Answers that are not yet known to be kept. They survive a reload, a dead server and a closed lid: an event leaves
 // only when the server says that it is on the disk, or that it can never be.
 
 const KEY = "pbrl-outbox";
@@ -10,7 +10,7 @@ export function newId() {
 }
 
 export class Outbox {
-  // `rater` keeps apart what people say who share a browser; `changed(waiting, trouble)` hears of each change, and
+  // `rater` keeps apart the answers of people who share a browser; `changed(waiting, trouble)` is called at each change, and
   // `kept(reply)` what the server says of an event when it has it.
   constructor(rater, changed, kept) {
     this.key = `${KEY}-${rater}`;
@@ -24,7 +24,7 @@ export class Outbox {
   }
 
   add(event) {
-    this.events.push({ ...event, told: new Date().toISOString() });
+    this.events.push({ ...event, time: new Date().toISOString() });
     this.keep();
     this.flush();
   }
@@ -40,7 +40,7 @@ export class Outbox {
     try {
       while (this.events.length) {
         const event = this.events[0];
-        const response = await fetch("/api/tell", {
+        const response = await fetch("/api/answer", {
           method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(event),
         });
         if (response.status >= 500 || response.status === 429) throw new Error((await response.json()).detail);

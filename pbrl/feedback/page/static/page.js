@@ -1,4 +1,4 @@
-// One page, one question at a time: the next ones are loaded while this one is watched, and what was said goes to the
+// One page, one question at a time: the next ones are loaded while this one is watched, and an answer goes to the
 // outbox before anything else happens.
 
 import { ACTIONS, Keys } from "./keys.js";
@@ -89,7 +89,7 @@ function show() {
   const videos = figures.map((figure) => figure.firstChild);
   player = new Player(videos, about.fps, controls);
   const captions = (texts) => figures.forEach((figure, i) => { figure.lastChild.textContent = texts[i] ?? ""; });
-  panel = PANELS[question.kind]({ question, root: $("answers"), keys, say, captions, player, marked });
+  panel = PANELS[question.kind]({ question, root: $("answers"), keys, send, captions, player, marked });
   shownAt = Infinity; // until the clips are there
   delete document.body.dataset.question;
   $("clips").classList.add("loading");
@@ -116,7 +116,7 @@ function rest() {
   rest.timer = setTimeout(refill, 2000); // a training run may ask more
 }
 
-// A clip that does not play is no answer: we say why and try again; whoever does not want to wait skips.
+// A clip that does not play is no answer: the page says why and tries again; raters who do not want to wait skip.
 async function broken(video) {
   const question = current?.question;
   let why = "this browser does not play it";
@@ -133,20 +133,20 @@ async function broken(video) {
 
 // Answers
 
-function say(said) {
+function send(answer) {
   if (shownAt === Infinity) return toast("The clips are not there yet.");
   if (performance.now() - shownAt < DEAD) return;
   const note = $("note").value.trim();
   times = [...times.slice(-19), (performance.now() - shownAt) / 1000];
-  tell("answer", { ...said, ...(note ? { note } : {}) });
+  record("answer", { ...answer, ...(note ? { note } : {}) });
 }
 
-function tell(kind, said, more = {}) {
+function record(kind, value, more = {}) {
   const { question } = current;
   const uid = newId();
   const shown = { order: question.order, watched: round(player.watched), speed: player.speed, ...more };
   const seconds = shownAt === Infinity ? 0 : round((performance.now() - shownAt) / 1000);
-  outbox.add({ uid, question: question.question, kind, ...(said ? { said } : {}), shown, seconds });
+  outbox.add({ uid, question: question.question, kind, ...(value ? { value } : {}), shown, seconds });
   past = [...past.slice(1 - DEEP), { question, uid, kind }];
   keepPast();
   if (kind === "answer") done += 1;
@@ -154,7 +154,7 @@ function tell(kind, said, more = {}) {
   progress();
 }
 
-function heard(reply) {
+function replied(reply) {
   if (reply.right === true) toast("Practice: right.");
   if (reply.right === false) toast("Practice: the other answer was expected.");
   if (!current && !queue.length) refill(); // practice may be over
@@ -212,7 +212,7 @@ function marked(parts, open) {
 }
 
 const OWN = {
-  pass: () => tell("pass"), undo, play: () => player.toggle(), restart: () => player.restart(),
+  pass: () => record("pass"), undo, play: () => player.toggle(), restart: () => player.restart(),
   back: () => player.step(-1), forward: () => player.step(1), slower: () => player.faster(-1),
   faster: () => player.faster(1), note: () => $("note").focus(), help: openHelp,
 };
@@ -227,7 +227,7 @@ addEventListener("keydown", (event) => {
   if (!action) return;
   const needsQuestion = !["undo", "help"].includes(action);
   if (needsQuestion && !current) return;
-  if (current && panel.hear(action)) event.preventDefault();
+  if (current && panel.act(action)) event.preventDefault();
   else if (OWN[action]) {
     event.preventDefault();
     OWN[action]();
@@ -271,7 +271,7 @@ $("reset-keys").onclick = () => { keys.reset(); showKeys(); };
 $("close-help").onclick = () => $("help").close();
 $("open-help").onclick = openHelp;
 $("undo").onclick = undo;
-$("pass").onclick = () => current && tell("pass");
+$("pass").onclick = () => current && record("pass");
 $("play").onclick = () => player?.toggle();
 $("slower").onclick = () => player?.faster(-1);
 $("faster").onclick = () => player?.faster(1);
@@ -288,7 +288,7 @@ async function start() {
   }
   ({ done, left } = about);
   past = JSON.parse(sessionStorage.getItem("pbrl-past") ?? "[]");
-  outbox = new Outbox(about.rater, (waiting, text) => trouble(text), heard);
+  outbox = new Outbox(about.rater, (waiting, text) => trouble(text), replied);
   for (const event of outbox.events) known.add(event.question); // answered before a reload, and still on its way
   $("instructions").textContent = about.instructions;
   showKeys();

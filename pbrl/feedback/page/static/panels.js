@@ -1,4 +1,4 @@
-// How each kind of question is answered. A panel fills the answer bar, hears actions, and calls `say(answer)` when done.
+// How each kind of question is answered. A panel fills the answer bar, takes actions, and calls `send(answer)` when done.
 // `question.order[slot]` is which of the question's clips is shown at a slot; answers name clips, not slots.
 
 function button(text, action, keys, go) {
@@ -17,21 +17,21 @@ function button(text, action, keys, go) {
 function bar(root, keys, choices) {
   root.replaceChildren(...choices.map(([text, action, go]) => button(text, action, keys, go)));
   const go = Object.fromEntries(choices.map(([, action, go]) => [action, go]));
-  return { hear: (action) => (go[action] ? (go[action](), true) : false) };
+  return { act: (action) => (go[action] ? (go[action](), true) : false) };
 }
 
 const named = (question, slot) => (question.order[slot] === 0 ? "first" : "second");
 
-function pair({ question, root, keys, say, captions }) {
+function pair({ question, root, keys, send, captions }) {
   const better = question.words.better ?? "is better";
   captions(["Left", "Right"]);
-  const choose = (choice) => say({ choice, ...(strength && choice !== "equal" ? { strength } : {}) });
+  const choose = (choice) => send({ choice, ...(strength && choice !== "equal" ? { strength } : {}) });
   let strength = null;
   const panel = bar(root, keys, [
     [`Left ${better}`, "left", () => choose(named(question, 0))],
     ["Equal", "equal", () => choose("equal")],
     [`Right ${better}`, "right", () => choose(named(question, 1))],
-    ["Can't tell", "cant_tell", () => say({ choice: "cant_tell" })],
+    ["Can't tell", "cant_tell", () => send({ choice: "cant_tell" })],
   ]);
   if (!question.words.strength) return panel;
   const group = document.createElement("fieldset");
@@ -46,35 +46,35 @@ function pair({ question, root, keys, say, captions }) {
   group.append(legend, ...buttons);
   root.prepend(group);
   return {
-    hear(action) {
+    act(action) {
       const digit = Number(action.split(" ")[1]);
       if (digit >= 1 && digit <= 3) return set(digit), true;
-      return panel.hear(action);
+      return panel.act(action);
     },
   };
 }
 
-function triplet({ question, root, keys, say, captions }) {
+function triplet({ question, root, keys, send, captions }) {
   captions(["This one", "Left", "Right"]);
   const which = (slot) => (question.order[slot] === 1 ? "first" : "second");
   return bar(root, keys, [
-    ["Left is more like it", "left", () => say({ choice: which(1) })],
-    ["Equal", "equal", () => say({ choice: "equal" })],
-    ["Right is more like it", "right", () => say({ choice: which(2) })],
-    ["Can't tell", "cant_tell", () => say({ choice: "cant_tell" })],
+    ["Left is more like it", "left", () => send({ choice: which(1) })],
+    ["Equal", "equal", () => send({ choice: "equal" })],
+    ["Right is more like it", "right", () => send({ choice: which(2) })],
+    ["Can't tell", "cant_tell", () => send({ choice: "cant_tell" })],
   ]);
 }
 
-function rating({ root, keys, say, captions }) {
+function rating({ root, keys, send, captions }) {
   captions([""]);
   const words = ["1 – bad", "2", "3", "4", "5 – good"];
   return bar(root, keys, [
-    ...words.map((text, i) => [text, `digit ${i + 1}`, () => say({ rating: i + 1 })]),
-    ["Can't tell", "cant_tell", () => say({ choice: "cant_tell" })],
+    ...words.map((text, i) => [text, `digit ${i + 1}`, () => send({ rating: i + 1 })]),
+    ["Can't tell", "cant_tell", () => send({ choice: "cant_tell" })],
   ]);
 }
 
-function ranking({ question, root, keys, say, captions }) {
+function ranking({ question, root, keys, send, captions }) {
   const slots = question.order.map((_, slot) => slot);
   let tiers = [];
   let tied = false;
@@ -98,13 +98,13 @@ function ranking({ question, root, keys, say, captions }) {
     show();
   };
   const done = () => {
-    if (tiers.flat().length === slots.length) say({ tiers: tiers.map((tier) => tier.map((s) => question.order[s])) });
+    if (tiers.flat().length === slots.length) send({ tiers: tiers.map((tier) => tier.map((s) => question.order[s])) });
   };
   const tie = () => { tied = !tied; show(); };
   const panel = bar(root, keys, [
     ...slots.map((slot) => [`Next best: clip ${slot + 1}`, `digit ${slot + 1}`, () => add(slot)]),
     ["As good as the last", "tie", tie], ["Take back", "remove", remove], ["Done", "submit", done],
-    ["Can't tell", "cant_tell", () => say({ choice: "cant_tell" })],
+    ["Can't tell", "cant_tell", () => send({ choice: "cant_tell" })],
   ]);
   root.children[slots.length].dataset.tie = "";
   root.children[slots.length + 2].dataset.done = "";
@@ -112,7 +112,7 @@ function ranking({ question, root, keys, say, captions }) {
   return panel;
 }
 
-function attributes({ question, root, keys, say, captions }) {
+function attributes({ question, root, keys, send, captions }) {
   captions(["Left", "Right"]);
   const names = question.words.attributes;
   const found = {};
@@ -141,12 +141,12 @@ function attributes({ question, root, keys, say, captions }) {
     at = Math.min(names.length - 1, at + 1);
     show();
   };
-  const submit = () => { if (Object.keys(found).length === names.length) say({ attributes: found }); };
+  const submit = () => { if (Object.keys(found).length === names.length) send({ attributes: found }); };
   const done = button("Done", "submit", keys, submit);
   root.replaceChildren(...rows, done);
   show();
   return {
-    hear(action) {
+    act(action) {
       if (["left", "right", "equal", "cant_tell"].includes(action)) choose(action);
       else if (action === "remove") { at = Math.max(0, at - 1); show(); }
       else if (action === "submit") submit();
@@ -156,7 +156,7 @@ function attributes({ question, root, keys, say, captions }) {
   };
 }
 
-function spans({ question, root, keys, say, captions, player, marked }) {
+function spans({ question, root, keys, send, captions, player, marked }) {
   captions([""]);
   const stages = question.words.stages ?? ["mark"];
   const parts = [];
@@ -178,20 +178,20 @@ function spans({ question, root, keys, say, captions, player, marked }) {
   const remove = () => { open = null; parts.pop(); show(); };
   const done = () => {
     finish();
-    if (parts.length) say({ spans: parts.filter((p) => "good" in p), marks: parts.filter((p) => "name" in p) });
+    if (parts.length) send({ spans: parts.filter((p) => "good" in p), marks: parts.filter((p) => "name" in p) });
   };
   const panel = bar(root, keys, [
     ["Good: from / to", "good", () => toggle(true)], ["Bad: from / to", "bad", () => toggle(false)],
     ...stages.map((name, i) => [`${i + 1} ${name}`, `digit ${i + 1}`, () => mark(name)]),
     ["Take back", "remove", remove], ["Done", "submit", done],
-    ["Can't tell", "cant_tell", () => say({ choice: "cant_tell" })],
+    ["Can't tell", "cant_tell", () => send({ choice: "cant_tell" })],
   ]);
   root.children[stages.length + 3].dataset.done = "";
   show();
   return {
-    hear(action) {
+    act(action) {
       if (action === "good" || action === "bad") return begin(action === "good"), true;
-      return panel.hear(action);
+      return panel.act(action);
     },
     release(action) {
       if (action === "good" || action === "bad") finish();

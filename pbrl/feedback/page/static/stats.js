@@ -11,10 +11,10 @@ function note(rater) {
   return "";
 }
 
-function table({ raters, believed }) {
+function table({ raters, accuracy }) {
   const rows = Object.entries(raters).map(([name, r]) => [
     name, r.answers, number(r.median_seconds, 1), percent(r.equal), percent(r.cant_tell), percent(r.left),
-    percent(r.gold), percent(r.consistent), number(r.kappa, 2), percent(believed[name]), note(r),
+    percent(r.gold), percent(r.consistent), number(r.kappa, 2), percent(accuracy[name]), note(r),
   ]);
   $("raters").tBodies[0].replaceChildren(...rows.map((cells) => {
     const row = document.createElement("tr");
@@ -62,7 +62,7 @@ async function show() {
     const stats = await response.json();
     if (!response.ok) throw new Error(stats.detail);
     const { asked, answered, ties, skipped } = stats.counts;
-    const alpha = stats.alpha === null ? "nobody has answered the same question yet" : stats.alpha.toFixed(2);
+    const alpha = stats.alpha === null ? "no two raters have answered the same question yet" : stats.alpha.toFixed(2);
     $("summary").textContent = `${asked} questions, ${answered} answers, ${ties} of them equal, ${skipped} could not tell. ` +
       `Agreement (Krippendorff's α): ${alpha}.`;
     table(stats);

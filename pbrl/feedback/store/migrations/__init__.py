@@ -15,7 +15,7 @@ def version(connection: Connection) -> str | None:
 
 
 def upgrade(connection: Connection) -> None:
-    """In the transaction that is open: all or nothing, whoever else starts at the same time."""
+    """In the transaction that is open: all or nothing, also when other programs start at the same time."""
     if version(connection) == HEAD:
         return
     if "clips" not in inspect(connection).get_table_names():

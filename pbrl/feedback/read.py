@@ -1,0 +1,129 @@
+"""Reads labels from the store: nothing else makes any."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from pbrl.data.table import Table
+from pbrl.feedback.labels import Labels, Selection
+from pbrl.feedback.questions import KINDS, SKIP, TIE, Example, Question, Reading
+from pbrl.feedback.rankings import rank
+from pbrl.feedback.raters import dawid_skene
+from pbrl.feedback.store.answers import Answer
+from pbrl.feedback.store.store import Store
+from pbrl.settings import Query
+from pbrl.types import Clip
+
+
+def stored_kind(query: Query, selection: Selection, by_comparisons: bool) -> str:
+    """The kind of the questions in the store that a query is about."""
+    if selection.attribute:
+        return "attributes"
+    return "pair" if by_comparisons else query.kind
+
+
+def read(
+    store: Store,
+    table: Table,
+    query: Query,
+    selection: Selection,
+    *,
+    questions: Sequence[str] | None = None,
+    until: int | None = None,
+    by_comparisons: bool = False,
+) -> tuple[Labels, list[tuple[Answer, Question]]]:
+    """The labels that a query's answers give, and the answers with their questions, skipped ones too.
+
+    Answers are those to `questions` (ids; None: all whose clips are in the table), that stand, or stood at the event
+    number `until`. `by_comparisons`: rankings were asked for by pairs.
+    """
+    kind = stored_kind(query, selection, by_comparisons)
+    answers = read_answers(store, table, kind, query.length, rater=selection.rater, questions=questions, until=until)
+    first = set(list(dict.fromkeys(answer.question for answer, _ in answers))[: selection.count])
+    answers = [(answer, question) for answer, question in answers if answer.question in first]
+    if by_comparisons:
+        return _labels(rank(answers, table, query.per_list), query), answers
+    if selection.aggregate:
+        return aggregate(answers, table, query), answers
+    reading = Reading(query.span, selection.attribute, selection.strengths)
+    found: list[tuple[Answer, int, list[int], float]] = []
+    groups: dict[str, int] = {}
+    for answer, question in answers:
+        if answer.value is None or answer.value.outcome == SKIP:
+            continue
+        group = groups.setdefault(answer.uid, len(groups)) if query.kind == "ranking" else 0
+        for example in KINDS[question.kind].examples(answer.value, reading, question.length):
+            found.append((answer, group, rows_of(question.clips, example, table), example.label))
+    return _labels(found, query), answers
+
+
+def read_answers(
+    store: Store,
+    table: Table,
+    kind: str,
+    length: int,
+    *,
+    rater: str | None = None,
+    questions: Sequence[str] | None = None,
+    until: int | None = None,
+) -> list[tuple[Answer, Question]]:
+    """Answers with their questions, of one kind and length, that were asked to learn from, and are about the table."""
+    about = {"kind": kind, "length": length, "purpose": "learn"}
+    answers = store.answers(questions, rater=rater, until=until, **about)
+    asked = store.questions(list({answer.question for answer in answers}))
+    known = {name: question for name, question in asked.items() if all(map(table.holds, question.clips))}
+    return [(answer, known[answer.question]) for answer in answers if answer.question in known]
+
+
+def count(answers: Sequence[tuple[Answer, Question]], asked: int) -> dict[str, int]:
+    """How many of `asked` questions were answered, of them ties, and skips."""
+    outcomes = [answer.value.outcome for answer, _ in answers if answer.value is not None]
+    skipped = outcomes.count(SKIP)
+    return {"asked": asked, "answered": len(outcomes) - skipped, "ties": outcomes.count(TIE), "skipped": skipped}
+
+
+def count_held(store: Store, table: Table) -> Counter[tuple[str, int]]:
+    """How many answers there are about clips of a table, by kind of question and steps of the clips."""
+    answers = store.answers()
+    asked = store.questions(list({answer.question for answer in answers}))
+    mine = {name for name, question in asked.items() if all(map(table.holds, question.clips))}
+    found = [asked[answer.question] for answer in answers if answer.question in mine]
+    return Counter((question.kind, question.length) for question in found)
+
+
+def rows_of(clips: Sequence[Clip], example: Example, table: Table) -> list[int]:
+    """The rows at which an example's segments begin."""
+    return [table.row(clips[place]) + example.first for place in example.clips]
+
+
+def aggregate(answers: Sequence[tuple[Answer, Question]], table: Table, query: Query) -> Labels:
+    """One label for each pair, by Dawid and Skene's model of which rater is right about what."""
+    label = dawid_skene(answers).label
+    first: dict[str, tuple[Answer, Question]] = {}
+    for answer, question in answers:
+        if answer.question in label:
+            first.setdefault(answer.question, (answer, question))
+    found = [
+        (answer, 0, rows_of(question.clips, Example((0, 1), 0.0), table), label[name])
+        for name, (answer, question) in first.items()
+    ]
+    labels = _labels(found, query)
+    return labels._replace(rater=np.full(labels.size, -1), confidence=np.ones(labels.size))
+
+
+def _labels(found: Sequence[tuple[Answer, int, list[int], float]], query: Query) -> Labels:
+    width = 2 if query.kind == "pair" else 1
+    raters = tuple(dict.fromkeys(answer.rater for answer, *_ in found))
+    place = {rater: i for i, rater in enumerate(raters)}
+    return Labels(
+        starts=np.array([rows for _, _, rows, _ in found], np.int64).reshape(-1, width),
+        value=np.array([value for *_, value in found], np.float64),
+        group=np.array([group for _, group, _, _ in found], np.int64),
+        rater=np.array([place[answer.rater] for answer, *_ in found], np.int64),
+        confidence=np.array([answer.confidence for answer, *_ in found], np.float64),
+        question=np.array([answer.question for answer, *_ in found], object),
+        raters=raters,
+        length=query.learnt_length,
+        kind=query.kind,
+    )

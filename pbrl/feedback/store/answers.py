@@ -1,0 +1,149 @@
+"""Answers as the store keeps them: events are only added, and an answer stands until a later event names it.
+
+A batch of events is looked up and written together: a statement costs as much for one as for many. With it go the
+counts of its questions, so that what is open need not be counted when a rater asks for the next.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, bindparam, delete, func, literal_column, select, tuple_, update
+
+from pbrl.feedback.questions import Value
+from pbrl.feedback.store.database import batches, insert
+from pbrl.feedback.store.schema import EventRow, LeaseRow, QuestionRow, RaterRow
+from pbrl.types import UserError
+
+IS_OPEN = QuestionRow.open > literal_column("0")  # no bound value: an index of open questions serves it
+COLUMNS = [column for column in EventRow.__table__.c if column.name not in ("seq", "stored")]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A rater's answer to a question. `uid` is made by the rater, so that sending it twice changes nothing.
+
+    With `kind="retract"` it takes back the answer that `supersedes` names, and with `kind="pass"` it leaves the
+    question to others; neither has a value.
+    """
+
+    uid: str
+    question: str  # id
+    rater: str  # name
+    value: Value | None = None
+    kind: str = "answer"
+    confidence: float = 1.0  # the weight it is learnt with
+    seconds: float | None = None  # how long it took
+    time: datetime | None = None  # by the rater's clock
+    shown: dict[str, Any] | None = None  # order of the clips, what was played, page version
+    supersedes: str | None = None  # uid of an earlier answer
+
+    def row(self) -> dict[str, Any]:
+        """What the table of events keeps of it, as of now."""
+        own = {name: value for name, value in vars(self).items() if name != "value"}
+        outcome, label, detail = self.value or (None, None, None)
+        return {**own, "outcome": outcome, "label": label, "detail": detail, "stored": datetime.now(UTC)}
+
+
+def from_row(row: Row) -> Answer:
+    """The answer of a row with `COLUMNS`."""
+    own = dict(row._mapping)
+    outcome, label, detail = own.pop("outcome"), own.pop("label"), own.pop("detail")
+    return Answer(**own, value=None if outcome is None else Value(outcome, label, detail))
+
+
+class Refused(UserError):
+    """An event that cannot be: about no question or rater there is, or taking back what is another rater's."""
+
+
+def keep(connection: Connection, answers: Sequence[Answer]) -> list[int | Refused]:
+    """Writes events but those that cannot be; returns their numbers, or why not. Those kept before keep theirs."""
+    return _Batch(connection, answers).keep()
+
+
+class _Batch:
+    """Events of one transaction, looked up and written together: a statement costs as much for one as for many."""
+
+    def __init__(self, connection: Connection, answers: Sequence[Answer]):
+        self.connection, self.answers = connection, answers
+        uids = [a.uid for a in answers] + [a.supersedes for a in answers if a.supersedes]
+        questions = sorted({a.question for a in answers})
+        raters = sorted({a.rater for a in answers})
+        event = select(EventRow.uid, EventRow.seq, EventRow.question, EventRow.rater, EventRow.kind)
+        self.events = {row.uid: row for row in self._find(event, EventRow.uid, uids)}
+        self.questions = {row.id for row in self._find(select(QuestionRow.id), QuestionRow.id, questions)}
+        self.raters = {row.name for row in self._find(select(RaterRow.name), RaterRow.name, raters)}
+        standing = current(EventRow.uid, EventRow.question, EventRow.rater)
+        found = self._find(standing, EventRow.question, questions)
+        self.current = {(row.question, row.rater): row.uid for row in found}
+        self.new: dict[str, Answer] = {}
+
+    def _find(self, query: Select, column: Any, values: Sequence[str]) -> list[Any]:
+        return [row for batch in batches(values) for row in self.connection.execute(query.where(column.in_(batch)))]
+
+    def keep(self) -> list[int | Refused]:
+        """One after another, since an event may be about the one before it. What is refused is not written."""
+        refused = [self._take(one) for one in self.answers]
+        rows = [one.row() for one in self.new.values()]
+        numbers = {uid: row.seq for uid, row in self.events.items()}
+        if rows:
+            numbered = insert(self.connection, EventRow).returning(EventRow.seq, sort_by_parameter_order=True)
+            numbers |= zip(self.new, self.connection.execute(numbered, rows).scalars(), strict=True)
+            done = [(one.question, one.rater) for one in self.new.values() if one.kind != "retract"]
+            for batch in batches(done):
+                self.connection.execute(delete(LeaseRow).where(tuple_(LeaseRow.question, LeaseRow.rater).in_(batch)))
+            recount(self.connection, sorted({one.question for one in self.new.values()}))
+        return [why or numbers[one.uid] for why, one in zip(refused, self.answers, strict=True)]
+
+    def _take(self, answer: Answer) -> Refused | None:
+        if answer.uid in self.events or answer.uid in self.new:
+            return None
+        if answer.question not in self.questions:
+            return Refused(f"there is no question {answer.question}")
+        if answer.rater not in self.raters:
+            return Refused(f"there is no rater {answer.rater}")
+        about = answer.question, answer.rater
+        if answer.kind == "answer":  # a second answer stands for the first
+            answer = replace(answer, supersedes=self.current.get(about))
+            self.current[about] = answer.uid
+        elif answer.kind == "retract":
+            old = self.new.get(answer.supersedes or "") or self.events.get(answer.supersedes or "")
+            if old is None or (old.question, old.rater, old.kind) != (*about, "answer"):
+                return Refused(f"{answer.supersedes} is no answer to that question by {answer.rater}")
+            if self.current.get(about) == answer.supersedes:
+                del self.current[about]
+        self.new[answer.uid] = answer
+        return None
+
+
+def current(*columns: Any) -> Select:
+    """Of the answers that stand: those that no later event names."""
+    return select(*columns).select_from(EventRow).where(EventRow.kind == "answer", STANDS)
+
+
+def current_at(event: int, *columns: Any) -> Select:
+    """Of the answers that stood when the event of that number was the last."""
+    later = select(LATER.c.seq).where(LATER.c.supersedes == EventRow.uid, LATER.c.seq <= event).exists()
+    return select(*columns).select_from(EventRow).where(EventRow.kind == "answer", EventRow.seq <= event, ~later)
+
+
+LATER = EventRow.__table__.alias("later")
+STANDS = ~select(LATER.c.seq).where(LATER.c.supersedes == EventRow.uid).exists()
+# Built once: to build a statement takes longer than to run it.
+GIVEN = current(func.count()).where(EventRow.question == QuestionRow.id).correlate(QuestionRow).scalar_subquery()
+LEASED = (
+    select(func.count()).where(LeaseRow.question == QuestionRow.id).correlate(QuestionRow).scalar_subquery()
+)  # fmt: skip
+RECOUNT = (
+    update(QuestionRow)
+    .where(QuestionRow.id.in_(bindparam("questions", expanding=True)))
+    .values(given=GIVEN, open=QuestionRow.wanted - GIVEN - LEASED)
+    .execution_options(synchronize_session=False)
+)
+
+
+def recount(connection: Connection, questions: Sequence[str]) -> None:
+    """Counts what these questions have been given and may still be leased for."""
+    for batch in batches(list(questions)):
+        connection.execute(RECOUNT, {"questions": list(batch)})

@@ -1,0 +1,145 @@
+"""Which questions concern a data set: those whose clips are all of its episodes, whatever they were asked about.
+
+So answers are kept when data sets grow, are merged or filtered. A data set's id is the hash of its episodes' ids.
+"""
+
+import time
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, or_, select, update
+
+from pbrl.feedback.questions import clip_id, identity
+from pbrl.feedback.store.database import Database, add, batches
+from pbrl.feedback.store.reading import read_questions
+from pbrl.feedback.store.schema import ClipRow, DatasetRow, ItemRow, MemberRow, QuestionRow
+from pbrl.types import Clip
+
+FRESH_S = 1.0  # how long it may take until questions about a data set that is new to the store are found
+
+
+class Home(NamedTuple):
+    """A data set that questions were asked about, and that shares episodes with another one."""
+
+    id: str
+    is_within: bool  # all its episodes are the other's
+
+
+def dataset_id(episodes: Iterable[str]) -> str:
+    """The id of a data set of these episodes, in whatever order they lie."""
+    return identity("dataset", *sorted(set(episodes)))
+
+
+def register(connection: Connection, episodes: Collection[str]) -> str:
+    """Makes a data set known, once; returns its id."""
+    members = sorted(set(episodes))
+    dataset = dataset_id(members)
+    if connection.execute(select(DatasetRow.id).where(DatasetRow.id == dataset)).first() is None:
+        add(connection, DatasetRow, [{"id": dataset, "episodes": len(members)}])
+        add(connection, MemberRow, [{"dataset": dataset, "episode": episode} for episode in members])
+    return dataset
+
+
+class Homes:
+    """The data sets that share episodes with another one, looked up anew every second."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, tuple[float, list[Home]]] = {}
+
+    def of(self, connection: Connection, dataset: str) -> list[Home]:
+        """Those of the questions that may concern the data set."""
+        until, homes = self.known.get(dataset, (0.0, []))
+        if time.monotonic() > until:
+            homes = _shared(connection, dataset)
+            self.known[dataset] = time.monotonic() + FRESH_S, homes
+        return homes
+
+    def concern(self, connection: Connection, dataset: str) -> ColumnElement[bool]:
+        """A condition on questions: that they concern the data set."""
+        homes = self.of(connection, dataset)
+        within = QuestionRow.dataset.in_([home.id for home in homes if home.is_within])
+        others = [home.id for home in homes if not home.is_within]
+        if not others:  # mostly so; and to build the other condition takes longer than to look it up
+            return within
+        return or_(within, and_(QuestionRow.dataset.in_(others), is_inside(dataset)))
+
+
+def is_inside(dataset: str) -> ColumnElement[bool]:
+    """A condition on questions: that all their clips are of a data set's episodes, looked up question by question."""
+    outside = (
+        select(func.count())
+        .select_from(ItemRow)
+        .join(ClipRow, ItemRow.clip == ClipRow.id)
+        .outerjoin(MemberRow, and_(MemberRow.dataset == dataset, MemberRow.episode == ClipRow.episode))
+        .where(ItemRow.question == QuestionRow.id, MemberRow.episode.is_(None))
+        .correlate(QuestionRow)
+    )
+    return outside.scalar_subquery() == 0
+
+
+def _shared(connection: Connection, dataset: str) -> list[Home]:
+    mine, theirs = MemberRow.__table__.alias("mine"), MemberRow.__table__.alias("theirs")
+    query = (
+        select(DatasetRow.id, DatasetRow.episodes, func.count())
+        .select_from(mine)
+        .join(theirs, theirs.c.episode == mine.c.episode)
+        .join(DatasetRow, DatasetRow.id == theirs.c.dataset)
+        .where(mine.c.dataset == dataset)
+        .group_by(DatasetRow.id, DatasetRow.episodes)
+    )
+    return [Home(home, shared == episodes) for home, episodes, shared in connection.execute(query)]
+
+
+# Stores before 0003
+
+
+def adopt(store: Database, old_dataset: str, episodes: Sequence[str], steps: ArrayLike) -> int:
+    """Gives clips that a store before 0003 knew by a data set's hash and a row their episode and step.
+
+    `old_dataset` is `content_hash` of the whole data set, `episodes` and `steps` are its episodes' ids and numbers of
+    steps, in its order. Returns how many clips there were; all or none of them are changed.
+    """
+    is_old = ClipRow.old_dataset == old_dataset, ClipRow.episode.is_(None)
+    with store.reading() as connection:
+        if connection.execute(select(ClipRow.id).where(*is_old).limit(1)).first() is None:
+            return 0
+    steps = np.asarray(steps)
+    first = np.concatenate([[0], np.cumsum(steps + 1)[:-1]])  # rows; an episode has one more than steps
+    with store.writing() as connection:
+        dataset = register(connection, episodes)
+        clips = {}
+        for row in connection.execute(select(ClipRow.__table__).where(*is_old)):
+            e = int(np.searchsorted(first, row.old_row, side="right")) - 1
+            clip = Clip(episodes[e], int(row.old_row - first[e]), row.length)
+            if clip.first + clip.length <= steps[e]:
+                clips[row.id] = clip, row.old_row
+        _rename_clips(connection, old_dataset, clips)
+        _move_questions(connection, old_dataset, dataset)
+    return len(clips)
+
+
+def _rename_clips(connection: Connection, old_dataset: str, clips: dict[str, tuple[Clip, int]]) -> None:
+    """Gives clips their new ids, and with them what points at them."""
+    if not clips:
+        return
+    add(connection, ClipRow, [
+        {"id": clip_id(clip), **clip._asdict(), "old_dataset": old_dataset, "old_row": row}
+        for clip, row in clips.values()
+    ])  # fmt: skip
+    point = update(ItemRow).where(ItemRow.clip == bindparam("old")).values(clip=bindparam("new"))
+    connection.execute(point, [{"old": old, "new": clip_id(clip)} for old, (clip, _) in clips.items()])
+    for batch in batches(list(clips)):
+        connection.execute(delete(ClipRow).where(ClipRow.id.in_(batch)))
+
+
+def _move_questions(connection: Connection, old_dataset: str, dataset: str) -> None:
+    """Questions whose clips all have an episode now are questions about the data set, known by today's id too."""
+    lacks = select(ItemRow.question).join(ClipRow, ItemRow.clip == ClipRow.id).where(ClipRow.episode.is_(None))
+    query = select(QuestionRow.id).where(QuestionRow.dataset == old_dataset, QuestionRow.id.not_in(lacks))
+    questions = read_questions(connection, connection.execute(query).scalars().all())
+    if questions:
+        move = update(QuestionRow).where(QuestionRow.id == bindparam("old"))
+        move = move.values(dataset=dataset, same_as=bindparam("new"))
+        connection.execute(move, [{"old": old, "new": question.id} for old, question in questions.items()])

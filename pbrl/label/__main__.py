@@ -1,0 +1,28 @@
+"""`python -m pbrl.label env=… data=…`: a page in the browser where people answer questions about a data set.
+
+Answers go to a store, from which training reads them: `train.py … feedback=stored store=…`. Everything is a flag: see
+configs/label.yaml.
+"""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from pbrl.configs import FOLDER, register_environments
+from pbrl.label.serve import serve
+from pbrl.types import UserError
+
+register_environments()
+
+
+@hydra.main(config_path=str(FOLDER), config_name="label", version_base="1.3")
+def main(config: DictConfig) -> None:
+    try:
+        serve(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+    except UserError as error:
+        sys.exit(f"\n{error}")
+
+
+if __name__ == "__main__":
+    main()
