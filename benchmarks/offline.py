@@ -2,6 +2,7 @@
 
     python -m benchmarks.offline metaworld      # six tasks, calibrated offset data, 1,600 segments rated by regret
     python -m benchmarks.offline hopeless       # two of them, with IQL and a teacher that skips hopeless segments
+    python -m benchmarks.offline iswbc          # cloning weighted by what was preferred, and by what was not
     python -m benchmarks.offline precision      # and with float32 products instead of bfloat16
     python -m benchmarks.offline locomotion     # SAC replay, 1,600 segments rated by return
     python -m benchmarks.offline gym            # two-stage methods on SAC replay, 500 pairs compared by return
@@ -51,6 +52,7 @@ SMOOTHED = ["objective@reward_objective=smoothed", "reward_objective.mistake=0.1
 STD = ["reward.normalize=std"]  # rewards of one size, however sure the model is
 WRONG = ["feedback=mistake", "feedback.mistake=0.3"]
 ROBUST = ["objective@reward_objective=robust", "reward_objective.mistake=0.3"]
+PAIRS = ["query.kind=pair", "query.count=800"]  # of the 1,600 segments that are rated otherwise
 METHODS = {
     "BC": ["algo=bc"],
     "10 % BC": ["algo=bc", "algo.fraction=0.1"],
@@ -60,6 +62,9 @@ METHODS = {
     "CPL, float32": ["algo=cpl", "bf16=false"],
     "P-IQL on returns": [*PIQL, "feedback.criterion=return", "feedback.skip=0"],
     "CPL": ["algo=cpl"],
+    "ISW-BC": ["algo=iswbc"],
+    "ISW-BC, pairs": ["algo=iswbc", *PAIRS],
+    "ISW-BC, pairs, all wrong": ["algo=iswbc", *PAIRS, "feedback.mistake=1"],
     "CPL-BC": ["algo=cpl", "algo.bc_weight=1"],
     "IQL 10k": ["algo=iql", *LONGER],
     "P-IQL 10k": [*PIQL, *LONGER],
@@ -113,6 +118,12 @@ SUITES = {
         "envs": ["metaworld/bin-picking", "metaworld/sweep-into"],
         "flags": ["data=offset", "feedback=regret", "feedback.skip=0.3", *SIZE],
         "methods": ["IQL", "P-IQL on returns", *FOUR],
+        "measure": "success",
+    },
+    "iswbc": {
+        "envs": ["metaworld/button-press", "metaworld/plate-slide"],
+        "flags": ["data=offset", "feedback=regret", *SIZE],
+        "methods": ["BC", "ISW-BC", "ISW-BC, pairs", "ISW-BC, pairs, all wrong"],
         "measure": "success",
     },
     "precision": {

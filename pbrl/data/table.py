@@ -123,27 +123,13 @@ class Table:
         holds_step[self.first + self.steps] = False
         self.rows = torch.from_numpy(np.flatnonzero(holds_step)).to(self.device)  # [M], rows that hold a step
         self.episode = torch.from_numpy(np.repeat(np.arange(len(self.first)), self.steps + 1)).to(self.device)  # [R]
+        rows = len(self.episode)
+        self.obs, self.action = self._storage["obs"][:rows], self._storage["action"][:rows]
+        self.reward, self.done = self._storage["reward"][:rows], self._storage["done"][:rows]
         self.opening = torch.from_numpy(self.first).to(self.device)  # [N], each episode's first row
         self.closing = torch.from_numpy(self.first + self.steps).to(self.device)  # [N], each episode's last row
 
     # Columns
-
-    @property
-    def obs(self) -> Tensor:
-        return self._storage["obs"][: self.row_count]
-
-    @property
-    def action(self) -> Tensor:
-        return self._storage["action"][: self.row_count]
-
-    @property
-    def reward(self) -> Tensor:
-        """The true reward [R]."""
-        return self._storage["reward"][: self.row_count]
-
-    @property
-    def done(self) -> Tensor:
-        return self._storage["done"][: self.row_count]
 
     @property
     def images(self) -> dict[str, Tensor]:

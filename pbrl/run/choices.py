@@ -146,7 +146,8 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def chosen(folder: str, part: dict[str, Any], config: dict[str, Any]) -> str:
     """Which choice of a group a run's `part` was made from: the one that differs in the fewest values; "" if none."""
     named = {choice: load(folder, choice)[0] for choice in _names(folder)}
-    same = {c: v for c, v in named.items() if all(v.get(key) == part.get(key) for key in ("_target_", "name"))}
+    own = {key: part.get(key) for key in ("_target_", "name")}
+    same = {c: v for c, v in named.items() if all(v.get(key, value) == value for key, value in own.items())}
     if not same:
         return ""
     have = flatten(part)
