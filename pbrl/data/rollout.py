@@ -218,8 +218,6 @@ class RolloutWorkers:
             progress(len(episodes))
         return [episode for i in sorted(collected) for episode in collected[i]]
 
-    play_all = collect  # until all branches are merged
-
     def map(
         self, function: Callable[..., Any], shares: Sequence[Sequence[Any]], *args: Any
     ) -> Iterator[tuple[int, Any]]:
@@ -288,10 +286,3 @@ def _with_envs(env: dict[str, Any], function: Callable[..., Any], share: Sequenc
 
 def _rollout(envs: Sequence[Environment], seeds: Sequence[int], actor: Actor, videos: Path | None) -> list[Episode]:
     return rollout(envs, actor, seeds, videos)
-
-
-Players = RolloutWorkers  # until all branches are merged
-Recording = EpisodeRecorder  # until all branches are merged
-stacked = stack_observations  # until all branches are merged
-tensors = to_observation  # until all branches are merged
-auto_workers = worker_count  # until all branches are merged

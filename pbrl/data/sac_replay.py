@@ -233,6 +233,3 @@ def new_model(env: gymnasium.Env, sac: dict[str, Any], seed: int) -> SAC:
     settings = {k: v for k, v in sac.items() if k not in ("steps", "keep_every", "hidden")}
     network = {"net_arch": list(sac["hidden"])}
     return SAC("MlpPolicy", env, policy_kwargs=network, seed=seed, device="auto", buffer_size=sac["steps"], **settings)
-
-
-episodes_of_run, measured, trained = collect_from_sac, evaluate_policies, train_sac  # until all branches are merged

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from pbrl.data import collect
-from pbrl.data.rollout import auto_workers
+from pbrl.data.rollout import worker_count
 from pbrl.data.table import Table
 from pbrl.data.video import recording
 from pbrl.feedback.page.clips import Clips, Look, Renderers
@@ -55,10 +55,10 @@ def open_project(config: Mapping[str, Any]) -> "Project":
 
     source = {
         "env": config["env"], "data": config["data"], "folder": Path(config["data_dir"]), "seed": config["data_seed"],
-        "workers": auto_workers(config["workers"]),
+        "workers": worker_count(config["workers"]),
     }  # fmt: skip
     renderers = Renderers(source)
-    episodes, content_hash = collect.dataset(**source)
+    episodes, content_hash = collect.load_dataset(**source)
     renderers.read()
     look = Look(config["size"], config["fps"] or frame_rate(episodes), config["camera"])
     store, table = Store(config["store"]), Table(episodes)

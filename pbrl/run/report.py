@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from pbrl.data.frames import without_images
-from pbrl.data.rollout import Players, make_environment
+from pbrl.data.rollout import RolloutWorkers, make_environment
 from pbrl.data.table import Table
 from pbrl.run import charts, comparing, outcome, page, summary
 from pbrl.training import evaluate, log
@@ -102,7 +102,9 @@ def plot(folder: Path) -> None:
     figure.savefig(folder / "curve.png", dpi=120)
 
 
-def video(folder: Path, env: dict[str, Any], players: Players, policy: Policy, seed: int, episodes: int = 3) -> None:
+def video(
+    folder: Path, env: dict[str, Any], workers: RolloutWorkers, policy: Policy, seed: int, episodes: int = 3
+) -> None:
     """Records the policy's first evaluation episodes into `policy.mp4`; without a renderer it says what to install."""
     from pbrl.data.video import frames, write_mp4
 
@@ -111,7 +113,7 @@ def video(folder: Path, env: dict[str, Any], players: Players, policy: Policy, s
     images = []
     try:
         with tempfile.TemporaryDirectory() as videos:
-            for episode in evaluate.rollout_policy(players, policy, episodes, seed, Path(videos)):
+            for episode in evaluate.rollout_policy(workers, policy, episodes, seed, Path(videos)):
                 images += list(frames(simulation, episode, width=320, height=240, every=every))
         write_mp4(folder / "policy.mp4", images, fps=25)
     except (RuntimeError, UserError) as error:  # no renderer: everything else is there

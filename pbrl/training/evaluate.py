@@ -76,6 +76,3 @@ def summarize(episodes: Sequence[Episode]) -> Evaluation:
         episodes=len(returns), return_mean=float(returns.mean()), return_iqm=float(trim_mean(returns, 0.25)),
         return_max=float(returns.max()), return_interval=interval, **measures,
     )  # fmt: skip
-
-
-play = rollout_policy  # until all branches are merged

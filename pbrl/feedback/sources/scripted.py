@@ -95,11 +95,11 @@ class Teacher:
             self.value = self._values(context, self.reference)
 
     def _values(self, context: Context, reference: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
-        players = context.players if reference["policy"] else context.experts
-        if players is None:
+        workers = context.workers if reference["policy"] else context.experts
+        if workers is None:
             raise UserError("feedback=regret rolls a policy out, and there is no environment: choose feedback=perfect")
         settings = {"dataset": context.dataset, "folder": context.data_dir, "discount": self.discount, **reference}
-        return Reference(context.table, players, **settings).values
+        return Reference(context.table, workers, **settings).values
 
     def form(self, question: Question) -> Question:
         """The question as it is: a script reads no wording."""
