@@ -166,7 +166,7 @@ def names(config: dict[str, Any]) -> dict[str, str]:
 
 
 def _named(part: dict[str, Any]) -> str:
-    name = str(part.get("_target_") or part.get("name") or "none").rpartition(".")[2]
+    name = str(part.get("_target_") or part.get("name") or "none")
     return f"{name}/{part['task']}" if part.get("task") else name
 
 
