@@ -32,15 +32,10 @@ SAME = 1e-6  # rad: to plan anew for what is the same only delays it
 # A motion that takes over begins where the one before commanded the arm to be, not where franky estimates that it is:
 # with franky's own variances a new target every 30 ms loses the acceleration, and the arm goes to and fro.
 COMMANDED = {
-    "kalman_q_process_var": 1.0,
-    "kalman_dq_process_var": 1e2,
-    "kalman_ddq_process_var": 1e4,
-    "kalman_control_process_var": 1e4,
-    "kalman_q_d_obs_var": 1e-10,
-    "kalman_dq_d_obs_var": 1e-10,
-    "kalman_ddq_d_obs_var": 1e-10,
-    "kalman_control_adaptation_rate": 1.0,
-}
+    "kalman_q_process_var": 1.0, "kalman_dq_process_var": 1e2, "kalman_ddq_process_var": 1e4,
+    "kalman_control_process_var": 1e4, "kalman_q_d_obs_var": 1e-10, "kalman_dq_d_obs_var": 1e-10,
+    "kalman_ddq_d_obs_var": 1e-10, "kalman_control_adaptation_rate": 1.0,
+}  # fmt: skip
 
 
 def import_franky() -> Any:

@@ -28,13 +28,8 @@ from sim.tabletop import Tabletop
 
 TICK_S = 0.004  # between looks at the clock; the physics' own step is 2 ms
 PERIODS = {  # s between messages of a topic
-    "joint_states": 0.01,
-    "arm": 1 / 30,
-    "wrench": 1 / 30,
-    "gripper": 1 / 30,
-    "objects": 0.02,
-    "goal": 0.02,
-}
+    "joint_states": 0.01, "arm": 1 / 30, "wrench": 1 / 30, "gripper": 1 / 30, "objects": 0.02, "goal": 0.02,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

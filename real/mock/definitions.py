@@ -22,17 +22,8 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 TYPES = Path(__file__).parent / "types"
 GRIPPER = {"ros1": "franka_gripper", "ros2": "franka_msgs"}  # the package that it lives in
 
-INTEGERS = {
-    "int8": "b",
-    "uint8": "B",
-    "char": "B",
-    "int16": "h",
-    "uint16": "H",
-    "int32": "i",
-    "uint32": "I",
-    "int64": "q",
-    "uint64": "Q",
-}
+INTEGERS = {"int8": "b", "uint8": "B", "char": "B", "int16": "h", "uint16": "H", "int32": "i", "uint32": "I",
+            "int64": "q", "uint64": "Q"}  # fmt: skip
 FLOATS = {"float32": "f", "float64": "d"}
 IN_ROS2 = {"bool": "boolean", "float64": "double", "float32": "float", "byte": "octet"}  # as its errors name them
 
