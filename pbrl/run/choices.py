@@ -186,8 +186,11 @@ def settings(config: dict[str, Any]) -> list[Setting]:
     """Every value of a run's config beside its default: a choice first, then the values that differ within it."""
     values, notes = load("", "train")
     parts = {group.part: group for group in groups()}
-    found = [_setting(k, v, resolve({"x": values.get(k)}, config)["x"], notes.get(k, ""))
-             for k, v in config.items() if k not in parts and not isinstance(v, dict)]  # fmt: skip
+    found = [
+        _setting(k, v, resolve({"x": values.get(k)}, config)["x"], notes.get(k, ""))
+        for k, v in config.items()
+        if k not in parts and not isinstance(v, dict)
+    ]
     for key, value in config.items():
         if key in parts and isinstance(value, dict):
             found += _part_settings(parts[key], value, config)

@@ -350,6 +350,7 @@ class Stopwatch:
         self.start()
 
     def start(self) -> None:
+        """Starts the measurement anew."""
         self.began = time.perf_counter()
 
     def running(self) -> float:
@@ -357,5 +358,6 @@ class Stopwatch:
         return time.perf_counter() - self.began
 
     def stop(self, what: str) -> None:
+        """Adds the seconds since `start` to `what`, and starts anew."""
         self.seconds[what] += self.running()
         self.start()
