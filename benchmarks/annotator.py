@@ -158,7 +158,7 @@ def at_the_page(seed: int, folder: Path) -> dict[str, Any]:
 def beside(made: dict[str, Any], seed: int) -> Annotator:
     """An annotator who knows the data of a run with these settings."""
     source = {"folder": Path(made["data_dir"]), "seed": made["data_seed"], "workers": 0}
-    episodes, _ = collect.dataset(made["env"], made["data"], **source)
+    episodes, _ = collect.load_dataset(made["env"], made["data"], **source)
     return Annotator(Table(episodes), made["query"]["length"], seed)
 
 

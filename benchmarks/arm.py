@@ -20,7 +20,7 @@ import yaml
 from scipy.stats import binomtest
 from tqdm import tqdm
 
-from pbrl.data.rollout import Players, PolicyActor
+from pbrl.data.rollout import PolicyActor, RolloutWorkers
 from pbrl.models.policy import load_policy
 from pbrl.training.evaluate import evaluation_seeds
 from real.control import Chunk, Controller, Schedule
@@ -195,8 +195,8 @@ def success(args: argparse.Namespace) -> dict[str, Any]:
     """A run's policy on the evaluation's episodes: played by the simulation, and deployed in real time."""
     made = yaml.safe_load((Path(args.policy) / "config.yaml").read_text())["env"]
     seeds = evaluation_seeds(args.episodes)
-    players = Players({"preference": {}, **made}, 0)
-    played = [bool(e.success.any()) for e in players.play_all(PolicyActor(load_policy(args.policy)), list(seeds))]  # type: ignore[union-attr]
+    workers = RolloutWorkers({"preference": {}, **made}, 0)
+    played = [bool(e.success.any()) for e in workers.collect(PolicyActor(load_policy(args.policy)), list(seeds))]  # type: ignore[union-attr]
     command = [sys.executable, "-m", "real.deploy", "--sim", f"policy={args.policy}", f"episodes={args.episodes}",
                f"seed={seeds[0]}", "record=null", *args.settings]  # fmt: skip
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout

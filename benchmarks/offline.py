@@ -36,7 +36,7 @@ from benchmarks import report
 from benchmarks.report import RESULTS
 from pbrl.data import sac_replay as sac
 from pbrl.data.behaviours import Random
-from pbrl.data.rollout import Players
+from pbrl.data.rollout import RolloutWorkers
 from pbrl.training import evaluate
 
 LAST = ("success", "success_at_end", "return_mean", "return_iqm", "episodes")  # of the last evaluation
@@ -236,11 +236,12 @@ def scale(data: str) -> tuple[float, float | None]:
     0: the mean of twenty episodes of random actions. 100: the best policy of the SAC run that the data are of, if any.
     """
     parts = json.loads(data)
-    random = evaluate.summarize(Players(parts["env"], 0).play_all(Random(), evaluate.evaluation_seeds(20))).return_mean
+    rollouts = RolloutWorkers(parts["env"], 0).collect(Random(), evaluate.evaluation_seeds(20))
+    random = evaluate.summarize(rollouts).return_mean
     if "sac" not in parts["data"]:
         return random, None
     source = {"folder": Path(parts["data_dir"]), "seed": parts["data_seed"], "workers": 0}
-    return random, max(sac.measured(parts["env"], parts["data"]["sac"], **source).values())
+    return random, max(sac.evaluate_policies(parts["env"], parts["data"]["sac"], **source).values())
 
 
 def scale_of(folder: Path) -> tuple[float, float | None]:

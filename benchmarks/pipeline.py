@@ -33,7 +33,7 @@ import sim.configs
 from benchmarks.report import RESULTS
 from benchmarks.rewards import CONFIGS
 from pbrl.data import episodes
-from pbrl.data.rollout import Players, PolicyActor
+from pbrl.data.rollout import PolicyActor, RolloutWorkers
 from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels
 from pbrl.objectives import Objective, bradley_terry
@@ -127,7 +127,7 @@ def play() -> dict[str, Any]:
                            np.zeros(8, np.float32), False)])  # fmt: skip
     policy = instantiate(settings["policy"], table.spec())
     seeds, found = evaluation_seeds(16), {}
-    workers, single = Players(settings["env"], 2), Players(settings["env"], 0)
+    workers, single = RolloutWorkers(settings["env"], 2), RolloutWorkers(settings["env"], 0)
     vector_envs = {n: AsyncVectorEnv([partial(instantiate, settings["env"])] * n, shared_memory=True) for n in (2, 8)}
 
     def roll_out_vectorized(n: int) -> None:
@@ -138,8 +138,8 @@ def play() -> dict[str, Any]:
                 obs, *_ = envs.step(policy.act(Observation(torch.from_numpy(obs))).numpy())
 
     sides = {
-        "one_process": lambda: single.play_all(PolicyActor(policy), seeds),
-        "two_processes": lambda: workers.play_all(PolicyActor(policy), seeds),
+        "one_process": lambda: single.collect(PolicyActor(policy), seeds),
+        "two_processes": lambda: workers.collect(PolicyActor(policy), seeds),
         "async_2": lambda: roll_out_vectorized(2), "async_8": lambda: roll_out_vectorized(8),
     }  # fmt: skip
     for run in sides.values():

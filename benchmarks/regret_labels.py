@@ -18,10 +18,13 @@ import yaml
 
 from benchmarks.offline import RESULTS, SUITES, run_folder
 from pbrl.data import collect
-from pbrl.data.rollout import Players, auto_workers
+from pbrl.data.rollout import RolloutWorkers, worker_count
 from pbrl.data.table import Table
-from pbrl.feedback.sources.reference import earn
+from pbrl.feedback.labels import Selection
+from pbrl.feedback.read import read
+from pbrl.feedback.sources.reference import rollout_from
 from pbrl.feedback.store.store import Store
+from pbrl.settings import RunSettings
 
 SEGMENTS, SAMPLES, NOISE = 60, 4, 0.3  # rated segments, rollouts from each start, their action noise
 
@@ -31,8 +34,10 @@ def measure(envs: Sequence[Any], starts: Sequence[tuple[int, np.ndarray]], setti
     found = []
     for seed, state in starts:
         random = np.random.default_rng(seed)
-        noisy = [earn(envs[0], seed, state, None, {**settings, "noise": NOISE}, random)[0] for _ in range(SAMPLES)]
-        found.append((earn(envs[0], seed, state, None, {**settings, "noise": 0.0}, random)[1], noisy))
+        noisy = [
+            rollout_from(envs[0], seed, state, None, {**settings, "noise": NOISE}, random)[0] for _ in range(SAMPLES)
+        ]
+        found.append((rollout_from(envs[0], seed, state, None, {**settings, "noise": 0.0}, random)[1], noisy))
     return found
 
 
@@ -40,23 +45,24 @@ def task(env: str) -> dict[str, Any]:
     """A line of the results."""
     folder = run_folder(env, "answers", SUITES["metaworld"]["flags"])
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    episodes, _ = collect.dataset(
+    episodes, _ = collect.load_dataset(
         config["env"], config["data"], folder=Path(config["data_dir"]), seed=config["data_seed"], workers=0
     )
     table = Table(episodes)
     store = Store(f"sqlite:///{folder / 'answers.sqlite'}")
-    answered = store.answers()
-    rows, rating = answered.starts[:, 0], answered.label
+    query = RunSettings.parse(config).query
+    labels, _ = read(store, table, query, Selection())
+    rows, rating = labels.starts[:, 0], labels.value
     rank = rating.argsort().argsort() / len(rating)
     pick = np.random.default_rng(0).choice(len(rows), SEGMENTS, replace=False)
     assert table.state is not None
     starts = [(int(table.seed[int(table.episode[row])]), table.state[row]) for row in rows[pick]]
     settings = {"steps": config["reference"]["steps"], "discount": config["feedback"]["discount"]}
-    players = Players(config["env"], auto_workers(-1))
+    workers = RolloutWorkers(config["env"], worker_count(-1))
     try:
-        found = dict(players.map(measure, [starts[i : i + 8] for i in range(0, SEGMENTS, 8)], settings))
+        found = dict(workers.map(measure, [starts[i : i + 8] for i in range(0, SEGMENTS, 8)], settings))
     finally:
-        players.close()
+        workers.close()
     pairs = [pair for i in sorted(found) for pair in found[i]]
     hopeless = np.array([not success for success, _ in pairs])
     values = np.array([noisy for _, noisy in pairs])  # [segments, samples]

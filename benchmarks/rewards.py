@@ -88,7 +88,7 @@ def measure(task: str, name: str, seed: int) -> dict[str, Any]:
         )
         with open(Path(folder) / "output.txt", "w") as output, redirect_stdout(output), redirect_stderr(output):
             result = run.train(config)
-            table = Table(collect.dataset(
+            table = Table(collect.load_dataset(
                 config["env"], config["data"], folder=Path(config["data_dir"]), seed=config["data_seed"], workers=0
             )[0])  # fmt: skip
         learned = torch.load(Path(folder) / "checkpoint.pt", weights_only=True)["replicas"][0]["labels"]["reward"]

@@ -26,7 +26,7 @@ import yaml
 from benchmarks.offline import run_folder
 from benchmarks.report import RESULTS
 from pbrl.data import collect
-from pbrl.data.rollout import Players
+from pbrl.data.rollout import RolloutWorkers
 from pbrl.models.policy import load_policy
 from pbrl.training import evaluate
 from pbrl.types import Episode
@@ -152,14 +152,15 @@ def run(name: str, method: str, seed: int) -> dict[str, Any]:
             raise SystemExit(f"{' '.join(command)} failed; see {folder / 'output.txt'}")
     config = yaml.safe_load((folder / "config.yaml").read_text())
     source = {"folder": Path(config["data_dir"]), "seed": config["data_seed"], "workers": 0}
-    data, _ = collect.dataset(config["env"], config["data"], **source)
+    data, _ = collect.load_dataset(config["env"], config["data"], **source)
     liked, other = (
         measures(
             [e for e in data if e.source == f"styles: {format_style(style)[1:-1].replace(':', '=')}"], task.measures
         )
         for style in (task.liked, task.other)
     )
-    rollouts = evaluate.play(Players(config["env"], 0), load_policy(folder), EPISODES, config["eval_seed"])
+    workers = RolloutWorkers(config["env"], 0)
+    rollouts = evaluate.rollout_policy(workers, load_policy(folder), EPISODES, config["eval_seed"])
     found, result = measures(rollouts, task.measures), json.loads((folder / "result.json").read_text())
     summary = evaluate.summarize(rollouts)
     return {

@@ -51,7 +51,7 @@ def pool(config: Any) -> Table:
     """The data, with few episodes that succeed and a reward for it."""
     source = {"folder": Path(config.data_dir), "seed": config.data_seed, "workers": 0}
     env, data = (OmegaConf.to_container(part, resolve=True) for part in (config.env, config.data))
-    episodes, _ = collect.dataset(env, data, **source)  # type: ignore[arg-type]
+    episodes, _ = collect.load_dataset(env, data, **source)  # type: ignore[arg-type]
     good = [e for e in episodes if reached(e).any()]
     few = good[:SUCCEED] + [e for e in episodes if not reached(e).any()]
     return Table([e._replace(reward=reached(e)) for e in few])

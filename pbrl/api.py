@@ -13,7 +13,7 @@ from tqdm import trange
 
 from pbrl.configs import compose_config
 from pbrl.data import episodes as storage
-from pbrl.data.rollout import Players
+from pbrl.data.rollout import RolloutWorkers
 from pbrl.data.table import Table
 from pbrl.feedback.asking import Asking
 from pbrl.feedback.labels import Labels
@@ -78,11 +78,11 @@ def train_policy(
 
 def evaluate(policy: Policy, env: str, *, episodes: int = 20, seed: int = 0, workers: int = 0) -> Evaluation:
     """Success and return, with intervals, of seeded episodes in an environment of configs/env. Raises UserError."""
-    players = Players(compose_config(f"env={env}")["env"], workers)
+    rollout_workers = RolloutWorkers(compose_config(f"env={env}")["env"], workers)
     try:
-        return evaluation.evaluate(players, policy, episodes, seed)
+        return evaluation.evaluate(rollout_workers, policy, episodes, seed)
     finally:
-        players.close()
+        rollout_workers.close()
 
 
 def _settings(part: str, choice: str, changes: dict[str, Any], seed: int, *flags: str) -> RunSettings:

@@ -183,8 +183,13 @@ class Learner(Protocol):
 
     eager: bool
 
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: Mapping[str, Any]) -> Any: ...
+    def state_dict(self) -> dict[str, Any]:
+        """All that training goes on from: parameters, buffers and the state of the optimizers."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """Goes on from a `state_dict` of the same learner."""
+        ...
 
 
 class Algorithm(Learner, Protocol):
@@ -252,9 +257,23 @@ class FeedbackSource(Protocol):
 # Worlds
 
 
-class Environment(Protocol):
-    """A Gymnasium environment, reset by seed alone, with actions in [-1, 1]."""
+class Expert(Protocol):
+    """A scripted expert for one episode. `objects` are the places of objects' positions in what it observes."""
 
+    objects: tuple[slice, ...]
+
+    def act(self, obs: Any) -> np.ndarray:
+        """An environment's `full_obs` → action [A] in [-1, 1]."""
+        ...
+
+
+class Environment(Protocol):
+    """A Gymnasium environment, reset by seed alone, with actions in [-1, 1].
+
+    An observation is the state [O] float32, or, with `images`, {"state": [O], "images": {camera: [H, W, 3] uint8}}.
+    """
+
+    name: str  # as env=… names it
     observation_space: Any
     action_space: Any
     horizon: int  # steps until truncation
@@ -262,11 +281,49 @@ class Environment(Protocol):
     instruction: str  # the task in words, or ""
     has_success: bool  # `info["success"]` is there
     cameras: tuple[str, ...]  # the first is the default
+    images: tuple[str, ...]  # cameras that are observed
     can_restore: bool  # `save_state` and `restore` work; else frames are kept while playing
+    full_obs: Any  # what an expert observes, also where a policy observes less
 
-    def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]: ...
-    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]: ...
-    def save_state(self) -> np.ndarray | None: ...
-    def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> Any: ...
-    def render(self, width: int = 256, height: int = 256, camera: str | None = None) -> np.ndarray: ...
-    def close(self) -> None: ...
+    @property
+    def expert(self) -> Callable[..., Expert] | None:
+        """Makes a scripted expert for an episode, perhaps in another style; None where there is none."""
+        ...
+
+    @property
+    def style(self) -> Mapping[str, float] | None:
+        """Settings of the expert; None where it has none."""
+        ...
+
+    @property
+    def double(self) -> Callable[..., Environment] | None:
+        """Makes a second simulator of this task, or of another that a given generator draws; None where it cannot."""
+        ...
+
+    def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """Starts an episode, whose scene follows from the seed alone; returns observation and info."""
+        ...
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """action [A] in [-1, 1] → observation, true reward, terminated, truncated, info."""
+        ...
+
+    def save_state(self) -> np.ndarray | None:
+        """The state [S] float64 that `restore` takes; None where it cannot."""
+        ...
+
+    def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> Any:
+        """Goes to step `t` of an episode; returns the observation there."""
+        ...
+
+    def frames(self) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
+        """What is kept while playing where states cannot be restored: a frame to show, and the images observed."""
+        ...
+
+    def render(self, width: int = 256, height: int = 256, camera: str | None = None) -> np.ndarray:
+        """A frame [height, width, 3] uint8 of the present state; of the first camera if none is named."""
+        ...
+
+    def close(self) -> None:
+        """Frees the simulator and its renderer."""
+        ...

@@ -55,6 +55,7 @@ class ISWBC(nn.Module):
         return [Phase("policy", steps, self.draw, self.update)]
 
     def draw(self, data: Data) -> Batch:
+        """`batch_size` answers about segments, and `step_batch_size` transitions."""
         return Batch(data.marked(self.batch_size), data.transitions(self.step_batch_size))
 
     def logit(self, state: Tensor, action: Tensor) -> Tensor:
@@ -62,6 +63,7 @@ class ISWBC(nn.Module):
         return self.discriminator(torch.cat([self.normalize(state), action], -1)).float().squeeze(-1)
 
     def update(self, batch: Batch) -> Metrics:
+        """A step of the discriminator, then of the policy: cloning weighted by (c / (1 - c)) ** exponent."""
         segments, steps = batch.marked.segments, batch.steps
         good = batch.marked.label[..., None] * segments.mask * batch.marked.confidence[:, None, None]  # [B, 2, L]
         marked = self.logit(segments.obs.state, segments.action)

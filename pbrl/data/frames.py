@@ -121,6 +121,3 @@ def find_videos(video: Path, cameras: Sequence[str]) -> dict[str, Path]:
             f"{video} has no video of {', '.join(missing)}; it has {', '.join(known) or 'none of a named camera'}"
         )
     return {camera: known[camera] for camera in cameras}
-
-
-frames, blind = load_images, without_images  # until all branches are merged

@@ -47,12 +47,14 @@ class PolicyActor:
         self.policy = policy
 
     def start(self, envs: Sequence[Environment], seeds: Sequence[int]) -> None:
+        """Starts an episode of the policy."""
         self.policy.reset()
 
     def act(self, obs: Observed, running: np.ndarray) -> np.ndarray:
         return self.policy.act(to_observation(obs)).numpy()
 
     def source(self, i: int) -> str:
+        """Always "policy"."""
         return "policy"
 
 
@@ -178,8 +180,10 @@ def _rollout_wave(
 ) -> list[Episode]:
     starts = [env.reset(seed=int(seed)) for env, seed in zip(envs, seeds, strict=True)]
     files = [None if videos is None else videos / f"{seed}.mp4" for seed in seeds]
-    recorders = [EpisodeRecorder(env, seed, *start, file)
-                 for env, seed, start, file in zip(envs, seeds, starts, files, strict=True)]  # fmt: skip
+    recorders = [
+        EpisodeRecorder(env, seed, *start, file)
+        for env, seed, start, file in zip(envs, seeds, starts, files, strict=True)
+    ]
     obs = [o for o, _ in starts]
     running = np.ones(len(envs), bool)
     actor.start(envs, seeds)
@@ -217,8 +221,6 @@ class RolloutWorkers:
             collected[i] = episodes
             progress(len(episodes))
         return [episode for i in sorted(collected) for episode in collected[i]]
-
-    play_all = collect  # until all branches are merged
 
     def map(
         self, function: Callable[..., Any], shares: Sequence[Sequence[Any]], *args: Any
@@ -288,10 +290,3 @@ def _with_envs(env: dict[str, Any], function: Callable[..., Any], share: Sequenc
 
 def _rollout(envs: Sequence[Environment], seeds: Sequence[int], actor: Actor, videos: Path | None) -> list[Episode]:
     return rollout(envs, actor, seeds, videos)
-
-
-Players = RolloutWorkers  # until all branches are merged
-Recording = EpisodeRecorder  # until all branches are merged
-stacked = stack_observations  # until all branches are merged
-tensors = to_observation  # until all branches are merged
-auto_workers = worker_count  # until all branches are merged

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from pbrl.data import collect
-from pbrl.data.rollout import auto_workers
+from pbrl.data.rollout import worker_count
 from pbrl.data.table import Table
 from pbrl.data.video import recording
 from pbrl.feedback.page.clips import Clips, Look, Renderers
@@ -54,11 +54,14 @@ def open_project(config: Mapping[str, Any]) -> "Project":
     from pbrl.feedback.page.server import new_token
 
     source = {
-        "env": config["env"], "data": config["data"], "folder": Path(config["data_dir"]), "seed": config["data_seed"],
-        "workers": auto_workers(config["workers"]),
-    }  # fmt: skip
+        "env": config["env"],
+        "data": config["data"],
+        "folder": Path(config["data_dir"]),
+        "seed": config["data_seed"],
+        "workers": worker_count(config["workers"]),
+    }
     renderers = Renderers(source)
-    episodes, content_hash = collect.dataset(**source)
+    episodes, content_hash = collect.load_dataset(**source)
     renderers.read()
     look = Look(config["size"], config["fps"] or frame_rate(episodes), config["camera"])
     store, table = Store(config["store"]), Table(episodes)
@@ -72,9 +75,15 @@ def open_project(config: Mapping[str, Any]) -> "Project":
     if raters:
         raters[new_token()] = config["rater"]
     return Project(
-        store, clips, dataset, first_rows(table), config["instructions"], raters, config["rater"],
+        store,
+        clips,
+        dataset,
+        first_rows(table),
+        config["instructions"],
+        raters,
+        config["rater"],
         config["checks"]["pass_mark"],
-    )  # fmt: skip
+    )
 
 
 def print_links(config: Mapping[str, Any], raters: Mapping[str, str], hosts: Sequence[str], port: int) -> None:

@@ -60,7 +60,8 @@ def load_policy(path: str | Path, device: str = "cpu") -> Policy:
         path = path / "policy.pt"
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
-        name = MOVED.get(saved["class"], saved["class"])
+        name = str(saved["class"])
+        name = MOVED.get(name, name)
         if not name.startswith("pbrl."):  # a file must not choose what code is run
             raise ValueError(f"{name} is none of pbrl's policies")
         policy = get_class(name)(Spec(**_spec(saved["spec"])), **saved["settings"])

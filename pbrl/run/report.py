@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from pbrl.data.frames import without_images
-from pbrl.data.rollout import Players, make_environment
+from pbrl.data.rollout import RolloutWorkers, make_environment
 from pbrl.data.table import Table
-from pbrl.run import charts, comparing, outcome, page, summary
+from pbrl.run import charts, choices, comparing, outcome, page, summary
 from pbrl.training import evaluate, log
 from pbrl.training.evaluate import Evaluation
 from pbrl.training.replica import Replica
@@ -64,12 +64,19 @@ def write(
         baseline = clones[i] if clones else None
         answers, validated = log.read(seed.folder, "answers"), log.read(seed.folder, "held_out")
         validated = [{k: v for k, v in event.items() if k not in ("phase", "step")} for event in validated]
-        results.append({
-            "env": config["env"], "algo": config["algo"]["_target_"].split(".")[-2], "seed": seed.seed,
-            "data": asdict(data), "bc": baseline, "policy": found, "answers": counts,
-            "label_accuracy": answers[-1].get("label_accuracy") if answers else None,
-            "reward_model": validated[-1] if validated else None,
-        })  # fmt: skip
+        results.append(
+            {
+                "env": config["env"],
+                "algo": choices.names(config)["algo"],
+                "seed": seed.seed,
+                "data": asdict(data),
+                "bc": baseline,
+                "policy": found,
+                "answers": counts,
+                "label_accuracy": answers[-1].get("label_accuracy") if answers else None,
+                "reward_model": validated[-1] if validated else None,
+            }
+        )
         (seed.folder / "result.json").write_text(json.dumps(results[-1], indent=2))
         print(summary.results(results[-1], f"seed {seed.seed}" if len(seeds) > 1 else ""))
         plot(seed.folder)
@@ -102,7 +109,9 @@ def plot(folder: Path) -> None:
     figure.savefig(folder / "curve.png", dpi=120)
 
 
-def video(folder: Path, env: dict[str, Any], players: Players, policy: Policy, seed: int, episodes: int = 3) -> None:
+def video(
+    folder: Path, env: dict[str, Any], workers: RolloutWorkers, policy: Policy, seed: int, episodes: int = 3
+) -> None:
     """Records the policy's first evaluation episodes into `policy.mp4`; without a renderer it says what to install."""
     from pbrl.data.video import frames, write_mp4
 
@@ -111,7 +120,7 @@ def video(folder: Path, env: dict[str, Any], players: Players, policy: Policy, s
     images = []
     try:
         with tempfile.TemporaryDirectory() as videos:
-            for episode in evaluate.rollout_policy(players, policy, episodes, seed, Path(videos)):
+            for episode in evaluate.rollout_policy(workers, policy, episodes, seed, Path(videos)):
                 images += list(frames(simulation, episode, width=320, height=240, every=every))
         write_mp4(folder / "policy.mp4", images, fps=25)
     except (RuntimeError, UserError) as error:  # no renderer: everything else is there

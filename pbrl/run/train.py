@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import torch
 
 from pbrl import distributed
-from pbrl.data import collect
-from pbrl.data import frames as filmed
-from pbrl.data.rollout import Players, auto_workers
+from pbrl.data import collect, frames
+from pbrl.data.rollout import RolloutWorkers, worker_count
 from pbrl.data.table import Table
 from pbrl.feedback.asking import Asking
 from pbrl.feedback.sources.context import Context
@@ -41,8 +40,8 @@ class World(NamedTuple):
     table: Table
     dataset: str  # hash of the content
     data: Evaluation  # of the data set's own episodes
-    players: Players | None
-    experts: Players | None  # without images, which a scripted expert does not need
+    workers: RolloutWorkers | None
+    experts: RolloutWorkers | None  # without images, which a scripted expert does not need
     device: torch.device
 
 
@@ -85,35 +84,37 @@ def _train(settings: RunSettings, plan: Plan, device: torch.device, scratch: Pat
         training.ask_first()
         return {}
     summaries = training.run()
-    if world.players is None:
+    if world.workers is None:
         return {}
     return finish(settings, world, folder, replicas, clones, summaries, training.counts)
 
 
 def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: ExitStack) -> World:
     """Collects or reads the data, and starts the rollout workers. Raises UserError."""
-    workers = auto_workers(settings.workers)
-    source = {"folder": settings.data_dir, "seed": settings.data_seed, "workers": workers}
-    episodes, dataset = distributed.after_rank_0(lambda: collect.dataset(settings.env, settings.data, **source))
+    processes = worker_count(settings.workers)
+    source = {"folder": settings.data_dir, "seed": settings.data_seed, "workers": processes}
+    episodes, dataset = distributed.after_rank_0(lambda: collect.load_dataset(settings.env, settings.data, **source))
     images = {}
     if settings.only != "data":
         check_sizes(settings, episodes[0], plan)
-        beside = {"folder": settings.data_dir, "workers": workers}
-        images = distributed.after_rank_0(lambda: filmed.frames(settings.env, episodes, dataset, **beside))
+        beside = {"folder": settings.data_dir, "workers": processes}
+        images = distributed.after_rank_0(lambda: frames.load_images(settings.env, episodes, dataset, **beside))
     data = summarize(episodes)
     table = Table(episodes, device, images=images)
-    players = Players(settings.env, workers) if distributed.is_rank_0() else None
-    experts = Players(filmed.blind(settings.env), workers) if players and settings.env.get("images") else players
-    for made in filter(None, (players, experts)):
-        stack.callback(made.close)
-    return World(table, dataset, data, players, experts, device)
+    workers = RolloutWorkers(settings.env, processes) if distributed.is_rank_0() else None
+    experts = workers
+    if workers and settings.env.get("images"):
+        experts = RolloutWorkers(frames.without_images(settings.env), processes)
+    for own in filter(None, (workers, experts)):
+        stack.callback(own.close)
+    return World(table, dataset, data, workers, experts, device)
 
 
 def shared(settings: RunSettings, world: World) -> dict[str, Any]:
     """What trainings of the run have in common."""
     return {
         "schedule": settings.schedule,
-        "players": world.players,
+        "workers": world.workers,
         "device": world.device,
         "compile": settings.compile,
         "bf16": settings.bf16,
@@ -160,13 +161,13 @@ def train_baseline(settings: RunSettings, world: World, folder: Path) -> list[di
 
 def make_asking(settings: RunSettings, plan: Plan, world: World, folder: Path, stack: ExitStack) -> Asking | None:
     """What asks the run's questions, on rank 0, if it asks any."""
-    if plan.query is None or world.players is None:
+    if plan.query is None or world.workers is None:
         return None
     source: FeedbackSource = build(settings.feedback)
     store, table = Store(settings.store or f"sqlite:///{folder / 'answers.sqlite'}"), world.table
     adopt(store, world.dataset, table.ids, table.steps)
-    experts = world.experts or world.players
-    source.start(Context(store, table, plan.query, settings.data_dir, world.dataset, folder, world.players, experts))
+    experts = world.experts or world.workers
+    source.start(Context(store, table, plan.query, settings.data_dir, world.dataset, folder, world.workers, experts))
     stack.callback(source.stop)
     return Asking(table=table, query=plan.query, source=source, store=store)
 
@@ -184,8 +185,8 @@ def finish(
     for replica in replicas:
         save_policy(replica.algo.policy, replica.folder / "policy.pt")
     result = report.write(replicas, folder, settings.plain, world.data, clones, summaries, counts)
-    if settings.video and world.players is not None:
+    if settings.video and world.workers is not None:
         first = replicas[0]
-        report.video(first.folder, settings.env, world.players, first.algo.policy, settings.schedule.eval_seed)
+        report.video(first.folder, settings.env, world.workers, first.algo.policy, settings.schedule.eval_seed)
     report.finish(folder)
     return result

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pbrl import distributed
-from pbrl.data import frames as filmed
+from pbrl.data import frames
 from pbrl.data.table import NORMALIZE, Table
 from pbrl.feedback.labels import Labels
 from pbrl.feedback.sources.reference import Reference
@@ -51,7 +51,7 @@ def validate(settings: RunSettings) -> Plan:
     env = build(settings.env)
     env.close()
     device, query = torch.device("cpu"), settings.query
-    tiny = Spec(1, 1, (0.0,), (1.0,), 1, filmed.image_shapes(settings.env))  # the parts find what is wrong with them
+    tiny = Spec(1, 1, (0.0,), (1.0,), 1, frames.image_shapes(settings.env))  # the parts find what is wrong with them
     algo = build_algorithm(settings.algo, settings, settings.seed, tiny, device)
     reward = build_reward(settings, tiny)
     build_algorithm(settings.baseline, settings, settings.seed, tiny, device)
@@ -71,7 +71,7 @@ def validate(settings: RunSettings) -> Plan:
 def _check_values(settings: RunSettings) -> None:
     pick_device(settings.device)
     wants_compile(settings.compile, 0)
-    given = {"table", "players", "dataset", "folder", "discount"}
+    given = {"table", "workers", "dataset", "folder", "discount"}
     check_names("reference", settings.reference, set(inspect.signature(Reference).parameters) - given)
     if settings.reward_scale not in NORMALIZE:
         raise UserError(f"reward_scale={settings.reward_scale}: it is one of {', '.join(NORMALIZE)}")

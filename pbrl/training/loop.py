@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from pbrl import distributed, files
-from pbrl.data.rollout import Players
+from pbrl.data.rollout import RolloutWorkers
 from pbrl.feedback.asking import Asking
 from pbrl.models.policy import save_policy
 from pbrl.settings import Query, Schedule
@@ -42,7 +42,7 @@ class Training:
         folder: Path,
         replicas: list[Replica],
         schedule: Schedule,
-        players: Players | None,
+        workers: RolloutWorkers | None,
         device: torch.device,
         compile: str = "auto",
         bf16: bool = False,
@@ -53,7 +53,7 @@ class Training:
         grow: bool = False,
     ):
         self.folder, self.replicas, self.grow = folder, replicas, grow
-        self.schedule, self.players, self.asking = schedule, players, asking
+        self.schedule, self.workers, self.asking = schedule, workers, asking
         self.device, self.compile, self.bf16, self.settings = device, compile, bf16, settings or {}
         self.name = name or type(replicas[0].algo).__name__
         rounds = query.rounds if query else 1
@@ -230,20 +230,20 @@ class Training:
     def _evaluates(self, stage: Stage, is_last: bool) -> bool:
         """Whether episodes are rolled out now: at the end of each of the algorithm's phases, and on the way."""
         learner = stage.phases[0].update.__self__  # type: ignore[attr-defined]
-        if self.players is None or learner is not self.replicas[0].algo:
+        if self.workers is None or learner is not self.replicas[0].algo:
             return False
         if not stage.trains_policy:
             return is_last
         return self.policy_step % self.schedule.eval_every == 0 or self.policy_step == self.schedule.steps
 
     def _evaluate(self, stage: Stage, bar: tqdm) -> None:
-        assert self.players is not None
+        assert self.workers is not None
         s, phase = self.schedule, stage.name
         is_final = stage.trains_policy and self.policy_step == s.steps
         for replica in self.replicas:
             began = time.perf_counter()
             episodes = s.final_episodes if is_final else s.eval_episodes
-            result = asdict(found := evaluate(self.players, replica.algo.policy, episodes, s.eval_seed))
+            result = asdict(found := evaluate(self.workers, replica.algo.policy, episodes, s.eval_seed))
             self.seconds["evaluate"] += time.perf_counter() - began
             replica.evaluations.append({"phase": phase, "step": self.policy_step, **result})
             of = {"of": phase, **result, "seconds": self.seconds["evaluate"]}
@@ -352,6 +352,7 @@ class Stopwatch:
         self.start()
 
     def start(self) -> None:
+        """Starts the measurement anew."""
         self.began = time.perf_counter()
 
     def running(self) -> float:
@@ -359,5 +360,6 @@ class Stopwatch:
         return time.perf_counter() - self.began
 
     def stop(self, what: str) -> None:
+        """Adds the seconds since `start` to `what`, and starts anew."""
         self.seconds[what] += self.running()
         self.start()

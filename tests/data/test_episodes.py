@@ -20,7 +20,7 @@ from pbrl.data import collect, episodes
 from pbrl.data import sac_replay as sac
 from pbrl.data.minari import _instruction
 from pbrl.data.recordings import camera_files
-from pbrl.data.rollout import Players, PolicyActor, rollout
+from pbrl.data.rollout import PolicyActor, RolloutWorkers, rollout
 from pbrl.data.table import Table
 from pbrl.data.video import write_mp4
 from pbrl.models.policy import LikelihoodPolicy
@@ -136,20 +136,20 @@ def test_damaged_files(tmp_path):
 
 
 def test_made_once_and_reused(tmp_path):
-    first, hash_ = collect.dataset(POINT, OFFSET, folder=tmp_path, seed=0, workers=0)
+    first, hash_ = collect.load_dataset(POINT, OFFSET, folder=tmp_path, seed=0, workers=0)
     path = collect.dataset_path({"env": POINT, "data": OFFSET, "seed": 0}, tmp_path)
     written = path.stat().st_mtime_ns
-    second, again = collect.dataset(POINT, OFFSET, folder=tmp_path, seed=0, workers=0)
+    second, again = collect.load_dataset(POINT, OFFSET, folder=tmp_path, seed=0, workers=0)
     assert same(first, second) and hash_ == again and path.stat().st_mtime_ns == written
-    other, different = collect.dataset(POINT, OFFSET, folder=tmp_path, seed=1, workers=0)
+    other, different = collect.load_dataset(POINT, OFFSET, folder=tmp_path, seed=1, workers=0)
     assert hash_ != different and len(other) == 20
     recipe = json.loads((path / "provenance.json").read_text())["recipe"]
     assert recipe["env"] == POINT and recipe["data"] == OFFSET and recipe["seed"] == 0
 
 
 def test_processes_make_the_same_data(tmp_path):
-    alone, _ = collect.dataset(POINT, OFFSET, folder=tmp_path / "a", seed=0, workers=0)
-    together, _ = collect.dataset(POINT, OFFSET, folder=tmp_path / "b", seed=0, workers=2)
+    alone, _ = collect.load_dataset(POINT, OFFSET, folder=tmp_path / "a", seed=0, workers=0)
+    together, _ = collect.load_dataset(POINT, OFFSET, folder=tmp_path / "b", seed=0, workers=2)
     assert same(alone, together)
 
 
@@ -158,14 +158,14 @@ def test_calibration_finds_the_wished_success(tmp_path):
     env = {**POINT, "horizon": 14}
     behaviour = {"_target_": "pbrl.data.behaviours.Holds", "strength": None, "steps": 5, "noise": 0.0}
     data = {"name": "holds", "behaviour": behaviour, "success": 0.5, "episodes": 200}
-    made, _ = collect.dataset(env, data, folder=tmp_path, seed=0, workers=0)
+    made, _ = collect.load_dataset(env, data, folder=tmp_path, seed=0, workers=0)
     assert 0.35 < np.mean([e.success.any() for e in made]) < 0.65
 
 
 def test_a_behaviour_without_its_expert(tmp_path):
     hopper = {"_target_": "sim.gym.Gym", "task": "hopper"}
     with pytest.raises(UserError, match="medium_replay"):
-        collect.dataset(hopper, OFFSET, folder=tmp_path, seed=0, workers=0)
+        collect.load_dataset(hopper, OFFSET, folder=tmp_path, seed=0, workers=0)
     assert [p.name[:5] for p in tmp_path.iterdir()] == [".lock"], "no data set, and none in part"
 
 
@@ -173,7 +173,8 @@ def test_a_killed_collection_leaves_nothing_half(tmp_path):
     """Killed at several moments, the folder holds no data set under its name; made again, it is whole."""
     code = (
         "from pathlib import Path; from tests.data import test_episodes as t; from pbrl.data import collect;"
-        f"collect.dataset(t.POINT, {{**t.OFFSET, 'episodes': 1000}}, folder=Path({str(tmp_path)!r}), seed=0, workers=0)"
+        "collect.load_dataset(t.POINT, {**t.OFFSET, 'episodes': 1000}, "
+        f"folder=Path({str(tmp_path)!r}), seed=0, workers=0)"
     )
     began = time.monotonic()
     whole = subprocess.run([sys.executable, "-c", code], capture_output=True)
@@ -189,7 +190,7 @@ def test_a_killed_collection_leaves_nothing_half(tmp_path):
         process.wait()
         if path.exists():  # it was faster this time
             assert len(episodes.read(path)) == 1000
-    assert len(collect.dataset(POINT, {**OFFSET, "episodes": 1000}, folder=tmp_path, seed=0, workers=0)[0]) == 1000
+    assert len(collect.load_dataset(POINT, {**OFFSET, "episodes": 1000}, folder=tmp_path, seed=0, workers=0)[0]) == 1000
 
 
 @pytest.mark.skipif(
@@ -217,8 +218,8 @@ def test_lockstep_is_one_by_one():
     together = rollout([toy.Point() for _ in range(7)], PolicyActor(Still()), range(7))
     alone = [rollout([toy.Point()], PolicyActor(Still()), [seed])[0] for seed in range(7)]
     assert same(together, alone)
-    players = Players(POINT, 0)
-    assert same(players.play_all(PolicyActor(Still()), range(7)), alone)
+    rollout_workers = RolloutWorkers(POINT, 0)
+    assert same(rollout_workers.collect(PolicyActor(Still()), range(7)), alone)
 
 
 @pytest.mark.slow
@@ -229,8 +230,8 @@ def test_recipes_on_meta_world_are_determined_by_their_seeds(tmp_path, name):
     data["episodes"], data["success"] = 20, None
     if "strength" in data["behaviour"]:
         data["behaviour"]["strength"] = 0.3
-    one, _ = collect.dataset(env, data, folder=tmp_path / "a", seed=0, workers=0)
-    two, _ = collect.dataset(env, data, folder=tmp_path / "b", seed=0, workers=2)
+    one, _ = collect.load_dataset(env, data, folder=tmp_path / "a", seed=0, workers=0)
+    two, _ = collect.load_dataset(env, data, folder=tmp_path / "b", seed=0, workers=2)
     assert same(one, two) and len({e.obs.tobytes() for e in one}) == 20
     if name == "mixed":
         assert {e.source for e in one} == {
@@ -247,7 +248,7 @@ def test_data_from_sac(tmp_path, take):
     env = {**POINT, "horizon": 25}
     sac = {"steps": 600, "keep_every": 200, "hidden": [16], "learning_starts": 100, "batch_size": 32}
     data = {"name": "m", "take": take, "skill": 0.9, "episodes": 10, "sac": sac}
-    made, hash_ = collect.dataset(env, data, folder=tmp_path, seed=0, workers=0)
+    made, hash_ = collect.load_dataset(env, data, folder=tmp_path, seed=0, workers=0)
     assert len(made) == (24 if take == "replay" else 10) and all(len(e.action) == 25 for e in made)
     for e in made[:3]:  # the recorded states are those of the recorded observations
         point = toy.Point()
@@ -258,7 +259,7 @@ def test_data_from_sac(tmp_path, take):
 def test_medium_expert_is_half_of_each(tmp_path):
     sac = {"steps": 600, "keep_every": 200, "hidden": [16], "learning_starts": 100, "batch_size": 32}
     data = {"name": "me", "take": "rollouts", "skill": [0.01, 1.0], "episodes": 10, "sac": sac}
-    made, _ = collect.dataset(POINT, data, folder=tmp_path, seed=0, workers=0)
+    made, _ = collect.load_dataset(POINT, data, folder=tmp_path, seed=0, workers=0)
     recipe = json.loads(next(tmp_path.glob("*-me-*/provenance.json")).read_text())["recipe"]
     first, best = recipe["checkpoints"]
     returns = dict(zip((200, 400, 600), recipe["returns"], strict=True))
@@ -267,14 +268,14 @@ def test_medium_expert_is_half_of_each(tmp_path):
     kept = next(tmp_path.glob("sac-*/returns.json"))
     assert json.loads(kept.read_text()) == recipe["returns"]
     with pytest.raises(UserError, match="data.skill"):
-        collect.dataset(POINT, {**data, "skill": [0.5, 1.5]}, folder=tmp_path, seed=0, workers=0)
+        collect.load_dataset(POINT, {**data, "skill": [0.5, 1.5]}, folder=tmp_path, seed=0, workers=0)
 
 
 @pytest.mark.slow
 def test_a_killed_sac_run_goes_on_with_the_same_bits(tmp_path, monkeypatch):
     recipe = {"steps": 600, "keep_every": 100, "hidden": [16], "learning_starts": 50, "batch_size": 32}
     env = {**POINT, "terminates": True}
-    whole = sac.trained(env, recipe, folder=tmp_path / "whole", seed=3)
+    whole = sac.train_sac(env, recipe, folder=tmp_path / "whole", seed=3)
     began, step = [], sac.Keep._on_step
 
     def killed_at(steps):
@@ -289,9 +290,9 @@ def test_a_killed_sac_run_goes_on_with_the_same_bits(tmp_path, monkeypatch):
     for steps in (30, 270, 271, 590):
         monkeypatch.setattr(sac.Keep, "_on_step", killed_at(steps))
         with pytest.raises(KeyboardInterrupt):
-            sac.trained(env, recipe, folder=tmp_path / "killed", seed=3)
+            sac.train_sac(env, recipe, folder=tmp_path / "killed", seed=3)
     monkeypatch.setattr(sac.Keep, "_on_step", killed_at(None))
-    killed = sac.trained(env, recipe, folder=tmp_path / "killed", seed=3)
+    killed = sac.train_sac(env, recipe, folder=tmp_path / "killed", seed=3)
     firsts = [b for a, b in zip([10**6, *began], began, strict=False) if b <= a]
     assert firsts[:2] == [1, 1] and 200 < firsts[2] == firsts[3] < 270 and firsts[4] > 500  # from where it was kept
     assert same(episodes.read(whole / "replay"), episodes.read(killed / "replay"))

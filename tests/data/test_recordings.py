@@ -93,11 +93,11 @@ def test_a_phone_held_upright(tmp_path):
 def test_videos_alone_are_judged(tmp_path):
     for name, frames in (("b.mp4", 30), ("a.mp4", 40)):
         film(tmp_path / name, frames)
-    found, dataset = collect.dataset({}, {"path": str(tmp_path)}, folder=tmp_path, seed=0, workers=0)
+    found, dataset = collect.load_dataset({}, {"path": str(tmp_path)}, folder=tmp_path, seed=0, workers=0)
     assert [e.source for e in found] == ["a", "b"] and [len(e.action) for e in found] == [39, 29]
     assert len(Table(found).segment_starts(20)) == 20 + 10
     film(tmp_path / "b.mp4", 31)
-    assert collect.dataset({}, {"path": str(tmp_path)}, folder=tmp_path, seed=0, workers=0)[1] != dataset
+    assert collect.load_dataset({}, {"path": str(tmp_path)}, folder=tmp_path, seed=0, workers=0)[1] != dataset
 
 
 def test_with_numbers_beside_they_are_learnt_from(tmp_path):

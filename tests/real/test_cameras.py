@@ -141,7 +141,7 @@ def test_an_arm_that_sees_nothing_any_more_is_stopped_and_what_it_saw_can_be_lea
         f"run={tmp_path}/run",
     ]  # fmt: skip
     assert training.train(config(*LOOKING, *flags))["data"]["episodes"] == 1
-    (episode,), dataset = collect.dataset(env, {"path": str(recorded)}, folder=tmp_path, seed=0, workers=0)
+    (episode,), dataset = collect.load_dataset(env, {"path": str(recorded)}, folder=tmp_path, seed=0, workers=0)
     seen = frames.load_images(env, [episode], dataset, folder=tmp_path, workers=0)
     assert len(seen["front"]) == len(seen["wrist"]) == len(episode.obs) > 5 and episode.obs.shape[1] == 7
     sim = Tabletop(**{key: value for key, value in env.items() if key != "_target_"})

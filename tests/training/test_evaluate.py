@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pbrl.data.rollout import Players, PolicyActor, rollout
+from pbrl.data.rollout import PolicyActor, RolloutWorkers, rollout
 from pbrl.data.table import Table
 from pbrl.data.video import frames, write_gif, write_mp4
 from pbrl.feedback.sources import reference
@@ -35,7 +35,7 @@ def test_summary_of_known_episodes():
 
 
 def test_evaluation_is_seeded_and_the_same_in_any_number_of_processes():
-    one, two = Players(POINT, 0), Players(POINT, 2)
+    one, two = RolloutWorkers(POINT, 0), RolloutWorkers(POINT, 2)
     try:
         policy = GaussianPolicy(toy.table(4).spec(), hidden=[8], dropout=0.0, std=0.0)
         a, b, c = evaluate(one, policy, 20), evaluate(two, policy, 20), evaluate(one, policy, 20, seed=5)
@@ -66,9 +66,9 @@ def test_what_a_policy_was_shown_stays_as_it_was():
 
 
 def test_the_reference_value_is_the_experts(tmp_path):
-    table, players = Table(toy.episodes(6)), Players({**POINT, "horizon": 1000}, 0)
+    table, workers = Table(toy.episodes(6)), RolloutWorkers({**POINT, "horizon": 1000}, 0)
     settings = {"dataset": "x", "folder": tmp_path, "discount": 0.9, "policy": None, "steps": 60}
-    first = Reference(table, players, **settings)
+    first = Reference(table, workers, **settings)
     rows = np.array([[0, 5], [31, 40]])
     found = first.values(rows)
     position, expected = table.obs[torch.from_numpy(rows)].double().numpy(), 0.0
@@ -79,23 +79,23 @@ def test_the_reference_value_is_the_experts(tmp_path):
         expected = expected + 0.9**t * (2 - np.linalg.norm(position, axis=-1))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert first.values(rows[0]).tolist() == found[0].tolist()
-    assert Reference(table, players, **settings).known == first.known  # kept for the next run
+    assert Reference(table, workers, **settings).known == first.known  # kept for the next run
 
 
 def test_runs_that_share_a_reference_keep_each_others_values(tmp_path):
-    table, players = Table(toy.episodes(6)), Players(POINT, 0)
+    table, workers = Table(toy.episodes(6)), RolloutWorkers(POINT, 0)
     settings = {"dataset": "x", "folder": tmp_path, "discount": 0.9, "policy": None, "steps": 20}
-    one, two = Reference(table, players, **settings), Reference(table, players, **settings)
+    one, two = Reference(table, workers, **settings), Reference(table, workers, **settings)
     one.values(np.arange(10))
     two.values(np.arange(10, 20))
-    assert sorted(Reference(table, players, **settings).known) == list(range(20))
+    assert sorted(Reference(table, workers, **settings).known) == list(range(20))
 
 
 def test_a_stop_while_playing_on_loses_little(tmp_path, monkeypatch):
-    table, players = Table(toy.episodes(6)), Players(POINT, 0)
+    table, workers = Table(toy.episodes(6)), RolloutWorkers(POINT, 0)
     settings = {"dataset": "x", "folder": tmp_path, "discount": 0.9, "policy": None, "steps": 20}
     monkeypatch.setattr(reference, "KEEP_EVERY", 0.0)
-    whole = players.map
+    whole = workers.map
 
     def stopped(*args):
         for i, found in whole(*args):
@@ -103,41 +103,41 @@ def test_a_stop_while_playing_on_loses_little(tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             yield i, found
 
-    monkeypatch.setattr(players, "map", stopped)
+    monkeypatch.setattr(workers, "map", stopped)
     with pytest.raises(KeyboardInterrupt):
-        Reference(table, players, **settings).values(np.arange(40))
-    assert sorted(Reference(table, players, **settings).known) == list(range(16))
+        Reference(table, workers, **settings).values(np.arange(40))
+    assert sorted(Reference(table, workers, **settings).known) == list(range(16))
 
 
 def test_a_learnt_policy_may_be_the_reference(tmp_path):
-    table, players = Table(toy.episodes(6)), Players({**POINT, "horizon": 1000}, 0)
+    table, workers = Table(toy.episodes(6)), RolloutWorkers({**POINT, "horizon": 1000}, 0)
     policy = GaussianPolicy(table.spec(), hidden=[4], dropout=0.0, std=0.0)
     for p in policy.parameters():
         p.data.zero_()  # stands still
     save_policy(policy, tmp_path / "policy.pt")
-    learnt = Reference(table, players, dataset="x", folder=tmp_path, discount=0.9, policy=str(tmp_path), steps=50)
+    learnt = Reference(table, workers, dataset="x", folder=tmp_path, discount=0.9, policy=str(tmp_path), steps=50)
     distance = table.obs[7].norm().item()
     assert learnt.values(np.array([7]))[0] == pytest.approx(10 * (2 - distance), rel=1e-4)
 
 
 def test_the_mean_of_noisy_play_ons(tmp_path):
-    table, players = Table(toy.episodes(6)), Players(POINT, 0)
+    table, workers = Table(toy.episodes(6)), RolloutWorkers(POINT, 0)
     settings = {"dataset": "x", "discount": 0.9, "policy": None, "steps": 20, "noise": 0.5}
     rows = np.arange(0, 120, 4)
-    few = Reference(table, players, folder=tmp_path, samples=8, **settings).values(rows)
-    again = Reference(table, players, folder=tmp_path / "b", samples=8, **settings).values(rows[::-1])[::-1]
-    many = Reference(table, players, folder=tmp_path, samples=32, **settings).values(rows)
-    exact = Reference(table, players, folder=tmp_path, **{**settings, "noise": 0.0}).values(rows)
+    few = Reference(table, workers, folder=tmp_path, samples=8, **settings).values(rows)
+    again = Reference(table, workers, folder=tmp_path / "b", samples=8, **settings).values(rows[::-1])[::-1]
+    many = Reference(table, workers, folder=tmp_path, samples=32, **settings).values(rows)
+    exact = Reference(table, workers, folder=tmp_path, **{**settings, "noise": 0.0}).values(rows)
     assert (few == again).all() and (few != many).all() and (many < exact).all()
     assert np.abs(few - many).mean() < 0.25 * (exact - many).mean()
     with pytest.raises(UserError, match="several differ by noise"):
-        Reference(table, players, folder=tmp_path, samples=4, **{**settings, "noise": 0.0})
+        Reference(table, workers, folder=tmp_path, samples=4, **{**settings, "noise": 0.0})
 
 
 def test_no_states_no_reference(tmp_path):
     table = Table([e._replace(state=None) for e in toy.episodes(3)])
     with pytest.raises(UserError, match="feedback=perfect"):
-        Reference(table, Players(POINT, 0), dataset="x", folder=tmp_path, discount=0.9, policy=None, steps=50)
+        Reference(table, RolloutWorkers(POINT, 0), dataset="x", folder=tmp_path, discount=0.9, policy=None, steps=50)
 
 
 def test_a_clip_plays(tmp_path):

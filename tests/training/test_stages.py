@@ -116,7 +116,7 @@ def test_before_runs_once_and_on_labels_ahead_of_every_part(tmp_path, monkeypatc
     one = replica(tmp_path, events, pretrain, reward)
     monkeypatch.setattr(Training, "_ask", lambda self: events.append("ask"))
     monkeypatch.setattr("pbrl.training.loop.evaluate_reward", lambda data, model: {})
-    training = Training(folder=tmp_path, replicas=[one], schedule=Schedule(4, 1, 10, 1, 1, 1), players=None,
+    training = Training(folder=tmp_path, replicas=[one], schedule=Schedule(4, 1, 10, 1, 1, 1), workers=None,
                         device=torch.device("cpu"), compile="never")  # fmt: skip
     training.stages = plan([one], 4, rounds=2, asks=True)
     training.run()
@@ -132,7 +132,7 @@ def test_a_run_that_is_resumed_within_a_part_runs_no_hook_again(tmp_path):
     def run(stop_after: int):
         one = replica(tmp_path, events, 2)
         one.algo.stop_after = stop_after  # type: ignore[attr-defined]
-        Training(folder=tmp_path, replicas=[one], schedule=Schedule(4, 1, 10, 1, 1, 1), players=None,
+        Training(folder=tmp_path, replicas=[one], schedule=Schedule(4, 1, 10, 1, 1, 1), workers=None,
                  device=torch.device("cpu"), compile="never").run()  # fmt: skip
 
     with pytest.raises(KeyboardInterrupt):

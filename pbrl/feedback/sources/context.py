@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pbrl.data.rollout import Players
+from pbrl.data.rollout import RolloutWorkers
 from pbrl.data.table import Table
 from pbrl.feedback.store.store import Store
 from pbrl.settings import Query
@@ -19,5 +19,5 @@ class Context:
     data_dir: Path  # where data sets lie, and what is computed about them once
     dataset: str = ""  # content hash of the data set
     folder: Path | None = None  # of the run; a labelling page reads its config.yaml
-    players: Players | None = None  # rollout workers of the run's environment
-    experts: Players | None = None  # the same without cameras, for scripted experts
+    workers: RolloutWorkers | None = None  # rollout workers of the run's environment
+    experts: RolloutWorkers | None = None  # the same without cameras, for scripted experts

@@ -33,7 +33,7 @@ class Reference:
     def __init__(
         self,
         table: Table,
-        players: RolloutWorkers,
+        workers: RolloutWorkers,
         *,
         dataset: str,
         folder: Path,
@@ -48,10 +48,10 @@ class Reference:
                 "feedback=regret rolls a policy out from simulator states, and this data has none, as where an "
                 "environment cannot be restored: choose feedback=perfect"
             )
-        self.table, self.players = table, players
+        self.table, self.workers = table, workers
         check_settings({"steps": steps, "samples": samples, "noise": noise})
         self.settings = {"policy": policy, "steps": steps, "discount": discount, "samples": samples, "noise": noise}
-        made_of = {"version": VERSION, "dataset": dataset, "env": unnamed(players.env), **self.settings}
+        made_of = {"version": VERSION, "dataset": dataset, "env": unnamed(workers.env), **self.settings}
         if policy:
             file = Path(policy) / "policy.pt" if Path(policy).is_dir() else Path(policy)
             made_of["policy"] = hashlib.sha256(file.read_bytes() if file.exists() else b"").hexdigest()
@@ -71,7 +71,7 @@ class Reference:
         if missing:
             kept = time.monotonic()
             with tqdm(total=len(missing), desc="rolling out from segments", unit="state") as bar:
-                for i, values in self.players.map(monte_carlo_values, starts, self.settings):
+                for i, values in self.workers.map(monte_carlo_values, starts, self.settings):
                     self.known.update(zip(shares[i], values, strict=True))
                     bar.update(len(values))
                     if time.monotonic() - kept > KEEP_EVERY:
@@ -155,6 +155,3 @@ def rollout_from(
     weights = settings["discount"] ** np.arange(len(rewards) + 1)
     rest = 0.0 if terminated else rewards[-1] / (1 - settings["discount"])
     return float(weights[:-1] @ np.array(rewards) + weights[-1] * rest), success
-
-
-earn, play_on = rollout_from, monte_carlo_values  # until all branches are merged

@@ -95,11 +95,11 @@ class Teacher:
             self.value = self._values(context, self.reference)
 
     def _values(self, context: Context, reference: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
-        players = context.players if reference["policy"] else context.experts
-        if players is None:
+        workers = context.workers if reference["policy"] else context.experts
+        if workers is None:
             raise UserError("feedback=regret rolls a policy out, and there is no environment: choose feedback=perfect")
         settings = {"dataset": context.dataset, "folder": context.data_dir, "discount": self.discount, **reference}
-        return Reference(context.table, players, **settings).values
+        return Reference(context.table, workers, **settings).values
 
     def form(self, question: Question) -> Question:
         """The question as it is: a script reads no wording."""
@@ -114,11 +114,12 @@ class Teacher:
             rows = [[self.table.row(clip) for clip in asked[name].clips] for name in ids]
             starts = torch.tensor(rows, device=self.table.device)
             label, outcome = self.label(self.table, starts, length, chance(self.seed, ids))
-            self.store.append([
-                Answer(identity("answer", name, self.rater), name, self.rater,
-                       Value(str(o), None if np.isnan(x) else float(x)))
-                for name, x, o in zip(ids, label, outcome, strict=True)
-            ])  # fmt: skip
+            values = [Value(str(o), None if np.isnan(x) else float(x)) for x, o in zip(label, outcome, strict=True)]
+            answers = [
+                Answer(identity("answer", name, self.rater), name, self.rater, value)
+                for name, value in zip(ids, values, strict=True)
+            ]
+            self.store.append(answers)
 
     def stop(self) -> None:
         """Nothing is left to end."""

@@ -204,7 +204,7 @@ def truth(store: Store):
     folder = Path(store.url.removeprefix("sqlite:///")).parent
     run = yaml.safe_load((folder / "config.yaml").read_text())
     source = {"folder": Path(run["data_dir"]), "seed": run["data_seed"], "workers": 0}
-    table = Table(collect.dataset(run["env"], run["data"], **source)[0])
+    table = Table(collect.load_dataset(run["env"], run["data"], **source)[0])
     return lambda clip: float(table.reward[table.row(clip) :][: clip.length].sum())
 
 

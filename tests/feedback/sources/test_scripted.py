@@ -94,13 +94,13 @@ def test_skipping_needs_both_to_be_bad(table, starts):
 def test_regret_is_zero_for_the_reference_policy_itself(tmp_path):
     """Under its own value, what the reference policy does costs nothing; anything else costs something."""
     from pbrl.data.behaviours import Behaviour, Random
-    from pbrl.data.rollout import Players, rollout
+    from pbrl.data.rollout import RolloutWorkers, rollout
     from pbrl.feedback.sources.reference import Reference
 
     def regret(behaviour):
         table = Table(rollout([toy.Point()], behaviour, range(5)))
-        players = Players({"_target_": "tests.toy.Point", "horizon": 1000, "near": 0.0}, 0)  # no success ends it
-        reference = Reference(table, players, dataset="", folder=tmp_path, discount=0.99, policy=None, steps=300)
+        workers = RolloutWorkers({"_target_": "tests.toy.Point", "horizon": 1000, "near": 0.0}, 0)  # no success ends it
+        reference = Reference(table, workers, dataset="", folder=tmp_path, discount=0.99, policy=None, steps=300)
         source = teacher(**REGRET)
         source.value = reference.values
         return source.scores(table, table.segment_starts(LENGTH)[:, None], LENGTH)
