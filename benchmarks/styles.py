@@ -3,7 +3,7 @@
     python -m benchmarks.styles                            # all tasks and methods, three seeds
     python -m benchmarks.styles --tasks lift --seeds 1 --methods BC CPL
 
-Half of the data are of the preferred style, half of the other; only the answers tell which is which, by a scripted
+Half of the data are of the preferred style, half of the other; only the answers show which is which, by a scripted
 teacher whose preference is `env.preference`. Runs are ordinary `train.py` runs on one thread each. Their policies are
 then rolled out in evaluation episodes, and the style of the successful ones is measured, as it is of the data. Each run
 adds a line to `benchmarks/results/styles.jsonl`; runs that have one are not repeated.
@@ -41,7 +41,7 @@ FILE = RESULTS / "styles.jsonl"
 
 
 class Task(NamedTuple):
-    """Two styles, a preference for one, and what is measured; the first measure tells the styles apart."""
+    """Two styles, a preference for one, and what is measured; the first measure separates the styles."""
 
     env: str
     horizon: int

@@ -114,11 +114,11 @@ class SafetyFilter:
         if not np.array_equal(within, target):
             changes.append("joint_limit")
         step = self.settings.step
-        near = np.clip(within, last.q - step, last.q + step)
-        if not np.array_equal(near, within):
+        limited = np.clip(within, last.q - step, last.q + step)
+        if not np.array_equal(limited, within):
             changes.append("step")
         plan = self._plan(last, ControlInterface.Position)
-        plan.target_position, plan.target_velocity, plan.target_acceleration = Motion.at_rest(near)
+        plan.target_position, plan.target_velocity, plan.target_acceleration = Motion.at_rest(limited)
         plan.synchronization = Synchronization.TimeIfNecessary
         motion = self._after(plan, dt)
         if motion is None:

@@ -205,7 +205,7 @@ class Gymnasium(gymnasium.Env):
         return self._observe()
 
     def _try_out(self, key: str, success: str | None, restore: str) -> tuple[str | None, bool]:
-        """The key of `info` that tells success, and whether the environment can be restored; tried once per process."""
+        """The key of `info` that reports success, and whether states can be restored; tried once per process."""
         if key not in _tried:
             self.episode_seed, self.success_key = -1, None
             self.has_success, self.can_restore = False, restore != "never" and is_restorable(self.env)

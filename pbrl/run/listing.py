@@ -82,8 +82,8 @@ def _choice(group: Group, choice: str, tasks: Tasks) -> str:
     is_simulator = f"{simulator}/" in choices.choices(group.folder)
     found = list(tasks(simulator)) if is_simulator else []
     if simulator not in there or (task and task not in found):
-        near = suggest(choice, [*there, *(f"{simulator}/{name}" for name in found)])
-        raise LookupError(f"{group.name} has no {choice}{near}; see python train.py list {group.folder}")
+        suggestion = suggest(choice, [*there, *(f"{simulator}/{name}" for name in found)])
+        raise LookupError(f"{group.name} has no {choice}{suggestion}; see python train.py list {group.folder}")
     values, notes = choices.load(group.folder, choice)
     flat = {
         k: v
@@ -128,8 +128,8 @@ def columns(names: list[str]) -> str:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """`: did you mean …?` with the nearest of the known names, or nothing where none is near."""
-    near = get_close_matches(name, list(known), n=3, cutoff=0.7)
-    return f": did you mean {' or '.join(near)}?" if near else ""
+    matches = get_close_matches(name, list(known), n=3, cutoff=0.7)
+    return f": did you mean {' or '.join(matches)}?" if matches else ""
 
 
 def explain(error: Exception, tasks: Tasks) -> str | None:
@@ -159,8 +159,8 @@ def _no_choice(path: str, tasks: Tasks) -> str:
     see = " ".join(
         [group.folder, *(name.rstrip("/") for name in known if name.endswith("/") and choice.startswith(name))]
     )
-    near = suggest(choice, [name for name in known if not name.endswith("/")])
-    return f"{group.folder}={choice} is no choice{near or '.'} See python train.py list {see}"
+    suggestion = suggest(choice, [name for name in known if not name.endswith("/")])
+    return f"{group.folder}={choice} is no choice{suggestion or '.'} See python train.py list {see}"
 
 
 def _no_key(key: str, beside: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 This computer is then the real-time one: franky's own thread talks to the arm a thousand times a second, and plans the
 way to the newest target within the shares of the arm's limits that the safety filter has. Every target is a place to
-rest at: an arm that hears no more goes to the last one and holds. At full speed it is half a second behind. What
+rest at: an arm that receives no more goes to the last one and holds. At full speed it is half a second behind. What
 ROS has and this path has not: commands do not come back, so `echo` is no more than the last command that franky
 took; the arm's clock is not ours, so a state is stamped when it comes; one client holds the arm at a time; and objects
 are not observed, nor a goal: it is a setting.

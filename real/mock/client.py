@@ -58,7 +58,7 @@ class Client:
             if not self.bridge.zombie:
                 try:
                     await self._handle(json.loads(frame))
-                except Exception as error:  # the real one writes it into its own log, and no client ever hears of it
+                except Exception as error:  # the real one writes it into its own log, and sends it to no client
                     log.debug("dropped %.200s: %r", frame, error)
 
     async def _write(self) -> None:
@@ -117,12 +117,12 @@ class Client:
 
     def _subscribe(self, message: Message) -> None:
         topic, type_ = field(message, "topic", str), field(message, "type", str, None)
-        wish = field(message, "throttle_rate", int, 0), field(message, "queue_length", int, 0)
+        options = field(message, "throttle_rate", int, 0), field(message, "queue_length", int, 0)
         if field(message, "compression", str, "none") != "none" or message.get("fragment_size") is not None:
             raise ValueError("compression and fragments are not built")
         fan = self.bridge.fan(topic, type_)
         subscription = self.subscribed.setdefault(topic, Subscription(self))
-        subscription.wishes[message.get("id")] = wish
+        subscription.options[message.get("id")] = options
         subscription.adjust()
         fan.clients[self] = subscription
 
@@ -130,16 +130,16 @@ class Client:
         topic, key = field(message, "topic", str), message.get("id")
         subscription = self.subscribed[topic]
         if key is None:
-            subscription.wishes.clear()
+            subscription.options.clear()
         else:
-            subscription.wishes.pop(key, None)
-        if subscription.wishes:
+            subscription.options.pop(key, None)
+        if subscription.options:
             subscription.adjust()
         else:
             self._leave(topic)
 
     def _leave(self, topic: str) -> None:
-        self.subscribed.pop(topic).wishes.clear()
+        self.subscribed.pop(topic).options.clear()
         self.bridge.leave(topic, self)
 
     async def _call_service(self, message: Message) -> None:
@@ -230,30 +230,30 @@ class Subscription:
     """One client's to one topic: as often and as many as the most demanding of its ids asked for."""
 
     def __init__(self, client: "Client"):
-        self.client, self.wishes, self.last, self.timer = client, {}, -float("inf"), None
-        self.kept: deque[str] = deque()
+        self.client, self.options, self.last, self.timer = client, {}, -float("inf"), None
+        self.queue: deque[str] = deque()
 
     def adjust(self) -> None:
-        """Takes over the wishes of all ids."""
-        rates, lengths = zip(*self.wishes.values(), strict=True)
+        """Takes over the options of all ids."""
+        rates, lengths = zip(*self.options.values(), strict=True)
         self.every_s, self.length = min(rates) / 1000, min(lengths)
-        self.kept = deque(self.kept, maxlen=self.length or 1)
+        self.queue = deque(self.queue, maxlen=self.length or 1)
 
     def take(self, frame: str) -> None:
         """Sends it, keeps it till its time comes, or forgets it."""
         left = self.last + self.every_s - time.monotonic()
-        if left <= 0 and not self.kept:
+        if left <= 0 and not self.queue:
             self._send(frame)
         elif self.length > 0:
-            self.kept.append(frame)
+            self.queue.append(frame)
             if self.timer is None:
                 self.timer = self.client.bridge.loop.call_later(max(left, 0), self._due)
 
     def _due(self) -> None:
         self.timer = None
-        if self.kept and self.wishes:
-            self._send(self.kept.popleft())
-            if self.kept:
+        if self.queue and self.options:
+            self._send(self.queue.popleft())
+            if self.queue:
                 self.timer = self.client.bridge.loop.call_later(self.every_s, self._due)
 
     def _send(self, frame: str) -> None:

@@ -115,7 +115,7 @@ class RclpyLink:
         qos = rclpy.qos
         self.subscriber_qos = qos.QoSProfile(
             depth=1, reliability=qos.ReliabilityPolicy.BEST_EFFORT
-        )  # hears either kind
+        )  # receives either kind
         self.publisher_qos = qos.QoSProfile(depth=1)
         self.topics: dict[str, Latest] = {}
         self.publishers: dict[str, Any] = {}

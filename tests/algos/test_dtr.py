@@ -138,8 +138,8 @@ def test_dtr_is_its_formulas():
     torch.testing.assert_close(metrics["imitation"], clone + 0.3 * sum(state) / len(state))
     with torch.no_grad():  # the critics have moved before the policy does
         q = dtr.policy.value(batch.obs.state, action)
-        level = torch.stack([q[k][batch.mask > 0].mean() for k in (0, 1)])
-    torch.testing.assert_close(metrics["q"], level.mean())
+        mean_q = torch.stack([q[k][batch.mask > 0].mean() for k in (0, 1)])
+    torch.testing.assert_close(metrics["q"], mean_q.mean())
 
 
 @pytest.mark.parametrize("eta_steps,turn,eta", [(10, 0, 0.0), (10, 5, 1.5), (10, 40, 3.0), (0, 0, 3.0)])
@@ -153,9 +153,9 @@ def test_the_critic_pulls_more_and_more(eta_steps, turn, eta):
     (batch,) = draw_batches(dtr, 1)
     with torch.no_grad():
         q = dtr.policy.value(batch.obs.state, dtr.policy.predict(batch)[0])[:, batch.mask > 0]
-        level, size = q.mean(1), q.abs().mean(1)
+        mean_q, size = q.mean(1), q.abs().mean(1)
     dtr.update(batch)
-    expected = [-eta * level[0] / size[1], -eta * level[1] / size[0]]
+    expected = [-eta * mean_q[0] / size[1], -eta * mean_q[1] / size[0]]
     assert any(torch.allclose(seen[0], e, atol=1e-6) for e in expected)
 
 

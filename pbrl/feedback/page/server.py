@@ -1,6 +1,6 @@
 """The labelling page's server: hands out questions and their clips, and keeps answers.
 
-The store decides who is asked what and keeps every answer before the page is told that it is kept; this file is HTTP
+The store decides who is asked what and keeps every answer before it confirms that to the page; this file is HTTP
 around it. Open to this machine alone unless raters are given links: then nothing is shown or taken without one, and the
 rater is read from the link's cookie, never from the request's body.
 """

@@ -99,7 +99,7 @@ def test_regret_is_zero_for_the_reference_policy_itself(tmp_path):
 
     def regret(behaviour):
         table = Table(rollout([toy.Point()], behaviour, range(5)))
-        workers = RolloutWorkers({"_target_": "tests.toy.Point", "horizon": 1000, "near": 0.0}, 0)  # no success ends it
+        workers = RolloutWorkers({"_target_": "tests.toy.Point", "horizon": 1000, "goal_radius": 0.0}, 0)  # no success
         reference = Reference(table, workers, dataset="", folder=tmp_path, discount=0.99, policy=None, steps=300)
         source = teacher(**REGRET)
         source.value = reference.values
