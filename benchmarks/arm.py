@@ -93,7 +93,7 @@ class Tape:
     """In a socket's place: keeps the last frame as it would go over the wire."""
 
     def __init__(self, url: str):
-        self.connected, self.text = True, ""
+        self.is_connected, self.text = True, ""
 
     def subscribe(self, topic: str, type_: str) -> None: ...
     def advertise(self, topic: str, type_: str) -> None: ...

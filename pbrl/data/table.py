@@ -181,14 +181,14 @@ class Table:
         index = self.episode.cpu().numpy()[starts]
         return [Clip(self.ids[i], int(row - self.first[i]), length) for i, row in zip(index, starts, strict=True)]
 
-    def holds(self, clip: Clip) -> bool:
+    def has_clip(self, clip: Clip) -> bool:
         """Whether the clip's episode is in the table and long enough."""
         i = self._place.get(clip.episode)
         return i is not None and clip.first >= 0 and clip.first + clip.length <= self.steps[i]
 
     def row(self, clip: Clip) -> int:
         """The row at which a clip begins. Raises UserError if the table does not hold it."""
-        if not self.holds(clip):
+        if not self.has_clip(clip):
             raise UserError(f"the data set has no episode {clip.episode} with steps {clip.first} to "
                             f"{clip.first + clip.length}")  # fmt: skip
         return int(self.first[self._place[clip.episode]]) + clip.first

@@ -59,7 +59,7 @@ def _checks(own: Sequence[tuple[Answer, Question]]) -> dict[str, Any]:
     mirrored = [again == 1 - before for again, before in repeats if again is not None and before is not None]
     return {
         "gold": float(np.mean(gold)) if gold else None,
-        "guesses": guesses(gold),
+        "guesses": is_guessing(gold),
         "consistent": float(np.mean(mirrored)) if mirrored else None,
     }
 
@@ -74,7 +74,7 @@ def _outcome(answer: Answer) -> str:
     return answer.value.outcome
 
 
-def guesses(right: Sequence[bool]) -> bool | None:
+def is_guessing(right: Sequence[bool]) -> bool | None:
     """Whether a rater guesses, by answers to gold questions in their order; None while it is open.
 
     Wald's sequential probability-ratio test of 0.5 against 0.9 right.

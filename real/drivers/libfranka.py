@@ -149,7 +149,7 @@ class LibfrankaDriver:
     def _read(self, robot: Any) -> None:
         """The newest state, until the connection is gone: reading then waits a second each time."""
         last_s = -1.0
-        while not self.over and not self._gone():
+        while not self.over and not self._is_gone():
             try:
                 if self.active:
                     robot.poll_motion()
@@ -245,7 +245,7 @@ class LibfrankaDriver:
             self.latest is not None
             and np.abs(self.latest.dq).max() > REST
             and time.monotonic() < end
-            and not self._gone()
+            and not self._is_gone()
         ):
             time.sleep(READ_S)
         try:
@@ -255,7 +255,7 @@ class LibfrankaDriver:
         except self.franky.Exception as error:
             self._broke(error)
             raise RobotError(str(error)) from error
-        if not self._gone():
+        if not self._is_gone():
             self.broken = None
 
     def description(self) -> str:
@@ -267,7 +267,7 @@ class LibfrankaDriver:
         self.active, self.over = False, True
         if self.hand is not None:
             self.hand.close()
-        if self.robot is not None and not self._gone():
+        if self.robot is not None and not self._is_gone():
             with contextlib.suppress(self.franky.Exception):
                 self.robot.stop()
         self.robot = self.hand = None  # the last that refers to them closes the connection
@@ -278,11 +278,11 @@ class LibfrankaDriver:
         self._robot().move(motion, asynchronous=True, cutoff_frequency=UNFILTERED)
 
     def _robot(self) -> Any:
-        if self.robot is None or self._gone():
+        if self.robot is None or self._is_gone():
             raise RobotError(f"no connection to {self.settings['url']}")
         return self.robot
 
-    def _gone(self) -> bool:
+    def _is_gone(self) -> bool:
         return self.broken is not None and self.broken.fault == "no_state"
 
     def _broke(self, error: Exception) -> None:

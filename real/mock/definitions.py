@@ -104,7 +104,7 @@ class Definitions:
             raise ValueError(f"there is no {kind} type {type_}")
         return short if self.ros1 else short.replace("/", f"/{kind}/")
 
-    def stamped(self, type_: str) -> bool:
+    def has_header(self, type_: str) -> bool:
         """Whether the type begins with a header, whose `seq` a ROS 1 publisher counts."""
         fields = self.fields[self.short(type_)]
         return bool(fields) and fields[0] == ("header", (Nodetype.NAME, "std_msgs/msg/Header"))

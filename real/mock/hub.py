@@ -60,7 +60,7 @@ class Hub:
             type_ = self.types[topic]
             message = self.definitions.validated(type_, message)
             self.owners[topic][by] += 1
-            if self.definitions.ros1 and self.definitions.stamped(type_):
+            if self.definitions.ros1 and self.definitions.has_header(type_):
                 message["header"]["seq"] = self.owners[topic][by]
             callbacks = list(self.callbacks[topic])
         for callback in callbacks:

@@ -140,7 +140,7 @@ class Recorder:
             return False
         apart: list[memoryview] = []
 
-        def small(buffer: pickle.PickleBuffer) -> bool:
+        def is_small(buffer: pickle.PickleBuffer) -> bool:
             """Pictures are copied once, straight into the ring; for what is small that takes longer."""
             raw = buffer.raw()
             if raw.nbytes > SMALL:
@@ -148,7 +148,7 @@ class Recorder:
             return raw.nbytes <= SMALL
 
         try:
-            return self.ring.put([pickle.dumps((kind, value), protocol=5, buffer_callback=small), *apart], spare)
+            return self.ring.put([pickle.dumps((kind, value), protocol=5, buffer_callback=is_small), *apart], spare)
         except Exception as error:  # a control loop does not stop for what cannot be recorded
             self.failed = self.failed or f"a {kind} could not be given to the recorder's writer ({error})"
             return False

@@ -46,7 +46,7 @@ class WebsocketsLink:
         self.thread.start()
 
     @property
-    def connected(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether the socket is open: a frozen peer's is for half a second more. A state's age is exact."""
         return self.socket is not None
 

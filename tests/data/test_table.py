@@ -190,7 +190,7 @@ def test_clips_and_rows_are_each_others_inverse(length):
     starts = table.segment_starts(length).numpy()
     clips = table.clips(starts, length)
     assert [table.row(clip) for clip in clips] == starts.tolist()
-    assert all(table.holds(clip) and clip.length == length for clip in clips)
+    assert all(table.has_clip(clip) and clip.length == length for clip in clips)
     reordered = Table(EPISODES[::-1])  # a clip belongs to the episode, not to a data set
     for clip, row in zip(clips, starts, strict=True):
         assert torch.equal(reordered.obs[reordered.row(clip)], table.obs[row])
@@ -200,10 +200,10 @@ def test_a_clip_of_no_episode_of_the_table_is_refused():
     table = Table(EPISODES[:2])
     unknown = Clip(episode_id(EPISODES[2]), 0, 1)
     for clip in (unknown, Clip(table.ids[0], 3, 3), Clip(table.ids[0], -1, 2)):
-        assert not table.holds(clip)
+        assert not table.has_clip(clip)
         with pytest.raises(UserError, match="has no episode"):
             table.row(clip)
-    assert table.holds(Clip(table.ids[0], 3, 2))
+    assert table.has_clip(Clip(table.ids[0], 3, 2))
 
 
 def is_the_same(grown: Table, whole: Table) -> None:

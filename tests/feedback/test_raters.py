@@ -7,7 +7,7 @@ import pytest
 
 from pbrl.feedback.labels import Selection
 from pbrl.feedback.questions import Question
-from pbrl.feedback.raters import alpha, cohen, dawid_skene, describe, guesses
+from pbrl.feedback.raters import alpha, cohen, dawid_skene, describe, is_guessing
 from pbrl.feedback.read import read
 from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.progress import answers_with_questions
@@ -64,11 +64,11 @@ def test_krippendorffs_alpha_by_its_definition():
 
 def test_who_guesses_is_found_soon_and_who_knows_is_not():
     chance = np.random.default_rng(1)
-    random = [guesses(list(chance.random(20) < 0.5)) for _ in range(500)]
+    random = [is_guessing(list(chance.random(20) < 0.5)) for _ in range(500)]
     assert np.mean([verdict is True for verdict in random]) >= 0.95
-    skilled = [guesses(list(chance.random(60) < 0.95)) for _ in range(500)]
+    skilled = [is_guessing(list(chance.random(60) < 0.95)) for _ in range(500)]
     assert np.mean([verdict is True for verdict in skilled]) <= 0.01
-    assert guesses([]) is None and guesses([True]) is None
+    assert is_guessing([]) is None and is_guessing([True]) is None
 
 
 def test_who_presses_one_side():

@@ -24,7 +24,7 @@ class Wire:
     """In a socket's place: frames arrive after `delay_s`, in order, one in a tick; while it is held, none does."""
 
     def __init__(self, url: str):
-        self.now, self.delay_s, self.held, self.underway, self.connected = 0.0, 0.002, False, deque(), True
+        self.now, self.delay_s, self.held, self.underway, self.is_connected = 0.0, 0.002, False, deque(), True
 
     def subscribe(self, topic, type_): ...
     def advertise(self, topic, type_): ...

@@ -337,7 +337,7 @@ def test_what_is_published_while_the_link_is_down_is_never_sent(mock, robot, wir
     time.sleep(0.3)
     assert link.publish("/words", {"data": "first"}) and until(lambda: heard.received[0] == {"data": "first"})[0]
     wire.cut()
-    assert until(lambda: not link.connected)[0]
+    assert until(lambda: not link.is_connected)[0]
     assert not any(link.publish("/words", {"data": str(i)}) for i in range(50))
     with pytest.raises(LinkError, match="no connection"):
         link.call("/rosapi/get_time", {}, 1)
@@ -358,7 +358,7 @@ def test_a_peer_that_freezes_is_left(mock, robot, wire, transport):
     link: Any = link_opener({**robot, "transport": transport})(robot["url"])
     link.wait(SOON)
     wire.hold()
-    gone, after = until(lambda: not link.connected, 4)
+    gone, after = until(lambda: not link.is_connected, 4)
     assert gone and after < 2.5
     wire.let_go()
     link.wait(SOON)
