@@ -52,12 +52,12 @@ def pool(config: Any) -> Table:
     source = {"folder": Path(config.data_dir), "seed": config.data_seed, "workers": 0}
     env, data = (OmegaConf.to_container(part, resolve=True) for part in (config.env, config.data))
     episodes, _ = collect.load_dataset(env, data, **source)  # type: ignore[arg-type]
-    good = [e for e in episodes if reached(e).any()]
-    few = good[:SUCCEED] + [e for e in episodes if not reached(e).any()]
-    return Table([e._replace(reward=reached(e)) for e in few])
+    good = [e for e in episodes if first_success(e).any()]
+    few = good[:SUCCEED] + [e for e in episodes if not first_success(e).any()]
+    return Table([e._replace(reward=first_success(e)) for e in few])
 
 
-def reached(episode: Episode) -> np.ndarray:
+def first_success(episode: Episode) -> np.ndarray:
     """1 in the step that ends in success for the first time [T]."""
     assert episode.success is not None
     before = np.maximum.accumulate(episode.success)

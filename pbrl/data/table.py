@@ -116,7 +116,7 @@ class Table:
         success = [e.success.any() for e in episodes if e.success is not None]
         known = self.success is not None and len(success) == len(episodes)
         self.success = np.append(self.success, success) if known else None  # type: ignore[arg-type]
-        self.state = _grown(self.state, [e.state for e in episodes], begin)
+        self.state = _append_states(self.state, [e.state for e in episodes], begin)
         self._place = {own: i for i, own in reversed(list(enumerate(self.ids)))}
 
         holds_step = np.ones(int(first[-1] + steps[-1] + 1), bool)
@@ -302,7 +302,7 @@ def _pad(x: np.ndarray) -> np.ndarray:
     return np.concatenate([x, np.zeros((1, *x.shape[1:]), x.dtype)])
 
 
-def _grown(held: np.ndarray | None, more: Sequence[np.ndarray | None], rows: int) -> np.ndarray | None:
+def _append_states(held: np.ndarray | None, more: Sequence[np.ndarray | None], rows: int) -> np.ndarray | None:
     """Simulator states of `rows` and more, if they are known of all."""
     known = [state for state in more if state is not None]
     if len(known) < len(more) or (rows and held is None):

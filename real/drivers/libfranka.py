@@ -155,14 +155,14 @@ class LibfrankaDriver:
                     robot.poll_motion()
                 state = robot.state
             except Exception as error:  # libfranka's own, or franky's
-                self._broke(error)
+                self._record_error(error)
                 continue
             if state.time.to_sec() != last_s:
                 last_s = state.time.to_sec()
-                self.latest = self._parsed(state)
+                self.latest = self._parse(state)
             time.sleep(READ_S)
 
-    def _parsed(self, state: Any) -> State:
+    def _parse(self, state: Any) -> State:
         assert self.hand is not None
         return State(
             np.array(state.q, float), np.array(state.dq, float), self.hand.width, MODES[int(state.robot_mode)],
@@ -198,9 +198,9 @@ class LibfrankaDriver:
             if self.accepted is None or not 0 <= now - self.accepted < self.settings["retarget_s"]:
                 try:
                     if self.target is None or np.abs(rest - self.target).max() > SAME:
-                        self._towards(rest)
+                        self._move_towards(rest)
                 except Exception as error:  # what ended the motion before comes up here too
-                    self._broke(error)
+                    self._record_error(error)
                     return None
                 self.accepted, self.target = now, rest
             assert self.target is not None
@@ -224,7 +224,7 @@ class LibfrankaDriver:
                     f"the arm is in mode {state.robot_mode.name} ({state.current_errors}): clear it in Desk"
                 )
             try:
-                self._towards(np.array(state.q_d, float))
+                self._move_towards(np.array(state.q_d, float))
             except self.franky.Exception as error:
                 raise RobotError(f"the arm does not start: {error}") from error
             self.accepted, self.target, self.active = None, None, True
@@ -253,7 +253,7 @@ class LibfrankaDriver:
             with contextlib.suppress(self.franky.Exception):
                 robot.join_motion(BEGIN_S)  # says that it was stopped
         except self.franky.Exception as error:
-            self._broke(error)
+            self._record_error(error)
             raise RobotError(str(error)) from error
         if not self._is_gone():
             self.broken = None
@@ -272,7 +272,7 @@ class LibfrankaDriver:
                 self.robot.stop()
         self.robot = self.hand = None  # the last that refers to them closes the connection
 
-    def _towards(self, q: np.ndarray) -> None:
+    def _move_towards(self, q: np.ndarray) -> None:
         target = self.franky.JointState(q)
         motion = self.franky.JointMotion(target, return_when_finished=False)
         self._robot().move(motion, asynchronous=True, cutoff_frequency=UNFILTERED)
@@ -285,7 +285,7 @@ class LibfrankaDriver:
     def _is_gone(self) -> bool:
         return self.broken is not None and self.broken.fault == "no_state"
 
-    def _broke(self, error: Exception) -> None:
+    def _record_error(self, error: Exception) -> None:
         if isinstance(error, self.franky.NetworkException):
             self.broken = StateError("no_state", f"the connection to the arm is gone ({error}): start again")
         elif self.active and self.broken is None:

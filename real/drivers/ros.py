@@ -112,9 +112,9 @@ class RosDriver:
             "joint_names": list(self.arm.joints),
             "points": [
                 {
-                    "positions": rounded(motion.q),
-                    "velocities": rounded(motion.dq),
-                    "accelerations": rounded(motion.ddq),
+                    "positions": round_values(motion.q),
+                    "velocities": round_values(motion.dq),
+                    "accelerations": round_values(motion.ddq),
                     "time_from_start": to_stamp(t, self.ros1),
                 }
                 for t, motion in points
@@ -168,6 +168,6 @@ class RosDriver:
         return self.actions.publish(topic, {"header": {"stamp": stamp}, "goal_id": {"stamp": stamp}, "goal": goal})
 
 
-def rounded(values: np.ndarray) -> list[float]:
+def round_values(values: np.ndarray) -> list[float]:
     """Numbers of few digits: a frame is sent a hundred times a second."""
     return np.round(values, 9).tolist()

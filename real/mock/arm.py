@@ -226,7 +226,7 @@ class MockArm:
                 self.count["ignored"] += 1
             else:
                 updated = self.begun + self.steps * self.env.model.opt.timestep
-                trajectory = self.trajectory.replaced(points, updated, now, jumps=not self.ros1)
+                trajectory = self.trajectory.replace(points, updated, now, jumps=not self.ros1)
                 if trajectory is None:
                     self.count["expired"] += 1
                     return

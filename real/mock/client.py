@@ -38,7 +38,7 @@ class Client:
         self.offered: dict[str, Offered] = {}
         self.running: set[asyncio.Task] = set()
 
-    async def live(self) -> None:
+    async def serve(self) -> None:
         """Until the socket closes."""
         tasks = [asyncio.create_task(self._work()), asyncio.create_task(self._write())]
         try:
@@ -50,7 +50,7 @@ class Client:
         finally:
             for task in tasks:
                 task.cancel()
-            self._gone()
+            self._clean_up()
 
     async def _work(self) -> None:
         while True:
@@ -73,7 +73,7 @@ class Client:
 
     def send(self, message: Message, key: Any = None) -> None:
         """Sends a message, from any thread."""
-        frame = written(message if key is None else {**message, "id": key})
+        frame = to_json(message if key is None else {**message, "id": key})
         with suppress(RuntimeError):
             self.bridge.loop.call_soon_threadsafe(self.put, frame)
 
@@ -91,7 +91,7 @@ class Client:
         elif op in slow and self.bridge.serial:
             await slow[op](message)
         elif op in slow:
-            task = asyncio.create_task(quietly(slow[op](message)))
+            task = asyncio.create_task(log_errors(slow[op](message)))
             self.running.add(task)
             task.add_done_callback(self.running.discard)
 
@@ -145,7 +145,7 @@ class Client:
     async def _call_service(self, message: Message) -> None:
         service, args, key = field(message, "service", str), message.get("args"), message.get("id")
         try:
-            values, good = outgoing(await elsewhere(lambda: self.hub.call(service, args))), True
+            values, good = outgoing(await run_in_thread(lambda: self.hub.call(service, args))), True
         except ServiceFailed as error:
             if not self.hub.definitions.ros1:
                 await asyncio.Event().wait()  # the node died of it, and the bridge waits for its answer
@@ -178,16 +178,16 @@ class Client:
         definitions = self.hub.definitions
 
         def feedback(values: Message) -> None:
-            values = definitions.validated(definitions.part(type_, "Feedback"), values)
+            values = definitions.validate(definitions.part(type_, "Feedback"), values)
             if wanted:
                 self.send({"op": "action_feedback", "action": action, "values": outgoing(values)}, key)
 
         try:
             name, part = definitions.name(type_, "action"), definitions.part(type_, "Goal")
-            fields = definitions.validated(part, definitions.listed(part, message.get("args")))
+            fields = definitions.validate(part, definitions.name_arguments(part, message.get("args")))
             callback = await self._server(action, name)
             goal = self.bridge.goals[key] = Goal(fields, feedback)
-            values, status = await elsewhere(lambda: self._pursued(type_, goal, callback))
+            values, status = await run_in_thread(lambda: self._run_goal(type_, goal, callback))
             good, values = True, outgoing(values)
             self.bridge.goals.pop(key, None)
         except ValueError as error:
@@ -202,20 +202,20 @@ class Client:
             await asyncio.sleep(SERVER_S / 50)
         raise ValueError("No action server available")
 
-    def _pursued(self, type_: str, goal: Goal, callback: Callable[[Goal], Any]) -> tuple[Message, int]:
+    def _run_goal(self, type_: str, goal: Goal, callback: Callable[[Goal], Any]) -> tuple[Message, int]:
         part = self.hub.definitions.part(type_, "Result")
         try:
-            result = self.hub.definitions.validated(part, callback(goal))
+            result = self.hub.definitions.validate(part, callback(goal))
         except Exception:  # its client gets a failed goal as aborted
             log.exception("the server of an action")
-            return self.hub.definitions.validated(part, {}), ABORTED
+            return self.hub.definitions.validate(part, {}), ABORTED
         return result, CANCELED if goal.cancelled.is_set() else SUCCEEDED
 
     def _cancel_goal(self, message: Message) -> None:
         field(message, "action", str)
         self.bridge.goals[message.get("id")].cancelled.set()
 
-    def _gone(self) -> None:
+    def _clean_up(self) -> None:
         """Its topics are left, its services end; its publishers stay for a while, and so do its goals."""
         for topic in list(self.subscribed):
             self._leave(topic)
@@ -280,7 +280,7 @@ class Offered:
 
     def answer(self, key: str, values: Message) -> None:
         """Hands over a client's response. Raises ValueError where it is not of the service's type."""
-        response = self.client.hub.definitions.validated(self.response, values)
+        response = self.client.hub.definitions.validate(self.response, values)
         self.waiting.setdefault(key, Future()).set_result(response)
 
     def close(self) -> None:
@@ -290,7 +290,7 @@ class Offered:
                 answer.set_exception(ConnectionError("service handler returned None"))
 
 
-async def elsewhere(work: Callable[[], Any]) -> Any:
+async def run_in_thread(work: Callable[[], Any]) -> Any:
     """What `work` returns or raises, in a thread of its own."""
     answer: Future = Future()
     answer.set_running_or_notify_cancel()
@@ -305,7 +305,7 @@ async def elsewhere(work: Callable[[], Any]) -> Any:
     return await asyncio.wrap_future(answer)
 
 
-async def quietly(work: Awaitable[None]) -> None:
+async def log_errors(work: Awaitable[None]) -> None:
     """Drops what is bad."""
     try:
         await work
@@ -321,6 +321,6 @@ def field(message: Message, name: str, type_: type, *otherwise: Any) -> Any:
     return value
 
 
-def written(message: Message) -> str:
+def to_json(message: Message) -> str:
     """JSON as ujson writes it, which the real ones use."""
     return json.dumps(message, separators=(",", ":")).replace("/", "\\/")

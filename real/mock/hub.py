@@ -58,7 +58,7 @@ class Hub:
             if by not in self.owners[topic]:
                 raise ValueError(f"{topic} was not advertised")
             type_ = self.types[topic]
-            message = self.definitions.validated(type_, message)
+            message = self.definitions.validate(type_, message)
             self.owners[topic][by] += 1
             if self.definitions.ros1 and self.definitions.has_header(type_):
                 message["header"]["seq"] = self.owners[topic][by]
@@ -106,14 +106,14 @@ class Hub:
             raise ValueError(f"Service {service} does not exist")
         type_, callback = self.services[service]
         request = self.definitions.part(type_, "Request")
-        asked = self.definitions.validated(request, self.definitions.listed(request, args))
+        asked = self.definitions.validate(request, self.definitions.name_arguments(request, args))
         try:
             response = callback(asked)
         except ConnectionError as error:  # a client that answered it has left
             raise ServiceFailed(service, f"service cannot process request: {error}") from error
         except Exception as error:
             raise ServiceFailed(service, f"error processing request: {error}") from error
-        return self.definitions.validated(self.definitions.part(type_, "Response"), response)
+        return self.definitions.validate(self.definitions.part(type_, "Response"), response)
 
     def act(self, action: str, type_: str, callback: Callable[[Goal], Any]) -> None:
         """ROS 2: calls `callback` with a goal, in a thread of its own; it returns the result, or raises to abort."""

@@ -65,7 +65,7 @@ class Recorder:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
         atexit.register(self.close)  # before multiprocessing waits for the process
         until = time.monotonic() + READY_S
-        while not self.status.moved and self.process.is_alive() and time.monotonic() < until:
+        while not self.status.last_active and self.process.is_alive() and time.monotonic() < until:
             time.sleep(0.01)
 
     @property
@@ -114,7 +114,7 @@ class Recorder:
             sent, since = False, time.monotonic()
             while self.process.is_alive():
                 sent = sent or self._put("close", "aborted:closed", 0)
-                if time.monotonic() > max(since, self.status.moved) + patience_s:
+                if time.monotonic() > max(since, self.status.last_active) + patience_s:
                     self.failed = f"the recorder's writer did not move for {patience_s:g} s and was ended"
                     self.process.kill()
                 self.process.join(0.05)

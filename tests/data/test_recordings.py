@@ -6,7 +6,7 @@ import pytest
 
 from pbrl.data import collect, episodes
 from pbrl.data.table import Table
-from pbrl.data.video import recorded, recording, write_mp4
+from pbrl.data.video import read_frames, read_video_info, write_mp4
 from pbrl.feedback.page.clips import Clips, Look, Renderers
 from pbrl.types import UserError
 from tests import toy
@@ -50,10 +50,10 @@ def numbers(path, episode, **more):
 def test_every_frame_of_every_format_is_found(tmp_path, name):
     codec, options = FORMATS[name]
     film(tmp_path / name, codec=codec, options=options)
-    source = recording(tmp_path / name)
+    source = read_video_info(tmp_path / name)
     assert len(source.shown) == 40 and source.fps == pytest.approx(30, rel=0.01)
     for first in (0, 1, 17, 36):
-        cut = list(recorded(tmp_path / name, source, first=first, last=first + 4, height=24))
+        cut = list(read_frames(tmp_path / name, source, first=first, last=first + 4, height=24))
         assert [which(image) for image in cut] == list(range(first, first + 4))
         assert cut[0].shape == (24, 32, 3)
 
@@ -85,7 +85,7 @@ def test_a_phone_held_upright(tmp_path):
     zero, minus = bytes(4), (-(1 << 16)).to_bytes(4, signed=True)
     data[matrix : matrix + 20] = zero + unit + zero + minus + zero
     (tmp_path / "b.mp4").write_bytes(data)
-    flat, upright = (next(recorded(tmp_path / n, recording(tmp_path / n), first=0, last=1, height=32)) for n in
+    flat, upright = (next(read_frames(tmp_path / n, read_video_info(tmp_path / n), first=0, last=1, height=32)) for n in
                      ("a.mp4", "b.mp4"))  # fmt: skip
     assert flat.shape == (32, 42, 3) and upright.shape == (32, 24, 3)
 
@@ -128,7 +128,7 @@ def test_what_is_no_recording(tmp_path):
     film(tmp_path / "a.mp4", len(e.obs))
 
     def refuses(match):
-        recording.cache_clear()
+        read_video_info.cache_clear()
         with pytest.raises(UserError, match=match):
             episodes.read(tmp_path)
 

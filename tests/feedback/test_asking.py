@@ -110,7 +110,7 @@ def test_asking_again_asks_and_answers_the_same(store):
         source = teacher(store, table, mistake=0.3)
         asking = Asking(table=table, query=query(), source=source, store=store)
         asking.ask(0, None)
-    assert store.counts()["asked"] == 20 == store.last() and store.miscounted() == []
+    assert store.counts()["asked"] == 20 == store.last() and store.find_miscounted() == []
 
 
 def test_a_run_that_goes_on_reads_what_it_had_read(store):

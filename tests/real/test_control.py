@@ -60,7 +60,7 @@ class Arm:
         motion, way, t = command
         self.sent.append((self.now, motion))
         points = [Point(t + 0.05 + after, *at) for after, at in [(0.0, motion), *way]]
-        self.trajectory = self.trajectory.replaced(points, self.now, self.now, jumps=False)
+        self.trajectory = self.trajectory.replace(points, self.now, self.now, jumps=False)
         if not self.deaf:
             self.echoed = self.now
         return Applied(motion.q, self.now)

@@ -55,7 +55,7 @@ class Remote(RosDriver):
         message = self.wire.arrived()
         if message is not None:
             begin, points = parse_trajectory(message, self.arm.joints, self.now)
-            after = self.trajectory.replaced(points, self.now - TICK, self.now, jumps=not self.ros1)
+            after = self.trajectory.replace(points, self.now - TICK, self.now, jumps=not self.ros1)
             if after is not None:
                 self.trajectory, self.late = after, self.late + (points[0].t <= self.now)
                 self.executed.append((self.now - begin, points[-1].t))

@@ -412,17 +412,17 @@ def test_the_dialects_differ_about_headers_and_names():
     one, two = load("ros1"), load("ros2")
     stamp = {"secs": 12, "nsecs": 34}
     joint = {"header": {"seq": 7, "stamp": stamp}}
-    assert one.validated("sensor_msgs/JointState", joint)["header"]["stamp"] == stamp
+    assert one.validate("sensor_msgs/JointState", joint)["header"]["stamp"] == stamp
     with pytest.raises(ValueError, match="does not have a field header.seq"):
-        two.validated("sensor_msgs/JointState", joint)
+        two.validate("sensor_msgs/JointState", joint)
     for spelling in (stamp, {"sec": 12, "nanosec": 34}):
-        header = two.validated("sensor_msgs/msg/JointState", {"header": {"stamp": spelling}})["header"]
+        header = two.validate("sensor_msgs/msg/JointState", {"header": {"stamp": spelling}})["header"]
         assert header == {"stamp": {"sec": 12, "nanosec": 34}, "frame_id": ""}
     with pytest.raises(ValueError, match="not a valid type"):
         one.name("sensor_msgs/msg/JointState")
     assert two.name("sensor_msgs/JointState") == "sensor_msgs/msg/JointState"
-    assert two.validated("geometry_msgs/Pose", {})["orientation"]["w"] == 1.0
-    assert one.validated("geometry_msgs/Pose", {})["orientation"]["w"] == 0.0
+    assert two.validate("geometry_msgs/Pose", {})["orientation"]["w"] == 1.0
+    assert one.validate("geometry_msgs/Pose", {})["orientation"]["w"] == 0.0
 
 
 @pytest.mark.parametrize("dialect", ["ros1", "ros2"])
@@ -451,17 +451,17 @@ def test_the_dialects_differ_about_headers_and_names():
 )
 def test_what_is_refused(dialect, type_, message):
     with pytest.raises(ValueError):
-        load(dialect).validated(type_, message)
+        load(dialect).validate(type_, message)
 
 
 @pytest.mark.parametrize("dialect", ["ros1", "ros2"])
 def test_bytes_and_numbers(dialect):
     definitions = load(dialect)
-    image = definitions.validated("sensor_msgs/CompressedImage", {"data": "/9hhYmM="})
+    image = definitions.validate("sensor_msgs/CompressedImage", {"data": "/9hhYmM="})
     assert image["data"] == b"\xff\xd8abc" and outgoing(image)["data"] == "/9hhYmM="
-    assert definitions.validated("sensor_msgs/CompressedImage", {"data": [1, 2]})["data"] == b"\x01\x02"
-    assert definitions.validated("std_msgs/Float32", {"data": 1})["data"] == 1.0
-    assert definitions.validated("std_msgs/Float32", {"data": 0.1})["data"] == pytest.approx(0.1, abs=1e-8)
-    assert definitions.validated("std_msgs/Empty", {}) == {}
-    state = definitions.validated("franka_msgs/FrankaState", {"q": [1] * 7})
+    assert definitions.validate("sensor_msgs/CompressedImage", {"data": [1, 2]})["data"] == b"\x01\x02"
+    assert definitions.validate("std_msgs/Float32", {"data": 1})["data"] == 1.0
+    assert definitions.validate("std_msgs/Float32", {"data": 0.1})["data"] == pytest.approx(0.1, abs=1e-8)
+    assert definitions.validate("std_msgs/Empty", {}) == {}
+    state = definitions.validate("franka_msgs/FrankaState", {"q": [1] * 7})
     assert state["q"] == [1.0] * 7 and len(state["dq"]) == 7 and state["current_errors"]["joint_reflex"] is False

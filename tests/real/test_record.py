@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pbrl.data import episodes
-from pbrl.data.video import recorded, recording
+from pbrl.data.video import read_frames, read_video_info
 from real.record import Recorder, Step, export, journal
 from real.record.__main__ import main
 from tests.real.recorded import HZ, grey, numbers, said, shade, shades, step, whole
@@ -99,8 +99,8 @@ def test_cameras(session):
     assert one["cameras"] == {"front": f"{name}.mp4", "wrist_cam": f"{name}.wrist_cam.mp4"} and one["video"] == "camera"
     seen = [1, 1, 2, 3, 4, 5, 6, 6, 8, 9, 10, 11]
     assert np.allclose(shades(folder / f"{name}.mp4"), [shade(i) for i in seen], atol=3)
-    source = recording(folder / f"{name}.mp4")
-    assert next(recorded(folder / f"{name}.mp4", source, first=0, last=1, height=48)).shape == (48, 64, 3)
+    source = read_video_info(folder / f"{name}.mp4")
+    assert next(read_frames(folder / f"{name}.mp4", source, first=0, last=1, height=48)).shape == (48, 64, 3)
     assert np.allclose(shades(folder / "cameras" / f"{name}.wrist_cam.mp4"), 90, atol=3)
 
 
@@ -108,7 +108,9 @@ def test_without_a_camera_the_arm_is_drawn(session):
     folder, _ = session
     file = find(folder, "blind")
     assert said(folder)[file.stem]["video"] == "rendered"
-    frames = list(recorded(file.with_suffix(".mp4"), recording(file.with_suffix(".mp4")), first=0, last=6, height=240))
+    frames = list(
+        read_frames(file.with_suffix(".mp4"), read_video_info(file.with_suffix(".mp4")), first=0, last=6, height=240)
+    )
     apart = [np.abs(a.astype(int) - b).mean() for a, b in zip(frames, frames[1:], strict=False)]
     assert frames[0].std() > 10 and min(apart) > 0.3, "it moves"
 

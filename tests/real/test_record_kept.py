@@ -82,7 +82,7 @@ def found(folder: Path, tag: str) -> dict[int, tuple[str, int]]:
 
 def mend(folder: Path) -> None:
     """What the next recorder does first."""
-    for left in journal.Journal.left(folder / ".part"):
+    for left in journal.Journal.find_unfinished(folder / ".part"):
         finish(left.folder, folder)
         left.release()
 

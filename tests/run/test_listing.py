@@ -110,7 +110,7 @@ def test_other_errors_are_not_explained_away():
 def test_a_choice_is_known_by_its_values(folder, choice, whole):
     """A run's folder holds values, and the report names the choices that they came from."""
     values = choices.resolve(choices.load(folder, choice)[0] | ({"path": "x"} if folder == "data" else {}), whole)
-    assert choices.chosen(folder, values, whole) == choice
+    assert choices.find_choice(folder, values, whole) == choice
 
 
 def test_the_settings_that_differ_are_those_that_were_given():

@@ -15,7 +15,7 @@ from pbrl.data.behaviours import Behaviour, Noise, Offset, Random
 from pbrl.data.episodes import episode_id, read
 from pbrl.data.rollout import RolloutWorkers, rollout
 from pbrl.data.table import Table
-from pbrl.data.video import recorded, recording
+from pbrl.data.video import read_frames, read_video_info
 from pbrl.feedback.page.clips import Clips, Look, Renderers
 from pbrl.feedback.sources.reference import Reference
 from pbrl.models.policy import load_policy
@@ -185,10 +185,10 @@ def test_frames_are_kept_while_playing(tmp_path):
     for episode in episodes:
         assert episode.state is None and episode.video is not None and episode.video.is_relative_to(folder)
         assert episode.instruction == "to the target"
-        source = recording(episode.video)
+        source = read_video_info(episode.video)
         assert len(source.shown) == len(episode.obs) and source.fps == pytest.approx(10)
         world.reset(seed=episode.seed)
-        for t, frame in enumerate(recorded(episode.video, source, first=0, last=21, height=None)):
+        for t, frame in enumerate(read_frames(episode.video, source, first=0, last=21, height=None)):
             assert np.abs(frame.astype(float) - world.render(98, 98)).mean() < 6
             if t < 20:
                 world.step(episode.action[t])
@@ -201,7 +201,7 @@ def test_frames_are_kept_while_playing(tmp_path):
     source = {"env": env, "data": {"path": str(folder)}, "folder": tmp_path, "seed": 0, "workers": 0}
     clips = Clips(Renderers(source), tmp_path / "clips", look=Look(64, 10), limit_mb=10)
     try:
-        assert len(recording(clips.get("a", 24, 8).result()).shown) == 8
+        assert len(read_video_info(clips.get("a", 24, 8).result()).shown) == 8
     finally:
         clips.renderers.close()
     episodes[1].video.unlink()
@@ -240,7 +240,7 @@ def test_pixels_alone_train_a_policy(tmp_path):
     result = run.train(config(*RUN, "env.id=PixelPuck-v0", "env.images=[pixels]", "env.image_size=32", "data=random",
                               "algo=cpl", f"run={tmp_path / 'run'}", f"data_dir={tmp_path}"))  # fmt: skip
     assert result["policy"]["last"]["episodes"] == 2 and load_policy(tmp_path / "run").spec.obs_dim == 0
-    assert len(recording(tmp_path / "run" / "policy.mp4").shown) > 20
+    assert len(read_video_info(tmp_path / "run" / "policy.mp4").shown) > 20
 
 
 def test_a_regret_teacher_with_an_expert_of_ones_own(tmp_path):

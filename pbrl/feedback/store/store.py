@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select, text, update
 
 from pbrl.feedback.questions import Question, clip_id
-from pbrl.feedback.store.answers import GIVEN, IS_OPEN, LEASED, Answer, Refused, current, keep, recount
+from pbrl.feedback.store.answers import GIVEN, IS_OPEN, LEASED, Answer, Refused, add_events, current, recount
 from pbrl.feedback.store.database import Database, add, batches
 from pbrl.feedback.store.datasets import SharingDatasets, register
 from pbrl.feedback.store.reading import read_answers, read_questions
@@ -128,7 +128,7 @@ class Store(Database):
     def append(self, answers: Sequence[Answer]) -> list[int]:
         """Keeps answers, all or none; returns their numbers. Those kept before keep theirs. Raises Refused."""
         with self.writing() as connection:
-            kept = keep(connection, answers)
+            kept = add_events(connection, answers)
             for one in kept:
                 if isinstance(one, Refused):
                     raise one
@@ -137,7 +137,7 @@ class Store(Database):
     def append_each(self, answers: Sequence[Answer]) -> list[int | Refused]:
         """Keeps answers in one transaction, leaving out those that cannot be; returns their numbers, or why not."""
         with self.writing() as connection:
-            return keep(connection, answers)
+            return add_events(connection, answers)
 
     def answers(
         self,
@@ -168,7 +168,7 @@ class Store(Database):
         with self.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
-    def held(self) -> list[tuple[str, int, int]]:
+    def answer_counts(self) -> list[tuple[str, int, int]]:
         """What answers there are: kind of question, steps of the clips, and how many."""
         columns = QuestionRow.kind, QuestionRow.length
         query = current(*columns, func.count()).join(QuestionRow, EventRow.question == QuestionRow.id)
@@ -202,7 +202,7 @@ class Store(Database):
             recount(connection, [row["id"] for row in rows[QuestionRow]])
         self.sharing_datasets = SharingDatasets()
 
-    def miscounted(self) -> list[str]:
+    def find_miscounted(self) -> list[str]:
         """Questions whose counts differ from their events: none, unless another program has changed them."""
         wrong = (QuestionRow.given != GIVEN) | (QuestionRow.open != QuestionRow.wanted - GIVEN - LEASED)
         with self.reading() as connection:

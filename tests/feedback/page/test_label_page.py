@@ -136,7 +136,7 @@ def test_a_session_by_keyboard(serve, open_page, kind):
     else:
         assert as_shown(said["detail"], order) == expected
     assert said["seconds"] > 0.15 and said["rater"] == "me" and page.errors == []
-    assert Store(server.url).miscounted() == []
+    assert Store(server.url).find_miscounted() == []
 
 
 def test_good_and_bad_spans(serve, open_page):

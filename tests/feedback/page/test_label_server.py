@@ -182,7 +182,7 @@ def test_practice_comes_first_and_again_until_it_is_passed(client, project, data
     assert answer(*right) == [True, True]
     after = client.post("/api/next", json={"n": 5}).json()
     assert not after["again"] and [q["purpose"] for q in after["questions"]] == [None] * 3
-    assert project.store.miscounted() == []
+    assert project.store.find_miscounted() == []
 
 
 def test_only_whoever_runs_the_project_sees_the_statistics(shared, project):

@@ -233,7 +233,7 @@ def test_a_run_learns_from_the_page_and_goes_on_after_a_kill(tmp_path):
     log = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     accuracies = [line["label_accuracy"] for line in log if "label_accuracy" in line]
     assert accuracies and set(accuracies) == {1.0}
-    assert store.miscounted() == []
+    assert store.find_miscounted() == []
 
 
 def test_what_people_cannot_be_asked(tmp_path):

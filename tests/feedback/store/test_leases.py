@@ -46,7 +46,7 @@ def test_a_lease_is_held_answered_and_not_given_again(store):
     assert [k.id for k in lease(store, "ada", 2)] == ids[:2], "after a reload she sees the same"
     store.append([answer(ids[0], "ada")])
     assert [k.id for k in lease(store, "ada", 2)] == ids[1:2]
-    assert labels_of(store) == [1.0] and store.miscounted() == []
+    assert labels_of(store) == [1.0] and store.find_miscounted() == []
 
 
 def test_a_lease_that_ran_out_is_somebody_elses_and_a_late_answer_is_kept(store):
@@ -56,7 +56,7 @@ def test_a_lease_that_ran_out_is_somebody_elses_and_a_late_answer_is_kept(store)
     assert lease(store, "bob", 1, now=105) == []
     assert [k.id for k in lease(store, "bob", 1, now=111)] == [question]
     store.append([answer(question, "ada"), answer(question, "bob", 0.0)])
-    assert sorted(labels_of(store)) == [0.0, 1.0] and store.miscounted() == []
+    assert sorted(labels_of(store)) == [0.0, 1.0] and store.find_miscounted() == []
 
 
 def test_what_is_passed_on_goes_to_others(store):
@@ -81,7 +81,7 @@ def test_taking_back_and_answering_again(store):
     store.append([answer(question, "ada", 0.0), answer(question, "ada", 0.5)])
     assert labels_of(store) == [0.5], "the last word counts"
     assert [event["kind"] for event in store.tail(0)] == ["answer", "retract", "answer", "answer"], "and all is kept"
-    assert store.miscounted() == []
+    assert store.find_miscounted() == []
 
 
 def test_sending_twice_and_sending_nonsense(store):
@@ -107,7 +107,7 @@ def test_priorities_purposes_and_withdrawal(store):
     release(store, "ada")
     assert store.withdraw(ids) == 3
     assert [k.id for k in lease(store, "ada", 9)] == gold
-    assert store.miscounted() == []
+    assert store.find_miscounted() == []
 
 
 def test_a_reader_with_a_cursor_misses_nothing(store):
@@ -161,7 +161,7 @@ def test_each_question_gets_exactly_its_answers(store, wanted):
     assert [job.exitcode for job in jobs] == [0, 0]
     by = [(event["question"], event["rater"]) for event in store.tail(0, 9999)]
     assert len(by) == len(set(by)) == n * wanted, "nobody answers twice"
-    assert store.miscounted() == [] and lease(store, "r0", 5) == []
+    assert store.find_miscounted() == [] and lease(store, "r0", 5) == []
     assert {len(store.answers([q])) for q, _ in by} == {wanted}
 
 

@@ -84,7 +84,7 @@ def test_an_old_store_keeps_its_answers_and_gets_todays_tables(kind, request, tm
     old(urls[0])
     store, fresh = Store(urls[0]), Store(urls[1])
     assert tables(store) == tables(fresh)
-    assert store.counts() == {"asked": 2, "answered": 3, "ties": 1, "skipped": 0} and store.miscounted() == []
+    assert store.counts() == {"asked": 2, "answered": 3, "ties": 1, "skipped": 0} and store.find_miscounted() == []
     values = {kind: [answer.value for answer in store.answers(kind=kind)] for kind in ("pair", "rating")}
     assert values == {"pair": [Value("answer", 1.0), Value("tie", 0.5)], "rating": [Value("answer", 7.0)]}
     with store.reading() as connection:
@@ -185,7 +185,9 @@ def open_with(store: Store, episodes: list[Episode]) -> str:
 
 
 def test_before_its_data_set_is_opened_nothing_is_lost(migrated):
-    assert migrated.counts() == {"asked": 59, "answered": 50, "ties": 6, "skipped": 3} and migrated.miscounted() == []
+    assert (
+        migrated.counts() == {"asked": 59, "answered": 50, "ties": 6, "skipped": 3} and migrated.find_miscounted() == []
+    )
     old = before()
     assert [row["event_uid"] for row in flat(migrated)] == [row["event_uid"] for row in old]
     assert [row["old_rows"] for row in flat(migrated)] == [row["starts"] for row in old]
@@ -200,7 +202,7 @@ def test_every_clip_finds_its_episode_and_every_answer_its_clips(migrated):
         same = [key for key in then if key in now and key != "question_dataset"]
         assert len(same) > 20 and [now[key] for key in same] == [then[key] for key in same]
         assert (now["event_time"], now["event_stored"]) == (then["event_told"], then["event_kept"])
-    assert migrated.counts(dataset=whole) == migrated.counts() and migrated.miscounted() == []
+    assert migrated.counts(dataset=whole) == migrated.counts() and migrated.find_miscounted() == []
     third, first = ids[3], ids[1]
     inside = {row["question_id"] for row in flat(migrated) if set(row["episodes"]) <= {third, first}}
     assert {answer.question for answer in migrated.answers(dataset=few)} <= inside

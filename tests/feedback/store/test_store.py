@@ -128,7 +128,7 @@ def test_export_and_import(store, tmp_path, suffix):
     other = Store(f"sqlite:///{tmp_path / 'other.sqlite'}")
     assert load(other, file) == 3 and load(other, file) == 3
     assert store.answers(ids) == other.answers(ids) and store.questions(ids) == other.questions(ids)
-    assert list(flat(store)) == list(flat(other)) and other.miscounted() == []
+    assert list(flat(store)) == list(flat(other)) and other.find_miscounted() == []
     assert len(other.answers(dataset=dataset(other))) == 3, "what is imported is found by its episodes"
 
 
