@@ -134,5 +134,5 @@ def test_seeds_are_not_shared_by_processes(monkeypatch, tmp_path):
 
 
 def test_alone_everything_is_made_once():
-    made = []
-    assert distributed.after_rank_0(lambda: made.append(1) or len(made)) == 1 and made == [1]
+    calls = []
+    assert distributed.after_rank_0(lambda: calls.append(1) or len(calls)) == 1 and calls == [1]

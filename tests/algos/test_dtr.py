@@ -49,10 +49,10 @@ def test_it_acts_as_it_predicts():
     policy.reset()
     acts = torch.stack([policy.act(Observation(o)) for o in obs])[:, 1]
     for t in range(9):
-        seen = torch.arange(max(0, t - 3), t + 1)
-        target = best * 0.8 * (1 - seen / 30)
-        window = Windows(Observation(table.obs[seen][None]), acts[seen][None], target[None], target[None], seen[None],
-                         torch.tensor([len(seen) - 1]), torch.ones(1, len(seen)), torch.zeros(1))  # fmt: skip
+        past = torch.arange(max(0, t - 3), t + 1)
+        target = best * 0.8 * (1 - past / 30)
+        window = Windows(Observation(table.obs[past][None]), acts[past][None], target[None], target[None], past[None],
+                         torch.tensor([len(past) - 1]), torch.ones(1, len(past)), torch.zeros(1))  # fmt: skip
         torch.testing.assert_close(policy.predict(window)[0][0, -1], acts[t])
     policy.reset()
     torch.testing.assert_close(policy.act(Observation(obs[0]))[1], acts[0])
@@ -148,15 +148,15 @@ def test_the_critic_pulls_more_and_more(eta_steps, turn, eta):
     torch.manual_seed(0)
     dtr = without_dropout("algo/dtr", eta=3.0, eta_steps=eta_steps, imitation=0.0, lr=0.0)
     dtr.turn.fill_(turn)
-    seen = []
-    dtr.actor_optim.step = lambda loss: seen.append(loss.detach())
+    losses = []
+    dtr.actor_optim.step = lambda loss: losses.append(loss.detach())
     (batch,) = draw_batches(dtr, 1)
     with torch.no_grad():
         q = dtr.policy.value(batch.obs.state, dtr.policy.predict(batch)[0])[:, batch.mask > 0]
         mean_q, size = q.mean(1), q.abs().mean(1)
     dtr.update(batch)
     expected = [-eta * mean_q[0] / size[1], -eta * mean_q[1] / size[0]]
-    assert any(torch.allclose(seen[0], e, atol=1e-6) for e in expected)
+    assert any(torch.allclose(losses[0], e, atol=1e-6) for e in expected)
 
 
 def test_targets_follow_slowly():

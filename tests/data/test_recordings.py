@@ -66,15 +66,15 @@ def test_clips_of_it_play_in_a_browser(tmp_path, name):
     source = {"env": None, "data": {"path": str(tmp_path)}, "folder": tmp_path, "seed": 0, "workers": 0}
     clips = Clips(Renderers(source), tmp_path / "clips", look=Look(64, 30), limit_mb=10)
     try:
-        made = clips.get("a", 7, 20).result()
+        clip = clips.get("a", 7, 20).result()
     finally:
         clips.renderers.close()
-    with av.open(str(made)) as container:
+    with av.open(str(clip)) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
     assert [which(image) for image in frames] == list(range(7, 27)) and frames[0].shape == (64, 86, 3)
-    assert made.read_bytes().index(b"moov") < made.read_bytes().index(b"mdat"), "it plays before it is all there"
+    assert clip.read_bytes().index(b"moov") < clip.read_bytes().index(b"mdat"), "it plays before it is all there"
 
 
 def test_a_phone_held_upright(tmp_path):
@@ -101,13 +101,13 @@ def test_videos_alone_are_judged(tmp_path):
 
 
 def test_with_numbers_beside_they_are_learnt_from(tmp_path):
-    made = toy.episodes(12)
+    collected = toy.episodes(12)
     (tmp_path / "films").mkdir()
-    for i, e in enumerate(made):
+    for i, e in enumerate(collected):
         film(tmp_path / f"films/{i:02}.mp4", len(e.obs))
         numbers(tmp_path / f"films/{i:02}.npz", e)
     read = episodes.read(tmp_path / "films")
-    for a, b in zip(made, read, strict=True):
+    for a, b in zip(collected, read, strict=True):
         assert np.array_equal(a.obs, b.obs) and np.array_equal(a.action, b.action)
     recordings = [flag for flag in BASE if not flag.startswith("data")]
     result = train(tmp_path, "data=recordings", f"data.path={tmp_path / 'films'}", "algo=cpl", "feedback=perfect",

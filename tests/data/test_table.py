@@ -130,11 +130,11 @@ class Twice:
 def test_relabelling_weighs_members_alike_and_changes_what_learners_see():
     table = Table(EPISODES)
     table.relabel(Twice("zscore"))
-    seen = table.transitions(table.rows).reward
+    observed = table.transitions(table.rows).reward
     torch.testing.assert_close(
-        seen, (table.obs[table.rows, 0] - table.obs[table.rows, 0].mean()) / table.obs[table.rows, 0].std()
+        observed, (table.obs[table.rows, 0] - table.obs[table.rows, 0].mean()) / table.obs[table.rows, 0].std()
     )
-    assert not torch.equal(seen, table.reward[table.rows])
+    assert not torch.equal(observed, table.reward[table.rows])
 
 
 class Recent(PerStepReward):
@@ -145,8 +145,8 @@ class Recent(PerStepReward):
 
     def reward(self, obs, action):
         assert obs.state.shape[1:] == (3, 2) and action.shape[1:] == (3, 1)
-        seen = obs.state[..., 0].cumsum(-1)
-        return seen[None]  # of three steps at most, so the sum up to a step is that of the last three
+        observed = obs.state[..., 0].cumsum(-1)
+        return observed[None]  # of three steps at most, so the sum up to a step is that of the last three
 
 
 def test_a_reward_of_several_steps_reads_those_of_its_own_episode(monkeypatch):

@@ -29,10 +29,10 @@ def query(**changes) -> Query:
 
 
 def teacher(store: Store, table: Table, **dials) -> Teacher:
-    made = Teacher(**{**DIALS, **dials})  # type: ignore[arg-type]
-    made.store, made.table = store, table
-    store.add_rater(made.rater, "script")
-    return made
+    source = Teacher(**{**DIALS, **dials})  # type: ignore[arg-type]
+    source.store, source.table = store, table
+    store.add_rater(source.rater, "script")
+    return source
 
 
 @pytest.fixture

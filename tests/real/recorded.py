@@ -42,7 +42,7 @@ def shades(video: Path) -> list[int]:
     ]
 
 
-def said(folder: Path) -> dict[str, dict]:
+def read_json_files(folder: Path) -> dict[str, dict]:
     return {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
 
 

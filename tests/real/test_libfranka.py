@@ -175,14 +175,14 @@ class Stuck:
     state = type("State", (), {"width": 0.04})()
 
     def __init__(self):
-        self.told, self.free = [], threading.Event()
+        self.commands, self.free = [], threading.Event()
 
     def grasp(self, *args, **kwargs):
-        self.told.append("grasp")
+        self.commands.append("grasp")
         self.free.wait()
 
     def move(self, *args):
-        self.told.append("move")
+        self.commands.append("move")
         self.free.wait()
 
 
@@ -200,7 +200,7 @@ def test_a_gripper_that_blocks_stops_nothing(driver):
         time.sleep(0.02)
     assert until(lambda: np.abs(driver.observe().q - target).max() < 0.005, 4.0)[0]
     driver.stop()
-    assert until(lambda: driver.observe().mode == "idle")[0] and len(stuck.told) == 1
+    assert until(lambda: driver.observe().mode == "idle")[0] and len(stuck.commands) == 1
     stuck.free.set()
 
 

@@ -16,7 +16,7 @@ import pytest
 from pbrl.types import UserError
 from real.record import Recorder, journal
 from real.record.finish import finish
-from tests.real.recorded import numbers, said, step, whole
+from tests.real.recorded import numbers, read_json_files, step, whole
 
 GIVEN = """
 import os, signal, sys, time
@@ -61,7 +61,7 @@ def parent():
     end()
 
 
-def told(process: subprocess.Popen) -> dict[int, int]:
+def steps_taken(process: subprocess.Popen) -> dict[int, int]:
     """How many steps of each episode were taken. Waits for the writer too: it holds the pipe as well."""
     taken: dict[int, int] = {}
     assert process.stdout is not None
@@ -75,7 +75,7 @@ def found(folder: Path, tag: str) -> dict[int, tuple[str, int]]:
     return {
         one["about"]["episode"]: (one["outcome"], one["steps"])
         for place in (folder, folder / "aborted")
-        for one in said(place).values()
+        for one in read_json_files(place).values()
         if one["about"].get("tag") == tag
     }
 
@@ -97,11 +97,11 @@ def test_whoever_gives_the_steps_may_go_at_any_moment(tmp_path, parent):
         time.sleep(np.random.default_rng().uniform(0, 0.4))
         process.kill()
     for tag, process in killed.items():
-        taken, there = told(process), found(tmp_path, tag)
+        taken, there = steps_taken(process), found(tmp_path, tag)
         for episode, steps in taken.items():
             assert there[episode][0] in (("success", "aborted:killed") if episode == max(taken) else ("success",))
             assert there[episode][1] - steps in (0, 1), "taken, but not said before the kill"
-    told(interrupted), told(left)
+    steps_taken(interrupted), steps_taken(left)
     assert interrupted.wait(5) == -signal.SIGINT and left.wait(5) == 0
     assert found(tmp_path, "c") == {0: ("success", 40), 1: ("aborted:closed", 31)}
     assert found(tmp_path, "d") == {0: ("aborted:closed", 10)}
@@ -172,7 +172,7 @@ def test_a_full_disk_costs_only_what_comes_then(tmp_path):
     assert found(tmp_path, "before") == found(tmp_path, "after") == {0: ("success", 10)}
     mend(tmp_path)
     assert found(tmp_path, "full") == {0: ("success", steps_written - 20)}, "a place was kept for the outcome"
-    (one,) = (one for one in said(tmp_path).values() if one["about"]["tag"] == "full")
+    (one,) = (one for one in read_json_files(tmp_path).values() if one["about"]["tag"] == "full")
     assert one["dropped"] == dropped and len(whole(tmp_path)) == 3
 
 
@@ -219,7 +219,7 @@ def test_a_stopped_writer_holds_nobody_up(tmp_path):
     assert found(tmp_path, "a") == {0: ("failure", sum(taken)), 1: ("aborted:killed", 2)}
     (file,) = tmp_path.glob("*.npz")
     assert numbers(file)["index"].tolist() == [i for i, was in enumerate(taken) if was]
-    assert said(tmp_path)[file.stem]["dropped"] == taken.count(False)
+    assert read_json_files(tmp_path)[file.stem]["dropped"] == taken.count(False)
 
 
 def test_what_is_no_step_costs_only_itself(tmp_path):
@@ -237,5 +237,5 @@ def test_what_is_no_step_costs_only_itself(tmp_path):
         recorder.add(step(0))
         raise ZeroDivisionError
     assert [numbers(tmp_path / f"{name}.npz")["index"].tolist() for name in whole(tmp_path)] == [[0, 5]]
-    assert [one["outcome"] for one in said(tmp_path / "aborted").values()] == ["aborted:ZeroDivisionError"]
+    assert [one["outcome"] for one in read_json_files(tmp_path / "aborted").values()] == ["aborted:ZeroDivisionError"]
     assert recorder.close()[:3] == (2, 3, 4)

@@ -25,7 +25,7 @@ def test_one_node_of_ours_hears_another(transport):
     there: Any = link_opener(robot)("")
     topic, type_ = robot["topics"]["command"]
     here.advertise(topic, type_)
-    heard = there.subscribe(topic, type_)
+    subscription = there.subscribe(topic, type_)
     second, nano = ("secs", "nsecs") if transport == "rospy" else ("sec", "nanosec")
     point = {
         "positions": 7 * [0.5],
@@ -38,12 +38,12 @@ def test_one_node_of_ours_hears_another(transport):
         "joint_names": list(load_arm(ROBOTS[transport]).joints),
         "points": [point, point],
     }
-    assert until(lambda: here.publish(topic, message) and heard.received[0] is not None, 5)[0]
-    said: Any = heard.received[0]
-    assert said["header"]["stamp"] == {second: 12, nano: 34} and list(said["joint_names"]) == list(
+    assert until(lambda: here.publish(topic, message) and subscription.received[0] is not None, 5)[0]
+    received: Any = subscription.received[0]
+    assert received["header"]["stamp"] == {second: 12, nano: 34} and list(received["joint_names"]) == list(
         load_arm(ROBOTS[transport]).joints
     )
-    assert list(said["points"][1]["positions"]) == 7 * [0.5] and said["points"][1]["time_from_start"][nano] == 5
+    assert list(received["points"][1]["positions"]) == 7 * [0.5] and received["points"][1]["time_from_start"][nano] == 5
     assert not here.publish(topic, {"points": [{"positions": [float("nan")]}]}), "no number is no command"
     with pytest.raises(LinkError):
         here.call(robot["services"]["stop"][0], {}, 0.5)

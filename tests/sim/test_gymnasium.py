@@ -65,8 +65,8 @@ def test_a_dict_is_flattened_in_its_order():
 
 
 def test_success_where_it_is_told_and_nowhere_else():
-    assert make("Puck").has_success and not make("Puck", kwargs={"tells_success": False}).has_success
-    env = make("Puck", kwargs={"tells_success": False})
+    assert make("Puck").has_success and not make("Puck", kwargs={"reports_success": False}).has_success
+    env = make("Puck", kwargs={"reports_success": False})
     assert "success" not in env.reset(seed=0)[1] and "success" not in env.step(np.zeros(3))[4]
     assert rollout([env], Random(), [0])[0].success is None
     named = make("Puck", success="is_success")

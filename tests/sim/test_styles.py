@@ -21,19 +21,19 @@ DIALS = {"criterion": "return", "discount": 0.99, "beta": float("inf"), "gamma":
          "equal": 0.0, "seed": 0, "reference": None}  # fmt: skip
 
 
-def made(task: str, **changes) -> Tabletop:
+def make_env(task: str, **changes) -> Tabletop:
     return Tabletop(
         task, **{"robot": "panda", "control": "cartesian", "horizon": 60, "style": {}, "preference": {}, **changes}
     )
 
 
 def played(styles: list[dict[str, float]], task: str, seeds: range, **changes) -> list[Episode]:
-    return rollout([made(task, **changes) for _ in seeds], Styles(styles=styles), seeds)
+    return rollout([make_env(task, **changes) for _ in seeds], Styles(styles=styles), seeds)
 
 
 def test_preference_weights_change_the_reward_alone():
     weights = dict(zip(MEASURES, (-1.0, 2.0, -3.0, -4.0, 0.5), strict=True))
-    plain, weighted = made("place"), made("place", preference=weights)
+    plain, weighted = make_env("place"), make_env("place", preference=weights)
     for env in (plain, weighted):
         env.reset(seed=3)
     for action in np.random.default_rng(0).uniform(-1, 1, (60, 4)):
@@ -68,7 +68,7 @@ def test_a_scripted_teacher_prefers_by_the_weights():
 
 def test_what_it_does_not_take():
     with pytest.raises(UserError, match="it weighs height, speed, excess_speed"):
-        made("lift", preference={"zeal": 1.0})
+        make_env("lift", preference={"zeal": 1.0})
     with pytest.raises(UserError, match="no zeal"):
         played([{"zeal": 1.0}], "lift", range(1))
     with pytest.raises(UserError, match="at least one"):

@@ -19,13 +19,13 @@ from tests.data.test_episodes import POINT, Still
 
 
 def test_summary_of_known_episodes():
-    made = toy.episodes(40)
-    found = summarize(made)
-    returns = np.array([e.reward.sum() for e in made])
+    collected = toy.episodes(40)
+    found = summarize(collected)
+    returns = np.array([e.reward.sum() for e in collected])
     assert found.return_mean == pytest.approx(returns.mean()) and found.success == np.mean(
-        [e.success.any() for e in made]
+        [e.success.any() for e in collected]
     )
-    assert found.success_at_end == np.mean([e.success[-1] for e in made])
+    assert found.success_at_end == np.mean([e.success[-1] for e in collected])
     assert found.return_iqm == pytest.approx(np.sort(returns)[10:30].mean())
     low, high = found.return_interval
     assert low < returns.mean() < high and high - low == pytest.approx(4 * returns.std() / 40**0.5, rel=0.15)
@@ -52,17 +52,17 @@ class Rememberer:
     """Keeps all it is shown, as a transformer does, and walks on."""
 
     def reset(self):
-        self.seen = []
+        self.observed = []
 
     def act(self, obs, explore=False):
-        self.seen.append(obs.state)
+        self.observed.append(obs.state)
         return torch.full((len(obs.state), 2), 0.3)
 
 
 def test_what_a_policy_was_shown_stays_as_it_was():
     policy = Rememberer()
     episodes = rollout([toy.Point(), toy.Point()], PolicyActor(policy), [1, 2])
-    np.testing.assert_array_equal(torch.stack(policy.seen, 1), [e.obs[:-1] for e in episodes])
+    np.testing.assert_array_equal(torch.stack(policy.observed, 1), [e.obs[:-1] for e in episodes])
 
 
 def test_the_reference_value_is_the_experts(tmp_path):

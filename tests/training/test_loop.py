@@ -226,12 +226,12 @@ def test_a_round_that_is_skipped_whole(tmp_path, monkeypatch):
 
 
 def test_a_run_on_a_d4rl_file(tmp_path):
-    made = toy.episodes(30)
-    ends = np.concatenate([np.arange(len(e.action)) == len(e.action) - 1 for e in made])
+    collected = toy.episodes(30)
+    ends = np.concatenate([np.arange(len(e.action)) == len(e.action) - 1 for e in collected])
     with h5py.File(tmp_path / "point-medium-v2.hdf5", "w") as file:
         for name, parts in {
-            "observations": [e.obs[:-1] for e in made], "next_observations": [e.obs[1:] for e in made],
-            "actions": [e.action for e in made], "rewards": [e.reward for e in made],
+            "observations": [e.obs[:-1] for e in collected], "next_observations": [e.obs[1:] for e in collected],
+            "actions": [e.action for e in collected], "rewards": [e.reward for e in collected],
         }.items():  # fmt: skip
             file[name] = np.concatenate(parts)
         file["timeouts"], file["terminals"] = ends, np.zeros(len(ends), bool)
@@ -304,10 +304,10 @@ def test_asking_alone_and_training_later_is_the_same_run(tmp_path):
 def test_other_settings_are_another_run(tmp_path):
     extra = [*RUNS["iql"], "compare=false"]
     train(tmp_path, *extra)
-    made_with = (tmp_path / "run/config.yaml").read_text()
+    config_text = (tmp_path / "run/config.yaml").read_text()
     with pytest.raises(UserError, match=r"algo.expectile 0.7 → 0.9"):
         train(tmp_path, *extra, "algo.expectile=0.9")
-    assert (tmp_path / "run/config.yaml").read_text() == made_with
+    assert (tmp_path / "run/config.yaml").read_text() == config_text
     train(tmp_path, *extra, "device=cpu", "logger=tensorboard")  # where and how it runs may change
 
 

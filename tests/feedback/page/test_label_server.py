@@ -81,9 +81,9 @@ def test_a_question_its_clips_and_an_answer(client, project):
         question["question"], seconds=2.5, shown={"order": question["order"]}, time="2026-11-21T10:00:00+02:00"
     )
     assert client.post("/api/answer", json=sent).json() == client.post("/api/answer", json=sent).json() == {"seq": 1}
-    (kept,) = project.store.tail(0)
-    assert (kept["label"], kept["seconds"], kept["rater"]) == (0.0, 2.5, "me")
-    assert kept["shown"]["order"] == question["order"] and kept["time"].hour == 8, "in universal time"
+    (event_row,) = project.store.tail(0)
+    assert (event_row["label"], event_row["seconds"], event_row["rater"]) == (0.0, 2.5, "me")
+    assert event_row["shown"]["order"] == question["order"] and event_row["time"].hour == 8, "in universal time"
     assert client.get("/api/about").json()["done"] == 1
 
 
@@ -247,10 +247,10 @@ def test_a_database_in_trouble_is_no_lost_answer(client, project, monkeypatch):
 def test_clips_are_kept_below_a_limit(data, tmp_path):
     clips = Clips(Renderers(data[0]), tmp_path, look=Look(64, 10), limit_mb=0.02)
     try:
-        made = [clips.get(str(i), 3 * i, 8).result() for i in range(14)]
+        clip_files = [clips.get(str(i), 3 * i, 8).result() for i in range(14)]
         clips._tidy()
         assert sum(f.stat().st_size for f in tmp_path.glob("*.mp4")) <= 0.02e6 or len(list(tmp_path.glob("*"))) <= 8
-        assert made[-1].exists() and not made[0].exists()
+        assert clip_files[-1].exists() and not clip_files[0].exists()
         assert clips.get("0", 0, 8).result().exists(), "what is wanted again is made again"
     finally:
         clips.renderers.close()

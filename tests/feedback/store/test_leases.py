@@ -114,7 +114,7 @@ def test_a_reader_with_a_cursor_misses_nothing(store):
     """Many write and one reads at the same time: what it sees in parts is what there is."""
     ids = ask(store, 200)
     people(store, *(f"r{i}" for i in range(4)))
-    seen, since = [], 0
+    uids, since = [], 0
 
     def write(i: int) -> None:
         for question in ids[i::4]:
@@ -124,10 +124,10 @@ def test_a_reader_with_a_cursor_misses_nothing(store):
         jobs = [pool.submit(write, i) for i in range(4)]
         while not all(job.done() for job in jobs) or store.last() > since:
             part = store.tail(since)
-            seen += [event["uid"] for event in part]
+            uids += [event["uid"] for event in part]
             since = part[-1]["seq"] if part else since
     assert [job.result() for job in jobs] == [None] * 4
-    assert len(seen) == len(set(seen)) == 200
+    assert len(uids) == len(set(uids)) == 200
 
 
 def work(url: str, names: list[str], seed: int) -> None:

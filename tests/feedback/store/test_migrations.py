@@ -61,17 +61,19 @@ def old(url: str) -> None:
 
 def tables(store: Store) -> dict:
     """All that can be asked about the tables."""
-    seen = inspect(store.engine)
+    inspector = inspect(store.engine)
     return {
         name: {
-            "columns": [(c["name"], str(c["type"]), c["nullable"]) for c in seen.get_columns(name)],
-            "keys": seen.get_pk_constraint(name)["constrained_columns"],
-            "foreign": sorted((f["constrained_columns"], f["referred_table"]) for f in seen.get_foreign_keys(name)),
-            "indexes": sorted((i["name"], i["column_names"], i["unique"]) for i in seen.get_indexes(name)),
-            "checks": sorted((c["name"], c["sqltext"]) for c in seen.get_check_constraints(name)),
-            "unique": sorted(u["column_names"] for u in seen.get_unique_constraints(name)),
+            "columns": [(c["name"], str(c["type"]), c["nullable"]) for c in inspector.get_columns(name)],
+            "keys": inspector.get_pk_constraint(name)["constrained_columns"],
+            "foreign": sorted(
+                (f["constrained_columns"], f["referred_table"]) for f in inspector.get_foreign_keys(name)
+            ),
+            "indexes": sorted((i["name"], i["column_names"], i["unique"]) for i in inspector.get_indexes(name)),
+            "checks": sorted((c["name"], c["sqltext"]) for c in inspector.get_check_constraints(name)),
+            "unique": sorted(u["column_names"] for u in inspector.get_unique_constraints(name)),
         }
-        for name in sorted(seen.get_table_names())
+        for name in sorted(inspector.get_table_names())
     }
 
 

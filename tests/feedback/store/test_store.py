@@ -214,16 +214,16 @@ def test_the_command(store, tmp_path):
     record(store, STARTS, LABELS)
     database, file = tmp_path / "answers.sqlite", tmp_path / "answers.jsonl"
 
-    def say(*words):
+    def run_command(*words):
         done = subprocess.run(
             [sys.executable, "-m", "pbrl.feedback.exchange", *map(str, words)], capture_output=True, text=True
         )
         return done.returncode, done.stdout + done.stderr
 
-    assert say(database, "counts") == (0, '{"asked": 3, "answered": 2, "ties": 1, "skipped": 1}\n')
-    assert say(database, "export", file) == (0, "3 answers\n")
-    assert say(tmp_path / "new.sqlite", "import", file) == (0, "3 answers\n")
-    assert say(tmp_path / "none.sqlite", "counts") == (
+    assert run_command(database, "counts") == (0, '{"asked": 3, "answered": 2, "ties": 1, "skipped": 1}\n')
+    assert run_command(database, "export", file) == (0, "3 answers\n")
+    assert run_command(tmp_path / "new.sqlite", "import", file) == (0, "3 answers\n")
+    assert run_command(tmp_path / "none.sqlite", "counts") == (
         1,
         f"there is no store of answers at {tmp_path / 'none.sqlite'}\n",
     )
