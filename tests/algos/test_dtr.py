@@ -28,7 +28,7 @@ def test_no_row_sees_a_later_one_or_its_own_action():
     assert not torch.allclose(next_again[:, 3], next_obs[:, 3]) and not torch.allclose(again[:, 4], action[:, 4])
 
 
-def test_the_step_does_not_drown_the_return():
+def test_the_step_embedding_does_not_drown_the_return():
     """At first, a return that is a deviation higher moves its token more than any step does."""
     net = build("algo/dt", width=64, heads=4).policy.net
     with torch.no_grad():

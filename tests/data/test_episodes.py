@@ -65,7 +65,7 @@ def test_it_is_a_minari_data_set(tmp_path):
     assert dataset.total_episodes == 4 and np.array_equal(dataset[1].observations, collected[1].obs)
 
 
-def test_somebody_elses_minari_data_set(tmp_path):
+def test_a_foreign_minari_data_set(tmp_path):
     collected = [e._replace(state=None, success=None) for e in toy.episodes(4)]
     episodes.write(tmp_path / "set", collected, {})
     (tmp_path / "set" / "provenance.json").unlink()
@@ -103,7 +103,7 @@ def test_rows_of_the_transitions_that_d4rl_lists(tmp_path, with_next):
     assert table.obs[rows, 0].tolist() == listed
 
 
-def test_a_d4rl_file_whose_episodes_cannot_be_told_apart(tmp_path):
+def test_a_d4rl_file_without_episode_ends(tmp_path):
     path = d4rl_file(tmp_path / "hopper.hdf5", True)
     with h5py.File(path, "r+") as file:
         del file["timeouts"]
@@ -135,7 +135,7 @@ def test_damaged_files(tmp_path):
         episodes.read(tmp_path / "other.hdf5")
 
 
-def test_made_once_and_reused(tmp_path):
+def test_a_data_set_is_collected_once_and_reused(tmp_path):
     first, hash_ = collect.load_dataset(POINT, OFFSET, folder=tmp_path, seed=0, workers=0)
     path = collect.dataset_path({"env": POINT, "data": OFFSET, "seed": 0}, tmp_path)
     written = path.stat().st_mtime_ns
@@ -153,7 +153,7 @@ def test_processes_make_the_same_data(tmp_path):
     assert same(alone, together)
 
 
-def test_calibration_finds_the_wished_success(tmp_path):
+def test_calibration_finds_the_target_success(tmp_path):
     """Holding random actions for a share of the time hurts; the share is found at which half of them succeed."""
     env = {**POINT, "horizon": 14}
     behaviour = {"_target_": "pbrl.data.behaviours.Holds", "strength": None, "steps": 5, "noise": 0.0}
@@ -169,7 +169,7 @@ def test_a_behaviour_without_its_expert(tmp_path):
     assert [p.name[:5] for p in tmp_path.iterdir()] == [".lock"], "no data set, and none in part"
 
 
-def test_a_killed_collection_leaves_nothing_half(tmp_path):
+def test_a_killed_collection_leaves_no_partial_data_set(tmp_path):
     """Killed at several moments, the folder holds no data set under its name; made again, it is whole."""
     code = (
         "from pathlib import Path; from tests.data import test_episodes as t; from pbrl.data import collect;"
@@ -352,7 +352,7 @@ def test_videos_are_copied_into_a_data_set(tmp_path):
     assert episodes.episode_id(again[0]) == episodes.episode_id(collected[0])
 
 
-def test_instructions_of_others(tmp_path):
+def test_instructions_of_foreign_data_sets(tmp_path):
     """Of a recorder, in the json beside a video; of another's Minari data set, in the infos of each step."""
     write_mp4(tmp_path / "a.mp4", [np.zeros((16, 16, 3), np.uint8)] * 5, fps=10)
     for infos in ({"instruction": "lift"}, {"about": {"instruction": "lift"}}):

@@ -78,7 +78,7 @@ def test_images_are_of_the_state_beside_them():
     assert not np.array_equal(*goal), "the goal is only to be seen"
 
 
-def test_without_images_nothing_is_seen_and_all_is_as_it_was():
+def test_without_images_observations_are_the_state():
     without_images, with_images = (
         make_env(frames.without_images(env_of("env.state=full"))),
         make_env(env_of("env.state=full")),
@@ -122,7 +122,7 @@ def test_frames_from_disk_are_what_a_policy_saw(tmp_path):
     assert other["front"].shape == (26, 16, 16, 3) and isinstance(other["front"], np.memmap)
 
 
-def test_one_data_set_serves_who_looks_and_who_does_not(tmp_path):
+def test_one_data_set_serves_policies_with_and_without_images(tmp_path):
     recipe = {**config("data=expert")["data"], "episodes": 1}
     settings = {"folder": tmp_path, "seed": 0, "workers": 0}
     (one,), with_images = collect.load_dataset(env_of(), recipe, **settings)
@@ -142,7 +142,7 @@ def test_batches_carry_images_of_their_rows(data, table):
         np.testing.assert_array_equal(found.images[camera], images[camera][rows.numpy()])
 
 
-def test_who_sees_learns_what_who_does_not_cannot(data, table):
+def test_a_policy_with_images_learns_what_one_without_cannot(data, table):
     """Where the goal is can only be seen: of episodes that were held out, the expert's first actions tell."""
     held = torch.from_numpy(np.concatenate([np.arange(f, f + 6) for f in table.first[18:]]))
     rows, error = table.rows[table.rows < table.first[18]], {}
@@ -200,7 +200,7 @@ def test_one_command_trains_evaluates_and_saves(tmp_path):
     assert policy.act(to_observation(stack_observations([env.reset(seed=0)[0]]))).shape == (1, 4)
 
 
-def test_preferences_train_a_policy_that_looks(tmp_path):
+def test_preferences_train_a_policy_with_images(tmp_path):
     more = ["algo=cpl", "feedback=regret", "data=expert", "data.episodes=3", "steps=3", "algo.pretrain_steps=2",
             "query.count=12", "query.length=4", "reference.steps=3", "eval_every=3", "eval_episodes=1", "workers=0",
             "final_episodes=1", "compare=false", "video=false", f"run={tmp_path / 'run'}",
@@ -220,12 +220,12 @@ def test_preferences_train_a_policy_that_looks(tmp_path):
         (["algo=iql", "reward=ensemble"], "a reward model reads states"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_sentence(flags, sentence):
+def test_impossible_settings_are_explained(flags, sentence):
     with pytest.raises(UserError, match=sentence):
         run.train(config(*LOOKING, *flags))
 
 
-def test_videos_of_a_real_arm_are_looked_at_like_rendered_ones(data, tmp_path):
+def test_videos_of_a_real_arm_match_rendered_images(data, tmp_path):
     env, episodes, images = data
     rows = len(episodes[0].obs)
     (tmp_path / "cameras").mkdir()
@@ -245,7 +245,7 @@ def test_videos_of_a_real_arm_are_looked_at_like_rendered_ones(data, tmp_path):
         frames.load_images(env | {"images": ["side"]}, [episode], "x", folder=tmp_path, workers=0)
 
 
-def test_the_middle_of_a_picture_is_what_is_seen():
+def test_images_are_center_crops():
     picture = np.zeros((6, 10, 3), np.uint8)
     picture[:, 2:5], picture[:, 5:8] = 40, 200
     np.testing.assert_array_equal(square(picture, 2)[..., 0], [[40, 200], [40, 200]])

@@ -90,7 +90,7 @@ def test_a_phone_held_upright(tmp_path):
     assert flat.shape == (32, 42, 3) and upright.shape == (32, 24, 3)
 
 
-def test_videos_alone_are_judged(tmp_path):
+def test_videos_alone_can_be_compared(tmp_path):
     for name, frames in (("b.mp4", 30), ("a.mp4", 40)):
         film(tmp_path / name, frames)
     found, dataset = collect.load_dataset({}, {"path": str(tmp_path)}, folder=tmp_path, seed=0, workers=0)
@@ -100,7 +100,7 @@ def test_videos_alone_are_judged(tmp_path):
     assert collect.load_dataset({}, {"path": str(tmp_path)}, folder=tmp_path, seed=0, workers=0)[1] != dataset
 
 
-def test_with_numbers_beside_they_are_learnt_from(tmp_path):
+def test_videos_with_numbers_are_learned_from(tmp_path):
     collected = toy.episodes(12)
     (tmp_path / "films").mkdir()
     for i, e in enumerate(collected):
@@ -115,7 +115,7 @@ def test_with_numbers_beside_they_are_learnt_from(tmp_path):
     assert result["answers"]["answered"] == 60
 
 
-def test_without_numbers_nobody_learns(tmp_path):
+def test_videos_alone_cannot_be_learned_from(tmp_path):
     (tmp_path / "films").mkdir()
     film(tmp_path / "films/a.mp4")
     recordings = [flag for flag in BASE if not flag.startswith("data")]
@@ -123,7 +123,7 @@ def test_without_numbers_nobody_learns(tmp_path):
         train(tmp_path, "data=recordings", f"data.path={tmp_path / 'films'}", base=recordings)
 
 
-def test_what_is_no_recording(tmp_path):
+def test_invalid_recordings(tmp_path):
     e = toy.episodes(1)[0]
     film(tmp_path / "a.mp4", len(e.obs))
 

@@ -174,7 +174,7 @@ def test_no_episodes():
         Table([])
 
 
-def test_an_episode_is_known_by_its_content():
+def test_an_episode_is_identified_by_its_content():
     same = episode(5, 1)._replace(source="another behavior")
     others = [episode(5, 2), episode(6, 1), episode(5, 1, terminated=True), episode(5, 1)._replace(seed=9)]
     assert episode_id(same) == episode_id(EPISODES[0]) == content_hash([EPISODES[0]])

@@ -62,7 +62,7 @@ def test_krippendorffs_alpha_by_its_definition():
     assert alpha([respond("a", "1", 1.0), respond("b", "1", 1.0)]) == 1.0
 
 
-def test_who_guesses_is_found_soon_and_who_knows_is_not():
+def test_guessing_raters_are_found_soon_and_skilled_ones_are_not():
     chance = np.random.default_rng(1)
     random = [is_guessing(list(chance.random(20) < 0.5)) for _ in range(500)]
     assert np.mean([verdict is True for verdict in random]) >= 0.95
@@ -71,7 +71,7 @@ def test_who_guesses_is_found_soon_and_who_knows_is_not():
     assert is_guessing([]) is None and is_guessing([True]) is None
 
 
-def test_who_presses_one_side():
+def test_raters_that_press_one_side():
     chance = np.random.default_rng(2)
     orders = [(0, 1) if chance.random() < 0.5 else (1, 0) for _ in range(30)]
     lazy = [respond("lazy", str(i), float(order[0]), order=order) for i, order in enumerate(orders)]
@@ -94,7 +94,7 @@ def test_gold_repeats_and_habits():
     assert found["kappa"] is None
 
 
-def test_dawid_and_skene_find_who_knows():
+def test_dawid_and_skene_find_skilled_raters():
     """Raters of known skill, some of whom guess (three must know: two cannot be told apart): accuracy comes out."""
     chance = np.random.default_rng(3)
     truth = chance.integers(0, 2, 600).astype(float)

@@ -11,15 +11,15 @@ LOGITS = torch.tensor([[5.0, 0.0, 0.1, 5.0], [5.0, 0.0, -0.1, -5.0], [5.0, 0.0, 
 FEATURES = torch.tensor([[0.0], [0.1], [4.0], [10.0]])
 
 
-def test_disagreement_finds_the_quarrel():
+def test_disagreement_finds_pairs_that_members_order_differently():
     assert query.disagreement(LOGITS, FEATURES, 1).tolist() == [3]
 
 
-def test_entropy_finds_the_coins():
+def test_entropy_finds_uncertain_pairs():
     assert sorted(query.entropy(LOGITS, FEATURES, 2).tolist()) == [1, 2]
 
 
-def test_decisive_finds_what_is_sure():
+def test_decisive_finds_confident_pairs():
     assert query.decisive(LOGITS, FEATURES, 1).tolist() == [0]
 
 

@@ -121,7 +121,7 @@ def test_a_saved_policy_runs_alone(tmp_path):
     assert policy.act(obs).abs().max() <= 1
 
 
-def test_a_policy_that_is_none(tmp_path):
+def test_a_file_without_a_policy(tmp_path):
     with pytest.raises(UserError, match="no policy at"):
         load_policy(tmp_path)
     (tmp_path / "policy.pt").write_bytes(b"garbage")

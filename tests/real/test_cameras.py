@@ -62,11 +62,11 @@ def sees(cameras: Cameras) -> bool:
         return False
 
 
-def test_nobody_looks_and_nothing_is_rendered(robot):
+def test_without_subscribers_nothing_is_rendered(robot):
     assert not robot[0].cameras.published
 
 
-def test_pictures_are_what_was_seen_in_training(robot, cameras):
+def test_camera_images_match_training(robot, cameras):
     arm, _ = robot
     pairs = {}
     for seed in (3, 4):
@@ -88,7 +88,7 @@ def test_pictures_are_what_was_seen_in_training(robot, cameras):
         assert np.abs(there - here).max() < 0.6 * np.abs(there - other).max(), "and the goal's place is not lost"
 
 
-def test_old_and_torn_pictures_are_none(robot, cameras):
+def test_old_and_torn_images_are_dropped(robot, cameras):
     arm, settings = robot
     for fault in ("silent", "frozen", "torn"):
         began = time.monotonic()
@@ -101,7 +101,7 @@ def test_old_and_torn_pictures_are_none(robot, cameras):
         wait_for(lambda: sees(cameras), 3)
 
 
-def test_what_cannot_be_is_said_in_a_sentence():
+def test_impossible_settings_are_explained():
     with pytest.raises(UserError, match="observes camera ceiling: name its topic"):
         Cameras(load_robot_settings("panda"), ["front", "ceiling"])
     with pytest.raises(UserError, match="over ROS"):
@@ -118,7 +118,7 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_an_arm_that_sees_nothing_any_more_is_stopped_and_what_it_saw_can_be_learnt_from(run, tmp_path):
+def test_an_arm_without_new_images_stops_and_its_recording_trains(run, tmp_path):
     with MockProcess(task="reach") as mock:
         mock.request(reset=0)
         process = subprocess.Popen(

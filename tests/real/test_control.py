@@ -210,7 +210,7 @@ def test_an_old_state_holds_the_arm_before_it_is_a_fault():
     assert run.go(0.3, action=HALF).phase == "moving"
 
 
-def test_somebody_else_who_commands_is_noticed():
+def test_another_commander_is_noticed():
     run = Run().moving()
     run.go(0.2, action=HALF)
     run.arm.deaf, run.arm.echoed = True, run.arm.now + 0.003

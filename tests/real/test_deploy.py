@@ -63,7 +63,7 @@ def test_without_go_nothing_is_sent(run, robot):
     assert robot.request()["count"] == {} and not robot.request()["active"]
 
 
-def test_with_go_the_arm_moves_home_and_then_as_the_policy_says(run, robot, tmp_path):
+def test_with_go_the_arm_moves_home_and_then_by_the_policy(run, robot, tmp_path):
     done = deploy("--go", f"policy={run}", f"url={robot.url}", "steps=40", f"record={tmp_path}/episodes")
     assert done.returncode == 0, done.stderr
     report = robot.request()
@@ -71,7 +71,7 @@ def test_with_go_the_arm_moves_home_and_then_as_the_policy_says(run, robot, tmp_
     assert not {"non_finite", "out_of_limits", "too_fast"} & set(report["count"])
 
 
-def test_what_is_not_in_order_keeps_the_arm_still(run, robot):
+def test_a_failed_preflight_keeps_the_arm_still(run, robot):
     robot.request(fault={"mode": "user_stopped"})
     time.sleep(0.2)
     done = deploy("--go", f"policy={run}", f"url={robot.url}", "record=null")
@@ -79,7 +79,7 @@ def test_what_is_not_in_order_keeps_the_arm_still(run, robot):
     assert "executed" not in robot.request()["count"]
 
 
-def test_a_fault_ends_it_by_name_and_the_episode_is_kept_apart(run, robot, tmp_path):
+def test_a_fault_aborts_the_episode_by_name_and_stores_it_apart(run, robot, tmp_path):
     folder = tmp_path / "episodes"
     process = subprocess.Popen(
         [sys.executable, "-m", "real.deploy", "--go", f"policy={run}", f"url={robot.url}", "steps=400",
@@ -141,7 +141,7 @@ def wait_for(is_done, seconds=40):
         (("policy={run}", "url=ws://127.0.0.1:9"), "no answer at ws://127.0.0.1:9"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_said_in_a_sentence(run, flags, sentence):
+def test_impossible_settings_are_explained(run, flags, sentence):
     with pytest.raises(SystemExit) as ended:
         main([flag.format(run=run) for flag in flags])
     assert isinstance(ended.value.code, str) and sentence in ended.value.code

@@ -65,7 +65,7 @@ def test_what_was_torn_is_left_out(tmp_path):
     assert numbers(tmp_path / "aborted/one.npz")["index"].tolist() == [0, 1, 3] and whole(tmp_path / "aborted")
 
 
-def test_a_disk_without_a_byte(tmp_path):
+def test_a_full_disk(tmp_path):
     """A real one of 1 MB: nothing is added, but how it ended can be said; with room again it becomes whole."""
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", tmp_path], capture_output=True).returncode:
         pytest.skip("only root may mount a small disk")
@@ -109,7 +109,7 @@ def test_a_torn_append_is_taken_back(tmp_path):
     assert [row["index"] for row in journal.read(opened.folder).rows] == [0, 2]
 
 
-def test_the_ring_gives_back_what_was_put():
+def test_the_ring_returns_what_was_put():
     """Messages of any size, over its end again and again; refused exactly when there is no room."""
     ring, random = Ring(get_context("spawn"), 4096), np.random.default_rng(0)
     taker = Ring.__new__(Ring)

@@ -143,7 +143,7 @@ def test_stamps_that_are_not_given_are_now(dialect, url):
 
 
 @each
-def test_two_clients_hear_each_other_and_a_bad_frame_ends_nothing(dialect, url):
+def test_two_clients_exchange_messages_and_a_bad_frame_ends_nothing(dialect, url):
     bad = ["{nope", "", "[1]", "null", "{}", '{"op": "advertise", "id": []}', '{"op": []}',
            '{"op": "publish"}', '{"op": "subscribe", "topic": 3}',
            '{"op": "call_service"}', '{"op": "publish", "topic": "/g/two", "msg": [1]}']  # fmt: skip

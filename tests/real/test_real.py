@@ -88,7 +88,7 @@ def until(is_done, seconds=SOON):
     return False, seconds
 
 
-def test_it_moves_as_it_is_told(mock, control):
+def test_an_arm_follows_its_commands(mock, control):
     before = np.array(mock.request()["q"])
     report = stream(moving(control), 1.5)
     assert report.phase == "moving" and report.age < 0.1
@@ -100,7 +100,7 @@ def test_it_moves_as_it_is_told(mock, control):
     assert not {"non_finite", "out_of_limits", "too_fast"} & set(arm_report["count"])
 
 
-def test_before_it_moves_everything_is_looked_at(mock, robot):
+def test_preflight_checks_everything(mock, robot):
     driver = RosDriver(PANDA, robot)
     driver.connect(SOON)
     found = list(checks(driver, sends=True))
@@ -166,7 +166,7 @@ def test_joints_may_come_in_any_order(mock, robot):
     driver.close()
 
 
-def test_somebody_else_at_the_same_arm_is_noticed(mock, robot, control):
+def test_another_client_at_the_same_arm_is_noticed(mock, robot, control):
     stream(moving(control), 0.3)
     other = RosDriver(PANDA, robot)
     other.connect(SOON)
@@ -258,7 +258,7 @@ def test_a_bridge_that_accepts_and_does_nothing_is_not_driven():
             Control({**load_robot_settings("panda"), "url": mock.url}, "cartesian", 20, {})
 
 
-def test_nobody_at_the_address_is_said():
+def test_an_address_without_an_arm_is_reported():
     with pytest.raises(UserError, match="no answer at"):
         Control({**load_robot_settings("panda"), "url": "ws://127.0.0.1:9"}, "cartesian", 20, {}, timeout_s=0.5)
 
@@ -356,7 +356,7 @@ def test_what_is_published_while_the_link_is_down_is_never_sent(mock, robot, wir
 
 
 @pytest.mark.parametrize("transport", ["websockets", "roslibpy"])
-def test_a_peer_that_freezes_is_left(mock, robot, wire, transport):
+def test_a_frozen_peer_is_disconnected(mock, robot, wire, transport):
     link: Any = link_opener({**robot, "transport": transport})(robot["url"])
     link.wait(SOON)
     wire.hold()

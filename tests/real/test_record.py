@@ -55,7 +55,7 @@ def find(folder: Path, kind: str) -> Path:
     return folder / f"{name}.npz"
 
 
-def test_it_is_read_as_it_was(session):
+def test_a_recording_is_read_as_it_was(session):
     folder, given = session
     assert len(whole(folder)) == 4
     read = {e.source: e for e in episodes.read(folder)}
@@ -83,7 +83,7 @@ def test_it_is_read_as_it_was(session):
     assert np.allclose(shades(folder / f"{file.stem}.mp4"), [shade(i) for i in range(25)], atol=3)
 
 
-def test_what_is_not_finite_is_mended_and_kept(session):
+def test_non_finite_values_are_replaced_and_recorded(session):
     """One such number would make the reader refuse the whole folder."""
     folder, given = session
     columns = numbers(find(folder, "broken"))
@@ -119,7 +119,7 @@ def test_without_a_camera_the_arm_is_drawn(session):
     assert frames[0].std() > 10 and min(apart) > 0.3, "it moves"
 
 
-def test_what_was_aborted_is_apart(session):
+def test_aborted_episodes_are_stored_apart(session):
     folder, _ = session
     assert len(whole(folder / "aborted")) == 1
     found = {one["about"]["kind"]: one["outcome"] for one in read_json_files(folder / "aborted").values()}

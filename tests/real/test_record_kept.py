@@ -87,7 +87,7 @@ def mend(folder: Path) -> None:
         left.release()
 
 
-def test_whoever_gives_the_steps_may_go_at_any_moment(tmp_path, parent):
+def test_a_recording_process_may_die_at_any_moment(tmp_path, parent):
     """Two are killed, one is interrupted, one leaves without a word; their writers end what they began, and leave."""
     killed = {tag: parent(tmp_path, tag) for tag in "ab"}
     interrupted = parent(tmp_path, "c", then="(i, episode) == (30, 1) and os.killpg(0, 2)")
@@ -188,7 +188,7 @@ def test_no_folder_to_write_to(tmp_path):
     assert recorder.close()[:3] == (0, 0, 1)
 
 
-def test_a_stopped_writer_holds_nobody_up(tmp_path):
+def test_a_stopped_writer_blocks_no_other_process(tmp_path):
     recorder, took, taken = Recorder(tmp_path, "panda", queue_mb=4), [], []
     images = {"front": np.zeros((240, 320, 3), np.uint8)}
     recorder.begin({"tag": "a", "episode": 0})
@@ -222,7 +222,7 @@ def test_a_stopped_writer_holds_nobody_up(tmp_path):
     assert read_json_files(tmp_path)[file.stem]["dropped"] == taken.count(False)
 
 
-def test_what_is_no_step_costs_only_itself(tmp_path):
+def test_an_invalid_step_is_dropped_alone(tmp_path):
     bad = {1: {"obs": np.zeros(4)}, 2: {"mode": lambda: 0}, 3: {"images": {"front": np.zeros(3)}}, 4: {"age": None}}
     with pytest.raises(ZeroDivisionError), Recorder(tmp_path, "panda") as recorder:
         recorder.begin({})

@@ -16,7 +16,7 @@ ROBOTS = {"rospy": "panda", "rclpy": "fr3"}
 
 
 @pytest.mark.parametrize("transport", ROBOTS)
-def test_one_node_of_ours_hears_another(transport):
+def test_two_nodes_exchange_messages(transport):
     pytest.importorskip(transport, reason="needs ROS on this machine")
     if transport == "rospy" and not pytest.importorskip("rosgraph").is_master_online():
         pytest.skip("needs roscore")
@@ -60,13 +60,13 @@ def test_one_node_of_ours_hears_another(transport):
 
 
 @pytest.mark.parametrize("transport", ROBOTS)
-def test_without_ros_it_is_said(transport, monkeypatch):
+def test_without_ros_an_error_says_so(transport, monkeypatch):
     monkeypatch.setitem(sys.modules, transport, None)
     with pytest.raises(UserError, match=f"transport: {transport} needs ROS on this machine"):
         link_opener({**load_robot_settings(ROBOTS[transport]), "transport": transport})("")
 
 
-def test_a_transport_that_is_none_is_said():
+def test_an_unknown_transport_is_reported():
     for transport, robot in (("pigeon", "panda"), ("rclpy", "panda"), ("rospy", "fr3")):
         with pytest.raises(UserError, match="it is one of|has r"):
             link_opener({**load_robot_settings(robot), "transport": transport})

@@ -66,7 +66,7 @@ def test_a_scripted_teacher_prefers_by_the_weights():
         assert episodes[int(label[0])].source.endswith(f"={preferred}")
 
 
-def test_what_it_does_not_take():
+def test_invalid_settings_are_refused():
     with pytest.raises(UserError, match="it weighs height, speed, excess_speed"):
         make_env("lift", preference={"zeal": 1.0})
     with pytest.raises(UserError, match="no zeal"):
@@ -112,7 +112,7 @@ def test_styles_are_measured():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
-def test_the_benchmark_prefers_what_it_says(name, tmp_path: Path):
+def test_the_benchmark_prefers_the_preferred_style(name, tmp_path: Path):
     """Experts of both styles manage, and the true return prefers the liked one, in every episode."""
     task: Task = TASKS[name]
     env = config(*task.flags)["env"]

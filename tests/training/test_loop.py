@@ -184,7 +184,7 @@ def test_the_label_accuracy_of_a_teacher_that_errs(tmp_path):
     assert log.read(tmp_path / "run", "answers")[-1]["label_accuracy"] == pytest.approx(0.7, abs=0.05)
 
 
-def test_stored_answers_teach_the_same_as_when_they_were_given(tmp_path):
+def test_stored_answers_train_the_same_as_live_ones(tmp_path):
     """No question is asked again, and the policy is the same to the bit."""
     given = ["algo=cpl", "algo.pretrain_steps=20", "steps=40", "eval_every=40", "compare=false"]
     train(tmp_path, *given)

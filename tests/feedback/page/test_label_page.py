@@ -265,7 +265,7 @@ def test_two_clips_play_in_step(serve, open_page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
-def test_nobody_is_kept_out(serve, open_page, scheme, width, tmp_path):
+def test_the_page_is_accessible(serve, open_page, scheme, width, tmp_path):
     """axe-core finds nothing, on the question and on the help."""
     from axe_playwright_python.sync_playwright import Axe
 
@@ -294,13 +294,13 @@ def test_the_overview_of_raters(serve, open_page, scheme):
     assert found == [], json.dumps(found, indent=1)
 
 
-def test_practice_is_told_what_was_expected(serve, open_page):
+def test_practice_shows_the_expected_answer(serve, open_page):
     page = open_page(serve("query.kind=pair", "query.count=4", "checks.practice=2"))
     press(page, "ArrowLeft")
     page.wait_for_selector("#toast:has-text('Practice')")
 
 
-def test_keys_of_ones_own_and_keys_meant_for_the_last_question(serve, open_page):
+def test_custom_keys_and_keys_meant_for_the_last_question(serve, open_page):
     server = serve("query.kind=pair", "query.count=8")
     page = open_page(server)
     press(page, "ArrowLeft", "ArrowLeft")  # the second is a slip

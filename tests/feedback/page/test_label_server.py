@@ -104,7 +104,7 @@ def test_the_page_and_what_it_may_do(client):
         ({"rater": "bob"}, 422), ({"seconds": -1}, 422), ({"value": {"choice": "first", "note": "x" * 2001}}, 400),
     ],
 )  # fmt: skip
-def test_nonsense_is_refused_and_nothing_kept(client, project, changed, status):
+def test_invalid_answers_are_refused_and_nothing_is_stored(client, project, changed, status):
     question = client.post("/api/next", json={"n": 1}).json()["questions"][0]["question"]
     answer = client.post("/api/answer", json={**event(question), **changed})
     assert answer.status_code == status and answer.json()["detail"], answer.text
@@ -137,7 +137,7 @@ def test_no_way_to_other_files(client, path):
     assert client.get(path).status_code == 404
 
 
-def test_without_a_link_nothing_is_seen_or_answered(shared, project):
+def test_without_a_link_nothing_is_shown_or_answered(shared, project):
     clip = clip_id(lease(project.store, "ada", 1)[0].question.clips[0])
     release(project.store, "ada")
     for answer in (
@@ -185,7 +185,7 @@ def test_practice_comes_first_and_again_until_it_is_passed(client, project, data
     assert project.store.find_miscounted() == []
 
 
-def test_only_whoever_runs_the_project_sees_the_statistics(shared, project):
+def test_only_the_owner_sees_the_statistics(shared, project):
     shared.get("/?token=" + "t" * 32)
     assert shared.get("/api/stats").status_code == 403
     shared.cookies.clear()
@@ -266,7 +266,7 @@ def test_a_renderer_that_was_killed_is_started_again(client, project):
     assert answers[-1] == 200 and set(answers) <= {200, 503}
 
 
-def test_a_clip_that_cannot_be_rendered_says_why(client, project, data):
+def test_a_clip_that_cannot_be_rendered_gets_a_reason(client, project, data):
     clip = Clip(data[1].ids[0], 10**6, 8)
     project.store.ask([Question("rating", (clip,), priority=9.0)], project.dataset)
     (question,) = client.post("/api/next", json={"n": 1}).json()["questions"]

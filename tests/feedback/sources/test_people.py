@@ -67,7 +67,7 @@ def first_round(asking: Asking) -> tuple[threading.Thread, list[dict]]:
     return thread, found
 
 
-def test_a_round_waits_takes_up_later_answers_and_forgets_what_is_taken_back(tmp_path):
+def test_a_round_waits_reads_later_answers_and_drops_retracted_ones(tmp_path):
     asking, store = asking_people(tmp_path, minimum=2)
     thread, found = first_round(asking)
     first, *others = asking.questions
@@ -236,7 +236,7 @@ def test_a_run_learns_from_the_page_and_goes_on_after_a_kill(tmp_path):
     assert store.find_miscounted() == []
 
 
-def test_what_people_cannot_be_asked(tmp_path):
+def test_queries_that_people_cannot_answer(tmp_path):
     from tests.training.test_loop import train
 
     with pytest.raises(UserError, match="3 to 5 clips"):

@@ -62,7 +62,7 @@ def test_a_boltzmann_teacher_errs_as_often_as_its_formula_says(table, starts):
         assert label[some].mean() == pytest.approx(p[some].mean(), abs=4 * 0.5 / some.sum() ** 0.5)
 
 
-def test_mistakes_are_as_frequent_as_said(table, starts):
+def test_mistakes_are_as_frequent_as_configured(table, starts):
     right, _ = teacher().label(table, starts, LENGTH, uniform(starts))
     label, _ = teacher(mistake=0.1).label(table, starts, LENGTH, uniform(starts))
     assert (label != right).mean() == pytest.approx(0.1, abs=0.02)

@@ -77,7 +77,7 @@ def test_rankings_become_lists(store, table):
     assert labels(store, table, query(kind="ranking"), count=1).size == 3
 
 
-def test_how_much_better_is_how_sure(store, table):
+def test_strength_of_a_preference_becomes_its_probability(store, table):
     given = [(1.0, {"strength": 1}), (0.0, {"strength": 2}), (1.0, {"strength": 3}), (0.0, None), (0.5, {"note": "?"})]
     answer_all(
         store, "pair", np.arange(10).reshape(5, 2), *(value(label)._replace(detail=more) for label, more in given)
@@ -151,7 +151,7 @@ def test_answers_about_other_episodes_are_ignored_and_later_ones_taken_up(store,
     assert asking.refresh()["answered"] == 1 and asking.labels.starts.tolist() == [[9, 3]]
 
 
-def test_what_does_not_go_together(store, table):
+def test_incompatible_settings(store, table):
     with pytest.raises(UserError, match="comparisons"):
         Stored(**PLAIN | {"aggregate": True}).check(query(kind="rating"), toy.Point())
     with pytest.raises(UserError, match="leave feedback.attribute out"):

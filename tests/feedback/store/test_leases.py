@@ -49,7 +49,7 @@ def test_a_lease_is_held_answered_and_not_given_again(store):
     assert labels_of(store) == [1.0] and store.find_miscounted() == []
 
 
-def test_a_lease_that_ran_out_is_somebody_elses_and_a_late_answer_is_kept(store):
+def test_an_expired_lease_goes_to_another_rater_and_a_late_answer_is_stored(store):
     (question,) = ask(store, 1)
     people(store, "ada", "bob")
     lease(store, "ada", 1, seconds=10, now=100)
@@ -59,7 +59,7 @@ def test_a_lease_that_ran_out_is_somebody_elses_and_a_late_answer_is_kept(store)
     assert sorted(labels_of(store)) == [0.0, 1.0] and store.find_miscounted() == []
 
 
-def test_what_is_passed_on_goes_to_others(store):
+def test_a_passed_question_goes_to_other_raters(store):
     ids = ask(store, 2)
     people(store, "ada", "bob")
     lease(store, "ada", 1)
@@ -69,7 +69,7 @@ def test_what_is_passed_on_goes_to_others(store):
     assert store.counts()["answered"] == 0, "to skip is no answer"
 
 
-def test_taking_back_and_answering_again(store):
+def test_retracting_and_answering_again(store):
     (question,) = ask(store, 1)
     people(store, "ada", "eve")
     first = answer(question, "ada")
@@ -84,7 +84,7 @@ def test_taking_back_and_answering_again(store):
     assert store.find_miscounted() == []
 
 
-def test_sending_twice_and_sending_nonsense(store):
+def test_duplicate_and_invalid_events(store):
     (question,) = ask(store, 1)
     people(store, "ada")
     sent = answer(question, "ada")

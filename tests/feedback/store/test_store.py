@@ -132,7 +132,7 @@ def test_export_and_import(store, tmp_path, suffix):
     assert len(other.answers(dataset=dataset(other))) == 3, "what is imported is found by its episodes"
 
 
-def test_an_import_that_is_none(store, tmp_path):
+def test_an_invalid_import(store, tmp_path):
     file = tmp_path / "answers.jsonl"
     file.write_text('{"answer_id": 1}\n')
     with pytest.raises(UserError, match="not an export"):
