@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.styles import MEASURED, TASKS, Task, measures, moved
+from benchmarks.styles import MEASURED, TASKS, Task, measures, relative_shift
 from pbrl.data.behaviours import Styles
 from pbrl.data.rollout import rollout
 from pbrl.data.table import Table
@@ -107,17 +107,17 @@ def test_styles_are_measured():
     assert np.isnan(measures([failed], ["speed"])["speed"])
     lying = episode._replace(obs=obs * np.array([1] * 8 + [0] + [1] * 8, np.float32))
     assert set(measures([lying], ("over", "around")).values()) == {0.0}
-    assert moved({"speed": 0.2}, {"speed": 0.1}, {"speed": 0.3}, "speed") == pytest.approx(0.5)
+    assert relative_shift({"speed": 0.2}, {"speed": 0.1}, {"speed": 0.3}, "speed") == pytest.approx(0.5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_the_benchmark_prefers_the_preferred_style(name, tmp_path: Path):
-    """Experts of both styles manage, and the true return prefers the liked one, in every episode."""
+    """Experts of both styles succeed, and the true return is higher for the preferred style, in every episode."""
     task: Task = TASKS[name]
     env = config(*task.flags)["env"]
-    kept = {"horizon": env["horizon"], "preference": env["preference"]}
-    liked, other = (played([style], name, range(20), **kept) for style in (task.liked, task.other))
-    for episodes in (liked, other):
+    settings = {"horizon": env["horizon"], "preference": env["preference"]}
+    preferred, other = (played([style], name, range(20), **settings) for style in (task.preferred, task.other))
+    for episodes in (preferred, other):
         assert np.mean([episode.success[-1] for episode in episodes]) >= 0.95  # type: ignore[index]
-    assert all(a.reward.sum() > b.reward.sum() for a, b in zip(liked, other, strict=True))
+    assert all(a.reward.sum() > b.reward.sum() for a, b in zip(preferred, other, strict=True))
