@@ -191,7 +191,7 @@ def keys(far: bool) -> dict[str, Any]:
 
 
 def compare(annotator: Annotator, store: Store) -> dict[str, Any]:
-    """Shares, in per cent, as they were pressed and as they are found in the store by those who know the truth."""
+    """Shares, in per cent, as they were pressed and as they are in the store, by the true return."""
     kept = [answer for answer in store.answers() if answer.value is not None]
     questions = store.questions([answer.question for answer in kept])
     starts = [[annotator.table.row(clip) for clip in questions[answer.question].clips] for answer in kept]

@@ -3,7 +3,7 @@
     python -m benchmarks.ties                       # three seeds of each strategy
     python -m benchmarks.ties --seeds 0 decisive
 
-A thousand pairs in ten rounds, asked of a teacher who says which earned more. The data are those of the sweep-into
+A thousand pairs in ten rounds, answered by a scripted teacher by the true return. The data are those of the sweep-into
 runs (`benchmarks.annotator`), with all episodes that fail and ten that succeed, and a reward of 1 when success is
 reached for the first time: pairs of segments of 16 steps are ties but for half a per cent. The reward model is the
 default ensemble, trained for 300 updates after each round; it is tested on a thousand pairs that are no ties. Writes

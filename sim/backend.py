@@ -69,7 +69,7 @@ def choose() -> str | None:
     except (OSError, ValueError, KeyError):
         try:
             name = probe()
-        except RendererMissing:  # said when somebody renders; simulation works without
+        except RendererMissing:  # raised again on rendering; simulation works without
             os.environ["MUJOCO_GL"] = "disabled"
             return None
         try:

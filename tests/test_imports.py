@@ -95,7 +95,7 @@ def test_every_part_is_checked():
 
 def test_imports_follow_the_rules():
     new = violations() - set(KNOWN)
-    assert not new, f"against the rules of who may know whom: {sorted(new)}"
+    assert not new, f"against the import rules: {sorted(new)}"
 
 
 def test_known_violations_are_still_there():

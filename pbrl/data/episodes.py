@@ -136,7 +136,7 @@ def read(path: Path) -> list[Episode]:
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:
-    """How one of our data sets was made; None for somebody else's. Raises UserError if the record is damaged."""
+    """How a data set was collected; None for one of another program. Raises UserError if the record is damaged."""
     file = path / "provenance.json"
     if not file.exists():
         return None

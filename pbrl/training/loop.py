@@ -246,8 +246,8 @@ class Training:
             replica.evaluations.append({"phase": phase, "step": self.policy_step, **result})
             of = {"of": phase, **result, "seconds": self.seconds["evaluate"]}
             replica.log.write("evaluate", self.policy_step, of)
-            who = f"{replica.folder.name} " if len(self.replicas) > 1 else ""
-            bar.write(f"{who}{bar.desc} {self.policy_step}: {found}")
+            prefix = f"{replica.folder.name} " if len(self.replicas) > 1 else ""
+            bar.write(f"{prefix}{bar.desc} {self.policy_step}: {found}")
             if stage.trains_policy and replica.is_last_best():
                 save_policy(replica.algo.policy, replica.folder / "best.pt")
 

@@ -31,8 +31,8 @@ class Hub:
     def __init__(self, dialect: str = "ros1"):
         self.dialect, self.definitions = dialect, load(dialect)
         self.lock = threading.RLock()
-        self.types: dict[str, str] = {}  # of each topic that anybody ever spoke of
-        self.owners: dict[str, dict[object, int]] = defaultdict(dict)  # who publishes, and how often each did
+        self.types: dict[str, str] = {}  # of each topic that was ever advertised or subscribed
+        self.owners: dict[str, dict[object, int]] = defaultdict(dict)  # publishers, and how often each advertised
         self.callbacks: dict[str, list[Callable[[Message], Any]]] = defaultdict(list)
         self.services: dict[str, tuple[str, Callable[[Message], Message]]] = {}
         self.actions: dict[str, tuple[str, Callable[[Goal], Any]]] = {}
@@ -53,7 +53,7 @@ class Hub:
         return len(self.owners[topic])
 
     def publish(self, topic: str, message: Message, by: object = "node") -> None:
-        """To all who subscribed. Raises ValueError if it is not advertised or the message not of its type."""
+        """To all subscribers. Raises ValueError if it is not advertised or the message not of its type."""
         with self.lock:
             if by not in self.owners[topic]:
                 raise ValueError(f"{topic} was not advertised")

@@ -157,7 +157,7 @@ def test_ipl_is_its_formulas():
 
 
 def test_ipls_usual_reward_is_positive_where_episodes_can_terminate():
-    """Else the average step would cost, and whoever dies early would be best off."""
+    """Else the average step would cost, and early termination would score best."""
     mortal = replace(SPEC, terminates=True)
     assert build("algo/ipl", mortal).usual_reward == 1.0 and build("algo/ipl").usual_reward == 0.0
     assert build("algo/ipl", mortal, usual_reward=0.0).usual_reward == 0.0

@@ -40,7 +40,7 @@ def test_the_step_embedding_does_not_drown_the_return():
 
 
 def test_it_acts_as_it_predicts():
-    """Played step by step, longer than it remembers, it does what it predicts of the window it has seen."""
+    """Played step by step, longer than it remembers, it acts as it predicts from its window."""
     table = toy.table(4)
     policy = without_dropout("algo/dt", spec=table.spec(), targets=[0.8]).policy
     policy.measure_returns(table)

@@ -137,7 +137,7 @@ def test_ipl_reaches_the_origin(world):
 
 
 def test_iswbc_reaches_the_origin(world):
-    """Steps of preferred segments are told from all steps, and the policy clones what looks like them."""
+    """Steps of preferred segments are separated from all steps, and the policy clones similar steps."""
     settings = {"lr": 3e-3, "cosine_steps": 0, "batch_size": 16, "step_batch_size": 64}
     iswbc = build("algo/iswbc", world.spec(), **settings)
     assert toy.distance_after(train(iswbc, compared(world), 1000).policy) < 0.25

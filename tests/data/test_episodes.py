@@ -310,7 +310,7 @@ def test_an_episode_has_an_id_of_its_own_content(tmp_path):
     episodes.write(tmp_path / "set", collected, {})
     again = episodes.read(tmp_path / "set")
     assert [episodes.episode_id(e) for e in again] == ids and [e.instruction for e in again] == ["to the middle"] * 3
-    assert episodes.episode_id(collected[0]._replace(source="somebody")) == ids[0]
+    assert episodes.episode_id(collected[0]._replace(source="another")) == ids[0]
     doubled = collected[0]._replace(
         reward=collected[0].reward.astype(np.float64), action=np.asfortranarray(collected[0].action)
     )

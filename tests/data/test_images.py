@@ -59,7 +59,7 @@ def test_an_observation_is_what_the_space_says():
     for camera, image in obs["images"].items():
         fine = env.render(64, 64, camera)  # the renderer's pixels are points: four of them make one of a camera's
         np.testing.assert_allclose(image.astype(int), square(fine, 32), atol=1)  # which rounds twice
-    assert env.full_obs.shape == (10,), "experts are told all"
+    assert env.full_obs.shape == (10,), "experts observe the full state"
 
 
 def test_images_are_of_the_state_beside_them():
@@ -75,7 +75,7 @@ def test_images_are_of_the_state_beside_them():
         assert same(other.restore(5, state, t), expected)
     assert not np.array_equal(steps[0][2]["images"]["front"], steps[5][2]["images"]["front"])
     goal = [one.reset(seed=seed)[0]["images"]["front"] for seed in (7, 8)]
-    assert not np.array_equal(*goal), "the goal is only to be seen"
+    assert not np.array_equal(*goal), "the goal shows in images alone"
 
 
 def test_without_images_observations_are_the_state():
@@ -143,16 +143,16 @@ def test_batches_carry_images_of_their_rows(data, table):
 
 
 def test_a_policy_with_images_learns_what_one_without_cannot(data, table):
-    """Where the goal is can only be seen: of episodes that were held out, the expert's first actions tell."""
+    """The goal shows in images alone; the first actions of held-out expert episodes depend on it."""
     held = torch.from_numpy(np.concatenate([np.arange(f, f + 6) for f in table.first[18:]]))
     rows, error = table.rows[table.rows < table.first[18]], {}
-    for name, own in (("looking", table), ("blind", Table(data[1]))):
+    for name, own in (("with images", table), ("without", Table(data[1]))):
         torch.manual_seed(0)
         learner = build("algo/bc", own.spec(), cosine_steps=0, lr=1e-3)
         for _ in range(120):
             learner.update(own.transitions(rows[torch.randint(len(rows), (64,))], images=True))
         error[name] = -learner.policy.log_prob(own.observe(held, images=True), own.action[held]).mean().item()
-    assert error["looking"] < 0.7 * error["blind"], error
+    assert error["with images"] < 0.7 * error["without"], error
 
 
 def test_compiled_is_eager(table):

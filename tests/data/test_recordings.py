@@ -1,4 +1,4 @@
-"""Videos of a robot: episodes to judge, and to learn from where their numbers lie beside them."""
+"""Videos of a robot: episodes to compare, and to learn from where their numbers lie beside them."""
 
 import av
 import numpy as np

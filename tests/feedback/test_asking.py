@@ -45,7 +45,7 @@ def is_same(a: Labels, b: Labels) -> bool:
 
 
 def compare(a: float, b: float) -> float:
-    """How a teacher answers who skips 13 and cannot tell apart numbers with the same tens."""
+    """How a teacher answers that skips 13 and ties numbers with the same tens."""
     return math.nan if b == 13 else 0.5 * (1 + np.sign(b // 10 - a // 10))
 
 

@@ -1,4 +1,4 @@
-"""Those who agree, guess, press one side or know best are told apart, by formulas and by raters made to be so."""
+"""Raters that agree, guess, press one side or are skilled: by formulas, and by simulated raters of each kind."""
 
 from collections import Counter
 
@@ -95,7 +95,7 @@ def test_gold_repeats_and_habits():
 
 
 def test_dawid_and_skene_find_skilled_raters():
-    """Raters of known skill, some of whom guess (three must know: two cannot be told apart): accuracy comes out."""
+    """Raters of known skill, some guessing (three or more are skilled): their accuracy is estimated."""
     chance = np.random.default_rng(3)
     truth = chance.integers(0, 2, 600).astype(float)
     skill = {"ada": 0.95, "bob": 0.8, "eve": 0.75, "max": 0.5, "zoe": 0.5}

@@ -1,4 +1,4 @@
-"""An arm in simulation that speaks Franka's own protocol: it moves as it is told, and stops when it must."""
+"""An arm in simulation that speaks Franka's own protocol: it follows commands, and stops at faults."""
 
 import fcntl
 import os

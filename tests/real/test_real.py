@@ -1,4 +1,4 @@
-"""An arm behind the mock's bridge, over real sockets: it moves as it is told, and every fault stops it in time."""
+"""An arm behind the mock's bridge, over real sockets: it follows commands, and every fault stops it in time."""
 
 import os
 import signal
@@ -227,7 +227,7 @@ def test_a_link_that_is_cut_leaves_an_arm_that_brakes_as_it_was_planned(mock, ro
     time.sleep(0.8)
     arm_report = mock.request()
     assert arm_report["fastest"] < 0.3, "the filter's share is a fifth; accelerations: tests/test_link.py"
-    assert arm_report["active"], "nobody told it to stop"
+    assert arm_report["active"], "no stop was commanded"
     time.sleep(0.2)
     assert np.abs(np.array(mock.request()["q"]) - arm_report["q"]).max() < 1e-3
     control.close()
@@ -269,7 +269,7 @@ from real.control import Chunk
 from real.process import Control
 from real.settings import load_robot_settings
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent process may ignore it
     control = Control({**load_robot_settings("panda"), "url": sys.argv[1]}, "cartesian", 20, {})
     control.start()
     print("moving", flush=True)

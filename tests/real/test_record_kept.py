@@ -1,4 +1,4 @@
-"""What a robot did is on disk whole, whoever is killed, stopped or out of space."""
+"""Recordings are whole on disk, whichever process is killed, stopped or out of space."""
 
 import os
 import resource
@@ -23,7 +23,7 @@ import os, signal, sys, time
 import numpy as np
 from real.record import Recorder, Step
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent process may ignore it
 recorder, home = Recorder(sys.argv[1], "panda"), np.array([0, -0.8, 0, -2.4, 0, 1.6, 0.8])
 image = np.zeros((48, 64, 3), np.uint8)
 for episode in range(1000):
@@ -110,7 +110,7 @@ def test_a_recording_process_may_die_at_any_moment(tmp_path, parent):
 
 
 def test_a_killed_writer_leaves_what_the_next_one_ends(tmp_path):
-    """At any moment, also while it makes an episode whole; what somebody else is at work on is left alone."""
+    """At any moment, also while it makes an episode whole; what another process works on is left alone."""
     recorder = Recorder(tmp_path, "panda")
     other = journal.Journal.begin(tmp_path / ".part", "other", {})
     for episode in range(3):

@@ -1,4 +1,4 @@
-"""Whatever is wished of an arm, what is sent keeps its limits, can be stopped, and says what was changed."""
+"""Under any target the commands to an arm keep its limits, can be stopped, and report changes."""
 
 import math
 

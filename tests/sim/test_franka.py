@@ -1,4 +1,4 @@
-"""The arm as data, against closed forms; the tasks: limits kept whatever is asked, experts that manage, in a style."""
+"""The arm as data, against closed forms; the tasks: limits kept under any action, experts that succeed, styles."""
 
 import math
 from itertools import product

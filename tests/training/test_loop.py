@@ -211,7 +211,7 @@ def test_a_reward_model_has_an_objective_of_its_own(tmp_path, objective):
 
 
 def test_a_round_that_is_skipped_whole(tmp_path, monkeypatch):
-    """B-Pref fails on one. The real teacher answers the first round; none can be told to skip just the second."""
+    """B-Pref fails on one. The real teacher answers the first round; no setting skips just the second."""
     answer = Teacher.answer
 
     def first_alone(self, table, starts, length, r, *step):

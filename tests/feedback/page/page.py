@@ -70,7 +70,7 @@ class Server:
 
 
 def post(address: str, body: dict, **headers: str) -> tuple[int, dict]:
-    """Status and answer of a request as the page makes it, or as somebody else does."""
+    """Status and answer of a request from the page, or from another client."""
     request = urllib.request.Request(
         address, json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
     )  # fmt: skip

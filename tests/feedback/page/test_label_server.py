@@ -1,4 +1,4 @@
-"""Over HTTP: what each rater may see and answer, and that nonsense is told apart from trouble."""
+"""Over HTTP: what each rater may see and answer, and that invalid requests and database errors differ in status."""
 
 from dataclasses import replace
 from uuid import uuid4
@@ -119,7 +119,7 @@ def test_other_sites_and_other_names(client):
 
     assert status() == status(origin="http://localhost") == status(sec_fetch_site="same-origin") == 200
     assert status(origin="http://evil.example") == status(origin="null") == status(sec_fetch_site="cross-site") == 403
-    assert status(host="evil.example") == 400, "a name that was bound to this address by somebody else"
+    assert status(host="evil.example") == 400, "a foreign name that was bound to this address"
     form = client.post("/api/next", content=b'{"n": 1}', headers={"content-type": "text/plain"})
     assert form.status_code == 415
     large = client.post("/api/next", content=b" " * 70_000, headers={"content-type": "application/json"})

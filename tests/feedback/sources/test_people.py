@@ -174,7 +174,7 @@ def start(folder, *extra: str) -> tuple[subprocess.Popen, str]:
 
 
 def annotate(at: str, store: Store, stop, pause_s: float = 0.0, mistake: float = 0.0) -> int:
-    """Answers by what clips show, as somebody at the page would; returns how often."""
+    """Answers by what clips show, as a person at the page would; returns how often."""
     n, chance = 0, np.random.default_rng(0)
     rows = truth(store)
     while not stop():

@@ -92,7 +92,7 @@ def test_duplicate_and_invalid_events(store):
     kept, wrong = store.append_each([sent, answer("nothing", "ada")])
     assert kept == 1 and isinstance(wrong, Refused)
     with pytest.raises(Refused, match="no rater"):
-        store.append([answer(question, "nobody")])
+        store.append([answer(question, "unknown")])
     with pytest.raises(Refused):  # all or nothing
         store.append([answer(question, "ada", 0.0), answer("nothing", "ada")])
     assert labels_of(store) == [1.0]
@@ -160,7 +160,7 @@ def test_each_question_gets_exactly_its_answers(store, wanted):
         job.join()
     assert [job.exitcode for job in jobs] == [0, 0]
     by = [(event["question"], event["rater"]) for event in store.tail(0, 9999)]
-    assert len(by) == len(set(by)) == n * wanted, "nobody answers twice"
+    assert len(by) == len(set(by)) == n * wanted, "no rater answers twice"
     assert store.find_miscounted() == [] and lease(store, "r0", 5) == []
     assert {len(store.answers([q])) for q, _ in by} == {wanted}
 

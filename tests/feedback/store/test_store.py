@@ -113,8 +113,8 @@ def test_an_answer_keeps_its_confidence_and_what_was_shown(store):
     (question,) = store.ask(questions([[1, 2]]))
     store.add_rater("seer", "vlm")
     when = datetime(2026, 11, 21, 10, tzinfo=UTC)
-    judged = Value("answer", 0.8, {"note": "dark"})
-    sent = Answer("1", question, "seer", judged, confidence=0.25, seconds=1.5, time=when, shown={"order": [1, 0]})
+    rated = Value("answer", 0.8, {"note": "dark"})
+    sent = Answer("1", question, "seer", rated, confidence=0.25, seconds=1.5, time=when, shown={"order": [1, 0]})
     store.append([sent])
     (kept,) = store.answers()
     assert replace(kept, time=when) == sent and kept.time.replace(tzinfo=UTC) == when
