@@ -101,7 +101,7 @@ class Annotator:
         from playwright.sync_api import Error
 
         took: list[float] = []
-        with opened(at, far) as page:
+        with open_page(at, far) as page:
             page.evaluate(TIME_FRAMES)
             while goes_on():
                 question = page.evaluate("document.body.dataset.question ?? null")
@@ -121,7 +121,7 @@ class Annotator:
 
 
 @contextmanager
-def opened(at: str, far: bool = False) -> Iterator[Any]:
+def open_page(at: str, far: bool = False) -> Iterator[Any]:
     """The page in a browser, its help closed; `far`: over a line of 80 ms and 1.6 Mbit/s, both ways."""
     from playwright.sync_api import sync_playwright
 
@@ -139,7 +139,7 @@ def opened(at: str, far: bool = False) -> Iterator[Any]:
         browser.close()
 
 
-def at_the_page(seed: int, folder: Path) -> dict[str, Any]:
+def run_with_page(seed: int, folder: Path) -> dict[str, Any]:
     """A run that asks, and the annotator; what the store holds beside what was pressed."""
     people = ["feedback=people", "feedback.minimum=150", "feedback.port=8700"]
     command = [sys.executable, "train.py", *RUN, *people, f"seed={seed}", f"run={folder}"]
@@ -148,14 +148,14 @@ def at_the_page(seed: int, folder: Path) -> dict[str, Any]:
     at = next(line.split()[1] for line in process.stdout if line.startswith("answers "))
     store, annotator = (
         Store(f"sqlite:///{folder / 'answers.sqlite'}"),
-        beside(yaml.safe_load((folder / "config.yaml").read_text()), seed),
+        make_annotator(yaml.safe_load((folder / "config.yaml").read_text()), seed),
     )
     took = annotator.sit_down(at, store, lambda: process.poll() is None, WATCH_MS)
     assert process.wait() == 0
     return {**compare(annotator, store), **percentiles(took)}
 
 
-def beside(made: dict[str, Any], seed: int) -> Annotator:
+def make_annotator(made: dict[str, Any], seed: int) -> Annotator:
     """An annotator who knows the data of a run with these settings."""
     source = {"folder": Path(made["data_dir"]), "seed": made["data_seed"], "workers": 0}
     episodes, _ = collect.load_dataset(made["env"], made["data"], **source)
@@ -171,7 +171,7 @@ def keys(far: bool) -> dict[str, Any]:
     sim.configs.register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("train", DATA), resolve=True)
-    annotator = beside(config, 0)
+    annotator = make_annotator(config, 0)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(f"sqlite:///{folder}/answers.sqlite")
         command = [sys.executable, "-m", "pbrl.label", *DATA, "query.count=120", "port=8800", f"store={store.url}",
@@ -180,7 +180,7 @@ def keys(far: bool) -> dict[str, Any]:
         assert process.stdout is not None
         at = next(line.split()[1] for line in process.stdout if line.startswith("answers "))
         took = annotator.sit_down(at, store, lambda: len(annotator.pressed) <= 60, PERSON_MS, far)
-        with opened(at, far) as page:
+        with open_page(at, far) as page:
             page.wait_for_selector("body[data-question]")
             apart = page.evaluate(APART)
         process.kill()
@@ -191,7 +191,7 @@ def keys(far: bool) -> dict[str, Any]:
 
 
 def compare(annotator: Annotator, store: Store) -> dict[str, Any]:
-    """Shares, in per cent, as they were pressed and as they are found in the store by those who know the truth."""
+    """Shares, in per cent, as they were pressed and as they are in the store, by the true return."""
     kept = [answer for answer in store.answers() if answer.value is not None]
     questions = store.questions([answer.question for answer in kept])
     starts = [[annotator.table.row(clip) for clip in questions[answer.question].clips] for answer in kept]
@@ -218,7 +218,7 @@ def compare(annotator: Annotator, store: Store) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def directly(seed: int, folder: Path) -> dict[str, Any]:
+def run_without_page(seed: int, folder: Path) -> dict[str, Any]:
     """The same run, with the same kind of answers and no page."""
     dials = [f"feedback.{name}={DIALS[name]}" for name in ("mistake", "skip", "equal")]
     command = [sys.executable, "train.py", *RUN, "feedback=perfect", *dials, f"seed={seed}", f"run={folder}"]
@@ -233,21 +233,21 @@ def main() -> None:
     parser.add_argument("--far", action="store_true", help="of keys: a line of 80 ms and 1.6 Mbit/s")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark/annotator"))
     args = parser.parse_args()
-    for how, go in (("page", at_the_page), ("directly", directly)):
+    for how, go in (("page", run_with_page), ("directly", run_without_page)):
         for seed in args.seeds if args.only in (None, how) else []:
             folder = args.folder / f"{how}-{seed}"
             found = go(seed, folder)
             result = json.loads((folder / "result.json").read_text())
-            keep({
+            append_result({
                 "how": how, "seed": seed, **found, "bc_success": result["bc"]["last"]["success"],
                 "success": [one["success"] for one in log.read(folder, "evaluate")],  # at each quarter, the last in 50
                 "git": json.loads((folder / "versions.json").read_text())["git"],
             })  # fmt: skip
     if args.only == "keys":
-        keep({"how": "keys", "far": args.far, **keys(args.far)})
+        append_result({"how": "keys", "far": args.far, **keys(args.far)})
 
 
-def keep(line: dict[str, Any]) -> None:
+def append_result(line: dict[str, Any]) -> None:
     line["load"] = [round(x, 1) for x in os.getloadavg()]
     print(json.dumps(line))
     with open(RESULTS / "annotator.jsonl", "a") as file:

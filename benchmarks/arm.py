@@ -59,14 +59,14 @@ def cadence(args: argparse.Namespace) -> dict[str, Any]:
             report = control.report()
             ages.append(report.age)
             control.give(Chunk(time.monotonic(), np.append(random.uniform(-0.5, 0.5, 3), -1.0)[None]))
-        told, count = mock.request(), control.report().count
+        arm_report, count = mock.request(), control.report().count
         phase = control.report().phase
         control.close()
     return {
         "late_ms": milliseconds(late), "state_age_ms": milliseconds(ages), "missed": schedule.missed, "phase": phase,
-        "command_age_ms": {"p50": round(1e3 * told["ages"][0], 2), "p99": round(1e3 * told["ages"][1], 2),
-                           "max": round(1e3 * told["oldest"], 2)},
-        "arm": told["count"], "control": count,
+        "command_age_ms": {"p50": round(1e3 * arm_report["ages"][0], 2), "p99": round(1e3 * arm_report["ages"][1], 2),
+                           "max": round(1e3 * arm_report["oldest"], 2)},
+        "arm": arm_report["count"], "control": count,
     }  # fmt: skip
 
 
@@ -93,7 +93,7 @@ class Tape:
     """In a socket's place: keeps the last frame as it would go over the wire."""
 
     def __init__(self, url: str):
-        self.connected, self.text = True, ""
+        self.is_connected, self.text = True, ""
 
     def subscribe(self, topic: str, type_: str) -> None: ...
     def advertise(self, topic: str, type_: str) -> None: ...

@@ -186,7 +186,7 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
         return {
             "acknowledged": len(all_acknowledged), "lost": len(all_acknowledged - set(kept)),
             "twice": len(kept) - len(set(kept)), "never_sent": len(set(kept) - all_sent),
-            "kept_unacknowledged": len(set(kept) - all_acknowledged), "miscounted": len(store.miscounted()),
+            "kept_unacknowledged": len(set(kept) - all_acknowledged), "miscounted": len(store.find_miscounted()),
         }  # fmt: skip
 
 
@@ -234,7 +234,7 @@ def leases(args: argparse.Namespace) -> dict[str, Any]:
             each = np.unique([q for q, _ in by], return_counts=True)[1]
             found[f"{processes} process"] = {
                 "answers": len(by), "wrong_number": int((each != args.wanted).sum()),
-                "by_the_same": len(by) - len(set(by)), "miscounted": len(store.miscounted()),
+                "by_the_same": len(by) - len(set(by)), "miscounted": len(store.find_miscounted()),
                 "seconds": round(time.perf_counter() - began, 1),
             }  # fmt: skip
     return found
@@ -295,7 +295,7 @@ def mixed(args: argparse.Namespace) -> dict[str, Any]:
         refused: list[str] = []
         end = time.perf_counter() + args.seconds
 
-        def timed(what: str, go: Callable[[], Any]) -> Any:
+        def time_call(what: str, go: Callable[[], Any]) -> Any:
             began = time.perf_counter()
             try:
                 result = go()
@@ -312,23 +312,23 @@ def mixed(args: argparse.Namespace) -> dict[str, Any]:
             time.sleep(chance.uniform(0, 2))
             own = iter(ids[1000 + i :: args.writers])
             while time.perf_counter() < end:
-                timed("next", lambda: server.post("/api/next", {"n": 5}, i))
+                time_call("next", lambda: server.post("/api/next", {"n": 5}, i))
                 time.sleep(chance.uniform(1.5, 3.5))
                 body = {"uid": uuid4().hex, "question": next(own), "kind": "answer", "value": {"choice": "first"}}
-                timed("answer", lambda body=body: server.post("/api/answer", body, i))
+                time_call("answer", lambda body=body: server.post("/api/answer", body, i))
 
         def vlm(i: int) -> None:
             for question in ids[40_000 + i :: 4]:
                 if time.perf_counter() > end:
                     return
                 answer = Answer(uuid4().hex, question, "vlm", SECOND)
-                timed("vlm", lambda answer=answer: store.append([answer]))
+                time_call("vlm", lambda answer=answer: store.append([answer]))
                 time.sleep(4 / 50)
 
         def train() -> None:
             since = 0
             while time.perf_counter() < end:
-                events = timed("trainer", lambda since=since: store.tail(since))
+                events = time_call("trainer", lambda since=since: store.tail(since))
                 since = events[-1]["seq"] if events else since
                 time.sleep(0.5)
 

@@ -263,7 +263,7 @@ def prepare(suite: str, env: str, flags: list[str]) -> None:
 
 def merge(suite: str, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Writes the results, new ones in place of those of the same environment, method and seed; returns them all."""
-    every = {(line["env"], line["method"], line["seed"]): line for line in [*known(suite), *new]}
+    every = {(line["env"], line["method"], line["seed"]): line for line in [*read_results(suite), *new]}
     envs, methods = SUITES[suite]["envs"], [*SUITES[suite]["methods"], *METHODS]
     lines = sorted(every.values(), key=lambda k: (envs.index(k["env"]), methods.index(k["method"]), k["seed"]))
     RESULTS.mkdir(exist_ok=True)
@@ -271,7 +271,7 @@ def merge(suite: str, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
-def known(suite: str) -> list[dict[str, Any]]:
+def read_results(suite: str) -> list[dict[str, Any]]:
     """The results that a suite has."""
     file = RESULTS / f"{suite}.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -288,7 +288,9 @@ def main() -> None:
     args = parser.parse_args()
     failed = [error for suite in WHOLE.get(args.suite, [args.suite]) for error in compare(suite, args)]
     if args.suite in WHOLE:
-        report.overview(args.suite, {title: [known(suite), ending] for title, (suite, ending) in COLUMNS.items()})
+        report.overview(
+            args.suite, {title: [read_results(suite), ending] for title, (suite, ending) in COLUMNS.items()}
+        )
     if failed:
         raise SystemExit("\n".join(map(str, failed)))
 

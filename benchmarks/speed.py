@@ -115,7 +115,7 @@ def compose_settings(*flags: str) -> RunSettings:
 
 
 def make_labels(table: Table) -> Labels:
-    """500 comparisons of random segments, answered by a coin."""
+    """500 comparisons of random segments, answered at random."""
     random, n = np.random.default_rng(0), 500
     starts = random.choice(table.segment_starts(LENGTH).cpu().numpy(), (n, 2))
     value, zeros = random.integers(2, size=n).astype(np.float64), np.zeros(n, np.int64)

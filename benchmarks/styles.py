@@ -3,7 +3,7 @@
     python -m benchmarks.styles                            # all tasks and methods, three seeds
     python -m benchmarks.styles --tasks lift --seeds 1 --methods BC CPL
 
-Half of the data are of the preferred style, half of the other; only the answers tell which is which, by a scripted
+Half of the data are of the preferred style, half of the other; only the answers show which is which, by a scripted
 teacher whose preference is `env.preference`. Runs are ordinary `train.py` runs on one thread each. Their policies are
 then rolled out in evaluation episodes, and the style of the successful ones is measured, as it is of the data. Each run
 adds a line to `benchmarks/results/styles.jsonl`; runs that have one are not repeated.
@@ -41,18 +41,18 @@ FILE = RESULTS / "styles.jsonl"
 
 
 class Task(NamedTuple):
-    """Two styles, a preference for one, and what is measured; the first measure tells the styles apart."""
+    """Two styles, a preference for one, and what is measured; the first measure separates the styles."""
 
     env: str
     horizon: int
     preference: Style
-    liked: Style
+    preferred: Style
     other: Style
     measures: tuple[str, ...]
 
     @property
     def flags(self) -> list[str]:
-        both, preference = f"[{format_style(self.liked)},{format_style(self.other)}]", format_style(self.preference)
+        both, preference = f"[{format_style(self.preferred)},{format_style(self.other)}]", format_style(self.preference)
         return [
             f"env={self.env}",
             f"env.horizon={self.horizon}",
@@ -135,9 +135,9 @@ def around(episode: Episode) -> float:
 MEASURED = {"speed": speed, "height": height, "peak": peak, "over": over, "around": around}
 
 
-def moved(found: Measures, liked: Measures, other: Measures, measure: str) -> float:
-    """The share of the way from the other style's measure to the liked one's."""
-    return (found[measure] - other[measure]) / (liked[measure] - other[measure])
+def relative_shift(found: Measures, preferred: Measures, other: Measures, measure: str) -> float:
+    """The share of the way from the other style's measure to the preferred one's."""
+    return (found[measure] - other[measure]) / (preferred[measure] - other[measure])
 
 
 def run(name: str, method: str, seed: int) -> dict[str, Any]:
@@ -153,11 +153,11 @@ def run(name: str, method: str, seed: int) -> dict[str, Any]:
     config = yaml.safe_load((folder / "config.yaml").read_text())
     source = {"folder": Path(config["data_dir"]), "seed": config["data_seed"], "workers": 0}
     data, _ = collect.load_dataset(config["env"], config["data"], **source)
-    liked, other = (
+    preferred, other = (
         measures(
             [e for e in data if e.source == f"styles: {format_style(style)[1:-1].replace(':', '=')}"], task.measures
         )
-        for style in (task.liked, task.other)
+        for style in (task.preferred, task.other)
     )
     workers = RolloutWorkers(config["env"], 0)
     rollouts = evaluate.rollout_policy(workers, load_policy(folder), EPISODES, config["eval_seed"])
@@ -166,9 +166,10 @@ def run(name: str, method: str, seed: int) -> dict[str, Any]:
     return {
         "task": name, "method": method, "seed": seed, "episodes": EPISODES, "success": summary.success,
         "success_at_end": summary.success_at_end, "return": summary.return_mean,
-        "moved": moved(found, liked, other, task.measures[0]), "measures": found, "liked": liked, "other": other,
-        "data_success": evaluate.summarize(data).success, "flags": flags, "answers": result["answers"],
-        "reward_model": result["reward_model"], "seconds": result["policy"]["seconds"], "load": os.getloadavg()[0],
+        "moved": relative_shift(found, preferred, other, task.measures[0]), "measures": found,
+        "preferred": preferred, "other": other, "data_success": evaluate.summarize(data).success, "flags": flags,
+        "answers": result["answers"], "reward_model": result["reward_model"],
+        "seconds": result["policy"]["seconds"], "load": os.getloadavg()[0],
         "git": json.loads((folder / "versions.json").read_text())["git"],
     }  # fmt: skip
 
@@ -184,9 +185,9 @@ def show(lines: Sequence[dict[str, Any]]) -> None:
             *own[0]["measures"],
         ]
         print(f"\n| {name} | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
-        for half in ("liked", "other"):
-            at = own[0][half]
-            print(f"| data, {half} | {own[0]['data_success']:.0%} | | {float(half == 'liked'):.0%} | "
+        for half in ("preferred", "other"):
+            at = own[0]["liked" if half == "preferred" and "liked" in own[0] else half]  # "liked" in older lines
+            print(f"| data, {half} | {own[0]['data_success']:.0%} | | {float(half == 'preferred'):.0%} | "
                   + " | ".join(f"{at[column]:.3f}" for column in columns[3:]) + " |")  # fmt: skip
         for method in dict.fromkeys(line["method"] for line in own):
             of = [line for line in own if line["method"] == method]

@@ -3,7 +3,7 @@
     python -m benchmarks.ties                       # three seeds of each strategy
     python -m benchmarks.ties --seeds 0 decisive
 
-A thousand pairs in ten rounds, asked of a teacher who says which earned more. The data are those of the sweep-into
+A thousand pairs in ten rounds, answered by a scripted teacher by the true return. The data are those of the sweep-into
 runs (`benchmarks.annotator`), with all episodes that fail and ten that succeed, and a reward of 1 when success is
 reached for the first time: pairs of segments of 16 steps are ties but for half a per cent. The reward model is the
 default ensemble, trained for 300 updates after each round; it is tested on a thousand pairs that are no ties. Writes
@@ -52,12 +52,12 @@ def pool(config: Any) -> Table:
     source = {"folder": Path(config.data_dir), "seed": config.data_seed, "workers": 0}
     env, data = (OmegaConf.to_container(part, resolve=True) for part in (config.env, config.data))
     episodes, _ = collect.load_dataset(env, data, **source)  # type: ignore[arg-type]
-    good = [e for e in episodes if reached(e).any()]
-    few = good[:SUCCEED] + [e for e in episodes if not reached(e).any()]
-    return Table([e._replace(reward=reached(e)) for e in few])
+    good = [e for e in episodes if first_success(e).any()]
+    few = good[:SUCCEED] + [e for e in episodes if not first_success(e).any()]
+    return Table([e._replace(reward=first_success(e)) for e in few])
 
 
-def reached(episode: Episode) -> np.ndarray:
+def first_success(episode: Episode) -> np.ndarray:
     """1 in the step that ends in success for the first time [T]."""
     assert episode.success is not None
     before = np.maximum.accumulate(episode.success)

@@ -13,7 +13,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 import settings_tables  # noqa: E402
 
 for library in ("absl", "OpenGL"):
-    logging.getLogger(library).setLevel(logging.WARNING)  # simulators greet whoever imports them
+    logging.getLogger(library).setLevel(logging.WARNING)  # simulators print on import
 
 project, author, copyright = "pbrl", "The pbrl authors", "the pbrl authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.apidoc", "sphinx.ext.viewcode"]

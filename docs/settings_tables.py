@@ -32,16 +32,16 @@ def tables() -> str:
         parts.append(f"## `{group}=`\n")
         for path in sorted((CONFIGS / group).rglob("*.yaml")):
             choice = path.relative_to(CONFIGS / group).with_suffix("").as_posix().replace("/base", "/…")
-            parts += [f"### `{group}={choice}`\n", said_first(path) + base(group, path), table(path)]
+            parts += [f"### `{group}={choice}`\n", first_comment(path) + base(group, path), table(path)]
     return "\n".join(parts)
 
 
-def said_first(path: Path) -> str:
+def first_comment(path: Path) -> str:
     """The comment that a file begins with."""
     lines = path.read_text().splitlines()
     first = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     said = [line.lstrip("# ") for line in lines[:first] if "@package" not in line]
-    return shown(" ".join(said)) + "\n" if said else ""
+    return escape_cell(" ".join(said)) + "\n" if said else ""
 
 
 def base(group: str, path: Path) -> str:
@@ -55,7 +55,7 @@ def table(path: Path) -> str:
     rows = [row for row in settings(path.read_text()) if row[1] or row[2]]  # a group's own line may say nothing
     if not rows:
         return ""
-    body = [f"| `{name}` | {code(value)} | {shown(says)} |" for name, value, says in rows]
+    body = [f"| `{name}` | {code(value)} | {escape_cell(says)} |" for name, value, says in rows]
     return "\n".join(["| setting | default | meaning |", "|---|---|---|", *body, ""])
 
 
@@ -82,6 +82,6 @@ def code(value: str) -> str:
     return f"`{value}{more}`" if value not in ("", "|") else ""
 
 
-def shown(text: str) -> str:
+def escape_cell(text: str) -> str:
     """As Markdown takes it in a cell."""
     return re.sub(r"([|<*_\[])", r"\\\1", text)

@@ -53,7 +53,7 @@ def end() -> None:
         dist.destroy_process_group()
 
 
-def averaged(x: Tensor) -> Tensor:
+def all_reduce_mean(x: Tensor) -> Tensor:
     """The mean over processes, without gradient."""
     if world_size() == 1:
         return x.detach()

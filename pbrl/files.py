@@ -13,7 +13,7 @@ from pbrl.types import UserError
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Replaces the checkpoint in one move: whoever is killed meanwhile leaves the old one. Raises UserError."""
+    """Replaces the checkpoint atomically: a process that is killed meanwhile leaves the old one. Raises UserError."""
     partial = path.with_suffix(".partial")
     try:
         with open(partial, "wb") as file:
@@ -31,7 +31,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Whoever else wants to make what belongs at `path` waits until we are done, or killed. Raises UserError."""
+    """Holds a lock on `path` until the block ends or the process is killed; other processes wait. Raises UserError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = open(path.with_name(f".lock-{path.name}"), "w")  # noqa: SIM115

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
-from pbrl.distributed import averaged
+from pbrl.distributed import all_reduce_mean
 from pbrl.types import Comparisons, UserError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def kto(scores: Tensor, good: Tensor) -> Tensor:
 
     Gains and losses saturate, as people's do.
     """
-    gain = scores - relu(averaged(scores.mean()))  # for the paper's estimate of KL(policy || reference)
+    gain = scores - relu(all_reduce_mean(scores.mean()))  # for the paper's estimate of KL(policy || reference)
     return (good * (-gain).sigmoid() + (1 - good) * gain.sigmoid()).mean(-1)
 
 
@@ -128,7 +128,7 @@ def dro(scores: Tensor, good: Tensor) -> Tensor:
     Segments share no prompt, so the value is one for the batch: the one that fits best.
     """
     error = good - scores
-    return 0.5 * (error - averaged(error.mean())).square().mean(-1)
+    return 0.5 * (error - all_reduce_mean(error.mean())).square().mean(-1)
 
 
 def plackett_luce(scores: Tensor, worth: Tensor, *, segments: int) -> Tensor:

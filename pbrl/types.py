@@ -45,7 +45,7 @@ class Episode(NamedTuple):
     state: np.ndarray | None = None  # [T+1, S] float64, simulator state
     source: str = ""  # which behaviour made it
     video: Path | None = None  # its frames, where a camera recorded it: one for each row of obs
-    instruction: str = ""  # the task in words, where it is told
+    instruction: str = ""  # the task in words, where it is given
 
 
 class Observation(NamedTuple):

@@ -4,12 +4,12 @@ A policy's actions say when they are meant: action k of a chunk belongs to the o
 one whose time has passed is left out. When none is left the arm brakes and holds what it was last *commanded*. A fault
 brakes, stops the arm's controller, and nothing moves until a person arms it again.
 
-Every command holds how the arm brakes after it, so that an arm which hears no more comes to rest as planned. A late
+Every command holds how the arm brakes after it, so that an arm which receives no more comes to rest as planned. A late
 command must not pull the arm over to another motion, which may be quick, however close the two are. So one command at
 a time is under way: the next goes out when the last has come back on its topic, and begins on it. Until then the arm
 does what the last one holds, which is to go on for `valid_s` and then to brake. What did not come back in that time may
 be late: then nothing is sent until its braking is over, when the arm rests at one of two places, a cycle apart, and the
-state tells at which. That one late command is all that may move the arm after an outage, of any length.
+state shows at which. That one late command is all that may move the arm after an outage, of any length.
 """
 
 import math
@@ -112,8 +112,8 @@ class Controller:
             return
         state = self.robot.observe()
         rest = state.q if self.last is None else self.safety.rest(self.last)
-        near = np.abs(rest - state.q).max() < self.safety.settings.step / 3
-        self.last = self.known = Motion.at_rest(rest if near else state.q)
+        is_close = np.abs(rest - state.q).max() < self.safety.settings.step / 3
+        self.last = self.known = Motion.at_rest(rest if is_close else state.q)
         self.underway = None
         self.chunk, self.target, self.until, self.fault, self.detail = None, None, -math.inf, "", ""
         self.stamps.clear()

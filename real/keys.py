@@ -21,7 +21,7 @@ class Keys:
         if self.is_terminal:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self.before)
 
-    def pressed(self) -> str:
+    def read_key(self) -> str:
         """The key pressed since, or nothing."""
         return sys.stdin.read(1) if self.is_terminal and select.select([sys.stdin], [], [], 0)[0] else ""
 

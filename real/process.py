@@ -125,7 +125,7 @@ class Control:
             self.process.join()
 
     def _send(self, *message: Any) -> None:
-        with contextlib.suppress(OSError):  # it is gone: `is_alive` tells
+        with contextlib.suppress(OSError):  # it is gone: see `is_alive`
             self.pipe.send(message)
 
 

@@ -65,7 +65,7 @@ Braking = Sequence[tuple[float, Motion]]  # to rest: s after a motion, and the m
 
 
 class Command(NamedTuple):
-    """A motion, and how the arm brakes from there if it hears no more. `t`: wall clock in s; None: now."""
+    """A motion, and how the arm brakes from there if no more commands arrive. `t`: wall clock in s; None: now."""
 
     motion: Motion
     braking: Braking = ()

@@ -104,30 +104,30 @@ class SafetyFilter:
         if not force <= self.settings.force:  # NaN too
             changes.append("force")
         halt = target is None or not {"not_finite", "expired", "force"}.isdisjoint(changes)
-        motion = self._braked(last, dt, changes) if halt else self._towards(target, last, dt, changes)  # type: ignore[arg-type]
+        motion = self._brake(last, dt, changes) if halt else self._plan_towards(target, last, dt, changes)  # type: ignore[arg-type]
         reasons = tuple(reason for reason in REASONS if reason in changes)
         self.count.update(reasons)
         return Filtered(motion, reasons)
 
-    def _towards(self, target: np.ndarray, last: Motion, dt: float, changes: list[str]) -> Motion:
+    def _plan_towards(self, target: np.ndarray, last: Motion, dt: float, changes: list[str]) -> Motion:
         within = np.clip(target, self.low, self.high)
         if not np.array_equal(within, target):
             changes.append("joint_limit")
         step = self.settings.step
-        near = np.clip(within, last.q - step, last.q + step)
-        if not np.array_equal(near, within):
+        limited = np.clip(within, last.q - step, last.q + step)
+        if not np.array_equal(limited, within):
             changes.append("step")
         plan = self._plan(last, ControlInterface.Position)
-        plan.target_position, plan.target_velocity, plan.target_acceleration = Motion.at_rest(near)
+        plan.target_position, plan.target_velocity, plan.target_acceleration = Motion.at_rest(limited)
         plan.synchronization = Synchronization.TimeIfNecessary
         motion = self._after(plan, dt)
         if motion is None:
-            return self._braked(last, dt, changes)
+            return self._brake(last, dt, changes)
         for later in (motion, *(braked for _, braked in self.braking(motion))):
             violation = self.violation(later.q, SPARE_M)
             if violation:
                 changes.append(violation)
-                return self._braked(last, dt, changes)
+                return self._brake(last, dt, changes)
         return motion
 
     def violation(self, q: np.ndarray, spare: float = 0.0) -> str | None:
@@ -162,7 +162,7 @@ class SafetyFilter:
         times = np.linspace(0, self.trajectory.duration, points + 1)[1:]
         return [(float(t), Motion(*map(np.array, self.trajectory.at_time(t)))) for t in times]
 
-    def _braked(self, last: Motion, dt: float, changes: list[str]) -> Motion:
+    def _brake(self, last: Motion, dt: float, changes: list[str]) -> Motion:
         """The quickest way to rest; where there is none, as from a motion that was never sent, the place itself."""
         motion = self._after(self._stop(last), dt)
         if motion is None:

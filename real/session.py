@@ -156,7 +156,7 @@ class Session:
             return "aborted:control_gone"
         if report.phase != "moving":
             return f"aborted:{report.fault}"
-        key = self.keys.pressed()
+        key = self.keys.read_key()
         if key == "k" and self.recorder is not None:
             self.recorder.save_last(self.keep_s)
         if key in (" ", "q"):

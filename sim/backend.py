@@ -39,7 +39,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("PBRL_CACHE", Path.home() / ".cache" / "pbrl"))
 
 
-def works(name: str) -> bool:
+def can_render(name: str) -> bool:
     """Whether MuJoCo renders a sphere through this backend, found out in a fresh process."""
     try:
         done = subprocess.run(
@@ -53,7 +53,7 @@ def works(name: str) -> bool:
 def probe(candidates: tuple[str, ...] = ("egl", "osmesa")) -> str:
     """Returns the first backend that renders. Raises RendererMissing."""
     for name in candidates:
-        if works(name):
+        if can_render(name):
             return name
     raise RendererMissing(HINT)
 
@@ -69,7 +69,7 @@ def choose() -> str | None:
     except (OSError, ValueError, KeyError):
         try:
             name = probe()
-        except RendererMissing:  # said when somebody renders; simulation works without
+        except RendererMissing:  # raised again on rendering; simulation works without
             os.environ["MUJOCO_GL"] = "disabled"
             return None
         try:

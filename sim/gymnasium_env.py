@@ -216,18 +216,18 @@ class Gymnasium(gymnasium.Env):
         return self._observe()
 
     def _try_out(self, key: str, success: str | None, restore: str) -> tuple[str | None, bool]:
-        """The key of `info` that tells success, and whether the environment can be restored; tried once per process."""
+        """The key of `info` that reports success, and whether states can be restored; tried once per process."""
         if key not in _tried:
             self.episode_seed, self.success_key = -1, None
             self.has_success, self.can_restore = False, restore != "never" and is_restorable(self.env)
             self.reset(seed=0)
             info = self.step(np.zeros(self.scale.size))[4]
             found = success or next((name for name in SUCCESS if name in info), None)
-            _tried[key] = found, self.can_restore and (restore == "always" or self._comes_back())
+            _tried[key] = found, self.can_restore and (restore == "always" or self._is_restored_exactly())
         self.episode_seed = -1  # whatever was tried, the first reset or restore begins anew
         return _tried[key]
 
-    def _comes_back(self) -> bool:
+    def _is_restored_exactly(self) -> bool:
         """Whether episode 0, gone on with from its third step after another episode, is what it was."""
         actions = np.random.default_rng(0).uniform(-1, 1, (6, self.scale.size))
         self.reset(seed=0)

@@ -138,7 +138,7 @@ def labels(
     rater: np.ndarray | None = None,
     confidence: np.ndarray | None = None,
     question: np.ndarray | None = None,
-    raters: Sequence[str] = ("somebody",),
+    raters: Sequence[str] = ("rater",),
 ) -> Labels:
     """Labels as the store gives them: of starts [Q, k] and value [Q]; each is of a question of its own by default."""
     n = len(value)

@@ -135,6 +135,6 @@ def test_seeds_are_not_shared_by_processes(monkeypatch, tmp_path):
         train(tmp_path, "seeds=2")
 
 
-def test_alone_everything_is_made_once():
-    made = []
-    assert distributed.after_rank_0(lambda: made.append(1) or len(made)) == 1 and made == [1]
+def test_a_single_process_runs_everything_once():
+    calls = []
+    assert distributed.after_rank_0(lambda: calls.append(1) or len(calls)) == 1 and calls == [1]

@@ -86,16 +86,16 @@ def violations() -> set[tuple[str, str]]:
     }
 
 
-def test_every_part_was_read():
+def test_every_part_is_checked():
     assert {name.split(".")[0] for name in modules()} == set(PARTS) and len(modules()) > 100
     assert "pbrl.types" in imports("robots.arm") and "mujoco" in imports("robots.kinematics")
     assert "real.mock.process" in imports("real.deploy"), "imports in functions count"
     assert "real.mock.process" not in imports("real.deploy", at_import_only=True)
 
 
-def test_nobody_imports_what_is_not_theirs_to_know():
+def test_imports_follow_the_rules():
     new = violations() - set(KNOWN)
-    assert not new, f"against the rules of who may know whom: {sorted(new)}"
+    assert not new, f"against the import rules: {sorted(new)}"
 
 
 def test_known_violations_are_still_there():
@@ -107,7 +107,7 @@ def test_known_violations_are_still_there():
 
 
 @pytest.mark.parametrize("name", ONLY_IN)
-def test_what_is_for_one_place_alone(name):
+def test_names_reserved_for_one_module(name):
     """Compilation, CUDA graphs and process groups."""
     users = {module for module, tree in modules().items() if is_in(module, "pbrl") and uses(tree, name)}
     assert users <= {module for module in users if is_in(module, ONLY_IN[name])}, f"{name}: {sorted(users)}"

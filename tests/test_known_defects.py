@@ -43,7 +43,7 @@ def answered(table, kind, count=200) -> Data:
 def test_what_tests_a_reward_model_did_not_train_it(kind):
     """Preference Transformer's "eval" queries are the last tenth of those it trains on."""
     table = toy.table(20)
-    table.obs[:, 0] = torch.arange(len(table.obs))  # rows are known by what is seen there
+    table.obs[:, 0] = torch.arange(len(table.obs))  # rows are identified by their observation
     data = answered(table, kind)
     test, train = data.test.starts.tolist(), data.train.starts.tolist()
     assert len(test) == 40 and len(train) == 160 and not {tuple(s) for s in test} & {tuple(s) for s in train}

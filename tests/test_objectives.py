@@ -65,7 +65,7 @@ def test_the_winner_rises_and_the_loser_falls(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_tie_asks_for_no_lead(name):
+def test_a_tie_has_equal_gradients(name):
     scores = torch.full((4, 2), 0.2, requires_grad=True)
     by_name(name)(scores, torch.full((4,), 0.5)).sum().backward()
     assert scores.grad is not None
@@ -83,7 +83,7 @@ def test_robust_is_unbiased_and_smoothed_is_not():
              (0.8 * clean + 0.2 * objectives.bradley_terry(SCORES, 1 - label)).double().numpy())  # fmt: skip
 
 
-def test_smoothed_has_a_best_lead():
+def test_smoothed_is_least_at_a_finite_margin():
     """It is least where sigmoid(b - a) is the share of right answers; the plain loss falls for ever."""
     leads = torch.linspace(-1, 6, 701)
     scores = torch.stack([torch.zeros(701), leads], 1)
@@ -193,7 +193,7 @@ def test_the_order_of_a_list_changes_nothing_and_two_are_a_pair(name):
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_a_list_in_order_is_what_they_want(name):
+def test_list_losses_push_towards_the_right_order(name):
     scores = torch.linspace(-0.1, 0.1, 4)[None].clone().requires_grad_()
     by_name(name, segments=4)(scores, torch.arange(4.0)[None]).sum().backward()
     assert scores.grad is not None and scores.grad[0, 3] < 0 < scores.grad[0, 0]

@@ -14,7 +14,7 @@ from pbrl.types import Episode, Observation
 
 
 class Point(gym.Env):
-    """Position [2] in [-2, 2]; an action moves it by a tenth. Reward: 2 - distance. Success: within `near`."""
+    """Position [2] in [-2, 2]; an action moves it by a tenth. Reward: 2 - distance. Success: within `goal_radius`."""
 
     name, instruction = "tests/point", ""
     has_success = can_restore = True
@@ -23,8 +23,8 @@ class Point(gym.Env):
     observation_space = Box(-2, 2, (2,), np.float32)
     action_space = Box(-1, 1, (2,), np.float32)
 
-    def __init__(self, *, horizon: int = 30, terminates: bool = False, near: float = 0.3):
-        self.horizon, self.terminates, self.near = horizon, terminates, near
+    def __init__(self, *, horizon: int = 30, terminates: bool = False, goal_radius: float = 0.3):
+        self.horizon, self.terminates, self.goal_radius = horizon, terminates, goal_radius
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -43,7 +43,7 @@ class Point(gym.Env):
             2.0 - distance,
             terminated,
             self.t >= self.horizon and not terminated,
-            {"success": distance < self.near},
+            {"success": distance < self.goal_radius},
         )
 
     def save_state(self):

@@ -10,7 +10,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from pbrl.distributed import averaged
+from pbrl.distributed import all_reduce_mean
 from pbrl.models.decision_transformer import DecisionTransformer, mean
 from pbrl.models.optim import Adam, polyak
 from pbrl.training.batches import Data
@@ -89,8 +89,8 @@ class DTR(nn.Module):
 
         imitation, action = self.policy.imitation(batch, self.state_weight)
         q = self.policy.value(batch.obs.state, action)
-        level, size = mean(q, batch.mask), averaged(mean(q.abs(), batch.mask))  # [2]
-        pulls = level / size.flip(0).clamp(min=1e-6)  # one critic pulls, the other says how large values are
+        mean_q, size = mean(q, batch.mask), all_reduce_mean(mean(q.abs(), batch.mask))  # [2]
+        pulls = mean_q / size.flip(0).clamp(min=1e-6)  # one critic pulls, the other says how large values are
         pull = torch.where(torch.rand((), device=q.device) < 0.5, pulls[0], pulls[1])
         eta = self.eta * (self.turn / self.eta_steps).clamp(max=1.0) if self.eta_steps else self.eta
         self.actor_optim.step(self.imitation * imitation - eta * pull)  # eq. 9
@@ -98,7 +98,7 @@ class DTR(nn.Module):
         polyak(self.target.q, self.policy.q, self.tau)
         polyak(self.target.net, self.policy.net, self.policy_tau)
         self.turn.add_(1)
-        return {"critic_loss": critic_loss.detach(), "imitation": imitation.detach(), "q": level.detach().mean()}
+        return {"critic_loss": critic_loss.detach(), "imitation": imitation.detach(), "q": mean_q.detach().mean()}
 
     @torch.no_grad()
     def returns(self, batch: Windows) -> Tensor:

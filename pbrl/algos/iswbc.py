@@ -1,6 +1,6 @@
 """Importance-sampling weighted behavior cloning: the whole data set, weighted by how much it looks like what was good.
 
-Li et al. 2023, "Imitation Learning from Imperfection", NeurIPS 2023. A discriminator c(s, a) tells steps of good
+Li et al. 2023, "Imitation Learning from Imperfection", NeurIPS 2023. A discriminator c(s, a) separates steps of good
 segments from steps of all episodes; c / (1 - c) is then their density ratio, and the policy clones all steps weighted
 by it. The paper's experts are given; here they are the segments that raters preferred, which are at most about twice
 as dense among their own as among all steps, so that the ratio may be raised to a power (`exponent`).

@@ -8,7 +8,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from pbrl.distributed import averaged
+from pbrl.distributed import all_reduce_mean
 from pbrl.models.gaussian import GaussianPolicy
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam, polyak
@@ -70,7 +70,7 @@ class TD3BC(nn.Module):
 
         action = self.policy.mean(batch.obs)
         q_policy = self.q(torch.cat([obs, action], -1)).float()[0, :, 0]
-        scale = self.alpha / averaged(q[0].abs().mean()).clamp(min=1e-6)  # over the data's actions, as in the paper
+        scale = self.alpha / all_reduce_mean(q[0].abs().mean()).clamp(min=1e-6)  # over the data's actions, as published
         bc = (action - batch.action).square().mean()
         actor_loss = bc - scale * q_policy.mean()
 

@@ -57,7 +57,7 @@ def read_d4rl(path: Path) -> list[Episode]:
     return [
         Episode(
             seed=0,
-            obs=np.concatenate([flat.obs[steps], _closing(flat, steps.stop - 1)[None]]).astype(np.float32),
+            obs=np.concatenate([flat.obs[steps], _last_observation(flat, steps.stop - 1)[None]]).astype(np.float32),
             action=np.clip(flat.action[steps], -1, 1).astype(np.float32),
             reward=flat.reward[steps].astype(np.float32),
             terminated=bool(flat.terminal[steps.stop - 1]),
@@ -67,7 +67,7 @@ def read_d4rl(path: Path) -> list[Episode]:
     ]
 
 
-def _closing(flat: Flat, last: int) -> np.ndarray:
+def _last_observation(flat: Flat, last: int) -> np.ndarray:
     """The observation after an episode's last step; of a true terminal, where it is not known, the one before."""
     if flat.after is not None:
         return flat.after[last]

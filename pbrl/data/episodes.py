@@ -19,7 +19,7 @@ import numpy as np
 from pbrl.data.d4rl import d4rl_rows as d4rl_rows
 from pbrl.data.d4rl import read_d4rl
 from pbrl.data.minari import read_minari, write_minari
-from pbrl.data.recordings import VIDEOS, recordings, size_on_disk
+from pbrl.data.recordings import VIDEOS, size_on_disk, video_files
 from pbrl.data.recordings import read_recordings as read_recordings
 from pbrl.types import Episode, UserError
 
@@ -122,7 +122,7 @@ def read(path: Path) -> list[Episode]:
     if not path.exists():
         raise UserError(f"there is no data set at {path}")
     try:
-        if path.is_dir() and recordings(path):
+        if path.is_dir() and video_files(path):
             return read_recordings(path)
         if path.is_dir() and not any((path / name).exists() for name in ("data", "main_data.hdf5", "metadata.json")):
             raise UserError(f"{path} holds neither a Minari data set nor videos ({', '.join(VIDEOS)})")
@@ -143,7 +143,7 @@ def read(path: Path) -> list[Episode]:
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:
-    """How one of our data sets was made; None for somebody else's. Raises UserError if the record is damaged."""
+    """How a data set was collected; None for one of another program. Raises UserError if the record is damaged."""
     file = path / "provenance.json"
     if not file.exists():
         return None

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from pbrl import files
 from pbrl.data.recordings import camera_files
 from pbrl.data.rollout import RolloutWorkers
-from pbrl.data.video import recorded, recording, square
+from pbrl.data.video import read_frames, read_video_info, square
 from pbrl.types import Environment, Episode, UserError
 
 IMAGE_SETTINGS = ("images", "image_size")  # of an environment
@@ -100,7 +100,7 @@ def fill_images(envs: Sequence[Environment], share: Share, paths: dict[str, Path
                     rows[camera][t] = image
         elif episode.video is not None:
             for camera, file in find_videos(episode.video, list(paths)).items():
-                frames = recorded(file, recording(file), first=0, last=len(episode.obs), height=None)
+                frames = read_frames(file, read_video_info(file), first=0, last=len(episode.obs), height=None)
                 for t, frame in enumerate(frames):
                     rows[camera][t:] = square(frame, size)  # rows beyond the last frame repeat it
         else:

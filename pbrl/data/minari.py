@@ -57,10 +57,10 @@ def _options(meta: dict) -> dict:
 
 def _instruction(options: dict, infos: dict) -> str:
     """The task in words: of the options, else of the first step's info, where others store it."""
-    told = options.get("instruction")
-    if told is None and "instruction" in infos:
-        told = np.ravel(np.asarray(infos["instruction"], object))[0]
-    return told.decode() if isinstance(told, bytes) else str(told or "")
+    instruction = options.get("instruction")
+    if instruction is None and "instruction" in infos:
+        instruction = np.ravel(np.asarray(infos["instruction"], object))[0]
+    return instruction.decode() if isinstance(instruction, bytes) else str(instruction or "")
 
 
 def write_minari(root: Path, name: str, episodes: Sequence[Episode], provenance: dict[str, Any]) -> Path:

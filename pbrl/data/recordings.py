@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pbrl.data.video import recording
+from pbrl.data.video import read_video_info
 from pbrl.types import Episode, UserError
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 
 
-def recordings(path: Path) -> list[Path]:
+def video_files(path: Path) -> list[Path]:
     """The video files in a folder, by name."""
     return sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEOS)
 
@@ -31,7 +31,7 @@ def read_recordings(path: Path) -> list[Episode]:
     Without a npz an episode can be shown and compared, but not learnt from. Raises UserError for a file that does not
     fit.
     """
-    bar = tqdm(recordings(path), desc="reading videos", unit="video", leave=False)
+    bar = tqdm(video_files(path), desc="reading videos", unit="video", leave=False)
     episodes = [_read_recording(i, file) for i, file in enumerate(bar)]
     sizes = {(e.obs.shape[1], e.action.shape[1]) for e in episodes}
     if len(sizes) > 1:
@@ -40,7 +40,7 @@ def read_recordings(path: Path) -> list[Episode]:
 
 
 def _read_recording(i: int, file: Path) -> Episode:
-    frames = len(recording(file).shown)
+    frames = len(read_video_info(file).shown)
     beside = file.with_suffix(".npz")
     obs, action, reward, success = _numbers(beside, frames)
     if frames not in (len(action), len(action) + 1):

@@ -78,7 +78,7 @@ class Keep(BaseCallback):
         """Writes a checkpoint; between two episodes, so that a reset is all the simulator needs."""
         model, stream = self.model, io.BytesIO()
         model.save(stream)
-        buffer = {name: torch.from_numpy(getattr(model.replay_buffer, name)[: self.filled]) for name in BUFFER}
+        buffer = {name: torch.from_numpy(getattr(model.replay_buffer, name)[: self.stored_steps]) for name in BUFFER}
         files.save(
             self.folder / "checkpoint.pt",
             {
@@ -92,7 +92,7 @@ class Keep(BaseCallback):
         )
 
     @property
-    def filled(self) -> int:
+    def stored_steps(self) -> int:
         """Steps in the replay buffer, which never wraps: it is as long as the run."""
         buffer = self.model.replay_buffer
         assert buffer is not None

@@ -116,7 +116,7 @@ class Table:
         success = [e.success.any() for e in episodes if e.success is not None]
         known = self.success is not None and len(success) == len(episodes)
         self.success = np.append(self.success, success) if known else None  # type: ignore[arg-type]
-        self.state = _grown(self.state, [e.state for e in episodes], begin)
+        self.state = _append_states(self.state, [e.state for e in episodes], begin)
         self._place = {own: i for i, own in reversed(list(enumerate(self.ids)))}
 
         holds_step = np.ones(int(first[-1] + steps[-1] + 1), bool)
@@ -182,14 +182,14 @@ class Table:
         index = self.episode.cpu().numpy()[starts]
         return [Clip(self.ids[i], int(row - self.first[i]), length) for i, row in zip(index, starts, strict=True)]
 
-    def holds(self, clip: Clip) -> bool:
+    def has_clip(self, clip: Clip) -> bool:
         """Whether the clip's episode is in the table and long enough."""
         i = self._place.get(clip.episode)
         return i is not None and clip.first >= 0 and clip.first + clip.length <= self.steps[i]
 
     def row(self, clip: Clip) -> int:
         """The row at which a clip begins. Raises UserError if the table does not hold it."""
-        if not self.holds(clip):
+        if not self.has_clip(clip):
             raise UserError(
                 f"the data set has no episode {clip.episode} with steps {clip.first} to {clip.first + clip.length}"
             )
@@ -304,7 +304,7 @@ def _pad(x: np.ndarray) -> np.ndarray:
     return np.concatenate([x, np.zeros((1, *x.shape[1:]), x.dtype)])
 
 
-def _grown(held: np.ndarray | None, more: Sequence[np.ndarray | None], rows: int) -> np.ndarray | None:
+def _append_states(held: np.ndarray | None, more: Sequence[np.ndarray | None], rows: int) -> np.ndarray | None:
     """Simulator states of `rows` and more, if they are known of all."""
     known = [state for state in more if state is not None]
     if len(known) < len(more) or (rows and held is None):

@@ -32,7 +32,7 @@ def frames(
     """
     if episode.video is not None:
         last = len(episode.obs) if last is None else last
-        found = recorded(episode.video, recording(episode.video), first=first, last=last, height=height)
+        found = read_frames(episode.video, read_video_info(episode.video), first=first, last=last, height=height)
         yield from islice(found, 0, None, every)
     elif episode.state is not None:
         for t in range(len(episode.state))[first:last:every]:
@@ -54,7 +54,7 @@ class VideoFile(NamedTuple):
 
 
 @cache
-def recording(path: Path) -> VideoFile:
+def read_video_info(path: Path) -> VideoFile:
     """What a file that FFmpeg decodes holds. Raises UserError where it is damaged, or its frames have no times."""
     try:
         with av.open(str(path)) as container:
@@ -66,14 +66,14 @@ def recording(path: Path) -> VideoFile:
             seconds = float(shown[-1] - shown[0]) * float(stream.time_base or 0)
             found = VideoFile(shown.astype(np.int64), (len(shown) - 1) / seconds)
         for t in (0, len(shown) - 1):
-            if not len(list(recorded(path, found, first=t, last=t + 1, height=16))):
+            if not len(list(read_frames(path, found, first=t, last=t + 1, height=16))):
                 raise UserError(f"{path} is damaged: frame {t} of {len(shown)} is not there")
     except (av.error.FFmpegError, IndexError, OSError) as error:
         raise UserError(f"{path} holds no video that can be read ({error}): convert it, or take it away") from error
     return found
 
 
-def recorded(path: Path, source: VideoFile, *, first: int, last: int, height: int | None) -> Iterator[np.ndarray]:
+def read_frames(path: Path, source: VideoFile, *, first: int, last: int, height: int | None) -> Iterator[np.ndarray]:
     """Frames [height, W, 3] uint8 of a recording, upright, from `first` up to before `last`; None: as they are."""
     begin, end = source.shown[first], source.shown[min(last, len(source.shown)) - 1]
     with av.open(str(path)) as container:

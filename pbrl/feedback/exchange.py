@@ -81,7 +81,7 @@ def export(store: Store, path: str | Path) -> int:
 
 def card(store: Store, name: str, rows: list[dict[str, Any]]) -> str:
     """What a person should know of exported answers."""
-    held = "\n".join(f"| {kind} | {length} | {n} |" for kind, length, n in store.held())
+    held = "\n".join(f"| {kind} | {length} | {n} |" for kind, length, n in store.answer_counts())
     texts = sorted({json.loads(row["words"]).get("text", "") for row in rows if row["words"]})
     sizes = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M"}
     size = next((words for most, words in sizes.items() if len(rows) < most), "n>1M")

@@ -34,12 +34,12 @@ def clip_id(clip: Clip) -> str:
 
 @dataclass(frozen=True)
 class Question:
-    """Clips that raters shall judge. The same clips, wording, purpose, round and position are the same question."""
+    """Clips that raters are asked about. The same clips, wording, purpose, round and position are the same question."""
 
     kind: str  # see KINDS
     clips: tuple[Clip, ...]
     wording: Mapping[str, Any] | None = None  # what raters read: the text, the attributes it asks about, …
-    rater_kind: str | None = None  # who may answer: human, vlm or script; None: any rater
+    rater_kind: str | None = None  # which raters may answer: human, vlm or script; None: any rater
     wanted: int = 1  # answers, by different raters
     purpose: str = "learn"  # learn, practice, gold or repeat
     expected: float | None = None  # the right label, of practice and gold

@@ -59,7 +59,7 @@ def _checks(own: Sequence[tuple[Answer, Question]]) -> dict[str, Any]:
     mirrored = [again == 1 - before for again, before in repeats if again is not None and before is not None]
     return {
         "gold": float(np.mean(gold)) if gold else None,
-        "guesses": guesses(gold),
+        "guesses": is_guessing(gold),
         "consistent": float(np.mean(mirrored)) if mirrored else None,
     }
 
@@ -74,7 +74,7 @@ def _outcome(answer: Answer) -> str:
     return answer.value.outcome
 
 
-def guesses(right: Sequence[bool]) -> bool | None:
+def is_guessing(right: Sequence[bool]) -> bool | None:
     """Whether a rater guesses, by answers to gold questions in their order; None while it is open.
 
     Wald's sequential probability-ratio test of 0.5 against 0.9 right.
@@ -89,7 +89,7 @@ def guesses(right: Sequence[bool]) -> bool | None:
 
 
 def _kappa(rater: str, answers: Sequence[tuple[Answer, Question]]) -> float | None:
-    """Cohen's kappa with each of the others on the pairs that both have judged, weighed by how many those are."""
+    """Cohen's kappa with each of the others on the pairs that both have answered, weighed by how many those are."""
     table = labels(answers)
     found = [cohen(table[rater], table[other]) for other in table if rater in table and other != rater]
     known = [(kappa, n) for kappa, n in found if n]
@@ -107,7 +107,7 @@ def labels(answers: Sequence[tuple[Answer, Question]]) -> dict[str, dict[str, fl
 
 
 def cohen(a: dict[str, float], b: dict[str, float]) -> tuple[float, int]:
-    """Agreement beyond chance on what both have judged (Cohen 1960), and how many that are."""
+    """Agreement beyond chance on what both have answered (Cohen 1960), and how many that are."""
     both = sorted(a.keys() & b.keys())
     if not both:
         return math.nan, 0
@@ -117,7 +117,7 @@ def cohen(a: dict[str, float], b: dict[str, float]) -> tuple[float, int]:
 
 
 def alpha(answers: Sequence[tuple[Answer, Question]]) -> float | None:
-    """Krippendorff's alpha over pairs: 1 is agreement, 0 is chance; None where no two raters have judged the same."""
+    """Krippendorff's alpha over pairs: 1 is agreement, 0 is chance; None where no two raters have answered the same."""
     import krippendorff
 
     table = labels(answers)

@@ -72,7 +72,7 @@ def read_answers(
     about = {"kind": kind, "length": length, "purpose": "learn"}
     answers = store.answers(questions, rater=rater, until=until, **about)
     asked = store.questions(list({answer.question for answer in answers}))
-    known = {name: question for name, question in asked.items() if all(map(table.holds, question.clips))}
+    known = {name: question for name, question in asked.items() if all(map(table.has_clip, question.clips))}
     return [(answer, known[answer.question]) for answer in answers if answer.question in known]
 
 
@@ -87,7 +87,7 @@ def count_held(store: Store, table: Table) -> Counter[tuple[str, int]]:
     """How many answers there are about clips of a table, by kind of question and steps of the clips."""
     answers = store.answers()
     asked = store.questions(list({answer.question for answer in answers}))
-    mine = {name for name, question in asked.items() if all(map(table.holds, question.clips))}
+    mine = {name for name, question in asked.items() if all(map(table.has_clip, question.clips))}
     found = [asked[answer.question] for answer in answers if answer.question in mine]
     return Counter((question.kind, question.length) for question in found)
 

@@ -24,7 +24,7 @@ def disagreement(logits: Tensor, features: Tensor, n: int) -> Tensor:
 
 
 def entropy(logits: Tensor, features: Tensor, n: int) -> Tensor:
-    """Where the mean probability is nearest to a coin's."""
+    """Where the mean probability is nearest to a half."""
     return (torch.sigmoid(logits).mean(0) - 0.5).abs().topk(n, largest=False).indices
 
 

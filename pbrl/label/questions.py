@@ -33,12 +33,14 @@ def ask(config: Mapping[str, Any], store: Store, table: Table, dataset: str) -> 
     ]
     ids = store.ask(questions, dataset)
     if kind.name == "pair":
-        store.ask(repeated(questions, ids, config["checks"]["repeats"], generator), dataset)
-        store.ask(known(table, questions, config["checks"], generator), dataset)
+        store.ask(repeat_mirrored(questions, ids, config["checks"]["repeats"], generator), dataset)
+        store.ask(draw_gold(table, questions, config["checks"], generator), dataset)
     return len(ids)
 
 
-def repeated(questions: list[Question], ids: list[str], share: float, generator: torch.Generator) -> list[Question]:
+def repeat_mirrored(
+    questions: list[Question], ids: list[str], share: float, generator: torch.Generator
+) -> list[Question]:
     """A share of the pairs once more, mirrored, when raters have forgotten the first."""
     count = len(questions)
     again = torch.randperm(count, generator=generator)[: round(share * count)].tolist()
@@ -56,7 +58,7 @@ def repeated(questions: list[Question], ids: list[str], share: float, generator:
     ]
 
 
-def known(
+def draw_gold(
     table: Table, questions: list[Question], checks: Mapping[str, Any], generator: torch.Generator
 ) -> list[Question]:
     """Pairs whose answer is known by the true return: gold ones among the others, and practice before them."""
@@ -64,7 +66,7 @@ def known(
     for purpose, n in (("gold", round(checks["gold"] * count)), ("practice", checks["practice"])):
         if not n:
             continue
-        pairs, expected = clearest(table, first.length, n, generator)
+        pairs, expected = pick_clearest(table, first.length, n, generator)
         every = max(1, count // n)
         found += [
             Question(
@@ -101,7 +103,7 @@ def to_clips(table: Table, starts: np.ndarray, length: int) -> list[tuple[Clip, 
     return [tuple(clips[i : i + width]) for i in range(0, len(clips), width)]
 
 
-def clearest(
+def pick_clearest(
     table: Table, length: int, n: int, generator: torch.Generator
 ) -> tuple[list[tuple[Clip, ...]], list[float]]:
     """Of many pairs, those n whose true returns differ the most, and P(second preferred) by that."""

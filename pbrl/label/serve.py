@@ -14,7 +14,7 @@ import yaml
 from pbrl.data import collect
 from pbrl.data.rollout import worker_count
 from pbrl.data.table import Table
-from pbrl.data.video import recording
+from pbrl.data.video import read_video_info
 from pbrl.feedback.page.clips import Clips, Look, Renderers
 from pbrl.feedback.store.datasets import adopt
 from pbrl.feedback.store.progress import count_open
@@ -112,7 +112,7 @@ def frame_rate(episodes: Sequence[Episode]) -> int:
             "clips are rendered from simulator states or cut from videos, and this data set has neither: choose "
             "another data=…, or data=recordings data.path=<a folder of videos>"
         )
-    rates = [recording(e.video).fps for e in episodes if e.video is not None]
+    rates = [read_video_info(e.video).fps for e in episodes if e.video is not None]
     return round(float(np.median(rates))) if rates else 20
 
 

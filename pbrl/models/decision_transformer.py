@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pbrl.data.table import Table
-from pbrl.distributed import averaged
-from pbrl.models.layers import MLP, Dropout, Normalize, Transformer, evaluating
+from pbrl.distributed import all_reduce_mean
+from pbrl.models.layers import MLP, Dropout, Normalize, Transformer, eval_mode
 from pbrl.types import Observation, Spec, UserError, Windows
 
 
@@ -101,7 +101,7 @@ class DecisionTransformer(nn.Module):
         It does not explore: DT and its relatives are deterministic.
         """
         self.history = [*self.history, obs.state][-self.context :]
-        with evaluating(self):
+        with eval_mode(self):
             action = self._choose(obs.state, self._candidates())
         self.actions = [*self.actions, action][-(self.context - 1) :] if self.context > 1 else []
         self.time += 1
@@ -143,7 +143,7 @@ class DecisionTransformer(nn.Module):
 
 def mean(x: Tensor, where: Tensor) -> Tensor:
     """x [..., B, K] → its mean where `where` [B, K] is 1, or 0 where it nowhere is: [...]."""
-    return (x * where).sum((-2, -1)) / averaged(where.sum()).clamp(min=1e-6)
+    return (x * where).sum((-2, -1)) / all_reduce_mean(where.sum()).clamp(min=1e-6)
 
 
 class Sequence(nn.Module):

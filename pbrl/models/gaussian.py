@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pbrl.models.encoders import Encoder
-from pbrl.models.layers import MLP, Normalize, evaluating
+from pbrl.models.layers import MLP, Normalize, eval_mode
 from pbrl.models.policy import LikelihoodPolicy
 from pbrl.types import Observation, Spec
 
@@ -61,5 +61,5 @@ class GaussianPolicy(LikelihoodPolicy):
 
     @torch.no_grad()
     def act(self, obs: Observation, explore: bool = False) -> Tensor:
-        with evaluating(self):
+        with eval_mode(self):
             return self.sample(obs) if explore else self.mean(obs)

@@ -13,7 +13,7 @@ ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "leaky_relu": nn.function
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def eval_mode(module: nn.Module) -> Iterator[None]:
     """Without dropout, as it was afterwards."""
     was_training = module.training
     module.eval()

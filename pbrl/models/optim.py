@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from pbrl.distributed import averaged
+from pbrl.distributed import all_reduce_mean
 
 
 class Adam(nn.Module):
@@ -58,7 +58,7 @@ class Adam(nn.Module):
         """One step down `loss`, a scalar. Where `when`, 0 or 1, is 0, nothing moves; the first step must be a 1."""
         grads = torch.autograd.grad(loss, self.params)
         with torch.no_grad():
-            grad = averaged(torch.cat([g.reshape(-1) for g in grads]))
+            grad = all_reduce_mean(torch.cat([g.reshape(-1) for g in grads]))
             if self.clip:
                 grad = grad * (self.clip / (grad.norm() + 1e-6)).clamp(max=1.0)
             b1, b2 = self.betas

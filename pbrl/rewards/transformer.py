@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pbrl.models.layers import Dropout, Normalize, Transformer, evaluating
+from pbrl.models.layers import Dropout, Normalize, Transformer, eval_mode
 from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement
 from pbrl.rewards.per_step import PerStepReward
@@ -43,13 +43,13 @@ class PreferenceTransformer(PerStepReward):
 
     def reward(self, obs: Observation, action: Tensor) -> Tensor:
         """obs [..., L, O], action [..., L, A] → reward of each step [1, ..., L]; L is at most `context`."""
-        with evaluating(self):
+        with eval_mode(self):
             reward, _ = self.net(self.obs_normalize(obs.state), action, torch.ones_like(action[..., 0]))
         return reward[None]
 
     def score(self, segment: Segment) -> Tensor:
         """segment [..., L, …] → the rewards' weighted mean [1, ...]."""
-        with evaluating(self):
+        with eval_mode(self):
             return self._score(segment)[None]
 
     def _score(self, segment: Segment) -> Tensor:

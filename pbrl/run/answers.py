@@ -1,4 +1,4 @@
-"""Who answered a run's questions, and how: read from its store of answers."""
+"""The raters of a run and their answers, read from its store of answers."""
 
 from statistics import median
 from typing import Any

@@ -143,7 +143,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def chosen(folder: str, part: dict[str, Any], config: dict[str, Any]) -> str:
+def find_choice(folder: str, part: dict[str, Any], config: dict[str, Any]) -> str:
     """Which choice of a group a run's `part` was made from: the one that differs in the fewest values; "" if none."""
     named = {choice: load(folder, choice)[0] for choice in _names(folder)}
     own = {key: part.get(key) for key in ("_target_", "name")}
@@ -162,10 +162,10 @@ def names(config: dict[str, Any]) -> dict[str, str]:
     """The choice of each group that a run was made from, by part; a class's name where it is none of the choices."""
     parts = {group.part: config[group.part] for group in groups() if isinstance(config.get(group.part), dict)}
     folders = {group.part: group.folder for group in groups()}
-    return {part: chosen(folders[part], own, config) or _named(own) for part, own in parts.items()}
+    return {part: find_choice(folders[part], own, config) or _class_name(own) for part, own in parts.items()}
 
 
-def _named(part: dict[str, Any]) -> str:
+def _class_name(part: dict[str, Any]) -> str:
     name = str(part.get("_target_") or part.get("name") or "none")
     return f"{name}/{part['task']}" if part.get("task") else name
 
@@ -200,7 +200,7 @@ def settings(config: dict[str, Any]) -> list[Setting]:
 
 
 def _part_settings(group: Group, part: dict[str, Any], config: dict[str, Any]) -> list[Setting]:
-    choice = chosen(group.folder, part, config)
+    choice = find_choice(group.folder, part, config)
     if not choice:
         return _values(group.part, part, part, {}, config)
     values, notes = load(group.folder, choice)
@@ -220,10 +220,10 @@ def _values(prefix: str, have: dict, default: dict, notes: dict[str, str], confi
 
 
 def _setting(key: str, value: Any, default: Any, words: str) -> Setting:
-    return Setting(key, written(value), written(default), words, value != default)
+    return Setting(key, format_value(value), format_value(default), words, value != default)
 
 
-def written(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as one would type it on the command line."""
     return value if isinstance(value, str) else json.dumps(value)
 

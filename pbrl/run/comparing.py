@@ -35,7 +35,7 @@ class Method(NamedTuple):
 
 
 def methods(runs: Sequence[Outcome]) -> list[Method]:
-    """The runs by method, in the order given; a method is named by what tells it from the others."""
+    """The runs by method, in the order given; a method is named by what differs from the others."""
     groups: dict[str, list[Outcome]] = {}
     values = {id(run): _values(run) for run in runs}
     for run in runs:

@@ -43,7 +43,7 @@ def help_page() -> str:
     notes = choices.load("", "train")
     defaults = choices.flatten(notes[0])
     examples = [(f"python train.py {flags}".strip(), words) for flags, words in EXAMPLES.items()]
-    flags = [(f"{key}={choices.written(defaults[key])}", notes[1].get(key, "")) for key in MAIN]
+    flags = [(f"{key}={choices.format_value(defaults[key])}", notes[1].get(key, "")) for key in MAIN]
     sections = [
         ABOUT,
         "Examples\n" + "\n".join(f"  {command}\n      {words}" for command, words in examples),
@@ -87,15 +87,15 @@ def _choice(group: Group, choice: str, tasks: Tasks) -> str:
     is_simulator = f"{simulator}/" in choices.choices(group.folder)
     found = list(tasks(simulator)) if is_simulator else []
     if simulator not in there or (task and task not in found):
-        near = suggest(choice, [*there, *(f"{simulator}/{name}" for name in found)])
-        raise LookupError(f"{group.name} has no {choice}{near}; see python train.py list {group.folder}")
+        suggestion = suggest(choice, [*there, *(f"{simulator}/{name}" for name in found)])
+        raise LookupError(f"{group.name} has no {choice}{suggestion}; see python train.py list {group.folder}")
     values, notes = choices.load(group.folder, choice)
     flat = {
         k: v
         for k, v in choices.flatten(values).items()
         if k.rpartition(".")[2] not in ("_target_", "_partial_", "task")
     }
-    rows = [(f"{group.part}.{key}={choices.written(value)}", notes.get(key, "")) for key, value in flat.items()]
+    rows = [(f"{group.part}.{key}={choices.format_value(value)}", notes.get(key, "")) for key, value in flat.items()]
     parts = [
         f"{group.name}={choice}{'/<task>' if is_simulator and not task else ''}  "
         f"{choices.description(group.folder, choice)}"
@@ -135,8 +135,8 @@ def columns(names: list[str]) -> str:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """`: did you mean …?` with the nearest of the known names, or nothing where none is near."""
-    near = get_close_matches(name, list(known), n=3, cutoff=0.7)
-    return f": did you mean {' or '.join(near)}?" if near else ""
+    matches = get_close_matches(name, list(known), n=3, cutoff=0.7)
+    return f": did you mean {' or '.join(matches)}?" if matches else ""
 
 
 def explain(error: Exception, tasks: Tasks) -> str | None:
@@ -166,8 +166,8 @@ def _no_choice(path: str, tasks: Tasks) -> str:
     see = " ".join(
         [group.folder, *(name.rstrip("/") for name in known if name.endswith("/") and choice.startswith(name))]
     )
-    near = suggest(choice, [name for name in known if not name.endswith("/")])
-    return f"{group.folder}={choice} is no choice{near or '.'} See python train.py list {see}"
+    suggestion = suggest(choice, [name for name in known if not name.endswith("/")])
+    return f"{group.folder}={choice} is no choice{suggestion or '.'} See python train.py list {see}"
 
 
 def _no_key(key: str, beside: list[str]) -> str:

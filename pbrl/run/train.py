@@ -79,7 +79,9 @@ def _train(settings: RunSettings, plan: Plan, device: torch.device, scratch: Pat
         clones = train_baseline(settings, world, folder / "bc")
     replicas = make_replicas(settings, world, folder, settings.algo, settings.logger, stack)
     asking = make_asking(settings, plan, world, folder, stack)
-    training = Training(folder=folder, replicas=replicas, asking=asking, query=plan.query, **shared(settings, world))
+    training = Training(
+        folder=folder, replicas=replicas, asking=asking, query=plan.query, **shared_settings(settings, world)
+    )
     if settings.only == "answers":
         training.ask_first()
         return {}
@@ -110,7 +112,7 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
     return World(table, dataset, data, workers, experts, device)
 
 
-def shared(settings: RunSettings, world: World) -> dict[str, Any]:
+def shared_settings(settings: RunSettings, world: World) -> dict[str, Any]:
     """What trainings of the run have in common."""
     return {
         "schedule": settings.schedule,
@@ -156,7 +158,7 @@ def train_baseline(settings: RunSettings, world: World, folder: Path) -> list[di
     """Trains `baseline` (behavior cloning) on the data with as many updates; returns each seed's summary."""
     with ExitStack() as stack:
         replicas = make_replicas(settings, world, folder, settings.baseline, {}, stack)
-        return Training(folder=folder, replicas=replicas, name="bc", **shared(settings, world)).run()
+        return Training(folder=folder, replicas=replicas, name="bc", **shared_settings(settings, world)).run()
 
 
 def make_asking(settings: RunSettings, plan: Plan, world: World, folder: Path, stack: ExitStack) -> Asking | None:

@@ -91,7 +91,7 @@ class Data:
         """
         self._check(segments)
         answers = self.train
-        if self._paired:
+        if self._has_pairs:
             first = self._randint(len(answers), n)
             return self._batch(answers.starts[first], answers.value[first], first, images)
         drawn = draw_from_groups(answers.group, segments, n, self.generator)
@@ -106,7 +106,7 @@ class Data:
         """
         self._check(2)
         answers = self.train
-        if self._paired:
+        if self._has_pairs:
             first = self._randint(len(answers), n)
             second = answers.value[first]
             return self._batch(answers.starts[first], torch.stack([1 - second, second], 1), first, images)
@@ -115,13 +115,13 @@ class Data:
         return self._batch(answers.starts[drawn, 0], good, drawn, images)
 
     @property
-    def _paired(self) -> bool:
+    def _has_pairs(self) -> bool:
         return self.train.starts.shape[1] == 2
 
     def _check(self, segments: int) -> None:
-        if self.labels is None or len(self.train) < (1 if self._paired else 2):
+        if self.labels is None or len(self.train) < (1 if self._has_pairs else 2):
             raise UserError("there are no usable answers to learn from: every question was skipped")
-        if segments > 2 and self._paired:
+        if segments > 2 and self._has_pairs:
             raise UserError("the objective learns from lists: query.kind=ranking or rating")
         if segments > 2 and self._shortest < segments:
             raise UserError(

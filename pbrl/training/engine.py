@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from pbrl.distributed import averaged
+from pbrl.distributed import all_reduce_mean
 from pbrl.training.vmap import LearnerStack
 from pbrl.types import Metrics, Phase, Update, UserError
 
@@ -110,7 +110,7 @@ class Updates:
 
     def run(self, most: int) -> int:
         """Makes at least one update and at most `most`; returns how many."""
-        count = self._some(most)
+        count = self._run_some(most)
         self.count += count
         return count
 
@@ -122,7 +122,7 @@ class Updates:
     def forget(self) -> None:
         """To be called when what is drawn from has changed."""
 
-    def _some(self, most: int) -> int:
+    def _run_some(self, most: int) -> int:
         self.mean.add(self.update(self.draw()))
         return 1
 
@@ -143,10 +143,10 @@ class CapturedUpdates(Updates):
         if self.generators:
             self.graphs = {}
 
-    def _some(self, most: int) -> int:
+    def _run_some(self, most: int) -> int:
         if self.warm < WARM_UP:
             self.warm += 1
-            return self._aside(most)
+            return self._run_on_side_stream(most)
         if not self.generators:
             self._feed()
         count = AT_ONCE if self.generators and most >= AT_ONCE else 1
@@ -155,11 +155,11 @@ class CapturedUpdates(Updates):
         self.graphs[count].replay()
         return count
 
-    def _aside(self, most: int) -> int:
+    def _run_on_side_stream(self, most: int) -> int:
         self.stream = self.stream or torch.cuda.Stream()
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            count = super()._some(most)
+            count = super()._run_some(most)
         torch.cuda.current_stream().wait_stream(self.stream)
         return count
 
@@ -196,7 +196,7 @@ class Mean:
 
     def read(self, count: int) -> Metrics:
         """The means over `count` updates and over processes; empties the sums."""
-        means = {name: averaged(total / count) for name, total in self.sums.items()}
+        means = {name: all_reduce_mean(total / count) for name, total in self.sums.items()}
         for total in self.sums.values():
             total.zero_()
         return means

@@ -69,7 +69,7 @@ class Training:
     def _prepare(self, stage: Stage) -> Updates:
         """The updates of a stage, compiled where there are enough to pay for it."""
         if stage.name not in self.updates:
-            engine = Engine(self.device, compile=self._compiles(stage), bf16=self.bf16)
+            engine = Engine(self.device, compile=self._is_compiled(stage), bf16=self.bf16)
             generators = [replica.generator for replica in self.replicas]
             self.updates[stage.name] = engine.repeat(
                 lambda: self._draw(stage), self._update_of(stage, engine), generators
@@ -95,7 +95,7 @@ class Training:
             replica.generator.set_state(state)
         return update
 
-    def _compiles(self, stage: Stage) -> bool:
+    def _is_compiled(self, stage: Stage) -> bool:
         total = sum(other.steps for other in self.stages if other.name == stage.name)
         return wants_compile(self.compile, total)
 
@@ -175,7 +175,7 @@ class Training:
         print(f"answers {', '.join(f'{n} {what}' for what, n in self.counts.items())}")
 
     def _run_stage(self, stage: Stage) -> None:
-        compiling = stage.name not in self.updates and self._compiles(stage) and stage.phases[0].compiles
+        compiling = stage.name not in self.updates and self._is_compiled(stage) and stage.phases[0].compiles
         updates = self._prepare(stage)
         bar = tqdm(
             total=stage.steps,
@@ -203,7 +203,7 @@ class Training:
         if self.step % self.schedule.log_every == 0 or is_last:
             self._log(stage, updates, clock, bar)
             self._refresh()
-        if self._evaluates(stage, is_last):
+        if self._is_evaluation_due(stage, is_last):
             clock.stop("train")
             self._evaluate(stage, bar)
             clock.start()
@@ -227,7 +227,7 @@ class Training:
             if i == 0:
                 bar.set_postfix({name: f"{value:.3g}" for name, value in list(values.items())[:3]})
 
-    def _evaluates(self, stage: Stage, is_last: bool) -> bool:
+    def _is_evaluation_due(self, stage: Stage, is_last: bool) -> bool:
         """Whether episodes are rolled out now: at the end of each of the algorithm's phases, and on the way."""
         learner = stage.phases[0].update.__self__  # type: ignore[attr-defined]
         if self.workers is None or learner is not self.replicas[0].algo:
@@ -248,8 +248,8 @@ class Training:
             replica.evaluations.append({"phase": phase, "step": self.policy_step, **result})
             of = {"of": phase, **result, "seconds": self.seconds["evaluate"]}
             replica.log.write("evaluate", self.policy_step, of)
-            who = f"{replica.folder.name} " if len(self.replicas) > 1 else ""
-            bar.write(f"{who}{bar.desc} {self.policy_step}: {found}")
+            prefix = f"{replica.folder.name} " if len(self.replicas) > 1 else ""
+            bar.write(f"{prefix}{bar.desc} {self.policy_step}: {found}")
             if stage.trains_policy and replica.is_last_best():
                 save_policy(replica.algo.policy, replica.folder / "best.pt")
 

@@ -58,11 +58,11 @@ class Replica:
         for name, values in state["labels"].items():
             if len(values) == self.table.row_count:  # else the data set has grown, and the reward model labels it anew
                 self.table.set_label(name, values)
-        self.generator.set_state(self._fitting(state["generator"].cpu()))
+        self.generator.set_state(self._check_generator(state["generator"].cpu()))
         self.log.rewind(state["log"])
         self.evaluations = state["evaluations"]
 
-    def _fitting(self, generator: Tensor) -> Tensor:
+    def _check_generator(self, generator: Tensor) -> Tensor:
         if len(generator) != len(self.generator.get_state()):
             raise UserError(
                 "a GPU draws other batches than the host, and this run began on the other one: go on with it there, or "

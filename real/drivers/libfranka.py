@@ -2,7 +2,7 @@
 
 This computer is then the real-time one: franky's own thread talks to the arm a thousand times a second, and plans the
 way to the newest target within the shares of the arm's limits that the safety filter has. Every target is a place to
-rest at: an arm that hears no more goes to the last one and holds. At full speed it is half a second behind. What
+rest at: an arm that receives no more goes to the last one and holds. At full speed it is half a second behind. What
 ROS has and this path has not: commands do not come back, so `echo` is no more than the last command that franky
 took; the arm's clock is not ours, so a state is stamped when it comes; one client holds the arm at a time; and objects
 are not observed, nor a goal: it is a setting.
@@ -149,20 +149,20 @@ class LibfrankaDriver:
     def _read(self, robot: Any) -> None:
         """The newest state, until the connection is gone: reading then waits a second each time."""
         last_s = -1.0
-        while not self.over and not self._gone():
+        while not self.over and not self._is_gone():
             try:
                 if self.active:
                     robot.poll_motion()
                 state = robot.state
             except Exception as error:  # libfranka's own, or franky's
-                self._broke(error)
+                self._record_error(error)
                 continue
             if state.time.to_sec() != last_s:
                 last_s = state.time.to_sec()
-                self.latest = self._parsed(state)
+                self.latest = self._parse(state)
             time.sleep(READ_S)
 
-    def _parsed(self, state: Any) -> State:
+    def _parse(self, state: Any) -> State:
         assert self.hand is not None
         return State(
             np.array(state.q, float),
@@ -205,9 +205,9 @@ class LibfrankaDriver:
             if self.accepted is None or not 0 <= now - self.accepted < self.settings["retarget_s"]:
                 try:
                     if self.target is None or np.abs(rest - self.target).max() > SAME:
-                        self._towards(rest)
+                        self._move_towards(rest)
                 except Exception as error:  # what ended the motion before comes up here too
-                    self._broke(error)
+                    self._record_error(error)
                     return None
                 self.accepted, self.target = now, rest
             assert self.target is not None
@@ -231,7 +231,7 @@ class LibfrankaDriver:
                     f"the arm is in mode {state.robot_mode.name} ({state.current_errors}): clear it in Desk"
                 )
             try:
-                self._towards(np.array(state.q_d, float))
+                self._move_towards(np.array(state.q_d, float))
             except self.franky.Exception as error:
                 raise RobotError(f"the arm does not start: {error}") from error
             self.accepted, self.target, self.active = None, None, True
@@ -252,7 +252,7 @@ class LibfrankaDriver:
             self.latest is not None
             and np.abs(self.latest.dq).max() > REST
             and time.monotonic() < end
-            and not self._gone()
+            and not self._is_gone()
         ):
             time.sleep(READ_S)
         try:
@@ -260,9 +260,9 @@ class LibfrankaDriver:
             with contextlib.suppress(self.franky.Exception):
                 robot.join_motion(BEGIN_S)  # says that it was stopped
         except self.franky.Exception as error:
-            self._broke(error)
+            self._record_error(error)
             raise RobotError(str(error)) from error
-        if not self._gone():
+        if not self._is_gone():
             self.broken = None
 
     def description(self) -> str:
@@ -274,25 +274,25 @@ class LibfrankaDriver:
         self.active, self.over = False, True
         if self.hand is not None:
             self.hand.close()
-        if self.robot is not None and not self._gone():
+        if self.robot is not None and not self._is_gone():
             with contextlib.suppress(self.franky.Exception):
                 self.robot.stop()
         self.robot = self.hand = None  # the last that refers to them closes the connection
 
-    def _towards(self, q: np.ndarray) -> None:
+    def _move_towards(self, q: np.ndarray) -> None:
         target = self.franky.JointState(q)
         motion = self.franky.JointMotion(target, return_when_finished=False)
         self._robot().move(motion, asynchronous=True, cutoff_frequency=UNFILTERED)
 
     def _robot(self) -> Any:
-        if self.robot is None or self._gone():
+        if self.robot is None or self._is_gone():
             raise RobotError(f"no connection to {self.settings['url']}")
         return self.robot
 
-    def _gone(self) -> bool:
+    def _is_gone(self) -> bool:
         return self.broken is not None and self.broken.fault == "no_state"
 
-    def _broke(self, error: Exception) -> None:
+    def _record_error(self, error: Exception) -> None:
         if isinstance(error, self.franky.NetworkException):
             self.broken = StateError("no_state", f"the connection to the arm is gone ({error}): start again")
         elif self.active and self.broken is None:

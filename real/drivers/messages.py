@@ -18,7 +18,7 @@ UNIVERSAL_ROBOTS_MODES = {5: "other", 6: "guiding", 7: "move"}  # ur_dashboard_m
 
 
 class ArmStatus(NamedTuple):
-    """What an arm tells besides its joints: see `real.robot.State`."""
+    """What an arm reports besides its joints: see `real.robot.State`."""
 
     mode: str
     force: float
@@ -36,7 +36,7 @@ def franka_status(messages: Mapping[str, Message], ros1: bool) -> ArmStatus:
 def universal_robots_status(messages: Mapping[str, Message], ros1: bool) -> ArmStatus:
     """From ur_dashboard_msgs/RobotMode on `arm` and geometry_msgs/WrenchStamped on `wrench`.
 
-    A running arm counts as one that moves; the arm tells no success rate of commands. Raises KeyError, TypeError.
+    A running arm counts as one that moves; the arm reports no success rate of commands. Raises KeyError, TypeError.
     """
     force = messages["wrench"]["wrench"]["force"]
     newtons = math.sqrt(sum(float(force[axis]) ** 2 for axis in "xyz"))

@@ -1,7 +1,7 @@
 """An arm behind ROS: its messages, checked, and stamped trajectories for its controller.
 
 Three links, since a bridge may serve one in order: state and commands, stop, actions. A command is a joint trajectory:
-the motion and how the arm brakes from there to rest, so that an arm that hears no more brakes as it was planned. Points
+the motion and how the arm brakes from there to rest, so that an arm without commands brakes as it was planned. Points
 have times on the clock, and the arm's trajectory controller drops those that have passed: a command whose braking is
 over moves nothing. One that is late and not over finds the arm braking as the command before has it: that there is no
 more than one such command, and little between the two, `real.control` sees to.
@@ -112,9 +112,9 @@ class RosDriver:
             "joint_names": list(self.arm.joints),
             "points": [
                 {
-                    "positions": rounded(motion.q),
-                    "velocities": rounded(motion.dq),
-                    "accelerations": rounded(motion.ddq),
+                    "positions": round_values(motion.q),
+                    "velocities": round_values(motion.dq),
+                    "accelerations": round_values(motion.ddq),
                     "time_from_start": to_stamp(t, self.ros1),
                 }
                 for t, motion in points
@@ -168,6 +168,6 @@ class RosDriver:
         return self.actions.publish(topic, {"header": {"stamp": stamp}, "goal_id": {"stamp": stamp}, "goal": goal})
 
 
-def rounded(values: np.ndarray) -> list[float]:
+def round_values(values: np.ndarray) -> list[float]:
     """Numbers of few digits: a frame is sent a hundred times a second."""
     return np.round(values, 9).tolist()

@@ -194,7 +194,7 @@ class MockArm:
 
     def _arm_status(self) -> dict[str, Any]:
         mode = self.faults.mode or ("move" if self.active else "idle")
-        if self.topics["arm"][1].endswith("RobotMode"):  # of Universal Robots, which tells less
+        if self.topics["arm"][1].endswith("RobotMode"):  # of Universal Robots, which reports less
             running = next(number for number, name in UNIVERSAL_ROBOTS_MODES.items() if name == "move")
             return {"mode": running if mode in ("idle", "move") else -1}
         force, rate = "O_F_ext_hat_K", "control_command_success_rate"
@@ -244,7 +244,7 @@ class MockArm:
                 self.count["ignored"] += 1
             else:
                 updated = self.begun + self.steps * self.env.model.opt.timestep
-                trajectory = self.trajectory.replaced(points, updated, now, jumps=not self.ros1)
+                trajectory = self.trajectory.replace(points, updated, now, jumps=not self.ros1)
                 if trajectory is None:
                     self.count["expired"] += 1
                     return

@@ -18,7 +18,7 @@ from typing import Any
 
 from websockets.asyncio.server import serve
 
-from real.mock.client import Client, written
+from real.mock.client import Client, to_json
 from real.mock.definitions import outgoing
 from real.mock.hub import Goal, Hub, Message
 
@@ -69,7 +69,7 @@ class Bridge:
     async def _serve(self) -> None:
         self.stopping = asyncio.Event()
         options: dict[str, Any] = {"compression": None, "max_size": LARGEST, "ping_interval": None, "close_timeout": 1}
-        async with serve(lambda socket: Client(self, socket).live(), "127.0.0.1", self.port, **options) as server:
+        async with serve(lambda socket: Client(self, socket).serve(), "127.0.0.1", self.port, **options) as server:
             self.started.set_result(next(iter(server.sockets)).getsockname()[1])
             await self.stopping.wait()
         for topic in list(self.publishing):
@@ -117,14 +117,14 @@ class Fan:
 
     def __init__(self, bridge: Bridge, topic: str):
         self.bridge, self.topic, self.clients = bridge, topic, {}
-        self.end = bridge.hub.subscribe(topic, bridge.hub.types[topic], self._came)
+        self.end = bridge.hub.subscribe(topic, bridge.hub.types[topic], self._on_message)
 
-    def _came(self, message: Message) -> None:
+    def _on_message(self, message: Message) -> None:
         if self.clients:
-            frame = written({"op": "publish", "topic": self.topic, "msg": outgoing(message)})
+            frame = to_json({"op": "publish", "topic": self.topic, "msg": outgoing(message)})
             with suppress(RuntimeError):  # the bridge has stopped
-                self.bridge.loop.call_soon_threadsafe(self._go_out, frame)
+                self.bridge.loop.call_soon_threadsafe(self._broadcast, frame)
 
-    def _go_out(self, frame: str) -> None:
+    def _broadcast(self, frame: str) -> None:
         for subscription in list(self.clients.values()):
             subscription.take(frame)

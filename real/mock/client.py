@@ -38,7 +38,7 @@ class Client:
         self.offered: dict[str, Offered] = {}
         self.running: set[asyncio.Task] = set()
 
-    async def live(self) -> None:
+    async def serve(self) -> None:
         """Until the socket closes."""
         tasks = [asyncio.create_task(self._work()), asyncio.create_task(self._write())]
         try:
@@ -50,7 +50,7 @@ class Client:
         finally:
             for task in tasks:
                 task.cancel()
-            self._gone()
+            self._clean_up()
 
     async def _work(self) -> None:
         while True:
@@ -58,7 +58,7 @@ class Client:
             if not self.bridge.zombie:
                 try:
                     await self._handle(json.loads(frame))
-                except Exception as error:  # the real one writes it into its own log, and no client ever hears of it
+                except Exception as error:  # the real one writes it into its own log, and sends it to no client
                     log.debug("dropped %.200s: %r", frame, error)
 
     async def _write(self) -> None:
@@ -73,7 +73,7 @@ class Client:
 
     def send(self, message: Message, key: Any = None) -> None:
         """Sends a message, from any thread."""
-        frame = written(message if key is None else {**message, "id": key})
+        frame = to_json(message if key is None else {**message, "id": key})
         with suppress(RuntimeError):
             self.bridge.loop.call_soon_threadsafe(self.put, frame)
 
@@ -97,7 +97,7 @@ class Client:
         elif op in slow and self.bridge.serial:
             await slow[op](message)
         elif op in slow:
-            task = asyncio.create_task(quietly(slow[op](message)))
+            task = asyncio.create_task(log_errors(slow[op](message)))
             self.running.add(task)
             task.add_done_callback(self.running.discard)
 
@@ -123,12 +123,12 @@ class Client:
 
     def _subscribe(self, message: Message) -> None:
         topic, type_ = field(message, "topic", str), field(message, "type", str, None)
-        wish = field(message, "throttle_rate", int, 0), field(message, "queue_length", int, 0)
+        options = field(message, "throttle_rate", int, 0), field(message, "queue_length", int, 0)
         if field(message, "compression", str, "none") != "none" or message.get("fragment_size") is not None:
             raise ValueError("compression and fragments are not built")
         fan = self.bridge.fan(topic, type_)
         subscription = self.subscribed.setdefault(topic, Subscription(self))
-        subscription.wishes[message.get("id")] = wish
+        subscription.options[message.get("id")] = options
         subscription.adjust()
         fan.clients[self] = subscription
 
@@ -136,22 +136,22 @@ class Client:
         topic, key = field(message, "topic", str), message.get("id")
         subscription = self.subscribed[topic]
         if key is None:
-            subscription.wishes.clear()
+            subscription.options.clear()
         else:
-            subscription.wishes.pop(key, None)
-        if subscription.wishes:
+            subscription.options.pop(key, None)
+        if subscription.options:
             subscription.adjust()
         else:
             self._leave(topic)
 
     def _leave(self, topic: str) -> None:
-        self.subscribed.pop(topic).wishes.clear()
+        self.subscribed.pop(topic).options.clear()
         self.bridge.leave(topic, self)
 
     async def _call_service(self, message: Message) -> None:
         service, args, key = field(message, "service", str), message.get("args"), message.get("id")
         try:
-            values, good = outgoing(await elsewhere(lambda: self.hub.call(service, args))), True
+            values, good = outgoing(await run_in_thread(lambda: self.hub.call(service, args))), True
         except ServiceFailed as error:
             if not self.hub.definitions.ros1:
                 await asyncio.Event().wait()  # the node died of it, and the bridge waits for its answer
@@ -184,16 +184,16 @@ class Client:
         definitions = self.hub.definitions
 
         def feedback(values: Message) -> None:
-            values = definitions.validated(definitions.part(type_, "Feedback"), values)
+            values = definitions.validate(definitions.part(type_, "Feedback"), values)
             if wanted:
                 self.send({"op": "action_feedback", "action": action, "values": outgoing(values)}, key)
 
         try:
             name, part = definitions.name(type_, "action"), definitions.part(type_, "Goal")
-            fields = definitions.validated(part, definitions.listed(part, message.get("args")))
+            fields = definitions.validate(part, definitions.name_arguments(part, message.get("args")))
             callback = await self._server(action, name)
             goal = self.bridge.goals[key] = Goal(fields, feedback)
-            values, status = await elsewhere(lambda: self._pursued(type_, goal, callback))
+            values, status = await run_in_thread(lambda: self._run_goal(type_, goal, callback))
             good, values = True, outgoing(values)
             self.bridge.goals.pop(key, None)
         except ValueError as error:
@@ -208,20 +208,20 @@ class Client:
             await asyncio.sleep(SERVER_S / 50)
         raise ValueError("No action server available")
 
-    def _pursued(self, type_: str, goal: Goal, callback: Callable[[Goal], Any]) -> tuple[Message, int]:
+    def _run_goal(self, type_: str, goal: Goal, callback: Callable[[Goal], Any]) -> tuple[Message, int]:
         part = self.hub.definitions.part(type_, "Result")
         try:
-            result = self.hub.definitions.validated(part, callback(goal))
+            result = self.hub.definitions.validate(part, callback(goal))
         except Exception:  # its client gets a failed goal as aborted
             log.exception("the server of an action")
-            return self.hub.definitions.validated(part, {}), ABORTED
+            return self.hub.definitions.validate(part, {}), ABORTED
         return result, CANCELED if goal.cancelled.is_set() else SUCCEEDED
 
     def _cancel_goal(self, message: Message) -> None:
         field(message, "action", str)
         self.bridge.goals[message.get("id")].cancelled.set()
 
-    def _gone(self) -> None:
+    def _clean_up(self) -> None:
         """Its topics are left, its services end; its publishers stay for a while, and so do its goals."""
         for topic in list(self.subscribed):
             self._leave(topic)
@@ -236,30 +236,30 @@ class Subscription:
     """One client's to one topic: as often and as many as the most demanding of its ids asked for."""
 
     def __init__(self, client: "Client"):
-        self.client, self.wishes, self.last, self.timer = client, {}, -float("inf"), None
-        self.kept: deque[str] = deque()
+        self.client, self.options, self.last, self.timer = client, {}, -float("inf"), None
+        self.queue: deque[str] = deque()
 
     def adjust(self) -> None:
-        """Takes over the wishes of all ids."""
-        rates, lengths = zip(*self.wishes.values(), strict=True)
+        """Takes over the options of all ids."""
+        rates, lengths = zip(*self.options.values(), strict=True)
         self.every_s, self.length = min(rates) / 1000, min(lengths)
-        self.kept = deque(self.kept, maxlen=self.length or 1)
+        self.queue = deque(self.queue, maxlen=self.length or 1)
 
     def take(self, frame: str) -> None:
         """Sends it, keeps it till its time comes, or forgets it."""
         left = self.last + self.every_s - time.monotonic()
-        if left <= 0 and not self.kept:
+        if left <= 0 and not self.queue:
             self._send(frame)
         elif self.length > 0:
-            self.kept.append(frame)
+            self.queue.append(frame)
             if self.timer is None:
                 self.timer = self.client.bridge.loop.call_later(max(left, 0), self._due)
 
     def _due(self) -> None:
         self.timer = None
-        if self.kept and self.wishes:
-            self._send(self.kept.popleft())
-            if self.kept:
+        if self.queue and self.options:
+            self._send(self.queue.popleft())
+            if self.queue:
                 self.timer = self.client.bridge.loop.call_later(self.every_s, self._due)
 
     def _send(self, frame: str) -> None:
@@ -286,7 +286,7 @@ class Offered:
 
     def answer(self, key: str, values: Message) -> None:
         """Hands over a client's response. Raises ValueError where it is not of the service's type."""
-        response = self.client.hub.definitions.validated(self.response, values)
+        response = self.client.hub.definitions.validate(self.response, values)
         self.waiting.setdefault(key, Future()).set_result(response)
 
     def close(self) -> None:
@@ -296,7 +296,7 @@ class Offered:
                 answer.set_exception(ConnectionError("service handler returned None"))
 
 
-async def elsewhere(work: Callable[[], Any]) -> Any:
+async def run_in_thread(work: Callable[[], Any]) -> Any:
     """What `work` returns or raises, in a thread of its own."""
     answer: Future = Future()
     answer.set_running_or_notify_cancel()
@@ -311,7 +311,7 @@ async def elsewhere(work: Callable[[], Any]) -> Any:
     return await asyncio.wrap_future(answer)
 
 
-async def quietly(work: Awaitable[None]) -> None:
+async def log_errors(work: Awaitable[None]) -> None:
     """Drops what is bad."""
     try:
         await work
@@ -327,6 +327,6 @@ def field(message: Message, name: str, type_: type, *otherwise: Any) -> Any:
     return value
 
 
-def written(message: Message) -> str:
+def to_json(message: Message) -> str:
     """JSON as ujson writes it, which the real ones use."""
     return json.dumps(message, separators=(",", ":")).replace("/", "\\/")

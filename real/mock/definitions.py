@@ -37,10 +37,10 @@ class Wrong(ValueError):
 
 
 class Slot(NamedTuple):
-    """`read` makes of JSON what a node receives, or raises; `fresh` is what is there if nothing is given."""
+    """`read` makes of JSON what a node receives, or raises; `make_default` is what is there if nothing is given."""
 
     read: Callable[[Any], Any]
-    fresh: Callable[[], Any]
+    make_default: Callable[[], Any]
 
 
 class Definitions:
@@ -104,18 +104,18 @@ class Definitions:
             raise ValueError(f"there is no {kind} type {type_}")
         return short if self.ros1 else short.replace("/", f"/{kind}/")
 
-    def stamped(self, type_: str) -> bool:
+    def has_header(self, type_: str) -> bool:
         """Whether the type begins with a header, whose `seq` a ROS 1 publisher counts."""
         fields = self.fields[self.short(type_)]
         return bool(fields) and fields[0] == ("header", (Nodetype.NAME, "std_msgs/msg/Header"))
 
-    def listed(self, type_: str, args: Any) -> dict[str, Any]:
+    def name_arguments(self, type_: str, args: Any) -> dict[str, Any]:
         """Arguments by name: given so, or in order; anything else counts as none."""
         if isinstance(args, list):
             return dict(zip((name for name, _ in self._of(self.short(type_))), args, strict=False))
         return args if isinstance(args, dict) else {}
 
-    def validated(self, type_: str, message: Any) -> dict[str, Any]:
+    def validate(self, type_: str, message: Any) -> dict[str, Any]:
         """The whole message that a node receives; uint8[] as bytes. Raises ValueError in the bridge's own words."""
         root = self.short(type_)
         if root not in self.fields:
@@ -152,13 +152,13 @@ class Definitions:
             slots["w"] = Slot(slots["w"].read, lambda: 1.0)  # the default that its definition gives
         header = name == "std_msgs/Header"
 
-        def fresh() -> dict[str, Any]:
-            return {field: slot.fresh() for field, slot in slots.items()}
+        def make_default() -> dict[str, Any]:
+            return {field: slot.make_default() for field, slot in slots.items()}
 
         def read(value: Any) -> dict[str, Any]:
             if not isinstance(value, dict):
                 raise Wrong(name, value)
-            message = fresh()
+            message = make_default()
             if header:  # now, unless it is said; a header that is left out has no time at all
                 message["stamp"] = self._moment(time.time_ns())
             for field, given in value.items():
@@ -174,7 +174,7 @@ class Definitions:
                     raise
             return message
 
-        return Slot(read, fresh)
+        return Slot(read, make_default)
 
     def _moment(self, ns: int) -> dict[str, int]:
         names = ("secs", "nsecs") if self.ros1 else ("sec", "nanosec")
@@ -252,10 +252,10 @@ class Definitions:
                 raise TypeError(f"{len(values)} values for {length}")
             return values
 
-        def fresh() -> Any:
-            return bytes(length or 0) if binary else [slot.fresh() for _ in range(length or 0)]
+        def make_default() -> Any:
+            return bytes(length or 0) if binary else [slot.make_default() for _ in range(length or 0)]
 
-        return Slot(read, fresh)
+        return Slot(read, make_default)
 
 
 @cache

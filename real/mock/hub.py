@@ -31,8 +31,8 @@ class Hub:
     def __init__(self, dialect: str = "ros1"):
         self.dialect, self.definitions = dialect, load(dialect)
         self.lock = threading.RLock()
-        self.types: dict[str, str] = {}  # of each topic that anybody ever spoke of
-        self.owners: dict[str, dict[object, int]] = defaultdict(dict)  # who publishes, and how often each did
+        self.types: dict[str, str] = {}  # of each topic that was ever advertised or subscribed
+        self.owners: dict[str, dict[object, int]] = defaultdict(dict)  # publishers, and how often each advertised
         self.callbacks: dict[str, list[Callable[[Message], Any]]] = defaultdict(list)
         self.services: dict[str, tuple[str, Callable[[Message], Message]]] = {}
         self.actions: dict[str, tuple[str, Callable[[Goal], Any]]] = {}
@@ -53,14 +53,14 @@ class Hub:
         return len(self.owners[topic])
 
     def publish(self, topic: str, message: Message, by: object = "node") -> None:
-        """To all who subscribed. Raises ValueError if it is not advertised or the message not of its type."""
+        """To all subscribers. Raises ValueError if it is not advertised or the message not of its type."""
         with self.lock:
             if by not in self.owners[topic]:
                 raise ValueError(f"{topic} was not advertised")
             type_ = self.types[topic]
-            message = self.definitions.validated(type_, message)
+            message = self.definitions.validate(type_, message)
             self.owners[topic][by] += 1
-            if self.definitions.ros1 and self.definitions.stamped(type_):
+            if self.definitions.ros1 and self.definitions.has_header(type_):
                 message["header"]["seq"] = self.owners[topic][by]
             callbacks = list(self.callbacks[topic])
         for callback in callbacks:
@@ -106,14 +106,14 @@ class Hub:
             raise ValueError(f"Service {service} does not exist")
         type_, callback = self.services[service]
         request = self.definitions.part(type_, "Request")
-        asked = self.definitions.validated(request, self.definitions.listed(request, args))
+        asked = self.definitions.validate(request, self.definitions.name_arguments(request, args))
         try:
             response = callback(asked)
         except ConnectionError as error:  # a client that answered it has left
             raise ServiceFailed(service, f"service cannot process request: {error}") from error
         except Exception as error:
             raise ServiceFailed(service, f"error processing request: {error}") from error
-        return self.definitions.validated(self.definitions.part(type_, "Response"), response)
+        return self.definitions.validate(self.definitions.part(type_, "Response"), response)
 
     def act(self, action: str, type_: str, callback: Callable[[Goal], Any]) -> None:
         """ROS 2: calls `callback` with a goal, in a thread of its own; it returns the result, or raises to abort."""

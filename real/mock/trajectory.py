@@ -47,7 +47,7 @@ class Trajectory:
         i = next(i for i, point in enumerate(self.points) if point.t > t)
         return spline(self.points[i - 1], self.points[i], t)
 
-    def replaced(self, points: list[Point], updated: float, now: float, *, jumps: bool) -> "Trajectory | None":
+    def replace(self, points: list[Point], updated: float, now: float, *, jumps: bool) -> "Trajectory | None":
         """What is left at `now` of a command's points, after what was wanted at the last update; None where nothing is.
 
         `jumps`: as ROS 2 does.

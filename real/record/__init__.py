@@ -65,7 +65,7 @@ class Recorder:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
         atexit.register(self.close)  # before multiprocessing waits for the process
         until = time.monotonic() + READY_S
-        while not self.status.moved and self.process.is_alive() and time.monotonic() < until:
+        while not self.status.last_active and self.process.is_alive() and time.monotonic() < until:
             time.sleep(0.01)
 
     @property
@@ -114,7 +114,7 @@ class Recorder:
             sent, since = False, time.monotonic()
             while self.process.is_alive():
                 sent = sent or self._put("close", "aborted:closed", 0)
-                if time.monotonic() > max(since, self.status.moved) + patience_s:
+                if time.monotonic() > max(since, self.status.last_active) + patience_s:
                     self.failed = f"the recorder's writer did not move for {patience_s:g} s and was ended"
                     self.process.kill()
                 self.process.join(0.05)
@@ -140,7 +140,7 @@ class Recorder:
             return False
         apart: list[memoryview] = []
 
-        def small(buffer: pickle.PickleBuffer) -> bool:
+        def is_small(buffer: pickle.PickleBuffer) -> bool:
             """Pictures are copied once, straight into the ring; for what is small that takes longer."""
             raw = buffer.raw()
             if raw.nbytes > SMALL:
@@ -148,7 +148,7 @@ class Recorder:
             return raw.nbytes <= SMALL
 
         try:
-            return self.ring.put([pickle.dumps((kind, value), protocol=5, buffer_callback=small), *apart], spare)
+            return self.ring.put([pickle.dumps((kind, value), protocol=5, buffer_callback=is_small), *apart], spare)
         except Exception as error:  # a control loop does not stop for what cannot be recorded
             self.failed = self.failed or f"a {kind} could not be given to the recorder's writer ({error})"
             return False

@@ -38,7 +38,7 @@ class Message(NamedTuple):
     content: Any
 
 
-def recorded(folder: Path) -> list[Path]:
+def episode_files(folder: Path) -> list[Path]:
     """The json files of a folder's episodes, by name. Raises UserError where there are none."""
     found = sorted(file for file in folder.glob("*.json") if file.with_suffix(".npz").exists())
     if not found:
@@ -66,8 +66,8 @@ def export(folder: Path, out: Path) -> str:
     if out.exists():
         raise UserError(f"{out} is there already: take it away, or choose another name")
     if out.suffix in (".mcap", ".bag"):
-        return f"{out}: {bag(folder, out)} messages of {len(recorded(folder))} episodes"
-    recorded(folder)
+        return f"{out}: {bag(folder, out)} messages of {len(episode_files(folder))} episodes"
+    episode_files(folder)
     read = [episode._replace(video=None) for episode in episodes.read_recordings(folder)]
     provenance = episodes.write(out, read, {"recordings": folder.name})
     return f"{out}: {provenance['steps']} steps of {len(read)} episodes"
@@ -84,7 +84,7 @@ def bag(folder: Path, out: Path) -> int:
         raise UserError("bags are written by rosbags: `pip install -e '.[real]'`") from error
     first = out.suffix == ".bag"
     types = get_typestore(Stores.ROS1_NOETIC if first else Stores.ROS2_HUMBLE)
-    files = recorded(folder)
+    files = episode_files(folder)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=out.parent) as partial:
         path = Path(partial) / out.name

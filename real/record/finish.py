@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from pbrl.data.episodes import versions
-from pbrl.data.video import recording, write_mp4
+from pbrl.data.video import read_video_info, write_mp4
 from real.record.journal import SINGLE, VECTORS, Account, read
 from robots import arm as robots
 from robots.model import add_arm
@@ -158,7 +158,7 @@ def _videos(part: Path, work: Path, account: Account, rate: float) -> dict[str, 
             except Exception as error:  # no OpenGL, no meshes, another arm: the numbers are worth having all the same
                 video = f"blank ({error})"
                 write_mp4(work / name, [np.asarray(Image.new("RGB", SIZE, BLANK))] * len(rows), rate)
-        frames = len(recording(work / name).shown)
+        frames = len(read_video_info(work / name).shown)
         if frames != len(rows):
             raise OSError(f"{name} came out with {frames} frames for {len(rows)} steps")
     return {"cameras": found, "video": video}

@@ -93,7 +93,7 @@ class Journal:
     @classmethod
     def begin(cls, parts: Path, name: str, about: dict[str, Any]) -> "Journal":
         """A new one among `parts`; a name that is taken gets a letter more."""
-        with _locked(parts):
+        with _hold_lock(parts):
             while (parts / name).exists():
                 name += "b"
             (parts / name).mkdir()
@@ -111,10 +111,10 @@ class Journal:
         return journal
 
     @classmethod
-    def left(cls, parts: Path) -> list["Journal"]:
+    def find_unfinished(cls, parts: Path) -> list["Journal"]:
         """Those that no process works on any more, locked for this one."""
         found = []
-        with _locked(parts):
+        with _hold_lock(parts):
             for folder in sorted(path for path in parts.iterdir() if path.is_dir()):
                 with suppress(OSError):  # another process has it, or has just finished it
                     found.append(cls(folder, _lock(folder)))
@@ -216,7 +216,7 @@ def _lock(folder: Path) -> int:
 
 
 @contextmanager
-def _locked(parts: Path) -> Iterator[None]:
+def _hold_lock(parts: Path) -> Iterator[None]:
     """Keeps others from taking up a folder that is just being made."""
     handle = os.open(parts, os.O_RDONLY)
     try:

@@ -1,7 +1,7 @@
-"""Bytes from one process to another through shared memory: putting never waits, and a full ring tells so.
+"""Bytes from one process to another through shared memory: putting never waits, and a full ring returns False.
 
 What was put is there to be taken even after the process that put it was killed; and a taker that was stopped holds
-nobody up. Two semaphores keep the order: `filled` counts what is to be taken, `freed` what has been.
+no other process up. Two semaphores keep the order: `filled` counts what is to be taken, `freed` what has been.
 """
 
 import ctypes

@@ -32,7 +32,7 @@ class Status:
         self.sentence = context.RawArray(ctypes.c_char, 1000)
 
     @property
-    def moved(self) -> float:
+    def last_active(self) -> float:
         """When the writer last worked (s, `time.monotonic`)."""
         return self.numbers[0]
 
@@ -91,7 +91,7 @@ class Writer:
         self.thread.start()
         try:
             (folder / PARTS).mkdir(parents=True, exist_ok=True)
-            for journal in Journal.left(folder / PARTS):
+            for journal in Journal.find_unfinished(folder / PARTS):
                 self.waiting.put((journal, False))
         except OSError as error:
             self._fail("nothing is recorded", error)

@@ -23,7 +23,7 @@ class Link(Protocol):
     """Methods may be called from any thread; none but `wait` and `call` waits. What cannot be sent now never is."""
 
     @property
-    def connected(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether the connection is open."""
         ...
 

@@ -23,7 +23,7 @@ class RospyLink:
 
     def __init__(self, types: dict[str, str]):
         rospy, rosgraph, self.genpy = import_modules("rospy", "rosgraph", "genpy.message")
-        self.rospy, self.types, self.connected = rospy, types, True
+        self.rospy, self.types, self.is_connected = rospy, types, True
         if not rosgraph.is_master_online():
             raise UserError(f"no ROS master at {rosgraph.get_master_uri()}: start roscore, or set ROS_MASTER_URI")
         if not rospy.core.is_initialized():
@@ -55,7 +55,7 @@ class RospyLink:
     def publish(self, topic: str, message: dict[str, Any]) -> bool:
         """Publishes now or never: False after `close`, or where a number is not finite."""
         publisher = self.publishers[topic]
-        if not (self.connected and is_finite(message)):
+        if not (self.is_connected and is_finite(message)):
             return False
         filled = publisher.data_class()
         self.genpy.fill_message_args(filled, [message])
@@ -87,7 +87,7 @@ class RospyLink:
 
     def close(self) -> None:
         """Ends the node's work; nothing is sent afterwards."""
-        self.connected = False
+        self.is_connected = False
         for registered in (*self.subscribers, *self.publishers.values()):
             registered.unregister()
         self.calls.shutdown(wait=False)
@@ -108,14 +108,14 @@ class RclpyLink:
             "rosidl_runtime_py.utilities",
         )
         self.rclpy = rclpy
-        self.types, self.connected = types, True
+        self.types, self.is_connected = types, True
         if not rclpy.ok():
             rclpy.init(signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
         self.node = rclpy.create_node(f"pbrl_{os.getpid()}_{next(self.numbers)}")
         qos = rclpy.qos
         self.subscriber_qos = qos.QoSProfile(
             depth=1, reliability=qos.ReliabilityPolicy.BEST_EFFORT
-        )  # hears either kind
+        )  # receives either kind
         self.publisher_qos = qos.QoSProfile(depth=1)
         self.topics: dict[str, Latest] = {}
         self.publishers: dict[str, Any] = {}
@@ -147,7 +147,7 @@ class RclpyLink:
     def publish(self, topic: str, message: dict[str, Any]) -> bool:
         """Publishes now or never: False after `close`, or where a number is not finite."""
         kind, publisher = self.publishers[topic]
-        if not (self.connected and is_finite(message)):
+        if not (self.is_connected and is_finite(message)):
             return False
         publisher.publish(self._filled(kind, message))
         return True
@@ -182,7 +182,7 @@ class RclpyLink:
 
     def close(self) -> None:
         """Ends the node's work; nothing is sent afterwards."""
-        self.connected = False
+        self.is_connected = False
         self.executor.shutdown()
         self.node.destroy_node()
 

@@ -46,8 +46,8 @@ class WebsocketsLink:
         self.thread.start()
 
     @property
-    def connected(self) -> bool:
-        """Whether the socket is open: a frozen peer's is for half a second more. A state's age tells the truth."""
+    def is_connected(self) -> bool:
+        """Whether the socket is open: a frozen peer's is for half a second more. A state's age is exact."""
         return self.socket is not None
 
     def wait(self, timeout_s: float) -> None:
@@ -94,7 +94,7 @@ class WebsocketsLink:
         return values if isinstance(values, dict) else {}
 
     def act(self, action: str, type_: str, goal: dict[str, Any]) -> bool:
-        """Sends an action's goal (ROS 2), and hears no more of it."""
+        """Sends an action's goal (ROS 2), and receives nothing of it."""
         key = f"g:{next(self.ids)}"
         return self.send({"op": "send_action_goal", "action": action, "action_type": type_, "args": goal, "id": key})
 
@@ -169,7 +169,7 @@ class WebsocketsLink:
         self.up.set()
 
     def announcements(self) -> list[dict[str, Any]]:
-        """What a new connection must hear: all that is published and subscribed."""
+        """What is sent on a new connection: all that is published and subscribed."""
         return [advertisement(*topic) for topic in list(self.advertised.items())] + [
             subscription(topic, latest.type) for topic, latest in list(self.topics.items())
         ]

@@ -103,12 +103,12 @@ def test_td3bc_clips_the_noise_on_its_targets():
     """With a critic that is the action itself, targets lie within the clip of the target policy's action."""
     td3bc = build("algo/td3bc", target_noise=9.0, target_clip=0.1)
     (batch,) = draw_batches(td3bc, 1)
-    seen = []
-    td3bc.q_target.forward = lambda pair: (seen.append(pair[:, 5:]), torch.zeros(2, len(pair), 1))[1]  # type: ignore
+    noisy_actions = []
+    td3bc.q_target.forward = lambda pair: (noisy_actions.append(pair[:, 5:]), torch.zeros(2, len(pair), 1))[1]  # type: ignore
     with torch.no_grad():
         mean = td3bc.policy_target.mean(batch.next_obs)
     td3bc.update(batch)
-    assert 0.09 < (seen[0] - mean).abs().max() <= 0.1 + 1e-6
+    assert 0.09 < (noisy_actions[0] - mean).abs().max() <= 0.1 + 1e-6
 
 
 def test_awac_is_its_formulas():
@@ -157,7 +157,7 @@ def test_ipl_is_its_formulas():
 
 
 def test_ipls_usual_reward_is_positive_where_episodes_can_terminate():
-    """Else the average step would cost, and whoever dies early would be best off."""
+    """Else the average step would cost, and early termination would score best."""
     mortal = replace(SPEC, terminates=True)
     assert build("algo/ipl", mortal).usual_reward == 1.0 and build("algo/ipl").usual_reward == 0.0
     assert build("algo/ipl", mortal, usual_reward=0.0).usual_reward == 0.0

@@ -28,7 +28,7 @@ def test_no_row_sees_a_later_one_or_its_own_action():
     assert not torch.allclose(next_again[:, 3], next_obs[:, 3]) and not torch.allclose(again[:, 4], action[:, 4])
 
 
-def test_the_step_does_not_drown_the_return():
+def test_the_step_embedding_does_not_drown_the_return():
     """At first, a return that is a deviation higher moves its token more than any step does."""
     net = build("algo/dt", width=64, heads=4).policy.net
     with torch.no_grad():
@@ -40,7 +40,7 @@ def test_the_step_does_not_drown_the_return():
 
 
 def test_it_acts_as_it_predicts():
-    """Played step by step, longer than it remembers, it does what it predicts of the window it has seen."""
+    """Played step by step, longer than it remembers, it acts as it predicts from its window."""
     table = toy.table(4)
     policy = without_dropout("algo/dt", spec=table.spec(), targets=[0.8]).policy
     policy.measure_returns(table)
@@ -49,10 +49,10 @@ def test_it_acts_as_it_predicts():
     policy.reset()
     acts = torch.stack([policy.act(Observation(o)) for o in obs])[:, 1]
     for t in range(9):
-        seen = torch.arange(max(0, t - 3), t + 1)
-        target = best * 0.8 * (1 - seen / 30)
-        window = Windows(Observation(table.obs[seen][None]), acts[seen][None], target[None], target[None], seen[None],
-                         torch.tensor([len(seen) - 1]), torch.ones(1, len(seen)), torch.zeros(1))  # fmt: skip
+        past = torch.arange(max(0, t - 3), t + 1)
+        target = best * 0.8 * (1 - past / 30)
+        window = Windows(Observation(table.obs[past][None]), acts[past][None], target[None], target[None], past[None],
+                         torch.tensor([len(past) - 1]), torch.ones(1, len(past)), torch.zeros(1))  # fmt: skip
         torch.testing.assert_close(policy.predict(window)[0][0, -1], acts[t])
     policy.reset()
     torch.testing.assert_close(policy.act(Observation(obs[0]))[1], acts[0])
@@ -138,8 +138,8 @@ def test_dtr_is_its_formulas():
     torch.testing.assert_close(metrics["imitation"], clone + 0.3 * sum(state) / len(state))
     with torch.no_grad():  # the critics have moved before the policy does
         q = dtr.policy.value(batch.obs.state, action)
-        level = torch.stack([q[k][batch.mask > 0].mean() for k in (0, 1)])
-    torch.testing.assert_close(metrics["q"], level.mean())
+        mean_q = torch.stack([q[k][batch.mask > 0].mean() for k in (0, 1)])
+    torch.testing.assert_close(metrics["q"], mean_q.mean())
 
 
 @pytest.mark.parametrize("eta_steps,turn,eta", [(10, 0, 0.0), (10, 5, 1.5), (10, 40, 3.0), (0, 0, 3.0)])
@@ -148,15 +148,15 @@ def test_the_critic_pulls_more_and_more(eta_steps, turn, eta):
     torch.manual_seed(0)
     dtr = without_dropout("algo/dtr", eta=3.0, eta_steps=eta_steps, imitation=0.0, lr=0.0)
     dtr.turn.fill_(turn)
-    seen = []
-    dtr.actor_optim.step = lambda loss: seen.append(loss.detach())
+    losses = []
+    dtr.actor_optim.step = lambda loss: losses.append(loss.detach())
     (batch,) = draw_batches(dtr, 1)
     with torch.no_grad():
         q = dtr.policy.value(batch.obs.state, dtr.policy.predict(batch)[0])[:, batch.mask > 0]
-        level, size = q.mean(1), q.abs().mean(1)
+        mean_q, size = q.mean(1), q.abs().mean(1)
     dtr.update(batch)
-    expected = [-eta * level[0] / size[1], -eta * level[1] / size[0]]
-    assert any(torch.allclose(seen[0], e, atol=1e-6) for e in expected)
+    expected = [-eta * mean_q[0] / size[1], -eta * mean_q[1] / size[0]]
+    assert any(torch.allclose(losses[0], e, atol=1e-6) for e in expected)
 
 
 def test_targets_follow_slowly():

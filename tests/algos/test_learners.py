@@ -103,7 +103,7 @@ def test_every_yaml_key_is_a_parameter(name):
             check_keys({"_target_": found["_target_"]})
 
 
-def test_autocast_sees_a_network_that_has_moved():
+def test_autocast_follows_a_stepped_network():
     """Within one update in bfloat16 a network that has just been stepped is read anew, not from autocast's cache."""
     weight = torch.nn.Parameter(torch.ones(4, 4))
 

@@ -94,7 +94,7 @@ def test_dppo_reaches_the_origin(world):
 
 
 @pytest.mark.parametrize("objective", ["plackett_luce", "lipo_lambda"])
-def test_lists_teach_a_reward_and_a_policy(world, objective):
+def test_lists_train_a_reward_and_a_policy(world, objective):
     """Segments of twelve rankings, by their progress, and lists of five drawn from them."""
     starts, data = draw_starts(world, 12, 40), data_of(world, held_out=0.2)
     rank = progress(world, starts).argsort(-1).argsort(-1).flatten().numpy()
@@ -107,7 +107,7 @@ def test_lists_teach_a_reward_and_a_policy(world, objective):
 
 
 @pytest.mark.parametrize("objective", ["kto", "dro"])
-def test_marks_of_good_and_bad_teach_a_policy(world, objective):
+def test_good_and_bad_marks_train_a_policy(world, objective):
     """One segment in four is marked as good, that which made the most progress; no two are compared."""
     starts, data = draw_starts(world, 600), data_of(world)
     gain = progress(world, starts)
@@ -137,7 +137,7 @@ def test_ipl_reaches_the_origin(world):
 
 
 def test_iswbc_reaches_the_origin(world):
-    """Steps of preferred segments are told from all steps, and the policy clones what looks like them."""
+    """Steps of preferred segments are separated from all steps, and the policy clones similar steps."""
     settings = {"lr": 3e-3, "cosine_steps": 0, "batch_size": 16, "step_batch_size": 64}
     iswbc = build("algo/iswbc", world.spec(), **settings)
     assert toy.distance_after(train(iswbc, compared(world), 1000).policy) < 0.25

@@ -42,10 +42,10 @@ def same(a, b) -> bool:
 
 @pytest.mark.parametrize("terminates", [False, True])
 def test_written_and_read(tmp_path, terminates):
-    made = toy.episodes(12, terminates)
-    provenance = episodes.write(tmp_path / "set", made, {"how": "by hand"})
+    collected = toy.episodes(12, terminates)
+    provenance = episodes.write(tmp_path / "set", collected, {"how": "by hand"})
     again = episodes.read(tmp_path / "set")
-    assert same(made, again) and [e.source for e in again] == ["weaver"] * 12
+    assert same(collected, again) and [e.source for e in again] == ["weaver"] * 12
     assert any(e.terminated for e in again) == terminates
     assert provenance == episodes.read_provenance(tmp_path / "set")
     assert provenance["recipe"] == {"how": "by hand"} and provenance["versions"]["numpy"] == np.__version__
@@ -53,24 +53,24 @@ def test_written_and_read(tmp_path, terminates):
 
 def test_a_relative_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = toy.episodes(3)
-    episodes.write(Path("sets/one"), made, {})
-    assert same(made, episodes.read(Path("sets/one"))) and [p.name for p in Path("sets").iterdir()] == ["one"]
+    collected = toy.episodes(3)
+    episodes.write(Path("sets/one"), collected, {})
+    assert same(collected, episodes.read(Path("sets/one"))) and [p.name for p in Path("sets").iterdir()] == ["one"]
 
 
 def test_it_is_a_minari_data_set(tmp_path):
-    made = toy.episodes(4)
-    episodes.write(tmp_path / "set", made, {})
+    collected = toy.episodes(4)
+    episodes.write(tmp_path / "set", collected, {})
     dataset = minari.MinariDataset(tmp_path / "set" / "data")
-    assert dataset.total_episodes == 4 and np.array_equal(dataset[1].observations, made[1].obs)
+    assert dataset.total_episodes == 4 and np.array_equal(dataset[1].observations, collected[1].obs)
 
 
-def test_somebody_elses_minari_data_set(tmp_path):
-    made = [e._replace(state=None, success=None) for e in toy.episodes(4)]
-    episodes.write(tmp_path / "set", made, {})
+def test_a_foreign_minari_data_set(tmp_path):
+    collected = [e._replace(state=None, success=None) for e in toy.episodes(4)]
+    episodes.write(tmp_path / "set", collected, {})
     (tmp_path / "set" / "provenance.json").unlink()
     again = episodes.read(tmp_path / "set")
-    assert same(made, again) and again[0].state is None
+    assert same(collected, again) and again[0].state is None
 
 
 def d4rl_file(path, with_next):
@@ -103,7 +103,7 @@ def test_rows_of_the_transitions_that_d4rl_lists(tmp_path, with_next):
     assert table.obs[rows, 0].tolist() == listed
 
 
-def test_a_d4rl_file_whose_episodes_cannot_be_told_apart(tmp_path):
+def test_a_d4rl_file_without_episode_ends(tmp_path):
     path = d4rl_file(tmp_path / "hopper.hdf5", True)
     with h5py.File(path, "r+") as file:
         del file["timeouts"]
@@ -135,7 +135,7 @@ def test_damaged_files(tmp_path):
         episodes.read(tmp_path / "other.hdf5")
 
 
-def test_made_once_and_reused(tmp_path):
+def test_a_data_set_is_collected_once_and_reused(tmp_path):
     first, hash_ = collect.load_dataset(POINT, OFFSET, folder=tmp_path, seed=0, workers=0)
     path = collect.dataset_path({"env": POINT, "data": OFFSET, "seed": 0}, tmp_path)
     written = path.stat().st_mtime_ns
@@ -153,13 +153,13 @@ def test_processes_make_the_same_data(tmp_path):
     assert same(alone, together)
 
 
-def test_calibration_finds_the_wished_success(tmp_path):
+def test_calibration_finds_the_target_success(tmp_path):
     """Holding random actions for a share of the time hurts; the share is found at which half of them succeed."""
     env = {**POINT, "horizon": 14}
     behaviour = {"_target_": "pbrl.data.behaviours.Holds", "strength": None, "steps": 5, "noise": 0.0}
     data = {"name": "holds", "behaviour": behaviour, "success": 0.5, "episodes": 200}
-    made, _ = collect.load_dataset(env, data, folder=tmp_path, seed=0, workers=0)
-    assert 0.35 < np.mean([e.success.any() for e in made]) < 0.65
+    collected, _ = collect.load_dataset(env, data, folder=tmp_path, seed=0, workers=0)
+    assert 0.35 < np.mean([e.success.any() for e in collected]) < 0.65
 
 
 def test_a_behaviour_without_its_expert(tmp_path):
@@ -169,7 +169,7 @@ def test_a_behaviour_without_its_expert(tmp_path):
     assert [p.name[:5] for p in tmp_path.iterdir()] == [".lock"], "no data set, and none in part"
 
 
-def test_a_killed_collection_leaves_nothing_half(tmp_path):
+def test_a_killed_collection_leaves_no_partial_data_set(tmp_path):
     """Killed at several moments, the folder holds no data set under its name; made again, it is whole."""
     code = (
         "from pathlib import Path; from tests.data import test_episodes as t; from pbrl.data import collect;"
@@ -248,9 +248,9 @@ def test_data_from_sac(tmp_path, take):
     env = {**POINT, "horizon": 25}
     sac = {"steps": 600, "keep_every": 200, "hidden": [16], "learning_starts": 100, "batch_size": 32}
     data = {"name": "m", "take": take, "skill": 0.9, "episodes": 10, "sac": sac}
-    made, hash_ = collect.load_dataset(env, data, folder=tmp_path, seed=0, workers=0)
-    assert len(made) == (24 if take == "replay" else 10) and all(len(e.action) == 25 for e in made)
-    for e in made[:3]:  # the recorded states are those of the recorded observations
+    collected, hash_ = collect.load_dataset(env, data, folder=tmp_path, seed=0, workers=0)
+    assert len(collected) == (24 if take == "replay" else 10) and all(len(e.action) == 25 for e in collected)
+    for e in collected[:3]:  # the recorded states are those of the recorded observations
         point = toy.Point()
         assert np.array_equal(point.restore(e.seed, e.state[7]), e.obs[7])
 
@@ -259,12 +259,12 @@ def test_data_from_sac(tmp_path, take):
 def test_medium_expert_is_half_of_each(tmp_path):
     sac = {"steps": 600, "keep_every": 200, "hidden": [16], "learning_starts": 100, "batch_size": 32}
     data = {"name": "me", "take": "rollouts", "skill": [0.01, 1.0], "episodes": 10, "sac": sac}
-    made, _ = collect.load_dataset(POINT, data, folder=tmp_path, seed=0, workers=0)
+    collected, _ = collect.load_dataset(POINT, data, folder=tmp_path, seed=0, workers=0)
     recipe = json.loads(next(tmp_path.glob("*-me-*/provenance.json")).read_text())["recipe"]
     first, best = recipe["checkpoints"]
     returns = dict(zip((200, 400, 600), recipe["returns"], strict=True))
     assert returns[best] == max(returns.values())
-    assert [e.source for e in made] == [f"sac at step {first}"] * 5 + [f"sac at step {best}"] * 5
+    assert [e.source for e in collected] == [f"sac at step {first}"] * 5 + [f"sac at step {best}"] * 5
     kept = next(tmp_path.glob("sac-*/returns.json"))
     assert json.loads(kept.read_text()) == recipe["returns"]
     with pytest.raises(UserError, match="data.skill"):
@@ -304,57 +304,59 @@ def test_a_killed_sac_run_goes_on_with_the_same_bits(tmp_path, monkeypatch):
 
 def test_an_episode_has_an_id_of_its_own_content(tmp_path):
     """The same in every file and data set; the behaviour's name is no part of it, the instruction is."""
-    made = [e._replace(instruction="to the middle") for e in toy.episodes(3)]
-    ids = [episodes.episode_id(e) for e in made]
+    collected = [e._replace(instruction="to the middle") for e in toy.episodes(3)]
+    ids = [episodes.episode_id(e) for e in collected]
     assert len(set(ids)) == 3 and all(len(own) == 32 for own in ids)
-    episodes.write(tmp_path / "set", made, {})
+    episodes.write(tmp_path / "set", collected, {})
     again = episodes.read(tmp_path / "set")
     assert [episodes.episode_id(e) for e in again] == ids and [e.instruction for e in again] == ["to the middle"] * 3
-    assert episodes.episode_id(made[0]._replace(source="somebody")) == ids[0]
-    doubled = made[0]._replace(reward=made[0].reward.astype(np.float64), action=np.asfortranarray(made[0].action))
+    assert episodes.episode_id(collected[0]._replace(source="another")) == ids[0]
+    doubled = collected[0]._replace(
+        reward=collected[0].reward.astype(np.float64), action=np.asfortranarray(collected[0].action)
+    )
     assert episodes.episode_id(doubled) == ids[0]
     changed = [
         {"instruction": ""}, {"instruction": "to the edge"}, {"seed": 9}, {"terminated": True}, {"state": None},
-        {"success": ~made[0].success}, {"reward": made[0].reward + 1},
+        {"success": ~collected[0].success}, {"reward": collected[0].reward + 1},
     ]  # fmt: skip
-    assert len({episodes.episode_id(made[0]._replace(**change)) for change in changed} | {ids[0]}) == 8
+    assert len({episodes.episode_id(collected[0]._replace(**change)) for change in changed} | {ids[0]}) == 8
     assert episodes.dataset_id(ids) == episodes.dataset_id(iter(ids)) != episodes.dataset_id(ids[::-1])
-    plain = [e._replace(instruction="") for e in made]
-    assert episodes.content_hash(plain) == episodes.content_hash(made), "as before there were instructions"
+    plain = [e._replace(instruction="") for e in collected]
+    assert episodes.content_hash(plain) == episodes.content_hash(collected), "as before there were instructions"
 
 
 def test_the_hash_of_a_data_set_is_what_it_was():
     """Provenance that was written before must verify."""
     digest = hashlib.sha256()
-    made = toy.episodes(2)
-    for e in made:
+    collected = toy.episodes(2)
+    for e in collected:
         for part in (np.int64(e.seed), e.obs, e.action, e.reward, np.bool_(e.terminated), e.success, e.state):
             digest.update(np.ascontiguousarray(part).tobytes())
-    assert episodes.content_hash(made) == digest.hexdigest()[:32]
+    assert episodes.content_hash(collected) == digest.hexdigest()[:32]
 
 
 def test_videos_are_copied_into_a_data_set(tmp_path):
     frame = np.zeros((16, 16, 3), np.uint8)
-    made = toy.episodes(2)
+    collected = toy.episodes(2)
     (tmp_path / "films" / "cameras").mkdir(parents=True)
     for name in ("films/a.mp4", "films/cameras/a.hand.mp4"):
-        write_mp4(tmp_path / name, [frame] * len(made[0].obs), fps=10)
+        write_mp4(tmp_path / name, [frame] * len(collected[0].obs), fps=10)
     about = {"cameras": {"front": "a.mp4", "hand": "a.hand.mp4"}, "instruction": "go"}
     (tmp_path / "films" / "a.json").write_text(json.dumps(about))
-    made[0] = made[0]._replace(video=tmp_path / "films" / "a.mp4")
-    episodes.write(tmp_path / "set", made, {})
+    collected[0] = collected[0]._replace(video=tmp_path / "films" / "a.mp4")
+    episodes.write(tmp_path / "set", collected, {})
     again = episodes.read(tmp_path / "set")
     assert again[0].video == tmp_path / "set" / "videos" / "00000.mp4" and again[1].video is None
     files = camera_files(again[0].video)
     assert list(files) == ["front", "hand"] and all(file.exists() for file in files.values())
-    assert episodes.episode_id(again[0]) == episodes.episode_id(made[0])
+    assert episodes.episode_id(again[0]) == episodes.episode_id(collected[0])
 
 
-def test_instructions_of_others(tmp_path):
+def test_instructions_of_foreign_data_sets(tmp_path):
     """Of a recorder, in the json beside a video; of another's Minari data set, in the infos of each step."""
     write_mp4(tmp_path / "a.mp4", [np.zeros((16, 16, 3), np.uint8)] * 5, fps=10)
-    for told in ({"instruction": "lift"}, {"about": {"instruction": "lift"}}):
-        (tmp_path / "a.json").write_text(json.dumps(told))
+    for infos in ({"instruction": "lift"}, {"about": {"instruction": "lift"}}):
+        (tmp_path / "a.json").write_text(json.dumps(infos))
         assert episodes.read(tmp_path)[0].instruction == "lift"
     (tmp_path / "a.json").write_text("[1]")
     with pytest.raises(UserError, match="object of JSON"):

@@ -26,7 +26,7 @@ def env_of(*flags: str) -> dict:
     return config(*LOOKING, *flags)["env"]
 
 
-def made(env: dict) -> Tabletop:
+def make_env(env: dict) -> Tabletop:
     return Tabletop(**{key: value for key, value in env.items() if key != "_target_"})
 
 
@@ -46,12 +46,12 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(data):
-    _, episodes, seen = data
-    return Table(episodes, images=seen)
+    _, episodes, images = data
+    return Table(episodes, images=images)
 
 
 def test_an_observation_is_what_the_space_says():
-    env = made(env_of())
+    env = make_env(env_of())
     obs, info = env.reset(seed=3)
     assert obs in env.observation_space and list(obs["images"]) == ["front", "wrist"] and obs["state"].shape == (7,)
     assert env.step(np.ones(4))[0] in env.observation_space
@@ -59,97 +59,100 @@ def test_an_observation_is_what_the_space_says():
     for camera, image in obs["images"].items():
         fine = env.render(64, 64, camera)  # the renderer's pixels are points: four of them make one of a camera's
         np.testing.assert_allclose(image.astype(int), square(fine, 32), atol=1)  # which rounds twice
-    assert env.full_obs.shape == (10,), "experts are told all"
+    assert env.full_obs.shape == (10,), "experts observe the full state"
 
 
 def test_images_are_of_the_state_beside_them():
     """Restored elsewhere to a state, one sees the same; two environments at once do not see each other's scene."""
-    one, other, told = made(env_of()), made(env_of()), []
+    one, other, steps = make_env(env_of()), make_env(env_of()), []
     obs = one.reset(seed=5)[0]
     other.reset(seed=6)
     for t in range(6):
-        told.append((t, one.save_state(), obs))
+        steps.append((t, one.save_state(), obs))
         obs = one.step(np.array([1.0, -0.5, 0.3, 1.0]))[0]
         other.step(np.array([-1.0, 0.5, 0.3, -1.0]))
-    for t, state, seen in reversed(told):
-        assert same(other.restore(5, state, t), seen)
-    assert not np.array_equal(told[0][2]["images"]["front"], told[5][2]["images"]["front"])
+    for t, state, expected in reversed(steps):
+        assert same(other.restore(5, state, t), expected)
+    assert not np.array_equal(steps[0][2]["images"]["front"], steps[5][2]["images"]["front"])
     goal = [one.reset(seed=seed)[0]["images"]["front"] for seed in (7, 8)]
-    assert not np.array_equal(*goal), "the goal is only to be seen"
+    assert not np.array_equal(*goal), "the goal shows in images alone"
 
 
-def test_without_images_nothing_is_seen_and_all_is_as_it_was():
-    blind, looking = made(frames.without_images(env_of("env.state=full"))), made(env_of("env.state=full"))
-    a, b = blind.reset(seed=2)[0], looking.reset(seed=2)[0]
+def test_without_images_observations_are_the_state():
+    without_images, with_images = (
+        make_env(frames.without_images(env_of("env.state=full"))),
+        make_env(env_of("env.state=full")),
+    )
+    a, b = without_images.reset(seed=2)[0], with_images.reset(seed=2)[0]
     for _ in range(5):
         np.testing.assert_array_equal(a, b["state"])
         action = np.array([0.3, 0.2, -0.5, 1.0])
-        a, b = blind.step(action)[0], looking.step(action)[0]
-    assert isinstance(a, np.ndarray) and "_image_camera" not in vars(blind)
+        a, b = without_images.step(action)[0], with_images.step(action)[0]
+    assert isinstance(a, np.ndarray) and "_image_camera" not in vars(without_images)
 
 
 class Watcher:
     """Keeps all it is shown, and moves on."""
 
     def reset(self):
-        self.seen = []
+        self.observed = []
 
     def act(self, obs, explore=False):
-        self.seen.append(obs)
+        self.observed.append(obs)
         return torch.linspace(-1, 1, 4).repeat(len(obs.state), 1)
 
 
 def test_frames_from_disk_are_what_a_policy_saw(tmp_path):
     env, watcher = env_of(), Watcher()
-    episodes = rollout([made(env), made(env)], PolicyActor(watcher), [11, 12])
+    episodes = rollout([make_env(env), make_env(env)], PolicyActor(watcher), [11, 12])
     found = frames.load_images(env, episodes, "x", folder=tmp_path, workers=0)
     assert {camera: images.shape for camera, images in found.items()} == dict.fromkeys(CAMERAS, (26, 32, 32, 3))
     for i in range(2):
         for camera in CAMERAS:
-            shown = [obs.images[camera][i] for obs in watcher.seen]
+            shown = [obs.images[camera][i] for obs in watcher.observed]
             np.testing.assert_array_equal(found[camera][13 * i : 13 * i + 12], shown)
-        np.testing.assert_array_equal(episodes[i].obs[:-1], [obs.state[i] for obs in watcher.seen])
-    made_at = {path: path.stat().st_mtime_ns for path in tmp_path.glob("images-*.npy")}
+        np.testing.assert_array_equal(episodes[i].obs[:-1], [obs.state[i] for obs in watcher.observed])
+    modified_at = {path: path.stat().st_mtime_ns for path in tmp_path.glob("images-*.npy")}
     again = frames.load_images(env, episodes, "x", folder=tmp_path, workers=0)
-    assert len(made_at) == 2 and all(path.stat().st_mtime_ns == at for path, at in made_at.items()), "made once"
+    assert len(modified_at) == 2 and all(path.stat().st_mtime_ns == at for path, at in modified_at.items()), "made once"
     np.testing.assert_array_equal(again["wrist"], found["wrist"])
     alone = frames.load_images(env | {"images": ["wrist"]}, episodes, "x", folder=tmp_path, workers=0)
-    assert list(alone) == ["wrist"] and set(tmp_path.glob("images-*.npy")) == set(made_at), "cameras are shared"
+    assert list(alone) == ["wrist"] and set(tmp_path.glob("images-*.npy")) == set(modified_at), "cameras are shared"
     other = frames.load_images(env | {"image_size": 16}, episodes, "x", folder=tmp_path, workers=0)
     assert other["front"].shape == (26, 16, 16, 3) and isinstance(other["front"], np.memmap)
 
 
-def test_one_data_set_serves_who_looks_and_who_does_not(tmp_path):
+def test_one_data_set_serves_policies_with_and_without_images(tmp_path):
     recipe = {**config("data=expert")["data"], "episodes": 1}
-    told = {"folder": tmp_path, "seed": 0, "workers": 0}
-    (one,), looking = collect.load_dataset(env_of(), recipe, **told)
-    (other,), blind = collect.load_dataset(frames.without_images(env_of()), recipe, **told)
-    assert looking == blind == content_hash([one]) == content_hash([other])
-    assert frames.load_images(frames.without_images(env_of()), [one], blind, folder=tmp_path, workers=0) == {}
+    settings = {"folder": tmp_path, "seed": 0, "workers": 0}
+    (one,), with_images = collect.load_dataset(env_of(), recipe, **settings)
+    (other,), without_images = collect.load_dataset(frames.without_images(env_of()), recipe, **settings)
+    assert with_images == without_images == content_hash([one]) == content_hash([other])
+    assert frames.load_images(frames.without_images(env_of()), [one], without_images, folder=tmp_path, workers=0) == {}
 
 
 def test_batches_carry_images_of_their_rows(data, table):
-    _, episodes, seen = data
+    _, episodes, images = data
     assert table.spec().images == dict.fromkeys(CAMERAS, (32, 32, 3))
     rows = torch.tensor([[3, 14], [0, 20]])
     found = table.observe(rows, images=True)
     assert isinstance(found, Observation)
     torch.testing.assert_close(found.state, table.obs[rows])
     for camera in CAMERAS:
-        np.testing.assert_array_equal(found.images[camera], seen[camera][rows.numpy()])
+        np.testing.assert_array_equal(found.images[camera], images[camera][rows.numpy()])
 
 
-def test_who_sees_learns_what_who_does_not_cannot(data, table):
-    """Where the goal is can only be seen: of episodes that were held out, the expert's first actions tell."""
+def test_a_policy_with_images_learns_what_one_without_cannot(data, table):
+    """The goal shows in images alone; the first actions of held-out expert episodes depend on it."""
     held = torch.from_numpy(np.concatenate([np.arange(f, f + 6) for f in table.first[18:]]))
     rows, error = table.rows[table.rows < table.first[18]], {}
-    for name, own in (("looking", table), ("blind", Table(data[1]))):
+    for name, own in (("with images", table), ("without", Table(data[1]))):
         torch.manual_seed(0)
         learner = build("algo/bc", own.spec(), cosine_steps=0, lr=1e-3)
         for _ in range(120):
             learner.update(own.transitions(rows[torch.randint(len(rows), (64,))], images=True))
         error[name] = -learner.policy.log_prob(own.observe(held, images=True), own.action[held]).mean().item()
-    assert error["looking"] < 0.7 * error["blind"], error
+    assert error["with images"] < 0.7 * error["without"], error
 
 
 def test_compiled_is_eager(table):
@@ -193,11 +196,11 @@ def test_one_command_trains_evaluates_and_saves(tmp_path):
             "final_episodes=2", "compare=false", f"run={tmp_path / 'run'}", f"data_dir={tmp_path}"]  # fmt: skip
     result = run.train(config(*LOOKING, *more))
     assert result["policy"]["last"]["episodes"] == 2 and (tmp_path / "run" / "policy.mp4").exists()
-    policy, env = load_policy(tmp_path / "run"), made(env_of())
+    policy, env = load_policy(tmp_path / "run"), make_env(env_of())
     assert policy.act(to_observation(stack_observations([env.reset(seed=0)[0]]))).shape == (1, 4)
 
 
-def test_preferences_train_a_policy_that_looks(tmp_path):
+def test_preferences_train_a_policy_with_images(tmp_path):
     more = ["algo=cpl", "feedback=regret", "data=expert", "data.episodes=3", "steps=3", "algo.pretrain_steps=2",
             "query.count=12", "query.length=4", "reference.steps=3", "eval_every=3", "eval_episodes=1", "workers=0",
             "final_episodes=1", "compare=false", "video=false", f"run={tmp_path / 'run'}",
@@ -217,32 +220,32 @@ def test_preferences_train_a_policy_that_looks(tmp_path):
         (["algo=iql", "reward=ensemble"], "a reward model reads states"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_sentence(flags, sentence):
+def test_impossible_settings_are_explained(flags, sentence):
     with pytest.raises(UserError, match=sentence):
         run.train(config(*LOOKING, *flags))
 
 
-def test_videos_of_a_real_arm_are_looked_at_like_rendered_ones(data, tmp_path):
-    env, episodes, seen = data
+def test_videos_of_a_real_arm_match_rendered_images(data, tmp_path):
+    env, episodes, images = data
     rows = len(episodes[0].obs)
     (tmp_path / "cameras").mkdir()
     files = {"front": "a.mp4", "wrist": "a.wrist.mp4"}
     for camera, name in files.items():
-        large = seen[camera][: rows - 1].repeat(8, 1).repeat(8, 2)  # what a camera of the same view would see
+        large = images[camera][: rows - 1].repeat(8, 1).repeat(8, 2)  # what a camera of the same view would see
         wide = np.pad(large, [(0, 0), (0, 0), (32, 32), (0, 0)])  # 4:3 is not square; the end is not filmed
         write_mp4(tmp_path / ("" if camera == "front" else "cameras") / name, list(wide), fps=20)
     (tmp_path / "a.json").write_text(json.dumps({"cameras": files}))
     episode = episodes[0]._replace(state=None, video=tmp_path / "a.mp4")
     found = frames.load_images(env, [episode], "x", folder=tmp_path, workers=0)
     for camera in CAMERAS:
-        error = np.abs(found[camera][:-1].astype(float) - seen[camera][: rows - 1]).mean()
+        error = np.abs(found[camera][:-1].astype(float) - images[camera][: rows - 1]).mean()
         assert found[camera].shape == (rows, 32, 32, 3) and error < 6, (camera, error)
         np.testing.assert_array_equal(found[camera][-1], found[camera][-2])
     with pytest.raises(UserError, match="no video of side; it has front, wrist"):
         frames.load_images(env | {"images": ["side"]}, [episode], "x", folder=tmp_path, workers=0)
 
 
-def test_the_middle_of_a_picture_is_what_is_seen():
+def test_images_are_center_crops():
     picture = np.zeros((6, 10, 3), np.uint8)
     picture[:, 2:5], picture[:, 5:8] = 40, 200
     np.testing.assert_array_equal(square(picture, 2)[..., 0], [[40, 200], [40, 200]])

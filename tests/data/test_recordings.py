@@ -1,4 +1,4 @@
-"""Videos of a robot: episodes to judge, and to learn from where their numbers lie beside them."""
+"""Videos of a robot: episodes to compare, and to learn from where their numbers lie beside them."""
 
 import av
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from pbrl.data import collect, episodes
 from pbrl.data.table import Table
-from pbrl.data.video import recorded, recording, write_mp4
+from pbrl.data.video import read_frames, read_video_info, write_mp4
 from pbrl.feedback.page.clips import Clips, Look, Renderers
 from pbrl.types import UserError
 from tests import toy
@@ -50,10 +50,10 @@ def numbers(path, episode, **more):
 def test_every_frame_of_every_format_is_found(tmp_path, name):
     codec, options = FORMATS[name]
     film(tmp_path / name, codec=codec, options=options)
-    source = recording(tmp_path / name)
+    source = read_video_info(tmp_path / name)
     assert len(source.shown) == 40 and source.fps == pytest.approx(30, rel=0.01)
     for first in (0, 1, 17, 36):
-        cut = list(recorded(tmp_path / name, source, first=first, last=first + 4, height=24))
+        cut = list(read_frames(tmp_path / name, source, first=first, last=first + 4, height=24))
         assert [which(image) for image in cut] == list(range(first, first + 4))
         assert cut[0].shape == (24, 32, 3)
 
@@ -66,15 +66,15 @@ def test_clips_of_it_play_in_a_browser(tmp_path, name):
     source = {"env": None, "data": {"path": str(tmp_path)}, "folder": tmp_path, "seed": 0, "workers": 0}
     clips = Clips(Renderers(source), tmp_path / "clips", look=Look(64, 30), limit_mb=10)
     try:
-        made = clips.get("a", 7, 20).result()
+        clip = clips.get("a", 7, 20).result()
     finally:
         clips.renderers.close()
-    with av.open(str(made)) as container:
+    with av.open(str(clip)) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
     assert [which(image) for image in frames] == list(range(7, 27)) and frames[0].shape == (64, 86, 3)
-    assert made.read_bytes().index(b"moov") < made.read_bytes().index(b"mdat"), "it plays before it is all there"
+    assert clip.read_bytes().index(b"moov") < clip.read_bytes().index(b"mdat"), "it plays before it is all there"
 
 
 def test_a_phone_held_upright(tmp_path):
@@ -85,12 +85,12 @@ def test_a_phone_held_upright(tmp_path):
     zero, minus = bytes(4), (-(1 << 16)).to_bytes(4, signed=True)
     data[matrix : matrix + 20] = zero + unit + zero + minus + zero
     (tmp_path / "b.mp4").write_bytes(data)
-    flat, upright = (next(recorded(tmp_path / n, recording(tmp_path / n), first=0, last=1, height=32)) for n in
+    flat, upright = (next(read_frames(tmp_path / n, read_video_info(tmp_path / n), first=0, last=1, height=32)) for n in
                      ("a.mp4", "b.mp4"))  # fmt: skip
     assert flat.shape == (32, 42, 3) and upright.shape == (32, 24, 3)
 
 
-def test_videos_alone_are_judged(tmp_path):
+def test_videos_alone_can_be_compared(tmp_path):
     for name, frames in (("b.mp4", 30), ("a.mp4", 40)):
         film(tmp_path / name, frames)
     found, dataset = collect.load_dataset({}, {"path": str(tmp_path)}, folder=tmp_path, seed=0, workers=0)
@@ -100,14 +100,14 @@ def test_videos_alone_are_judged(tmp_path):
     assert collect.load_dataset({}, {"path": str(tmp_path)}, folder=tmp_path, seed=0, workers=0)[1] != dataset
 
 
-def test_with_numbers_beside_they_are_learnt_from(tmp_path):
-    made = toy.episodes(12)
+def test_videos_with_numbers_are_learned_from(tmp_path):
+    collected = toy.episodes(12)
     (tmp_path / "films").mkdir()
-    for i, e in enumerate(made):
+    for i, e in enumerate(collected):
         film(tmp_path / f"films/{i:02}.mp4", len(e.obs))
         numbers(tmp_path / f"films/{i:02}.npz", e)
     read = episodes.read(tmp_path / "films")
-    for a, b in zip(made, read, strict=True):
+    for a, b in zip(collected, read, strict=True):
         assert np.array_equal(a.obs, b.obs) and np.array_equal(a.action, b.action)
     recordings = [flag for flag in BASE if not flag.startswith("data")]
     result = train(tmp_path, "data=recordings", f"data.path={tmp_path / 'films'}", "algo=cpl", "feedback=perfect",
@@ -115,7 +115,7 @@ def test_with_numbers_beside_they_are_learnt_from(tmp_path):
     assert result["answers"]["answered"] == 60
 
 
-def test_without_numbers_nobody_learns(tmp_path):
+def test_videos_alone_cannot_be_learned_from(tmp_path):
     (tmp_path / "films").mkdir()
     film(tmp_path / "films/a.mp4")
     recordings = [flag for flag in BASE if not flag.startswith("data")]
@@ -123,12 +123,12 @@ def test_without_numbers_nobody_learns(tmp_path):
         train(tmp_path, "data=recordings", f"data.path={tmp_path / 'films'}", base=recordings)
 
 
-def test_what_is_no_recording(tmp_path):
+def test_invalid_recordings(tmp_path):
     e = toy.episodes(1)[0]
     film(tmp_path / "a.mp4", len(e.obs))
 
     def refuses(match):
-        recording.cache_clear()
+        read_video_info.cache_clear()
         with pytest.raises(UserError, match=match):
             episodes.read(tmp_path)
 

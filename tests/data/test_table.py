@@ -130,11 +130,11 @@ class Twice:
 def test_relabelling_weighs_members_alike_and_changes_what_learners_see():
     table = Table(EPISODES)
     table.relabel(Twice("zscore"))
-    seen = table.transitions(table.rows).reward
+    observed = table.transitions(table.rows).reward
     torch.testing.assert_close(
-        seen, (table.obs[table.rows, 0] - table.obs[table.rows, 0].mean()) / table.obs[table.rows, 0].std()
+        observed, (table.obs[table.rows, 0] - table.obs[table.rows, 0].mean()) / table.obs[table.rows, 0].std()
     )
-    assert not torch.equal(seen, table.reward[table.rows])
+    assert not torch.equal(observed, table.reward[table.rows])
 
 
 class Recent(PerStepReward):
@@ -145,8 +145,8 @@ class Recent(PerStepReward):
 
     def reward(self, obs, action):
         assert obs.state.shape[1:] == (3, 2) and action.shape[1:] == (3, 1)
-        seen = obs.state[..., 0].cumsum(-1)
-        return seen[None]  # of three steps at most, so the sum up to a step is that of the last three
+        observed = obs.state[..., 0].cumsum(-1)
+        return observed[None]  # of three steps at most, so the sum up to a step is that of the last three
 
 
 def test_a_reward_of_several_steps_reads_those_of_its_own_episode(monkeypatch):
@@ -174,7 +174,7 @@ def test_no_episodes():
         Table([])
 
 
-def test_an_episode_is_known_by_its_content():
+def test_an_episode_is_identified_by_its_content():
     same = episode(5, 1)._replace(source="another behavior")
     others = [episode(5, 2), episode(6, 1), episode(5, 1, terminated=True), episode(5, 1)._replace(seed=9)]
     assert episode_id(same) == episode_id(EPISODES[0]) == content_hash([EPISODES[0]])
@@ -190,7 +190,7 @@ def test_clips_and_rows_are_each_others_inverse(length):
     starts = table.segment_starts(length).numpy()
     clips = table.clips(starts, length)
     assert [table.row(clip) for clip in clips] == starts.tolist()
-    assert all(table.holds(clip) and clip.length == length for clip in clips)
+    assert all(table.has_clip(clip) and clip.length == length for clip in clips)
     reordered = Table(EPISODES[::-1])  # a clip belongs to the episode, not to a data set
     for clip, row in zip(clips, starts, strict=True):
         assert torch.equal(reordered.obs[reordered.row(clip)], table.obs[row])
@@ -200,10 +200,10 @@ def test_a_clip_of_no_episode_of_the_table_is_refused():
     table = Table(EPISODES[:2])
     unknown = Clip(episode_id(EPISODES[2]), 0, 1)
     for clip in (unknown, Clip(table.ids[0], 3, 3), Clip(table.ids[0], -1, 2)):
-        assert not table.holds(clip)
+        assert not table.has_clip(clip)
         with pytest.raises(UserError, match="has no episode"):
             table.row(clip)
-    assert table.holds(Clip(table.ids[0], 3, 2))
+    assert table.has_clip(Clip(table.ids[0], 3, 2))
 
 
 def is_the_same(grown: Table, whole: Table) -> None:

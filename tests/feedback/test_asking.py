@@ -29,10 +29,10 @@ def query(**changes) -> Query:
 
 
 def teacher(store: Store, table: Table, **dials) -> Teacher:
-    made = Teacher(**{**DIALS, **dials})  # type: ignore[arg-type]
-    made.store, made.table = store, table
-    store.add_rater(made.rater, "script")
-    return made
+    source = Teacher(**{**DIALS, **dials})  # type: ignore[arg-type]
+    source.store, source.table = store, table
+    store.add_rater(source.rater, "script")
+    return source
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def is_same(a: Labels, b: Labels) -> bool:
 
 
 def compare(a: float, b: float) -> float:
-    """How a teacher answers who skips 13 and cannot tell apart numbers with the same tens."""
+    """How a teacher answers that skips 13 and ties numbers with the same tens."""
     return math.nan if b == 13 else 0.5 * (1 + np.sign(b // 10 - a // 10))
 
 
@@ -110,7 +110,7 @@ def test_asking_again_asks_and_answers_the_same(store):
         source = teacher(store, table, mistake=0.3)
         asking = Asking(table=table, query=query(), source=source, store=store)
         asking.ask(0, None)
-    assert store.counts()["asked"] == 20 == store.last() and store.miscounted() == []
+    assert store.counts()["asked"] == 20 == store.last() and store.find_miscounted() == []
 
 
 def test_a_run_that_goes_on_reads_what_it_had_read(store):

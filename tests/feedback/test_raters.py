@@ -1,4 +1,4 @@
-"""Those who agree, guess, press one side or know best are told apart, by formulas and by raters made to be so."""
+"""Raters that agree, guess, press one side or are skilled: by formulas, and by simulated raters of each kind."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import pytest
 
 from pbrl.feedback.labels import Selection
 from pbrl.feedback.questions import Question
-from pbrl.feedback.raters import alpha, cohen, dawid_skene, describe, guesses
+from pbrl.feedback.raters import alpha, cohen, dawid_skene, describe, is_guessing
 from pbrl.feedback.read import read
 from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.progress import answers_with_questions
@@ -17,7 +17,7 @@ from tests import toy
 from tests.feedback.examples import value
 
 
-def say(
+def respond(
     rater: str, question: str, label: float | None, *, seconds: float = 2.0, order: tuple[int, ...] = (0, 1), **asked
 ) -> tuple[Answer, Question]:
     """An answer to a question, whose purpose may be another one than to learn from it."""
@@ -36,14 +36,14 @@ def test_cohens_kappa_by_hand():
 def test_krippendorffs_alpha_by_its_definition():
     """1 - observed / expected disagreement, from coincidences counted out (Krippendorff 2011), with gaps."""
     chance = np.random.default_rng(0)
-    said = [
-        say(f"r{r}", str(q), float(chance.choice([q % 2, q % 2, 0.5, 1 - q % 2])))
+    answers = [
+        respond(f"r{r}", str(q), float(chance.choice([q % 2, q % 2, 0.5, 1 - q % 2])))
         for q in range(40)
         for r in range(4)
         if chance.random() < 0.7
     ]
     by_question: dict[str, list[float]] = {}
-    for one, _ in said:
+    for one, _ in answers:
         by_question.setdefault(one.question, []).append(one.value.label)
     coincidence: Counter = Counter()
     for values in by_question.values():
@@ -57,57 +57,57 @@ def test_krippendorffs_alpha_by_its_definition():
         marginal[a] += count
     observed = sum(c for (a, b), c in coincidence.items() if a != b) / n
     expected = sum(marginal[a] * marginal[b] for a in marginal for b in marginal if a != b) / (n * (n - 1))
-    assert alpha(said) == pytest.approx(1 - observed / expected, abs=1e-9)
-    assert alpha([say("a", "1", 1.0)]) is None
-    assert alpha([say("a", "1", 1.0), say("b", "1", 1.0)]) == 1.0
+    assert alpha(answers) == pytest.approx(1 - observed / expected, abs=1e-9)
+    assert alpha([respond("a", "1", 1.0)]) is None
+    assert alpha([respond("a", "1", 1.0), respond("b", "1", 1.0)]) == 1.0
 
 
-def test_who_guesses_is_found_soon_and_who_knows_is_not():
+def test_guessing_raters_are_found_soon_and_skilled_ones_are_not():
     chance = np.random.default_rng(1)
-    random = [guesses(list(chance.random(20) < 0.5)) for _ in range(500)]
+    random = [is_guessing(list(chance.random(20) < 0.5)) for _ in range(500)]
     assert np.mean([verdict is True for verdict in random]) >= 0.95
-    skilled = [guesses(list(chance.random(60) < 0.95)) for _ in range(500)]
+    skilled = [is_guessing(list(chance.random(60) < 0.95)) for _ in range(500)]
     assert np.mean([verdict is True for verdict in skilled]) <= 0.01
-    assert guesses([]) is None and guesses([True]) is None
+    assert is_guessing([]) is None and is_guessing([True]) is None
 
 
-def test_who_presses_one_side():
+def test_raters_that_press_one_side():
     chance = np.random.default_rng(2)
     orders = [(0, 1) if chance.random() < 0.5 else (1, 0) for _ in range(30)]
-    lazy = [say("lazy", str(i), float(order[0]), order=order) for i, order in enumerate(orders)]
-    keen = [say("keen", str(i), float(chance.random() < 0.5), order=order) for i, order in enumerate(orders)]
+    lazy = [respond("lazy", str(i), float(order[0]), order=order) for i, order in enumerate(orders)]
+    keen = [respond("keen", str(i), float(chance.random() < 0.5), order=order) for i, order in enumerate(orders)]
     found = describe([*lazy, *keen])
     assert found["lazy"]["one_sided"] and found["lazy"]["left"] == 1.0
     assert not found["keen"]["one_sided"]
 
 
 def test_gold_repeats_and_habits():
-    said = [
-        say("ada", "g", 1.0, purpose="gold", expected=1.0), say("ada", "h", 0.0, purpose="gold", expected=1.0),
-        say("ada", "1", 1.0, seconds=1.0), say("ada", "1m", 0.0, purpose="repeat", repeats="1", seconds=4.0),
-        say("ada", "2", 0.5), say("ada", "2m", 1.0, purpose="repeat", repeats="2"), say("ada", "3", None),
-        say("ada", "3m", 1.0, purpose="repeat", repeats="3"),
+    answers = [
+        respond("ada", "g", 1.0, purpose="gold", expected=1.0), respond("ada", "h", 0.0, purpose="gold", expected=1.0),
+        respond("ada", "1", 1.0, seconds=1.0), respond("ada", "1m", 0.0, purpose="repeat", repeats="1", seconds=4.0),
+        respond("ada", "2", 0.5), respond("ada", "2m", 1.0, purpose="repeat", repeats="2"), respond("ada", "3", None),
+        respond("ada", "3m", 1.0, purpose="repeat", repeats="3"),
     ]  # fmt: skip
-    found = describe(said)["ada"]
+    found = describe(answers)["ada"]
     assert found["gold"] == 0.5 and found["guesses"] is None and found["consistent"] == 0.5
     assert found["equal"] == 1 / 8 and found["cant_tell"] == 1 / 8 and found["median_seconds"] == 2.0
     assert found["kappa"] is None
 
 
-def test_dawid_and_skene_find_who_knows():
-    """Raters of known skill, some of whom guess (three must know: two cannot be told apart): accuracy comes out."""
+def test_dawid_and_skene_find_skilled_raters():
+    """Raters of known skill, some guessing (three or more are skilled): their accuracy is estimated."""
     chance = np.random.default_rng(3)
     truth = chance.integers(0, 2, 600).astype(float)
     skill = {"ada": 0.95, "bob": 0.8, "eve": 0.75, "max": 0.5, "zoe": 0.5}
-    said = [
-        say(rater, str(q), t if chance.random() < p else 1 - t)
+    answers = [
+        respond(rater, str(q), t if chance.random() < p else 1 - t)
         for q, t in enumerate(truth)
         for rater, p in skill.items()
     ]
-    found = dawid_skene(said)
+    found = dawid_skene(answers)
     for rater, p in skill.items():
         assert found.accuracy[rater] == pytest.approx(p, abs=0.06)
-    votes = {str(q): np.mean([one.value.label for one, _ in said[q * 5 : q * 5 + 5]]) for q in range(600)}
+    votes = {str(q): np.mean([one.value.label for one, _ in answers[q * 5 : q * 5 + 5]]) for q in range(600)}
 
     def right(label) -> float:
         return float(np.mean([(label[str(q)] > 0.5) == t for q, t in enumerate(truth)]))
@@ -118,14 +118,14 @@ def test_dawid_and_skene_find_who_knows():
 def test_dawid_and_skene_with_equals():
     chance = np.random.default_rng(4)
     truth = chance.choice([0.0, 0.5, 1.0], 400)
-    said = [
-        say(rater, str(q), t if chance.random() < p else float(chance.choice([0.0, 0.5, 1.0])))
+    answers = [
+        respond(rater, str(q), t if chance.random() < p else float(chance.choice([0.0, 0.5, 1.0])))
         for q, t in enumerate(truth)
         for rater, p in {"ada": 0.9, "bob": 0.7, "eve": 0.6}.items()
     ]
-    found = dawid_skene(said)
-    near = np.abs(np.array([found.label[str(q)] for q in range(400)]) - truth) < 0.25
-    assert near.mean() > 0.9 and found.accuracy["ada"] > found.accuracy["bob"] > found.accuracy["eve"]
+    found = dawid_skene(answers)
+    is_close = np.abs(np.array([found.label[str(q)] for q in range(400)]) - truth) < 0.25
+    assert is_close.mean() > 0.9 and found.accuracy["ada"] > found.accuracy["bob"] > found.accuracy["eve"]
 
 
 def test_from_the_store(tmp_path):

@@ -1,4 +1,4 @@
-"""Query strategies on cases where the right choice can be seen."""
+"""Query strategies on cases with a known right choice."""
 
 import pytest
 import torch
@@ -7,19 +7,21 @@ from pbrl.feedback import strategies as query
 from pbrl.types import UserError
 from tests import toy
 
-LOGITS = torch.tensor([[5.0, 0.0, 0.1, 5.0], [5.0, 0.0, -0.1, -5.0], [5.0, 0.0, 0.0, 5.0]])  # sure, coin, coin, quarrel
+LOGITS = torch.tensor(
+    [[5.0, 0.0, 0.1, 5.0], [5.0, 0.0, -0.1, -5.0], [5.0, 0.0, 0.0, 5.0]]
+)  # confident, uncertain, uncertain, members differ
 FEATURES = torch.tensor([[0.0], [0.1], [4.0], [10.0]])
 
 
-def test_disagreement_finds_the_quarrel():
+def test_disagreement_finds_pairs_that_members_order_differently():
     assert query.disagreement(LOGITS, FEATURES, 1).tolist() == [3]
 
 
-def test_entropy_finds_the_coins():
+def test_entropy_finds_uncertain_pairs():
     assert sorted(query.entropy(LOGITS, FEATURES, 2).tolist()) == [1, 2]
 
 
-def test_decisive_finds_what_is_sure():
+def test_decisive_finds_confident_pairs():
     assert query.decisive(LOGITS, FEATURES, 1).tolist() == [0]
 
 
@@ -32,8 +34,8 @@ def test_the_mixed_ones_cover_a_shortlist():
     features = torch.arange(20.0)[:, None]
     low, high = sorted(query.k_center_entropy(logits, features, 2).tolist())
     assert low >= 10 and high - low >= 4
-    quarrel = logits * torch.tensor([[1.0], [-1.0]])  # members differ on the first half
-    low, high = sorted(query.k_center_disagreement(quarrel, features, 2).tolist())
+    differing = logits * torch.tensor([[1.0], [-1.0]])  # members differ on the first half
+    low, high = sorted(query.k_center_disagreement(differing, features, 2).tolist())
     assert high < 10 and high - low >= 4
 
 

@@ -143,7 +143,7 @@ def test_odd_files_get_a_sentence(tmp_path):
         unirlhf.import_answers(far, data_file(tmp_path / "x.hdf5"), Store(f"sqlite:///{tmp_path / 'a.sqlite'}"))
 
 
-def test_stored_answers_say_what_there_is(tmp_path):
+def test_an_error_lists_the_stored_answers(tmp_path):
     data, store = data_file(tmp_path / "x.hdf5"), Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
     unirlhf.import_answers(pickles(tmp_path / "x_human_labels"), data, store)
     table = Table(episodes.read(data))

@@ -121,7 +121,7 @@ def test_a_saved_policy_runs_alone(tmp_path):
     assert policy.act(obs).abs().max() <= 1
 
 
-def test_a_policy_that_is_none(tmp_path):
+def test_a_file_without_a_policy(tmp_path):
     with pytest.raises(UserError, match="no policy at"):
         load_policy(tmp_path)
     (tmp_path / "policy.pt").write_bytes(b"garbage")
@@ -200,8 +200,8 @@ def test_a_policy_that_was_saved_under_older_names_loads(tmp_path):
     policy = GaussianPolicy(replace(SPEC, images=images), hidden=[8], dropout=0.0, std=0.0)
     old_file(policy, tmp_path / "policy.pt", "pbrl.likelihoods.GaussianPolicy", (2, 16, 16, 3))
     again = load_policy(tmp_path)
-    seen = {name: torch.randint(256, (5, 16, 16, 3), dtype=torch.uint8) for name in images}
-    obs = Observation(torch.randn(5, 3), seen)
+    pictures = {name: torch.randint(256, (5, 16, 16, 3), dtype=torch.uint8) for name in images}
+    obs = Observation(torch.randn(5, 3), pictures)
     assert torch.equal(again.act(obs), policy.act(obs)) and dict(again.spec.images) == images
 
     policy = build("algo/dtr").policy

@@ -44,19 +44,19 @@ class Wire:
     def _accept(self) -> None:
         while not self.closed:
             try:
-                near, _ = self.server.accept()
+                client_side, _ = self.server.accept()
             except OSError:
                 return
             if not self.up:
-                near.close()
+                client_side.close()
                 continue
             try:
-                far = socket.create_connection(("127.0.0.1", self.there))
+                server_side = socket.create_connection(("127.0.0.1", self.there))
             except OSError:
-                near.close()
+                client_side.close()
                 continue
-            self.pairs.append((near, far))
-            for a, b in ((near, far), (far, near)):
+            self.pairs.append((client_side, server_side))
+            for a, b in ((client_side, server_side), (server_side, client_side)):
                 threading.Thread(target=self._forward, args=(a, b), daemon=True).start()
 
     def _forward(self, a: socket.socket, b: socket.socket) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pbrl.data import episodes
-from pbrl.data.video import recorded, recording
+from pbrl.data.video import read_frames, read_video_info
 from real.record import Step
 
 HZ = 20.0
@@ -36,11 +36,13 @@ def shade(i: int) -> int:
 
 def shades(video: Path) -> list[int]:
     """Which picture each frame of a video is."""
-    source = recording(video)
-    return [round(float(image.mean())) for image in recorded(video, source, first=0, last=len(source.shown), height=48)]
+    source = read_video_info(video)
+    return [
+        round(float(image.mean())) for image in read_frames(video, source, first=0, last=len(source.shown), height=48)
+    ]
 
 
-def said(folder: Path) -> dict[str, dict]:
+def read_json_files(folder: Path) -> dict[str, dict]:
     return {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
 
 
@@ -53,7 +55,7 @@ def whole(folder: Path) -> list[str]:
     """The names of a folder's episodes, each of which can be read."""
     videos = sorted(file.stem for file in folder.glob("*.mp4"))
     for name in videos:
-        assert len(recording(folder / f"{name}.mp4").shown) == len(numbers(folder / f"{name}.npz")["obs"])
+        assert len(read_video_info(folder / f"{name}.mp4").shown) == len(numbers(folder / f"{name}.npz")["obs"])
         assert json.loads((folder / f"{name}.json").read_text())["name"] == name
     if videos:
         assert len(episodes.read(folder)) == len(videos)

@@ -48,11 +48,11 @@ def robot(request):
 def cameras(robot):
     arm, settings = robot
     arm.fault(cameras="")
-    looking = Cameras(settings, ["front", "wrist"])
-    looking.wait(5)
-    wait_for(lambda: sees(looking))
-    yield looking
-    looking.close()
+    opened = Cameras(settings, ["front", "wrist"])
+    opened.wait(5)
+    wait_for(lambda: sees(opened))
+    yield opened
+    opened.close()
 
 
 def sees(cameras: Cameras) -> bool:
@@ -62,13 +62,13 @@ def sees(cameras: Cameras) -> bool:
         return False
 
 
-def test_nobody_looks_and_nothing_is_rendered(robot):
+def test_without_subscribers_nothing_is_rendered(robot):
     assert not robot[0].cameras.published
 
 
-def test_pictures_are_what_was_seen_in_training(robot, cameras):
+def test_camera_images_match_training(robot, cameras):
     arm, _ = robot
-    seen = {}
+    pairs = {}
     for seed in (3, 4):
         arm.reset(seed)
         time.sleep(0.4)
@@ -81,27 +81,27 @@ def test_pictures_are_what_was_seen_in_training(robot, cameras):
         images = env.restore(seed, state)["images"]
         for name in ("front", "wrist"):
             assert pictures[name].shape == (240, 320, 3)
-            seen[seed, name] = square(pictures[name], 64).astype(float), images[name].astype(float)
-    for (seed, name), (there, here) in seen.items():
-        other = seen[7 - seed, name][1]
+            pairs[seed, name] = square(pictures[name], 64).astype(float), images[name].astype(float)
+    for (seed, name), (there, here) in pairs.items():
+        other = pairs[7 - seed, name][1]
         assert np.abs(there - here).mean() < 2, "JPEG loses a little"
         assert np.abs(there - here).max() < 0.6 * np.abs(there - other).max(), "and the goal's place is not lost"
 
 
-def test_old_and_torn_pictures_are_none(robot, cameras):
+def test_old_and_torn_images_are_dropped(robot, cameras):
     arm, settings = robot
     for fault in ("silent", "frozen", "torn"):
         began = time.monotonic()
         arm.fault(cameras=fault)
         wait_for(lambda: not sees(cameras), 3)
-        with pytest.raises(StateError, match="/(front|wrist)/image_raw/compressed") as told:
+        with pytest.raises(StateError, match="/(front|wrist)/image_raw/compressed") as raised:
             cameras.images()
-        assert told.value.fault == "no_image" and time.monotonic() - began < settings["latest_image_s"] + 1
+        assert raised.value.fault == "no_image" and time.monotonic() - began < settings["latest_image_s"] + 1
         arm.fault(cameras="")
         wait_for(lambda: sees(cameras), 3)
 
 
-def test_what_cannot_be_is_said_in_a_sentence():
+def test_impossible_settings_are_explained():
     with pytest.raises(UserError, match="observes camera ceiling: name its topic"):
         Cameras(load_robot_settings("panda"), ["front", "ceiling"])
     with pytest.raises(UserError, match="over ROS"):
@@ -118,7 +118,7 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_an_arm_that_sees_nothing_any_more_is_stopped_and_what_it_saw_can_be_learnt_from(run, tmp_path):
+def test_an_arm_without_new_images_stops_and_its_recording_trains(run, tmp_path):
     with MockProcess(task="reach") as mock:
         mock.request(reset=0)
         process = subprocess.Popen(
@@ -128,10 +128,10 @@ def test_an_arm_that_sees_nothing_any_more_is_stopped_and_what_it_saw_can_be_lea
         )  # fmt: skip
         wait_for(lambda: mock.request()["count"].get("executed", 0) > 150)
         mock.request(fault={"cameras": "silent"})
-        said, error = process.communicate(timeout=60)
-        assert process.returncode == FAULTS["no_image"] and "aborted:no_image" in said, said + error
+        output, error = process.communicate(timeout=60)
+        assert process.returncode == FAULTS["no_image"] and "aborted:no_image" in output, output + error
         assert "the newest image on" in error and not mock.request()["active"]
-    assert "✓ camera front" in said and "✓ camera wrist" in said
+    assert "✓ camera front" in output and "✓ camera wrist" in output
     recorded = tmp_path / "recorded" / "aborted"
     (about,) = recorded.glob("*.json")
     assert set(json.loads(about.read_text())["cameras"]) == {"front", "wrist"}
@@ -142,8 +142,8 @@ def test_an_arm_that_sees_nothing_any_more_is_stopped_and_what_it_saw_can_be_lea
     ]  # fmt: skip
     assert training.train(config(*LOOKING, *flags))["data"]["episodes"] == 1
     (episode,), dataset = collect.load_dataset(env, {"path": str(recorded)}, folder=tmp_path, seed=0, workers=0)
-    seen = frames.load_images(env, [episode], dataset, folder=tmp_path, workers=0)
-    assert len(seen["front"]) == len(seen["wrist"]) == len(episode.obs) > 5 and episode.obs.shape[1] == 7
+    images = frames.load_images(env, [episode], dataset, folder=tmp_path, workers=0)
+    assert len(images["front"]) == len(images["wrist"]) == len(episode.obs) > 5 and episode.obs.shape[1] == 7
     sim = Tabletop(**{key: value for key, value in env.items() if key != "_target_"})
     for camera, image in sim.reset(seed=0)[0]["images"].items():  # what the simulator shows at the episode's beginning
-        assert np.abs(seen[camera][0].astype(float) - image).mean() < 8
+        assert np.abs(images[camera][0].astype(float) - image).mean() < 8

@@ -60,7 +60,7 @@ class Arm:
         motion, way, t = command
         self.sent.append((self.now, motion))
         points = [Point(t + 0.05 + after, *at) for after, at in [(0.0, motion), *way]]
-        self.trajectory = self.trajectory.replaced(points, self.now, self.now, jumps=False)
+        self.trajectory = self.trajectory.replace(points, self.now, self.now, jumps=False)
         if not self.deaf:
             self.echoed = self.now
         return Applied(motion.q, self.now)
@@ -210,7 +210,7 @@ def test_an_old_state_holds_the_arm_before_it_is_a_fault():
     assert run.go(0.3, action=HALF).phase == "moving"
 
 
-def test_somebody_else_who_commands_is_noticed():
+def test_another_commander_is_noticed():
     run = Run().moving()
     run.go(0.2, action=HALF)
     run.arm.deaf, run.arm.echoed = True, run.arm.now + 0.003

@@ -63,15 +63,15 @@ def test_without_go_nothing_is_sent(run, robot):
     assert robot.request()["count"] == {} and not robot.request()["active"]
 
 
-def test_with_go_the_arm_moves_home_and_then_as_the_policy_says(run, robot, tmp_path):
+def test_with_go_the_arm_moves_home_and_then_by_the_policy(run, robot, tmp_path):
     done = deploy("--go", f"policy={run}", f"url={robot.url}", "steps=40", f"record={tmp_path}/episodes")
     assert done.returncode == 0, done.stderr
-    told = robot.request()
-    assert told["count"]["executed"] > 100 and told["oldest"] < 0.4 and not told["active"]
-    assert not {"non_finite", "out_of_limits", "too_fast"} & set(told["count"])
+    report = robot.request()
+    assert report["count"]["executed"] > 100 and report["oldest"] < 0.4 and not report["active"]
+    assert not {"non_finite", "out_of_limits", "too_fast"} & set(report["count"])
 
 
-def test_what_is_not_in_order_keeps_the_arm_still(run, robot):
+def test_a_failed_preflight_keeps_the_arm_still(run, robot):
     robot.request(fault={"mode": "user_stopped"})
     time.sleep(0.2)
     done = deploy("--go", f"policy={run}", f"url={robot.url}", "record=null")
@@ -79,7 +79,7 @@ def test_what_is_not_in_order_keeps_the_arm_still(run, robot):
     assert "executed" not in robot.request()["count"]
 
 
-def test_a_fault_ends_it_by_name_and_the_episode_is_kept_apart(run, robot, tmp_path):
+def test_a_fault_aborts_the_episode_by_name_and_stores_it_apart(run, robot, tmp_path):
     folder = tmp_path / "episodes"
     process = subprocess.Popen(
         [sys.executable, "-m", "real.deploy", "--go", f"policy={run}", f"url={robot.url}", "steps=400",
@@ -88,8 +88,8 @@ def test_a_fault_ends_it_by_name_and_the_episode_is_kept_apart(run, robot, tmp_p
     wait_for(lambda: len(list(folder.glob(".part/*"))) > 0)
     time.sleep(1.0)
     robot.request(fault={"mode": "reflex"})
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == FAULTS["mode"] and "episode 1: aborted:mode · the arm is in mode reflex" in said
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == FAULTS["mode"] and "episode 1: aborted:mode · the arm is in mode reflex" in output
     outcomes = [json.loads(path.read_text())["outcome"] for path in folder.rglob("*.json")]
     assert outcomes == ["aborted:mode"]
 
@@ -118,9 +118,9 @@ def test_an_arm_without_ros_needs_no_transport(run, tmp_path):
     assert "franky" in str(ended.value.code) or "no arm at 127.9.9.9" in str(ended.value.code)
 
 
-def wait_for(said, seconds=40):
+def wait_for(is_done, seconds=40):
     end = time.monotonic() + seconds
-    while not said():
+    while not is_done():
         assert time.monotonic() < end
         time.sleep(0.02)
 
@@ -141,7 +141,7 @@ def wait_for(said, seconds=40):
         (("policy={run}", "url=ws://127.0.0.1:9"), "no answer at ws://127.0.0.1:9"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_said_in_a_sentence(run, flags, sentence):
+def test_impossible_settings_are_explained(run, flags, sentence):
     with pytest.raises(SystemExit) as ended:
         main([flag.format(run=run) for flag in flags])
     assert isinstance(ended.value.code, str) and sentence in ended.value.code

@@ -16,15 +16,15 @@ from real.record.ring import Ring
 from tests.real.recorded import grey, numbers, step, whole
 
 
-def written(folder: Path, steps: int) -> Path:
+def write_journal(folder: Path, steps: int) -> Path:
     """A journal that has ended."""
     (folder / ".part").mkdir(parents=True, exist_ok=True)
-    made = journal.Journal.begin(folder / ".part", "one", {"robot": "panda", "about": {}})
+    opened = journal.Journal.begin(folder / ".part", "one", {"robot": "panda", "about": {}})
     for i in range(steps):
-        made.add(journal.Row.of(i, step(i, {**grey(i), "wrist": grey(i)["front"]})))
-    made.end("success", 0)
-    made.release()
-    return made.folder
+        opened.add(journal.Row.of(i, step(i, {**grey(i), "wrist": grey(i)["front"]})))
+    opened.end("success", 0)
+    opened.release()
+    return opened.folder
 
 
 def test_an_episode_appears_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -40,7 +40,7 @@ def test_an_episode_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         moved.append(rename(source, target))
 
     monkeypatch.setattr("real.record.finish.os.replace", replace)  # no kill can be timed between two renames
-    part = written(tmp_path, 3)
+    part = write_journal(tmp_path, 3)
     for allowed[0] in range(4):
         moved.clear()
         with pytest.raises(Killed):
@@ -53,7 +53,7 @@ def test_an_episode_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_what_was_torn_is_left_out(tmp_path):
-    part = written(tmp_path, 6)
+    part = write_journal(tmp_path, 6)
     lines = (part / "steps.jsonl").read_bytes().splitlines(keepends=True)
     lines[2] = bytes(len(lines[2]))  # as a power cut leaves it
     (part / "steps.jsonl").write_bytes(b"".join(lines)[:-1])
@@ -65,29 +65,29 @@ def test_what_was_torn_is_left_out(tmp_path):
     assert numbers(tmp_path / "aborted/one.npz")["index"].tolist() == [0, 1, 3] and whole(tmp_path / "aborted")
 
 
-def test_a_disk_without_a_byte(tmp_path):
+def test_a_full_disk(tmp_path):
     """A real one of 1 MB: nothing is added, but how it ended can be said; with room again it becomes whole."""
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", tmp_path], capture_output=True).returncode:
         pytest.skip("only root may mount a small disk")
     try:
         (tmp_path / ".part").mkdir()
-        made, last = journal.Journal.begin(tmp_path / ".part", "one", {"robot": "panda"}), 0
+        opened, last = journal.Journal.begin(tmp_path / ".part", "one", {"robot": "panda"}), 0
         with pytest.raises(OSError, match="No space"), open(tmp_path / "ballast", "wb", buffering=0) as ballast:
             for last in range(100):
-                made.add(journal.Row.of(last, step(last)))
+                opened.add(journal.Row.of(last, step(last)))
                 if last == 9:
                     while ballast.write(bytes(4096)) == 4096:
                         pass
         with pytest.raises(OSError, match="No space"):
             for last in range(10, 100):
-                made.add(journal.Row.of(last, step(last)))
-        made.end("success", 3)
-        made.release()
+                opened.add(journal.Row.of(last, step(last)))
+        opened.end("success", 3)
+        opened.release()
         with pytest.raises(OSError):
-            finish(made.folder, tmp_path)
-        assert whole(tmp_path) == [] and made.folder.exists()
+            finish(opened.folder, tmp_path)
+        assert whole(tmp_path) == [] and opened.folder.exists()
         (tmp_path / "ballast").unlink()
-        assert finish(made.folder, tmp_path) == "success" and whole(tmp_path) == ["one"]
+        assert finish(opened.folder, tmp_path) == "success" and whole(tmp_path) == ["one"]
         assert numbers(tmp_path / "one.npz")["index"].tolist() == list(range(last))
     finally:
         subprocess.run(["umount", "-l", tmp_path], check=True)
@@ -96,20 +96,20 @@ def test_a_disk_without_a_byte(tmp_path):
 def test_a_torn_append_is_taken_back(tmp_path):
     """A write that a full disk cut short would make the next line unreadable."""
     (tmp_path / ".part").mkdir()
-    made = journal.Journal.begin(tmp_path / ".part", "one", {})
-    made.add(journal.Row.of(0, step(0, {})))
+    opened = journal.Journal.begin(tmp_path / ".part", "one", {})
+    opened.add(journal.Row.of(0, step(0, {})))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, ((made.folder / "steps.jsonl").stat().st_size + 100, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((opened.folder / "steps.jsonl").stat().st_size + 100, before[1]))
     try:
         with pytest.raises(OSError):
-            made.add(journal.Row.of(1, step(1, {})))
+            opened.add(journal.Row.of(1, step(1, {})))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    made.add(journal.Row.of(2, step(2, {})))
-    assert [row["index"] for row in journal.read(made.folder).rows] == [0, 2]
+    opened.add(journal.Row.of(2, step(2, {})))
+    assert [row["index"] for row in journal.read(opened.folder).rows] == [0, 2]
 
 
-def test_the_ring_gives_back_what_was_put():
+def test_the_ring_returns_what_was_put():
     """Messages of any size, over its end again and again; refused exactly when there is no room."""
     ring, random = Ring(get_context("spawn"), 4096), np.random.default_rng(0)
     taker = Ring.__new__(Ring)

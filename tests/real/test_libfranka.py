@@ -1,4 +1,4 @@
-"""An arm in simulation that speaks Franka's own protocol: it moves as it is told, and stops when it must."""
+"""An arm in simulation that speaks Franka's own protocol: it follows commands, and stops at faults."""
 
 import fcntl
 import os
@@ -84,7 +84,7 @@ def q(control):
     return control.report().state.q
 
 
-def test_it_moves_as_it_is_told(control):
+def test_an_arm_follows_its_commands(control):
     before, moved = q(control), moving(control)
     far, speeds, report = 0.0, [], control.report()
     end = time.monotonic() + 2.0
@@ -117,7 +117,7 @@ def test_it_stops_and_may_be_armed_again(control):
     assert np.abs(q(control) - before).max() > 0.01
 
 
-def test_an_arm_that_hears_no_more_goes_to_its_last_target_and_holds(driver):
+def test_an_arm_without_commands_goes_to_its_last_target_and_holds(driver):
     driver.start()
     target = driver.observe().q + 0.05
     assert driver.apply(Command(Motion.at_rest(target))) is not None
@@ -138,7 +138,7 @@ def test_a_frozen_arm_is_a_fault(server, control):
     assert report.phase == "fault" and report.fault == "refused" and "start again" in report.detail
 
 
-def test_what_is_no_number_is_never_sent(driver):
+def test_non_finite_commands_are_never_sent(driver):
     driver.start()
     before = driver.observe().q
     applied = driver.apply(Command(Motion.at_rest(before)))
@@ -162,7 +162,7 @@ def test_a_policy_without_numbers_moves_nothing(control):
     assert np.abs(report.state.q - before).max() < 1e-3
 
 
-def test_before_it_moves_everything_is_looked_at(driver):
+def test_preflight_checks_everything(driver):
     found = {check.name: check for check in checks(driver, sends=True)}
     assert found["commands come back"].passed is None, "there is no echo on this path"
     wrong = [check.name for check in found.values() if check.passed is False]
@@ -175,14 +175,14 @@ class Stuck:
     state = type("State", (), {"width": 0.04})()
 
     def __init__(self):
-        self.told, self.free = [], threading.Event()
+        self.commands, self.free = [], threading.Event()
 
     def grasp(self, *args, **kwargs):
-        self.told.append("grasp")
+        self.commands.append("grasp")
         self.free.wait()
 
     def move(self, *args):
-        self.told.append("move")
+        self.commands.append("move")
         self.free.wait()
 
 
@@ -200,24 +200,24 @@ def test_a_gripper_that_blocks_stops_nothing(driver):
         time.sleep(0.02)
     assert until(lambda: np.abs(driver.observe().q - target).max() < 0.005, 4.0)[0]
     driver.stop()
-    assert until(lambda: driver.observe().mode == "idle")[0] and len(stuck.told) == 1
+    assert until(lambda: driver.observe().mode == "idle")[0] and len(stuck.commands) == 1
     stuck.free.set()
 
 
-def test_the_gripper_does_as_it_is_told(driver):
+def test_the_gripper_follows_its_commands(driver):
     driver.grip(False)
     assert until(lambda: driver.observe().width > 0.075, 6.0)[0]
     driver.grip(True)
     assert until(lambda: driver.observe().width < 0.01, 6.0)[0]
 
 
-def test_a_second_client_is_told_why_it_has_no_arm(driver, server):
+def test_a_second_client_gets_the_reason_for_having_no_arm(driver, server):
     second = make_driver(FR3, server.robot, SafetySettings())
     with pytest.raises(UserError, match="another client"):
         second.connect(1.0)
 
 
-def test_nobody_at_the_address_is_said(server):
+def test_an_address_without_an_arm_is_reported(server):
     with pytest.raises(UserError, match="no arm at 127.9.9.9"):
         Control({**server.robot, "url": "127.9.9.9"}, "cartesian", 20, {})
 

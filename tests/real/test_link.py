@@ -24,7 +24,7 @@ class Wire:
     """In a socket's place: frames arrive after `delay_s`, in order, one in a tick; while it is held, none does."""
 
     def __init__(self, url: str):
-        self.now, self.delay_s, self.held, self.underway, self.connected = 0.0, 0.002, False, deque(), True
+        self.now, self.delay_s, self.held, self.underway, self.is_connected = 0.0, 0.002, False, deque(), True
 
     def subscribe(self, topic, type_): ...
     def advertise(self, topic, type_): ...
@@ -55,7 +55,7 @@ class Remote(RosDriver):
         message = self.wire.arrived()
         if message is not None:
             begin, points = parse_trajectory(message, self.arm.joints, self.now)
-            after = self.trajectory.replaced(points, self.now - TICK, self.now, jumps=not self.ros1)
+            after = self.trajectory.replace(points, self.now - TICK, self.now, jumps=not self.ros1)
             if after is not None:
                 self.trajectory, self.late = after, self.late + (points[0].t <= self.now)
                 self.executed.append((self.now - begin, points[-1].t))

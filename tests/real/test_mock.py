@@ -48,8 +48,10 @@ def hub(dialect):
     """What the recorded cases found behind the bridge."""
     hub = Hub(dialect)
     hub.advertise("/joint_states", "sensor_msgs/JointState")
-    said = "" if dialect == "ros1" else "stopped={data}"
-    hub.serve("/fake_franka/stop", "std_srvs/SetBool", lambda asked: {"success": True, "message": said.format(**asked)})
+    reply = "" if dialect == "ros1" else "stopped={data}"
+    hub.serve(
+        "/fake_franka/stop", "std_srvs/SetBool", lambda asked: {"success": True, "message": reply.format(**asked)}
+    )
     if dialect == "ros1":
         hub.serve("/rosapi/topic_type", "rosapi/TopicType", lambda asked: {"type": hub.types.get(asked["topic"], "")})
         hub.serve("/rosapi/get_time", "rosapi/GetTime", lambda asked: {"time": now("ros1")})
@@ -77,7 +79,7 @@ def now(dialect: str) -> dict[str, int]:
     return dict(zip(names, divmod(time.time_ns(), 10**9), strict=True))
 
 
-def say(socket: ClientConnection, *frames: Any) -> None:
+def send(socket: ClientConnection, *frames: Any) -> None:
     for frame in frames:
         if isinstance(frame, float):
             time.sleep(frame)
@@ -85,7 +87,7 @@ def say(socket: ClientConnection, *frames: Any) -> None:
             socket.send(frame if isinstance(frame, str | bytes) else json.dumps(frame))
 
 
-def heard(socket: ClientConnection, many: int = 0, timeout_s: float = 5.0) -> list[Any]:
+def receive(socket: ClientConnection, many: int = 0, timeout_s: float = 5.0) -> list[Any]:
     """`many` frames, and what else comes until it is quiet."""
     frames = []
     with pytest.raises(TimeoutError):
@@ -121,8 +123,8 @@ def joints(dialect: str, topic: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(("dialect", "case"), recorded())
 def test_it_answers_as_recorded(dialect, case, url):
     with connect(url) as socket:
-        say(socket, *(item * PACE if isinstance(item, float) else item for item in case["sent"]))
-        got = heard(socket, len(case["got"]))
+        send(socket, *(item * PACE if isinstance(item, float) else item for item in case["sent"]))
+        got = receive(socket, len(case["got"]))
     assert [canonical(frame) for frame in got] == [canonical(frame) for frame in case["got"]]
     if not REAL:
         same = [(mine, its) for mine, its in zip(got, case["got"], strict=True) if "now" not in str(canonical(its))]
@@ -131,28 +133,28 @@ def test_it_answers_as_recorded(dialect, case, url):
 
 @each
 def test_stamps_that_are_not_given_are_now(dialect, url):
-    said, *_ = joints(dialect, "/g/now")
+    message, *_ = joints(dialect, "/g/now")
     with connect(url) as socket:
-        say(socket, *joints(dialect, "/g/now"), 0.8 * PACE)
-        say(socket, {**said, "op": "publish", "msg": {"header": {"frame_id": "x"}}}, {**said, "op": "publish"})
-        first, second = (json.loads(frame)["msg"]["header"]["stamp"] for frame in heard(socket, 2))
+        send(socket, *joints(dialect, "/g/now"), 0.8 * PACE)
+        send(socket, {**message, "op": "publish", "msg": {"header": {"frame_id": "x"}}}, {**message, "op": "publish"})
+        first, second = (json.loads(frame)["msg"]["header"]["stamp"] for frame in receive(socket, 2))
     assert abs(next(iter(first.values())) - time.time()) < 60
     assert set(second.values()) == {0}  # the document says now
 
 
 @each
-def test_two_clients_hear_each_other_and_a_bad_frame_ends_nothing(dialect, url):
+def test_two_clients_exchange_messages_and_a_bad_frame_ends_nothing(dialect, url):
     bad = ["{nope", "", "[1]", "null", "{}", '{"op": "advertise", "id": []}', '{"op": []}',
            '{"op": "publish"}', '{"op": "subscribe", "topic": 3}',
            '{"op": "call_service"}', '{"op": "publish", "topic": "/g/two", "msg": [1]}']  # fmt: skip
     advertise, subscribe = joints(dialect, "/g/two")
     with connect(url) as one, connect(url) as two:
-        say(one, subscribe)
-        say(two, advertise, 0.8 * PACE, *(bad[:1] if REAL else bad))
-        say(two, {"op": "publish", "topic": "/g/two", "msg": {"position": [1]}})
-        (frame,) = heard(one, 1)
+        send(one, subscribe)
+        send(two, advertise, 0.8 * PACE, *(bad[:1] if REAL else bad))
+        send(two, {"op": "publish", "topic": "/g/two", "msg": {"position": [1]}})
+        (frame,) = receive(one, 1)
         assert json.loads(frame)["msg"]["position"] == [1.0]
-        assert heard(two) == []
+        assert receive(two) == []
 
 
 @behind
@@ -161,9 +163,9 @@ def test_what_is_not_a_number_reaches_a_node(dialect, url, hub):
     got = []
     hub.subscribe("/g/nan", "sensor_msgs/JointState", got.append)
     with connect(url) as socket:
-        say(socket, *joints(dialect, "/g/nan"))
-        say(socket, {"op": "publish", "topic": "/g/nan", "msg": {"position": [math.nan, math.inf, 2]}})
-        (frame,) = heard(socket, 1)
+        send(socket, *joints(dialect, "/g/nan"))
+        send(socket, {"op": "publish", "topic": "/g/nan", "msg": {"position": [math.nan, math.inf, 2]}})
+        (frame,) = receive(socket, 1)
     assert math.isnan(got[0]["position"][0]) and got[0]["position"][1:] == [math.inf, 2.0]
     assert json.loads(frame)["msg"]["position"] == [None, None, 2.0]
 
@@ -173,8 +175,8 @@ def test_what_is_not_a_number_reaches_a_node(dialect, url, hub):
 def test_a_publisher_outlives_its_client(dialect, bridge, hub):
     bridge.linger_s = 0.3
     with connect(address(bridge)) as socket:
-        say(socket, *joints(dialect, "/g/linger"))
-        heard(socket)
+        send(socket, *joints(dialect, "/g/linger"))
+        receive(socket)
         assert hub.publishers("/g/linger") == 1
     time.sleep(0.1)
     assert hub.publishers("/g/linger") == 1
@@ -203,13 +205,13 @@ def test_a_goal_holds_up_its_own_connection_only_without_threads(hub, threads):
     call = {"op": "call_service", "id": "c", "service": "/fake_franka/stop"}
     cancel = {"op": "cancel_action_goal", "id": "g", "action": "/grip"}
     with connect(address(bridge)) as socket, connect(address(bridge)) as other:
-        say(socket, GOAL, 0.1, call)
-        say(other, call)
+        send(socket, GOAL, 0.1, call)
+        send(other, call)
         begun = time.monotonic()
         assert json.loads(other.recv(1))["id"] == "c"
         assert time.monotonic() - begun < 0.3
-        say(socket, cancel)
-        frames = [json.loads(frame) for frame in heard(socket, 5)]
+        send(socket, cancel)
+        frames = [json.loads(frame) for frame in receive(socket, 5)]
     bridge.stop()
     assert frames[0] == {"op": "action_feedback", "action": "/grip", "values": {}, "id": "g"}
     order = [frame["op"] for frame in frames if frame["op"] != "action_feedback"]
@@ -229,12 +231,12 @@ def test_goals_that_go_wrong(hub, url):
     wrong = [{"args": {"with": 1}}, {"action": "/absent"}, {"action": "/breaks"}]
     with connect(url) as socket:
         for change in wrong:
-            say(socket, {**GOAL, **change})
-        frames = [json.loads(frame) for frame in heard(socket, 3)]
-    said = {(frame["action"], frame["result"], frame["status"]): frame["values"] for frame in frames}
-    assert said["/grip", False, 0] == "Message type franka_msgs/Move_Goal does not have a field with"
-    assert said["/absent", False, 0] == "No action server available"
-    assert said["/breaks", True, 6] == {"success": False, "error": ""}
+            send(socket, {**GOAL, **change})
+        frames = [json.loads(frame) for frame in receive(socket, 3)]
+    results = {(frame["action"], frame["result"], frame["status"]): frame["values"] for frame in frames}
+    assert results["/grip", False, 0] == "Message type franka_msgs/Move_Goal does not have a field with"
+    assert results["/absent", False, 0] == "No action server available"
+    assert results["/breaks", True, 6] == {"success": False, "error": ""}
 
 
 @behind
@@ -248,10 +250,10 @@ def test_an_action_of_ros_1_is_topics(hub, url):
     hub.subscribe("/grip/goal", "franka_gripper/MoveActionGoal", move)
     goal = {"goal_id": {"id": "g7"}, "goal": {"width": 0.04, "speed": 1}}
     with connect(url) as socket:
-        say(socket, {"op": "subscribe", "topic": "/grip/result", "type": "franka_gripper/MoveActionResult"})
-        say(socket, {"op": "publish", "topic": "/grip/goal", "type": "franka_gripper/MoveActionGoal", "msg": goal})
-        say(socket, GOAL)  # an op it does not know
-        (frame,) = heard(socket, 1)
+        send(socket, {"op": "subscribe", "topic": "/grip/result", "type": "franka_gripper/MoveActionResult"})
+        send(socket, {"op": "publish", "topic": "/grip/goal", "type": "franka_gripper/MoveActionGoal", "msg": goal})
+        send(socket, GOAL)  # an op it does not know
+        (frame,) = receive(socket, 1)
     message = json.loads(frame)["msg"]
     assert message["status"]["goal_id"]["id"] == "g7" and message["result"]["success"]
 
@@ -264,14 +266,14 @@ def test_services_that_fail(dialect, hub, url):
 
     hub.serve("/breaks", "std_srvs/Trigger", breaks)
     with connect(url) as socket:
-        say(socket, {"op": "call_service", "service": "/fake_franka/stop", "args": {"data": "x"}})
-        (frame,) = heard(socket, 1)
+        send(socket, {"op": "call_service", "service": "/fake_franka/stop", "args": {"data": "x"}})
+        (frame,) = receive(socket, 1)
         part = "SetBoolRequest" if dialect == "ros1" else "SetBool_Request"
         expected = "bool" if dialect == "ros1" else "boolean"
         why = f"std_srvs/{part} message requires a {expected} for field data, but got a <class 'str'>"
         assert json.loads(frame) == {**json.loads(frame), "values": why, "result": False}
-        say(socket, {"op": "call_service", "service": "/breaks"})
-        frames = heard(socket, int(dialect == "ros1"))
+        send(socket, {"op": "call_service", "service": "/breaks"})
+        frames = receive(socket, int(dialect == "ros1"))
     if dialect == "ros2":  # the node is dead, and the bridge waits
         assert frames == []
     else:
@@ -284,16 +286,16 @@ def test_services_that_fail(dialect, hub, url):
 def test_a_client_that_leaves_takes_its_service_with_it(dialect, hub, url):
     type_ = "std_srvs/SetBool" if dialect == "ros1" else "std_srvs/srv/SetBool"
     with connect(url) as one, connect(url) as two:
-        say(one, {"op": "advertise_service", "service": "/left", "type": type_})
-        heard(one)
-        say(two, {"op": "call_service", "service": "/left", "args": [True], "id": 1})
-        (frame,) = heard(one, 1)
+        send(one, {"op": "advertise_service", "service": "/left", "type": type_})
+        receive(one)
+        send(two, {"op": "call_service", "service": "/left", "args": [True], "id": 1})
+        (frame,) = receive(one, 1)
         assert json.loads(frame)["args"] == {"data": True}
         one.close()
-        frames = heard(two, int(dialect == "ros1"))
+        frames = receive(two, int(dialect == "ros1"))
         assert (dialect == "ros2") == (frames == [])
-        say(two, {"op": "call_service", "service": "/left", "id": 2})
-        (frame,) = heard(two, 1)
+        send(two, {"op": "call_service", "service": "/left", "id": 2})
+        (frame,) = receive(two, 1)
     assert json.loads(frame)["values"] == "Service /left does not exist"
 
 
@@ -301,13 +303,13 @@ def test_a_client_that_leaves_takes_its_service_with_it(dialect, hub, url):
 @each
 def test_a_zombie_accepts_clients_and_no_more(dialect, bridge, hub):
     with connect(address(bridge)) as early:
-        say(early, *joints(dialect, "/joint_states"))
-        heard(early)
+        send(early, *joints(dialect, "/joint_states"))
+        receive(early)
         bridge.zombie = True
         with connect(address(bridge)) as socket:
-            say(socket, {"op": "call_service", "service": "/fake_franka/stop"}, *joints(dialect, "/joint_states"))
+            send(socket, {"op": "call_service", "service": "/fake_franka/stop"}, *joints(dialect, "/joint_states"))
             hub.publish("/joint_states", {"position": [1.0]})
-            assert heard(socket) == heard(early) == []
+            assert receive(socket) == receive(early) == []
             assert socket.ping().wait(1)
 
 
@@ -316,10 +318,10 @@ def test_a_zombie_accepts_clients_and_no_more(dialect, bridge, hub):
 def test_a_binary_frame_is_dropped(dialect, url):
     call = {"op": "call_service", "service": "/fake_franka/stop"}
     with connect(url) as socket:
-        say(socket, json.dumps(call).encode(), b"\xff")
-        assert heard(socket) == []
-        say(socket, call)
-        assert len(heard(socket, 1)) == 1
+        send(socket, json.dumps(call).encode(), b"\xff")
+        assert receive(socket) == []
+        send(socket, call)
+        assert len(receive(socket, 1)) == 1
 
 
 @behind
@@ -327,21 +329,21 @@ def test_a_binary_frame_is_dropped(dialect, url):
 def test_unsubscribing_throttling_and_no_compression(dialect, hub, url):
     _, subscribe = joints(dialect, "/joint_states")
     with connect(url) as socket:
-        say(socket, {**subscribe, "throttle_rate": 10_000, "id": "a"})
-        heard(socket)
+        send(socket, {**subscribe, "throttle_rate": 10_000, "id": "a"})
+        receive(socket)
         for i in range(5):
             hub.publish("/joint_states", {"position": [i]})
-        assert len(heard(socket, 1)) == 1
-        say(socket, {**subscribe, "id": "b"})  # the more demanding one counts
-        heard(socket)
+        assert len(receive(socket, 1)) == 1
+        send(socket, {**subscribe, "id": "b"})  # the more demanding one counts
+        receive(socket)
         hub.publish("/joint_states", {"position": [5]})
-        assert len(heard(socket, 1)) == 1
-        say(socket, {"op": "unsubscribe", "topic": "/joint_states", "id": "c"})
-        say(socket, {"op": "unsubscribe", "topic": "/joint_states"})
-        say(socket, {**subscribe, "compression": "cbor"})
-        heard(socket)
+        assert len(receive(socket, 1)) == 1
+        send(socket, {"op": "unsubscribe", "topic": "/joint_states", "id": "c"})
+        send(socket, {"op": "unsubscribe", "topic": "/joint_states"})
+        send(socket, {**subscribe, "compression": "cbor"})
+        receive(socket)
         hub.publish("/joint_states", {"position": [6]})
-        assert heard(socket) == []
+        assert receive(socket) == []
 
 
 @behind
@@ -349,11 +351,11 @@ def test_unsubscribing_throttling_and_no_compression(dialect, hub, url):
 def test_a_throttled_queue_keeps_its_newest(dialect, hub, url):
     _, subscribe = joints(dialect, "/joint_states")
     with connect(url) as socket:
-        say(socket, {**subscribe, "throttle_rate": 50, "queue_length": 2})
-        heard(socket)
+        send(socket, {**subscribe, "throttle_rate": 50, "queue_length": 2})
+        receive(socket)
         for i in range(6):
             hub.publish("/joint_states", {"position": [i]})
-        assert [json.loads(frame)["msg"]["position"] for frame in heard(socket, 3)] == [[0.0], [4.0], [5.0]]
+        assert [json.loads(frame)["msg"]["position"] for frame in receive(socket, 3)] == [[0.0], [4.0], [5.0]]
 
 
 @behind
@@ -363,11 +365,11 @@ def test_a_slow_reader_gets_all_of_it_late(dialect, hub, url):
     _, subscribe = joints(dialect, "/joint_states")
     state = {"name": ["panda_joint1"] * 1000}  # more than the sockets hold
     with connect(url, max_queue=1) as socket:
-        say(socket, {**subscribe, "queue_length": 1})
-        heard(socket)
+        send(socket, {**subscribe, "queue_length": 1})
+        receive(socket)
         for i in range(1000):
             hub.publish("/joint_states", {**state, "effort": [i]})
-        frames = heard(socket, 1000)
+        frames = receive(socket, 1000)
     assert [json.loads(frame)["msg"]["effort"][0] for frame in frames] == list(range(1000))
 
 
@@ -384,11 +386,11 @@ def test_a_thousand_commands_in_two_seconds(dialect, hub, url):
     hub.subscribe("/g/fast", "sensor_msgs/JointState", take)
     frame = {"op": "publish", "topic": "/g/fast", "msg": {"name": ["a"] * 7, "velocity": [0.1] * 7}}
     with connect(url) as socket:
-        say(socket, joints(dialect, "/g/fast")[0])
+        send(socket, joints(dialect, "/g/fast")[0])
         begun = time.monotonic()
         for i in range(1000):
             frame["msg"]["position"] = [i] * 7
-            say(socket, frame)
+            send(socket, frame)
         assert done.wait(10)
     assert got == list(range(1000))
     assert time.monotonic() - begun < 2
@@ -412,17 +414,17 @@ def test_the_dialects_differ_about_headers_and_names():
     one, two = load("ros1"), load("ros2")
     stamp = {"secs": 12, "nsecs": 34}
     joint = {"header": {"seq": 7, "stamp": stamp}}
-    assert one.validated("sensor_msgs/JointState", joint)["header"]["stamp"] == stamp
+    assert one.validate("sensor_msgs/JointState", joint)["header"]["stamp"] == stamp
     with pytest.raises(ValueError, match="does not have a field header.seq"):
-        two.validated("sensor_msgs/JointState", joint)
+        two.validate("sensor_msgs/JointState", joint)
     for spelling in (stamp, {"sec": 12, "nanosec": 34}):
-        header = two.validated("sensor_msgs/msg/JointState", {"header": {"stamp": spelling}})["header"]
+        header = two.validate("sensor_msgs/msg/JointState", {"header": {"stamp": spelling}})["header"]
         assert header == {"stamp": {"sec": 12, "nanosec": 34}, "frame_id": ""}
     with pytest.raises(ValueError, match="not a valid type"):
         one.name("sensor_msgs/msg/JointState")
     assert two.name("sensor_msgs/JointState") == "sensor_msgs/msg/JointState"
-    assert two.validated("geometry_msgs/Pose", {})["orientation"]["w"] == 1.0
-    assert one.validated("geometry_msgs/Pose", {})["orientation"]["w"] == 0.0
+    assert two.validate("geometry_msgs/Pose", {})["orientation"]["w"] == 1.0
+    assert one.validate("geometry_msgs/Pose", {})["orientation"]["w"] == 0.0
 
 
 @pytest.mark.parametrize("dialect", ["ros1", "ros2"])
@@ -451,17 +453,17 @@ def test_the_dialects_differ_about_headers_and_names():
 )
 def test_what_is_refused(dialect, type_, message):
     with pytest.raises(ValueError):
-        load(dialect).validated(type_, message)
+        load(dialect).validate(type_, message)
 
 
 @pytest.mark.parametrize("dialect", ["ros1", "ros2"])
 def test_bytes_and_numbers(dialect):
     definitions = load(dialect)
-    image = definitions.validated("sensor_msgs/CompressedImage", {"data": "/9hhYmM="})
+    image = definitions.validate("sensor_msgs/CompressedImage", {"data": "/9hhYmM="})
     assert image["data"] == b"\xff\xd8abc" and outgoing(image)["data"] == "/9hhYmM="
-    assert definitions.validated("sensor_msgs/CompressedImage", {"data": [1, 2]})["data"] == b"\x01\x02"
-    assert definitions.validated("std_msgs/Float32", {"data": 1})["data"] == 1.0
-    assert definitions.validated("std_msgs/Float32", {"data": 0.1})["data"] == pytest.approx(0.1, abs=1e-8)
-    assert definitions.validated("std_msgs/Empty", {}) == {}
-    state = definitions.validated("franka_msgs/FrankaState", {"q": [1] * 7})
+    assert definitions.validate("sensor_msgs/CompressedImage", {"data": [1, 2]})["data"] == b"\x01\x02"
+    assert definitions.validate("std_msgs/Float32", {"data": 1})["data"] == 1.0
+    assert definitions.validate("std_msgs/Float32", {"data": 0.1})["data"] == pytest.approx(0.1, abs=1e-8)
+    assert definitions.validate("std_msgs/Empty", {}) == {}
+    state = definitions.validate("franka_msgs/FrankaState", {"q": [1] * 7})
     assert state["q"] == [1.0] * 7 and len(state["dq"]) == 7 and state["current_errors"]["joint_reflex"] is False

@@ -1,4 +1,4 @@
-"""An arm behind the mock's bridge, over real sockets: it moves as it is told, and every fault stops it in time."""
+"""An arm behind the mock's bridge, over real sockets: it follows commands, and every fault stops it in time."""
 
 import os
 import signal
@@ -78,29 +78,29 @@ def moving(control):
     return control
 
 
-def until(said, seconds=SOON):
+def until(is_done, seconds=SOON):
     """Waits until something is so; returns whether, and after how many seconds."""
     begun = time.monotonic()
     while time.monotonic() - begun < seconds:
-        if said():
+        if is_done():
             return True, time.monotonic() - begun
         time.sleep(0.002)
     return False, seconds
 
 
-def test_it_moves_as_it_is_told(mock, control):
+def test_an_arm_follows_its_commands(mock, control):
     before = np.array(mock.request()["q"])
     report = stream(moving(control), 1.5)
     assert report.phase == "moving" and report.age < 0.1
     time.sleep(0.5)
-    told = mock.request()
-    assert np.abs(np.array(told["q"]) - before).max() > 0.1
-    assert np.abs(np.array(told["q"]) - control.report().sent).max() < 0.01, "the arm is where it was commanded"
-    assert told["count"]["executed"] > 40 and told["oldest"] < OVER_S
-    assert not {"non_finite", "out_of_limits", "too_fast"} & set(told["count"])
+    arm_report = mock.request()
+    assert np.abs(np.array(arm_report["q"]) - before).max() > 0.1
+    assert np.abs(np.array(arm_report["q"]) - control.report().sent).max() < 0.01, "the arm is where it was commanded"
+    assert arm_report["count"]["executed"] > 40 and arm_report["oldest"] < OVER_S
+    assert not {"non_finite", "out_of_limits", "too_fast"} & set(arm_report["count"])
 
 
-def test_before_it_moves_everything_is_looked_at(mock, robot):
+def test_preflight_checks_everything(mock, robot):
     driver = RosDriver(PANDA, robot)
     driver.connect(SOON)
     found = list(checks(driver, sends=True))
@@ -166,7 +166,7 @@ def test_joints_may_come_in_any_order(mock, robot):
     driver.close()
 
 
-def test_somebody_else_at_the_same_arm_is_noticed(mock, robot, control):
+def test_another_client_at_the_same_arm_is_noticed(mock, robot, control):
     stream(moving(control), 0.3)
     other = RosDriver(PANDA, robot)
     other.connect(SOON)
@@ -200,10 +200,10 @@ def test_after_an_outage_nothing_that_was_meant_for_earlier_moves_the_arm(mock, 
     wire.mend()
     assert until(lambda: stream(control, STEP).age < 0.1, 5)[0], "the connection comes back"
     stream(control, 0.5)
-    told = mock.request()
-    assert told["oldest"] < OVER_S, "no command whose way was over was executed"
-    assert told["count"].get("late", 0) <= 1 and told["fastest"] < 1
-    assert np.abs(np.array(told["q"]) - q).max() < 0.02, "and the arm stayed"
+    arm_report = mock.request()
+    assert arm_report["oldest"] < OVER_S, "no command whose way was over was executed"
+    assert arm_report["count"].get("late", 0) <= 1 and arm_report["fastest"] < 1
+    assert np.abs(np.array(arm_report["q"]) - q).max() < 0.02, "and the arm stayed"
     assert control.report().phase == "fault"
     control.close()
 
@@ -225,11 +225,11 @@ def test_a_link_that_is_cut_leaves_an_arm_that_brakes_as_it_was_planned(mock, ro
     assert until(lambda: np.abs(stream(control, STEP).state.dq).max() > 0.05, 10)[0], "in mid-motion"
     wire.cut()
     time.sleep(0.8)
-    told = mock.request()
-    assert told["fastest"] < 0.3, "the filter's share is a fifth; accelerations: tests/test_link.py"
-    assert told["active"], "nobody told it to stop"
+    arm_report = mock.request()
+    assert arm_report["fastest"] < 0.3, "the filter's share is a fifth; accelerations: tests/test_link.py"
+    assert arm_report["active"], "no stop was commanded"
     time.sleep(0.2)
-    assert np.abs(np.array(mock.request()["q"]) - told["q"]).max() < 1e-3
+    assert np.abs(np.array(mock.request()["q"]) - arm_report["q"]).max() < 1e-3
     control.close()
 
 
@@ -246,8 +246,8 @@ def test_a_bridge_that_dies_or_freezes(end):
             time.sleep(1.0)
             mock.thaw()
             stream(control, 1.0)
-            told = mock.request()
-            assert told["oldest"] < OVER_S and control.report().phase == "fault"
+            arm_report = mock.request()
+            assert arm_report["oldest"] < OVER_S and control.report().phase == "fault"
         control.close()
 
 
@@ -258,7 +258,7 @@ def test_a_bridge_that_accepts_and_does_nothing_is_not_driven():
             Control({**load_robot_settings("panda"), "url": mock.url}, "cartesian", 20, {})
 
 
-def test_nobody_at_the_address_is_said():
+def test_an_address_without_an_arm_is_reported():
     with pytest.raises(UserError, match="no answer at"):
         Control({**load_robot_settings("panda"), "url": "ws://127.0.0.1:9"}, "cartesian", 20, {}, timeout_s=0.5)
 
@@ -269,7 +269,7 @@ from real.control import Chunk
 from real.process import Control
 from real.settings import load_robot_settings
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent process may ignore it
     control = Control({**load_robot_settings("panda"), "url": sys.argv[1]}, "cartesian", 20, {})
     control.start()
     print("moving", flush=True)
@@ -318,8 +318,8 @@ def test_a_gripper_that_hangs_stops_neither_commands_nor_the_stop(gripper):
         control = moving(Control(robot, "cartesian", 20, {}))
         report = stream(control, 1.0, np.array([[0.3, 0, 0, 1.0]]))
         assert report.phase == "moving", report.detail
-        told = mock.request()
-        assert told["count"]["executed"] > 30 and told["oldest"] < OVER_S
+        arm_report = mock.request()
+        assert arm_report["count"]["executed"] > 30 and arm_report["oldest"] < OVER_S
         driver = RosDriver(arm.load("fr3"), robot)
         driver.connect(SOON)
         driver.stop()
@@ -333,19 +333,21 @@ def test_what_is_published_while_the_link_is_down_is_never_sent(mock, robot, wir
     link: Any = link_opener({**robot, "transport": transport})(robot["url"])
     link.wait(SOON)
     link.advertise("/words", "std_msgs/String")
-    heard = link.subscribe("/words", "std_msgs/String")
+    subscription = link.subscribe("/words", "std_msgs/String")
     time.sleep(0.3)
-    assert link.publish("/words", {"data": "first"}) and until(lambda: heard.received[0] == {"data": "first"})[0]
+    assert link.publish("/words", {"data": "first"}) and until(lambda: subscription.received[0] == {"data": "first"})[0]
     wire.cut()
-    assert until(lambda: not link.connected)[0]
+    assert until(lambda: not link.is_connected)[0]
     assert not any(link.publish("/words", {"data": str(i)}) for i in range(50))
     with pytest.raises(LinkError, match="no connection"):
         link.call("/rosapi/get_time", {}, 1)
     wire.mend()
     link.wait(SOON)
     time.sleep(0.5)
-    assert heard.received[0] == {"data": "first"} and link.connections == 2
-    assert link.publish("/words", {"data": "second"}) and until(lambda: heard.received[0] == {"data": "second"})[0]
+    assert subscription.received[0] == {"data": "first"} and link.connections == 2
+    assert (
+        link.publish("/words", {"data": "second"}) and until(lambda: subscription.received[0] == {"data": "second"})[0]
+    )
     assert not link.publish("/words", {"data": float("nan")}), "no number is no command"
     with pytest.raises(LinkError, match="failed|did not answer"):
         link.call("/no/such/service", {}, 1)
@@ -354,11 +356,11 @@ def test_what_is_published_while_the_link_is_down_is_never_sent(mock, robot, wir
 
 
 @pytest.mark.parametrize("transport", ["websockets", "roslibpy"])
-def test_a_peer_that_freezes_is_left(mock, robot, wire, transport):
+def test_a_frozen_peer_is_disconnected(mock, robot, wire, transport):
     link: Any = link_opener({**robot, "transport": transport})(robot["url"])
     link.wait(SOON)
     wire.hold()
-    gone, after = until(lambda: not link.connected, 4)
+    gone, after = until(lambda: not link.is_connected, 4)
     assert gone and after < 2.5
     wire.let_go()
     link.wait(SOON)

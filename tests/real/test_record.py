@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pbrl.data import episodes
-from pbrl.data.video import recorded, recording
+from pbrl.data.video import read_frames, read_video_info
 from real.record import Recorder, Step, export, journal
 from real.record.__main__ import main
-from tests.real.recorded import HZ, grey, numbers, said, shade, shades, step, whole
+from tests.real.recorded import HZ, grey, numbers, read_json_files, shade, shades, step, whole
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +49,13 @@ def session(tmp_path_factory) -> tuple[Path, dict[str, list[Step]]]:
 
 def find(folder: Path, kind: str) -> Path:
     """The npz of an episode."""
-    (name,) = (name for name, one in said(folder).items() if one["about"]["kind"] == kind and not one["clip_of"])
+    (name,) = (
+        name for name, one in read_json_files(folder).items() if one["about"]["kind"] == kind and not one["clip_of"]
+    )
     return folder / f"{name}.npz"
 
 
-def test_it_is_read_as_it_was(session):
+def test_a_recording_is_read_as_it_was(session):
     folder, given = session
     assert len(whole(folder)) == 4
     read = {e.source: e for e in episodes.read(folder)}
@@ -68,7 +70,7 @@ def test_it_is_read_as_it_was(session):
     assert np.array_equal(columns["action_raw"], [s.action for s in steps])
     assert columns["why"].tolist() == ["" if i % 4 < 3 else "step,late" for i in range(25)]
     assert columns["mode"].tolist() == ["move"] * 25 and columns["index"].tolist() == list(range(25))
-    one = said(folder)[file.stem]
+    one = read_json_files(folder)[file.stem]
     assert (one["outcome"], one["robot"], one["rate_hz"], one["steps"], one["seconds"]) == (
         "success",
         "panda",
@@ -81,7 +83,7 @@ def test_it_is_read_as_it_was(session):
     assert np.allclose(shades(folder / f"{file.stem}.mp4"), [shade(i) for i in range(25)], atol=3)
 
 
-def test_what_is_not_finite_is_mended_and_kept(session):
+def test_non_finite_values_are_replaced_and_recorded(session):
     """One such number would make the reader refuse the whole folder."""
     folder, given = session
     columns = numbers(find(folder, "broken"))
@@ -89,34 +91,38 @@ def test_what_is_not_finite_is_mended_and_kept(session):
     before = given["broken"][3].obs
     assert np.array_equal(columns["obs"][4], np.float32([0, before[1], 1, before[3], before[4]]))
     assert np.array_equal(columns["action_raw"][3], [np.nan, 7, -np.inf], equal_nan=True)
-    assert np.isnan(columns["obs_raw"][4, 1]) and said(folder)[find(folder, "broken").stem]["not_finite"] == 2
+    assert (
+        np.isnan(columns["obs_raw"][4, 1]) and read_json_files(folder)[find(folder, "broken").stem]["not_finite"] == 2
+    )
 
 
 def test_cameras(session):
     folder, _ = session
     name = find(folder, "cameras").stem
-    one = said(folder)[name]
+    one = read_json_files(folder)[name]
     assert one["cameras"] == {"front": f"{name}.mp4", "wrist_cam": f"{name}.wrist_cam.mp4"} and one["video"] == "camera"
-    seen = [1, 1, 2, 3, 4, 5, 6, 6, 8, 9, 10, 11]
-    assert np.allclose(shades(folder / f"{name}.mp4"), [shade(i) for i in seen], atol=3)
-    source = recording(folder / f"{name}.mp4")
-    assert next(recorded(folder / f"{name}.mp4", source, first=0, last=1, height=48)).shape == (48, 64, 3)
+    frame_numbers = [1, 1, 2, 3, 4, 5, 6, 6, 8, 9, 10, 11]
+    assert np.allclose(shades(folder / f"{name}.mp4"), [shade(i) for i in frame_numbers], atol=3)
+    source = read_video_info(folder / f"{name}.mp4")
+    assert next(read_frames(folder / f"{name}.mp4", source, first=0, last=1, height=48)).shape == (48, 64, 3)
     assert np.allclose(shades(folder / "cameras" / f"{name}.wrist_cam.mp4"), 90, atol=3)
 
 
 def test_without_a_camera_the_arm_is_drawn(session):
     folder, _ = session
     file = find(folder, "blind")
-    assert said(folder)[file.stem]["video"] == "rendered"
-    frames = list(recorded(file.with_suffix(".mp4"), recording(file.with_suffix(".mp4")), first=0, last=6, height=240))
+    assert read_json_files(folder)[file.stem]["video"] == "rendered"
+    frames = list(
+        read_frames(file.with_suffix(".mp4"), read_video_info(file.with_suffix(".mp4")), first=0, last=6, height=240)
+    )
     apart = [np.abs(a.astype(int) - b).mean() for a, b in zip(frames, frames[1:], strict=False)]
     assert frames[0].std() > 10 and min(apart) > 0.3, "it moves"
 
 
-def test_what_was_aborted_is_apart(session):
+def test_aborted_episodes_are_stored_apart(session):
     folder, _ = session
     assert len(whole(folder / "aborted")) == 1
-    found = {one["about"]["kind"]: one["outcome"] for one in said(folder / "aborted").values()}
+    found = {one["about"]["kind"]: one["outcome"] for one in read_json_files(folder / "aborted").values()}
     assert found == {"stopped": "aborted:user stop", "short": "aborted:too_short (success)",
                      "empty": "aborted:too_short (failure)"}  # fmt: skip
     assert len(numbers(find(folder / "aborted", "short"))["action_raw"]) == 1
@@ -128,7 +134,7 @@ def test_the_last_seconds(session):
     clips = [numbers(folder / "clips" / f"{name}.npz") for name in whole(folder / "clips")]
     assert [columns["index"].tolist() for columns in clips] == [list(range(15, 19)), list(range(9, 19))]
     assert np.array_equal(clips[0]["obs"], [s.obs for s in given["plain"][15:19]]) and "success" not in clips[0]
-    assert {one["clip_of"] for one in said(folder / "clips").values()} == {find(folder, "plain").stem}
+    assert {one["clip_of"] for one in read_json_files(folder / "clips").values()} == {find(folder, "plain").stem}
 
 
 def test_list(session, capsys):
@@ -151,7 +157,7 @@ def test_bags(session, tmp_path, name):
             found.setdefault(connection.topic, []).append((at, bag.deserialize(raw, connection.msgtype)))
     order = []
     for kind in ("plain", "broken", "cameras", "blind"):
-        clock = said(folder)[find(folder, kind).stem]["clock"]
+        clock = read_json_files(folder)[find(folder, kind).stem]["clock"]
         order += [(clock["wall_s"] - clock["monotonic_s"] + s.t_sent, s) for s in given[kind]]
     steps = [s for _, s in sorted(order, key=lambda pair: pair[0])]
     states, commands = found["/joint_states"], found["/recorded/command"]

@@ -1,4 +1,4 @@
-"""What a robot did is on disk whole, whoever is killed, stopped or out of space."""
+"""Recordings are whole on disk, whichever process is killed, stopped or out of space."""
 
 import os
 import resource
@@ -16,14 +16,14 @@ import pytest
 from pbrl.types import UserError
 from real.record import Recorder, journal
 from real.record.finish import finish
-from tests.real.recorded import numbers, said, step, whole
+from tests.real.recorded import numbers, read_json_files, step, whole
 
 GIVEN = """
 import os, signal, sys, time
 import numpy as np
 from real.record import Recorder, Step
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent process may ignore it
 recorder, home = Recorder(sys.argv[1], "panda"), np.array([0, -0.8, 0, -2.4, 0, 1.6, 0.8])
 image = np.zeros((48, 64, 3), np.uint8)
 for episode in range(1000):
@@ -61,7 +61,7 @@ def parent():
     end()
 
 
-def told(process: subprocess.Popen) -> dict[int, int]:
+def steps_taken(process: subprocess.Popen) -> dict[int, int]:
     """How many steps of each episode were taken. Waits for the writer too: it holds the pipe as well."""
     taken: dict[int, int] = {}
     assert process.stdout is not None
@@ -75,19 +75,19 @@ def found(folder: Path, tag: str) -> dict[int, tuple[str, int]]:
     return {
         one["about"]["episode"]: (one["outcome"], one["steps"])
         for place in (folder, folder / "aborted")
-        for one in said(place).values()
+        for one in read_json_files(place).values()
         if one["about"].get("tag") == tag
     }
 
 
 def mend(folder: Path) -> None:
     """What the next recorder does first."""
-    for left in journal.Journal.left(folder / ".part"):
+    for left in journal.Journal.find_unfinished(folder / ".part"):
         finish(left.folder, folder)
         left.release()
 
 
-def test_whoever_gives_the_steps_may_go_at_any_moment(tmp_path, parent):
+def test_a_recording_process_may_die_at_any_moment(tmp_path, parent):
     """Two are killed, one is interrupted, one leaves without a word; their writers end what they began, and leave."""
     killed = {tag: parent(tmp_path, tag) for tag in "ab"}
     interrupted = parent(tmp_path, "c", then="(i, episode) == (30, 1) and os.killpg(0, 2)")
@@ -97,11 +97,11 @@ def test_whoever_gives_the_steps_may_go_at_any_moment(tmp_path, parent):
         time.sleep(np.random.default_rng().uniform(0, 0.4))
         process.kill()
     for tag, process in killed.items():
-        taken, there = told(process), found(tmp_path, tag)
+        taken, there = steps_taken(process), found(tmp_path, tag)
         for episode, steps in taken.items():
             assert there[episode][0] in (("success", "aborted:killed") if episode == max(taken) else ("success",))
             assert there[episode][1] - steps in (0, 1), "taken, but not said before the kill"
-    told(interrupted), told(left)
+    steps_taken(interrupted), steps_taken(left)
     assert interrupted.wait(5) == -signal.SIGINT and left.wait(5) == 0
     assert found(tmp_path, "c") == {0: ("success", 40), 1: ("aborted:closed", 31)}
     assert found(tmp_path, "d") == {0: ("aborted:closed", 10)}
@@ -110,7 +110,7 @@ def test_whoever_gives_the_steps_may_go_at_any_moment(tmp_path, parent):
 
 
 def test_a_killed_writer_leaves_what_the_next_one_ends(tmp_path):
-    """At any moment, also while it makes an episode whole; what somebody else is at work on is left alone."""
+    """At any moment, also while it makes an episode whole; what another process works on is left alone."""
     recorder = Recorder(tmp_path, "panda")
     other = journal.Journal.begin(tmp_path / ".part", "other", {})
     for episode in range(3):
@@ -172,7 +172,7 @@ def test_a_full_disk_costs_only_what_comes_then(tmp_path):
     assert found(tmp_path, "before") == found(tmp_path, "after") == {0: ("success", 10)}
     mend(tmp_path)
     assert found(tmp_path, "full") == {0: ("success", steps_written - 20)}, "a place was kept for the outcome"
-    (one,) = (one for one in said(tmp_path).values() if one["about"]["tag"] == "full")
+    (one,) = (one for one in read_json_files(tmp_path).values() if one["about"]["tag"] == "full")
     assert one["dropped"] == dropped and len(whole(tmp_path)) == 3
 
 
@@ -188,7 +188,7 @@ def test_no_folder_to_write_to(tmp_path):
     assert recorder.close()[:3] == (0, 0, 1)
 
 
-def test_a_stopped_writer_holds_nobody_up(tmp_path):
+def test_a_stopped_writer_blocks_no_other_process(tmp_path):
     recorder, took, taken = Recorder(tmp_path, "panda", queue_mb=4), [], []
     images = {"front": np.zeros((240, 320, 3), np.uint8)}
     recorder.begin({"tag": "a", "episode": 0})
@@ -219,10 +219,10 @@ def test_a_stopped_writer_holds_nobody_up(tmp_path):
     assert found(tmp_path, "a") == {0: ("failure", sum(taken)), 1: ("aborted:killed", 2)}
     (file,) = tmp_path.glob("*.npz")
     assert numbers(file)["index"].tolist() == [i for i, was in enumerate(taken) if was]
-    assert said(tmp_path)[file.stem]["dropped"] == taken.count(False)
+    assert read_json_files(tmp_path)[file.stem]["dropped"] == taken.count(False)
 
 
-def test_what_is_no_step_costs_only_itself(tmp_path):
+def test_an_invalid_step_is_dropped_alone(tmp_path):
     bad = {1: {"obs": np.zeros(4)}, 2: {"mode": lambda: 0}, 3: {"images": {"front": np.zeros(3)}}, 4: {"age": None}}
     with pytest.raises(ZeroDivisionError), Recorder(tmp_path, "panda") as recorder:
         recorder.begin({})
@@ -237,5 +237,5 @@ def test_what_is_no_step_costs_only_itself(tmp_path):
         recorder.add(step(0))
         raise ZeroDivisionError
     assert [numbers(tmp_path / f"{name}.npz")["index"].tolist() for name in whole(tmp_path)] == [[0, 5]]
-    assert [one["outcome"] for one in said(tmp_path / "aborted").values()] == ["aborted:ZeroDivisionError"]
+    assert [one["outcome"] for one in read_json_files(tmp_path / "aborted").values()] == ["aborted:ZeroDivisionError"]
     assert recorder.close()[:3] == (2, 3, 4)

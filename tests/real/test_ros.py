@@ -16,7 +16,7 @@ ROBOTS = {"rospy": "panda", "rclpy": "fr3"}
 
 
 @pytest.mark.parametrize("transport", ROBOTS)
-def test_one_node_of_ours_hears_another(transport):
+def test_two_nodes_exchange_messages(transport):
     pytest.importorskip(transport, reason="needs ROS on this machine")
     if transport == "rospy" and not pytest.importorskip("rosgraph").is_master_online():
         pytest.skip("needs roscore")
@@ -25,7 +25,7 @@ def test_one_node_of_ours_hears_another(transport):
     there: Any = link_opener(robot)("")
     topic, type_ = robot["topics"]["command"]
     here.advertise(topic, type_)
-    heard = there.subscribe(topic, type_)
+    subscription = there.subscribe(topic, type_)
     second, nano = ("secs", "nsecs") if transport == "rospy" else ("sec", "nanosec")
     point = {
         "positions": 7 * [0.5],
@@ -38,12 +38,12 @@ def test_one_node_of_ours_hears_another(transport):
         "joint_names": list(load_arm(ROBOTS[transport]).joints),
         "points": [point, point],
     }
-    assert until(lambda: here.publish(topic, message) and heard.received[0] is not None, 5)[0]
-    said: Any = heard.received[0]
-    assert said["header"]["stamp"] == {second: 12, nano: 34} and list(said["joint_names"]) == list(
+    assert until(lambda: here.publish(topic, message) and subscription.received[0] is not None, 5)[0]
+    received: Any = subscription.received[0]
+    assert received["header"]["stamp"] == {second: 12, nano: 34} and list(received["joint_names"]) == list(
         load_arm(ROBOTS[transport]).joints
     )
-    assert list(said["points"][1]["positions"]) == 7 * [0.5] and said["points"][1]["time_from_start"][nano] == 5
+    assert list(received["points"][1]["positions"]) == 7 * [0.5] and received["points"][1]["time_from_start"][nano] == 5
     assert not here.publish(topic, {"points": [{"positions": [float("nan")]}]}), "no number is no command"
     with pytest.raises(LinkError):
         here.call(robot["services"]["stop"][0], {}, 0.5)
@@ -60,13 +60,13 @@ def test_one_node_of_ours_hears_another(transport):
 
 
 @pytest.mark.parametrize("transport", ROBOTS)
-def test_without_ros_it_is_said(transport, monkeypatch):
+def test_without_ros_an_error_says_so(transport, monkeypatch):
     monkeypatch.setitem(sys.modules, transport, None)
     with pytest.raises(UserError, match=f"transport: {transport} needs ROS on this machine"):
         link_opener({**load_robot_settings(ROBOTS[transport]), "transport": transport})("")
 
 
-def test_a_transport_that_is_none_is_said():
+def test_an_unknown_transport_is_reported():
     for transport, robot in (("pigeon", "panda"), ("rclpy", "panda"), ("rospy", "fr3")):
         with pytest.raises(UserError, match="it is one of|has r"):
             link_opener({**load_robot_settings(robot), "transport": transport})

@@ -1,4 +1,4 @@
-"""Whatever is wished of an arm, what is sent keeps its limits, can be stopped, and says what was changed."""
+"""Under any target the commands to an arm keep its limits, can be stopped, and report changes."""
 
 import math
 
@@ -63,13 +63,13 @@ def check(safe: SafetyFilter, sent: list[tuple[Motion, float]]) -> None:
         before = motion
 
 
-def test_wild_wishes_keep_every_limit(safe):
+def test_wild_targets_keep_every_limit(safe):
     check(safe, drive(safe, 4000))
     assert all(safe.count[reason] for reason in ("not_finite", "expired", "joint_limit", "step", "workspace", "force"))
 
 
 @pytest.mark.slow
-def test_many_wild_wishes_keep_every_limit():
+def test_many_wild_targets_keep_every_limit():
     for seed in range(5):
         safe = SafetyFilter(arm.load("panda"))
         check(safe, drive(safe, 20_000, seed))
@@ -110,7 +110,7 @@ def test_it_starts_from_what_was_commanded_not_from_what_is_measured(safe):
         ({"force": math.nan}, "force"), ({"target": 9.0}, "joint_limit"), ({"target": 0.4}, "step"),
     ],
 )  # fmt: skip
-def test_what_was_changed_is_said(changed, reason):
+def test_changes_are_reported(changed, reason):
     safe = SafetyFilter(arm.load("panda"))
     given = {"target": 0.05, "dt": DT, "expired": False, "force": 0.0} | changed
     if isinstance(given["target"], float):
@@ -155,7 +155,7 @@ def test_the_wrong_arms_limits_are_wrong():
     assert "joint_limit" in safe(target, Motion.at_rest(safe.arm.home), DT).reasons
 
 
-def test_settings_that_are_none():
+def test_invalid_settings():
     for wrong in ({"speed": 0}, {"jerk": 2}, {"joint_margin": -1}, {"latest": 0}):
         with pytest.raises(UserError, match="safety"):
             SafetySettings(**wrong)

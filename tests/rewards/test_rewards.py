@@ -33,8 +33,8 @@ def test_linear_bradley_terry_is_a_ratio():
     (batch,) = draw_batches(model, 1)
     reward = model.reward(batch.segments.obs, batch.segments.action)[0].detach().double()
     assert (reward > 0).all() and (reward < 2).all()
-    earned = reward.sum(-1)  # [B, 2]
-    p = earned[:, 1] / earned.sum(1)
+    reward_sum = reward.sum(-1)  # [B, 2]
+    p = reward_sum[:, 1] / reward_sum.sum(1)
     expected = -(batch.label * p.log() + (1 - batch.label) * (1 - p).log()).mean()
     assert model.update(batch)["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
     with pytest.raises(UserError, match="bounded"):
@@ -65,11 +65,11 @@ def test_preference_attention_is_the_papers():
     model = build("reward/transformer", context=8, dropout=0.0)
     segment = tree_map(lambda x: x[0, 0], draw_batches(model, 1)[0].segments)
     obs, action = segment.obs.state, segment.action
-    net, made = model.net, []
-    net.out.register_forward_hook(lambda module, given, found: made.append(given[0].detach()))
+    net, inputs = model.net, []
+    net.out.register_forward_hook(lambda module, given, found: inputs.append(given[0].detach()))
     with torch.no_grad():
         reward, weight = net(obs, action, segment.mask)
-        x = made[0][0]  # [L, W]
+        x = inputs[0][0]  # [L, W]
         q, k = (x @ net.query_key.weight.T).chunk(2, -1)
         expected = torch.stack([torch.softmax(k @ q[i] / 16**0.5, 0) for i in range(8)]).mean(0)
     torch.testing.assert_close(weight, expected)

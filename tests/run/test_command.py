@@ -37,7 +37,7 @@ def test_a_run_of_a_sweep_that_cannot_work_lets_the_others_go_on(tmp_path, launc
 
 
 @pytest.mark.slow
-def test_a_run_that_cannot_work_says_a_sentence(tmp_path):
+def test_an_invalid_run_prints_one_sentence(tmp_path):
     done = train(tmp_path, "query.length=4000", f"run={tmp_path}/run")
     assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith("lower query.length")
     assert "Traceback" not in done.stderr and "overrides" not in done.stderr

@@ -13,8 +13,10 @@ from tests.parts import config, names
     "env", ["metaworld/button-press", "dm_control/walker-walk", "dm_control/ball_in_cup-catch", "gym/hopper"]
 )
 def test_an_environment_by_its_name(env):
-    made = instantiate(config(f"env={env}")["env"])
-    assert made.task == env.split("/")[1] and made.reset(seed=0)[0].shape == made.observation_space.shape
+    env_object = instantiate(config(f"env={env}")["env"])
+    assert (
+        env_object.task == env.split("/")[1] and env_object.reset(seed=0)[0].shape == env_object.observation_space.shape
+    )
 
 
 @pytest.mark.parametrize("name", names("experiment"))

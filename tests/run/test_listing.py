@@ -76,7 +76,7 @@ def test_a_list_of_a_group_names_all_its_choices():
     [(["algoo"], "did you mean algo"), (["algo", "cplx"], "did you mean cpl"), (["env", "metaworl"], "metaworld"),
      (["env", "metaworld", "buton-press"], "metaworld/button-press")],
 )  # fmt: skip
-def test_a_list_of_what_there_is_not(names, says):
+def test_a_list_of_an_unknown_group(names, says):
     with pytest.raises(LookupError, match=says):
         listing.listing(names, tasks)
 
@@ -95,7 +95,7 @@ def test_a_list_of_what_there_is_not(names, says):
         ("nonsense/x=3", "nonsense/x"),
     ],
 )
-def test_what_a_command_line_got_wrong_is_said_in_a_sentence(flag, says):
+def test_command_line_errors_are_one_sentence(flag, says):
     with pytest.raises(Exception) as found:  # noqa: B017  whatever Hydra raises
         compose_config(flag)
     words = listing.explain(found.value, tasks)
@@ -110,7 +110,7 @@ def test_other_errors_are_not_explained_away():
 def test_a_choice_is_known_by_its_values(folder, choice, whole):
     """A run's folder holds values, and the report names the choices that they came from."""
     values = choices.resolve(choices.load(folder, choice)[0] | ({"path": "x"} if folder == "data" else {}), whole)
-    assert choices.chosen(folder, values, whole) == choice
+    assert choices.find_choice(folder, values, whole) == choice
 
 
 def test_the_settings_that_differ_are_those_that_were_given():

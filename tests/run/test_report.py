@@ -152,7 +152,7 @@ def test_whatever_is_in_a_folder_is_escaped(one, tmp_path):
     shutil.copytree(one, folder)
     found = Store(f"sqlite:///{folder / 'answers.sqlite'}")
     dataset = outcome.read(folder).versions["data"]
-    [(_, kind, length, _)] = found.held()
+    [(_, kind, length, _)] = found.answer_counts()
     found.record(
         dataset=dataset, length=length, kind=kind, strategy="uniform", round_=9, starts=np.array([[0, 1]]),
         author=EVIL, label=np.array([1.0]), outcome=np.array(["answer"]),

@@ -24,7 +24,7 @@ def sweep(folder, launcher: str, *extra: str, **environment: str) -> subprocess.
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["local", "cluster"])
-def test_runs_side_by_side_make_their_data_once(tmp_path, launcher):
+def test_concurrent_runs_collect_their_data_once(tmp_path, launcher):
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")
     process = sweep(tmp_path, launcher, *(["hydra.launcher.ray.remote.num_cpus=1"] if launcher == "cluster" else []))
     said, _ = process.communicate(timeout=300)
@@ -35,7 +35,7 @@ def test_runs_side_by_side_make_their_data_once(tmp_path, launcher):
 
 
 @pytest.mark.slow
-def test_what_slurm_is_told(tmp_path):
+def test_what_is_submitted_to_slurm(tmp_path):
     """There is no Slurm here: what would be handed to it is looked at."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     tools = tmp_path / "tools"

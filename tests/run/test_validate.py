@@ -93,7 +93,7 @@ from tests.training.test_loop import BASE, command, train
     ],
     ids=str,
 )
-def test_what_cannot_work_is_said_before_anything_is_made(tmp_path, extra, says):
+def test_invalid_settings_are_refused_before_anything_is_created(tmp_path, extra, says):
     extra = [e for e in extra if e != "data.behaviour=null"]
     with pytest.raises((UserError, HydraException, OmegaConfBaseException), match=says):
         base = [b for b in BASE if not (b.startswith("data") and "data=file" in extra)]
@@ -111,7 +111,7 @@ def test_what_cannot_work_is_said_before_anything_is_made(tmp_path, extra, says)
         (["algo=td3bc", "feedback=none", "policy.std=0.2"], "policy.std=0"),
     ],
 )
-def test_the_command_says_it_in_a_sentence(tmp_path, extra, says):
+def test_the_command_prints_one_sentence(tmp_path, extra, says):
     done = subprocess.run(command(tmp_path, *extra), capture_output=True, text=True)
     assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr
 

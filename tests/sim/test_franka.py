@@ -1,4 +1,4 @@
-"""The arm as data, against closed forms; the tasks: limits kept whatever is asked, experts that manage, in a style."""
+"""The arm as data, against closed forms; the tasks: limits kept under any action, experts that succeed, styles."""
 
 import math
 from itertools import product
@@ -29,7 +29,7 @@ UR5 = [  # a, alpha, d of the classic convention, by Universal Robots ("DH param
 UR5_BASE, UR5_TOOL = 0.2, 0.15  # m, of the stand; from the flange to between the finger tips
 
 
-def made(task: str, **changes) -> Tabletop:
+def make_env(task: str, **changes) -> Tabletop:
     return Tabletop(
         task, **{"robot": "panda", "control": "cartesian", "horizon": 160, "style": {}, "preference": {}, **changes}
     )
@@ -119,9 +119,9 @@ def test_arms_differ_in_both_directions():
 
 @pytest.mark.parametrize("control", ["cartesian", "joint"])
 @pytest.mark.parametrize("name", arm.NAMES)
-def test_whatever_is_asked_the_arm_keeps_its_limits(control, name):
+def test_an_arm_keeps_its_limits_under_any_action(control, name):
     """Commands over a whole range of wild actions: joints, their speeds, the workspace."""
-    env = made("lift", control=control, robot=name, horizon=1000)
+    env = make_env("lift", control=control, robot=name, horizon=1000)
     limits, random = env.arm.limits, np.random.default_rng(0)
     for seed in range(3):
         env.reset(seed=seed)
@@ -154,36 +154,36 @@ def play(env: Tabletop, seeds: range) -> tuple[list[bool], list[list[dict]]]:
 
 
 def test_a_reach_by_six_joints():
-    ends, _ = play(made("reach", robot="ur5"), range(10))
+    ends, _ = play(make_env("reach", robot="ur5"), range(10))
     assert all(ends)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, task", [*product(("panda",), TASKS), *product(("ur5",), ("reach", "lift", "place"))])
-def test_experts_manage(name, task):
-    ends, infos = play(made(task, robot=name), range(20))
+def test_experts_succeed(name, task):
+    ends, infos = play(make_env(task, robot=name), range(20))
     assert np.mean(ends) >= 0.95
     assert not any(step["collisions"] for steps in infos for step in steps)
 
 
-def test_styles_differ_in_what_people_would_see():
-    over, around = (play(made("place", style={"around": way}), range(2)) for way in (0.0, 1.0))
+def test_styles_differ_visibly():
+    over, around = (play(make_env("place", style={"around": way}), range(2)) for way in (0.0, 1.0))
     assert all(over[0]) and all(around[0])
     highest = [[max(step["height"] for step in steps[40:120]) for steps in infos] for _, infos in (over, around)]
     assert min(highest[0]) > 0.2 > max(highest[1])
-    both, each = (play(made("group", style={"together": way}, horizon=250), range(2)) for way in (1.0, 0.0))
+    both, each = (play(make_env("group", style={"together": way}, horizon=250), range(2)) for way in (1.0, 0.0))
     apart = [
         [max(abs(step["obs"][7] - step["obs"][14]) for step in steps) for steps in infos] for _, infos in (both, each)
     ]
     assert max(apart[0]) < 0.05 < min(apart[1])
-    slow, fast = (play(made("reach", style={"speed": s}), range(2))[1] for s in (0.4, 1.0))
+    slow, fast = (play(make_env("reach", style={"speed": s}), range(2))[1] for s in (0.4, 1.0))
     assert max(step["speed"] for steps in slow for step in steps) < 0.7 * max(
         step["speed"] for steps in fast for step in steps
     )
 
 
 def test_a_touched_glass_is_counted():
-    env = made("place")
+    env = make_env("place")
     env.reset(seed=0)
     touched = 0.0
     for _ in range(60):  # straight at it
@@ -193,13 +193,13 @@ def test_a_touched_glass_is_counted():
     assert touched > 0
 
 
-def test_what_it_does_not_take():
+def test_invalid_settings_are_refused():
     for changes, sentence in (({"control": "torque"}, "or joint"), ({"style": {"zeal": 1}}, "no zeal"),
                               ({"style": {"speed": 2}}, "speed lies in"), ({"horizon": 0}, "at least 1")):  # fmt: skip
         with pytest.raises(UserError, match=sentence):
-            made("lift", **changes)
+            make_env("lift", **changes)
     with pytest.raises(UserError, match="move the tool"):
-        made("lift", control="joint").expert()
+        make_env("lift", control="joint").expert()
 
 
 @pytest.mark.parametrize("group, task", product(("franka", "tabletop"), TASKS))
@@ -208,7 +208,7 @@ def test_every_task_is_a_flag(group, task):
     assert found["task"] == task and found["robot"] == "ur5" and found["_target_"] == "sim.tabletop.Tabletop"
 
 
-def test_what_an_arm_lacks_is_said(tmp_path, monkeypatch):
+def test_missing_parts_of_an_arm_are_reported(tmp_path, monkeypatch):
     found = yaml.safe_load((arm.HERE / "ur5" / "arm.yaml").read_text())
     monkeypatch.setattr(arm, "HERE", tmp_path)
     (tmp_path / "ur5").mkdir()
@@ -225,7 +225,7 @@ def test_what_an_arm_lacks_is_said(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_what_to_do_is_said_in_words(task):
+def test_tasks_have_instructions(task):
     env = Tabletop(task, robot="panda", control="cartesian", horizon=5, style={}, preference={})
     _, info = env.reset(seed=0)
     assert info["instruction"] == env.instruction and env.instruction.split()[0] in ("move", "lift", "push", "put")

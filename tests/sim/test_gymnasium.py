@@ -15,7 +15,7 @@ from pbrl.data.behaviours import Behaviour, Noise, Offset, Random
 from pbrl.data.episodes import episode_id, read
 from pbrl.data.rollout import RolloutWorkers, rollout
 from pbrl.data.table import Table
-from pbrl.data.video import recorded, recording
+from pbrl.data.video import read_frames, read_video_info
 from pbrl.feedback.page.clips import Clips, Look, Renderers
 from pbrl.feedback.sources.reference import Reference
 from pbrl.models.policy import load_policy
@@ -45,7 +45,7 @@ def collected(folder, name: str, *flags: str, episodes: int = 4):
     return env, *collect.load_dataset(env, data, folder=folder, seed=0, workers=0)
 
 
-def test_a_vector_and_bounds_of_its_own():
+def test_a_vector_and_custom_bounds():
     env = make("Puck")
     first, info = env.reset(seed=3)
     assert first.dtype == np.float32 and first in env.observation_space and info == {"success": False}
@@ -64,9 +64,9 @@ def test_a_dict_is_flattened_in_its_order():
     np.testing.assert_allclose(obs, [*raw["desired_goal"], 0, 0, 1, *raw["observation"]], atol=1e-6)
 
 
-def test_success_where_it_is_told_and_nowhere_else():
-    assert make("Puck").has_success and not make("Puck", kwargs={"tells_success": False}).has_success
-    env = make("Puck", kwargs={"tells_success": False})
+def test_success_only_where_it_is_reported():
+    assert make("Puck").has_success and not make("Puck", kwargs={"reports_success": False}).has_success
+    env = make("Puck", kwargs={"reports_success": False})
     assert "success" not in env.reset(seed=0)[1] and "success" not in env.step(np.zeros(3))[4]
     assert rollout([env], Random(), [0])[0].success is None
     named = make("Puck", success="is_success")
@@ -140,7 +140,7 @@ def test_a_mujoco_environment_that_is_restored_nearly_is_so_on_demand():
         ({"id": "PixelPuck-v0", "images": ["pixels"], "frames": False}, "env.frames=true"),
     ],
 )
-def test_what_is_not_supported_is_said_in_a_sentence(flags, sentence):
+def test_unsupported_spaces_are_explained(flags, sentence):
     with pytest.raises(UserError, match=sentence):
         Gymnasium(**{**OURS, **flags})
 
@@ -156,7 +156,7 @@ def test_images_of_cameras():
     assert make("CameraPuck").reset(seed=0)[0].shape == (2,), "images are left out unless they are asked for"
 
 
-def test_a_scripted_expert_in_the_environments_own_terms():
+def test_a_scripted_expert_on_the_environments_own_observations():
     for expert, least in (("homing", 0.9), ("Hesitant", 0.6)):
         env = make("Puck", expert=f"tests.sim.worlds:{expert}")
         episodes = rollout([env], Behaviour(), range(10))
@@ -185,10 +185,10 @@ def test_frames_are_kept_while_playing(tmp_path):
     for episode in episodes:
         assert episode.state is None and episode.video is not None and episode.video.is_relative_to(folder)
         assert episode.instruction == "to the target"
-        source = recording(episode.video)
+        source = read_video_info(episode.video)
         assert len(source.shown) == len(episode.obs) and source.fps == pytest.approx(10)
         world.reset(seed=episode.seed)
-        for t, frame in enumerate(recorded(episode.video, source, first=0, last=21, height=None)):
+        for t, frame in enumerate(read_frames(episode.video, source, first=0, last=21, height=None)):
             assert np.abs(frame.astype(float) - world.render(98, 98)).mean() < 6
             if t < 20:
                 world.step(episode.action[t])
@@ -201,7 +201,7 @@ def test_frames_are_kept_while_playing(tmp_path):
     source = {"env": env, "data": {"path": str(folder)}, "folder": tmp_path, "seed": 0, "workers": 0}
     clips = Clips(Renderers(source), tmp_path / "clips", look=Look(64, 10), limit_mb=10)
     try:
-        assert len(recording(clips.get("a", 24, 8).result()).shown) == 8
+        assert len(read_video_info(clips.get("a", 24, 8).result()).shown) == 8
     finally:
         clips.renderers.close()
     episodes[1].video.unlink()
@@ -240,10 +240,10 @@ def test_pixels_alone_train_a_policy(tmp_path):
     result = run.train(config(*RUN, "env.id=PixelPuck-v0", "env.images=[pixels]", "env.image_size=32", "data=random",
                               "algo=cpl", f"run={tmp_path / 'run'}", f"data_dir={tmp_path}"))  # fmt: skip
     assert result["policy"]["last"]["episodes"] == 2 and load_policy(tmp_path / "run").spec.obs_dim == 0
-    assert len(recording(tmp_path / "run" / "policy.mp4").shown) > 20
+    assert len(read_video_info(tmp_path / "run" / "policy.mp4").shown) > 20
 
 
-def test_a_regret_teacher_with_an_expert_of_ones_own(tmp_path):
+def test_a_regret_teacher_with_a_custom_expert(tmp_path):
     flags = ["env.id=RestorablePuck-v0", "env.expert=tests.sim.worlds:homing", "data=noise", "data.success=null",
              "data.behaviour.strength=0.5", "feedback=regret", "reference.steps=5", "video=false"]  # fmt: skip
     flags = [*RUN, *flags, f"run={tmp_path / 'run'}", f"data_dir={tmp_path}"]
@@ -262,7 +262,7 @@ def test_a_frame_fits():
     assert found.shape == (20, 20, 3) and (found[8:12] == 200).all() and not found[:7].any() and not found[13:].any()
 
 
-def test_a_package_of_ones_own_from_the_command_line(tmp_path):
+def test_a_custom_package_from_the_command_line(tmp_path):
     (tmp_path / "my_package.py").write_text(Path(worlds.__file__).read_text())
     command = [sys.executable, "train.py", "env=gymnasium", "env.id=Puck-v0", "env.module=my_package", "data=random",
                "data.episodes=3", "feedback=perfect", "only=data", f"data_dir={tmp_path}"]  # fmt: skip
@@ -270,7 +270,7 @@ def test_a_package_of_ones_own_from_the_command_line(tmp_path):
     assert done.returncode == 0 and "3 episodes" in done.stdout, done.stderr
 
 
-def test_without_what_draws_it_says_what_to_do(tmp_path, monkeypatch):
+def test_without_a_renderer_the_error_says_what_to_do(tmp_path, monkeypatch):
     def render(self):
         raise gymnasium.error.DependencyNotInstalled("pygame is not installed")
 

@@ -100,7 +100,7 @@ def test_actions_are_clipped_and_scaled():
     assert np.allclose(env.data.ctrl, 0.4)
 
 
-def test_success_is_said_where_there_is_one():
+def test_success_is_reported_where_there_is_one():
     env = make("metaworld/button-press")
     assert env.reset(seed=0)[1] == {"success": False}
     expert = env.expert()
@@ -122,7 +122,7 @@ def test_the_horizon_truncates():
 
 
 @pytest.mark.parametrize("name", ["metaworld/juggle", "dm_control/dog-bark", "gym/pony", "franka/juggle"])
-def test_tasks_there_are_not(name):
+def test_unknown_tasks(name):
     with pytest.raises(UserError, match="no .*task"):
         make(name)
 
@@ -132,7 +132,7 @@ def test_too_long_a_horizon():
         metaworld.MetaWorld("reach", horizon=900, goal_visible=True)
 
 
-def test_without_a_renderer_it_says_what_to_install():
+def test_without_a_renderer_the_error_names_what_to_install():
     code = "import sim, sim.gym; env = sim.gym.Gym('hopper'); env.reset(seed=0); env.step([0, 0, 0]); env.render()"
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "MUJOCO_GL": "disabled"}, capture_output=True, text=True
@@ -140,7 +140,7 @@ def test_without_a_renderer_it_says_what_to_install():
     assert done.returncode != 0 and "apt-get install libegl1" in done.stderr
 
 
-def test_the_probe_tries_for_real(tmp_path, monkeypatch):
+def test_the_probe_renders(tmp_path, monkeypatch):
     assert backend.probe(("nonsense", "egl", "osmesa")) in ("egl", "osmesa")
     with pytest.raises(backend.RendererMissing, match="libosmesa6"):
         backend.probe(("nonsense",))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.styles import MEASURED, TASKS, Task, measures, moved
+from benchmarks.styles import MEASURED, TASKS, Task, measures, relative_shift
 from pbrl.data.behaviours import Styles
 from pbrl.data.rollout import rollout
 from pbrl.data.table import Table
@@ -21,19 +21,19 @@ DIALS = {"criterion": "return", "discount": 0.99, "beta": float("inf"), "gamma":
          "equal": 0.0, "seed": 0, "reference": None}  # fmt: skip
 
 
-def made(task: str, **changes) -> Tabletop:
+def make_env(task: str, **changes) -> Tabletop:
     return Tabletop(
         task, **{"robot": "panda", "control": "cartesian", "horizon": 60, "style": {}, "preference": {}, **changes}
     )
 
 
 def played(styles: list[dict[str, float]], task: str, seeds: range, **changes) -> list[Episode]:
-    return rollout([made(task, **changes) for _ in seeds], Styles(styles=styles), seeds)
+    return rollout([make_env(task, **changes) for _ in seeds], Styles(styles=styles), seeds)
 
 
 def test_preference_weights_change_the_reward_alone():
     weights = dict(zip(MEASURES, (-1.0, 2.0, -3.0, -4.0, 0.5), strict=True))
-    plain, weighted = made("place"), made("place", preference=weights)
+    plain, weighted = make_env("place"), make_env("place", preference=weights)
     for env in (plain, weighted):
         env.reset(seed=3)
     for action in np.random.default_rng(0).uniform(-1, 1, (60, 4)):
@@ -66,9 +66,9 @@ def test_a_scripted_teacher_prefers_by_the_weights():
         assert episodes[int(label[0])].source.endswith(f"={preferred}")
 
 
-def test_what_it_does_not_take():
+def test_invalid_settings_are_refused():
     with pytest.raises(UserError, match="it weighs height, speed, excess_speed"):
-        made("lift", preference={"zeal": 1.0})
+        make_env("lift", preference={"zeal": 1.0})
     with pytest.raises(UserError, match="no zeal"):
         played([{"zeal": 1.0}], "lift", range(1))
     with pytest.raises(UserError, match="at least one"):
@@ -107,17 +107,17 @@ def test_styles_are_measured():
     assert np.isnan(measures([failed], ["speed"])["speed"])
     lying = episode._replace(obs=obs * np.array([1] * 8 + [0] + [1] * 8, np.float32))
     assert set(measures([lying], ("over", "around")).values()) == {0.0}
-    assert moved({"speed": 0.2}, {"speed": 0.1}, {"speed": 0.3}, "speed") == pytest.approx(0.5)
+    assert relative_shift({"speed": 0.2}, {"speed": 0.1}, {"speed": 0.3}, "speed") == pytest.approx(0.5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
-def test_the_benchmark_prefers_what_it_says(name, tmp_path: Path):
-    """Experts of both styles manage, and the true return prefers the liked one, in every episode."""
+def test_the_benchmark_prefers_the_preferred_style(name, tmp_path: Path):
+    """Experts of both styles succeed, and the true return is higher for the preferred style, in every episode."""
     task: Task = TASKS[name]
     env = config(*task.flags)["env"]
-    kept = {"horizon": env["horizon"], "preference": env["preference"]}
-    liked, other = (played([style], name, range(20), **kept) for style in (task.liked, task.other))
-    for episodes in (liked, other):
+    settings = {"horizon": env["horizon"], "preference": env["preference"]}
+    preferred, other = (played([style], name, range(20), **settings) for style in (task.preferred, task.other))
+    for episodes in (preferred, other):
         assert np.mean([episode.success[-1] for episode in episodes]) >= 0.95  # type: ignore[index]
-    assert all(a.reward.sum() > b.reward.sum() for a, b in zip(liked, other, strict=True))
+    assert all(a.reward.sum() > b.reward.sum() for a, b in zip(preferred, other, strict=True))

@@ -19,8 +19,8 @@ class Puck(gymnasium.Env):
     observation_space: gymnasium.Space = Box(-1.0, 1.0, (4,), np.float64)
     action_space: gymnasium.Space = Box(np.array([0, 0, 1], np.float32), np.array([5, 5, 1], np.float32))
 
-    def __init__(self, render_mode: str | None = None, tells_success: bool = True):
-        self.render_mode, self.tells_success = render_mode, tells_success
+    def __init__(self, render_mode: str | None = None, reports_success: bool = True):
+        self.render_mode, self.reports_success = render_mode, reports_success
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
         super().reset(seed=seed)
@@ -31,7 +31,7 @@ class Puck(gymnasium.Env):
         assert self.action_space.contains(action), action
         self.position = np.clip(self.position + 0.04 * (action[:2] - 2.5), -1, 1)
         distance = float(np.linalg.norm(self.position - self.target))
-        return self.observe(), -distance, False, False, {"is_success": distance < 0.2} if self.tells_success else {}
+        return self.observe(), -distance, False, False, {"is_success": distance < 0.2} if self.reports_success else {}
 
     def observe(self) -> Any:
         return np.concatenate([self.position, self.target])
@@ -129,9 +129,9 @@ class FloatPixelPuck(Puck):
     observation_space = Box(0.0, 1.0, (33, 33, 3))
 
 
-for made in (Puck, GoalPuck, PixelPuck, CameraPuck, RestorablePuck, ForgetfulPuck, SilentPuck, ButtonPuck,
+for env_class in (Puck, GoalPuck, PixelPuck, CameraPuck, RestorablePuck, ForgetfulPuck, SilentPuck, ButtonPuck,
              BoundlessPuck, PairPuck, FloatPixelPuck):  # fmt: skip
-    gymnasium.register(f"{made.__name__}-v0", made, max_episode_steps=20)
+    gymnasium.register(f"{env_class.__name__}-v0", env_class, max_episode_steps=20)
 gymnasium.register("EndlessPuck-v0", Puck)
 
 

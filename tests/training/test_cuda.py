@@ -22,8 +22,8 @@ GPU = torch.device("cuda")
 class Replayed(CapturedUpdates):
     """Makes at each replay what a graph would hold: all but the capture itself, without a GPU."""
 
-    def _aside(self, most):
-        return Updates._some(self, most)
+    def _run_on_side_stream(self, most):
+        return Updates._run_some(self, most)
 
     def _capture(self, count):
         recorded, self.captures = self, [*getattr(self, "captures", []), count]

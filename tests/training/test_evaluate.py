@@ -19,13 +19,13 @@ from tests.data.test_episodes import POINT, Still
 
 
 def test_summary_of_known_episodes():
-    made = toy.episodes(40)
-    found = summarize(made)
-    returns = np.array([e.reward.sum() for e in made])
+    collected = toy.episodes(40)
+    found = summarize(collected)
+    returns = np.array([e.reward.sum() for e in collected])
     assert found.return_mean == pytest.approx(returns.mean()) and found.success == np.mean(
-        [e.success.any() for e in made]
+        [e.success.any() for e in collected]
     )
-    assert found.success_at_end == np.mean([e.success[-1] for e in made])
+    assert found.success_at_end == np.mean([e.success[-1] for e in collected])
     assert found.return_iqm == pytest.approx(np.sort(returns)[10:30].mean())
     low, high = found.return_interval
     assert low < returns.mean() < high and high - low == pytest.approx(4 * returns.std() / 40**0.5, rel=0.15)
@@ -52,20 +52,20 @@ class Rememberer:
     """Keeps all it is shown, as a transformer does, and walks on."""
 
     def reset(self):
-        self.seen = []
+        self.observed = []
 
     def act(self, obs, explore=False):
-        self.seen.append(obs.state)
+        self.observed.append(obs.state)
         return torch.full((len(obs.state), 2), 0.3)
 
 
-def test_what_a_policy_was_shown_stays_as_it_was():
+def test_observations_given_to_a_policy_do_not_change():
     policy = Rememberer()
     episodes = rollout([toy.Point(), toy.Point()], PolicyActor(policy), [1, 2])
-    np.testing.assert_array_equal(torch.stack(policy.seen, 1), [e.obs[:-1] for e in episodes])
+    np.testing.assert_array_equal(torch.stack(policy.observed, 1), [e.obs[:-1] for e in episodes])
 
 
-def test_the_reference_value_is_the_experts(tmp_path):
+def test_the_reference_value_is_the_expert_return(tmp_path):
     table, workers = Table(toy.episodes(6)), RolloutWorkers({**POINT, "horizon": 1000}, 0)
     settings = {"dataset": "x", "folder": tmp_path, "discount": 0.9, "policy": None, "steps": 60}
     first = Reference(table, workers, **settings)
@@ -91,7 +91,7 @@ def test_runs_that_share_a_reference_keep_each_others_values(tmp_path):
     assert sorted(Reference(table, workers, **settings).known) == list(range(20))
 
 
-def test_a_stop_while_playing_on_loses_little(tmp_path, monkeypatch):
+def test_an_interrupted_reference_rollout_loses_little(tmp_path, monkeypatch):
     table, workers = Table(toy.episodes(6)), RolloutWorkers(POINT, 0)
     settings = {"dataset": "x", "folder": tmp_path, "discount": 0.9, "policy": None, "steps": 20}
     monkeypatch.setattr(reference, "KEEP_EVERY", 0.0)
@@ -120,7 +120,7 @@ def test_a_learnt_policy_may_be_the_reference(tmp_path):
     assert learnt.values(np.array([7]))[0] == pytest.approx(10 * (2 - distance), rel=1e-4)
 
 
-def test_the_mean_of_noisy_play_ons(tmp_path):
+def test_reference_value_is_the_mean_of_noisy_rollouts(tmp_path):
     table, workers = Table(toy.episodes(6)), RolloutWorkers(POINT, 0)
     settings = {"dataset": "x", "discount": 0.9, "policy": None, "steps": 20, "noise": 0.5}
     rows = np.arange(0, 120, 4)
@@ -134,7 +134,7 @@ def test_the_mean_of_noisy_play_ons(tmp_path):
         Reference(table, workers, folder=tmp_path, samples=4, **{**settings, "noise": 0.0})
 
 
-def test_no_states_no_reference(tmp_path):
+def test_without_states_there_is_no_reference_value(tmp_path):
     table = Table([e._replace(state=None) for e in toy.episodes(3)])
     with pytest.raises(UserError, match="feedback=perfect"):
         Reference(table, RolloutWorkers(POINT, 0), dataset="x", folder=tmp_path, discount=0.9, policy=None, steps=50)

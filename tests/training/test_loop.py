@@ -184,7 +184,7 @@ def test_the_label_accuracy_of_a_teacher_that_errs(tmp_path):
     assert log.read(tmp_path / "run", "answers")[-1]["label_accuracy"] == pytest.approx(0.7, abs=0.05)
 
 
-def test_stored_answers_teach_the_same_as_when_they_were_given(tmp_path):
+def test_stored_answers_train_the_same_as_live_ones(tmp_path):
     """No question is asked again, and the policy is the same to the bit."""
     given = ["algo=cpl", "algo.pretrain_steps=20", "steps=40", "eval_every=40", "compare=false"]
     train(tmp_path, *given)
@@ -211,7 +211,7 @@ def test_a_reward_model_has_an_objective_of_its_own(tmp_path, objective):
 
 
 def test_a_round_that_is_skipped_whole(tmp_path, monkeypatch):
-    """B-Pref fails on one. The real teacher answers the first round; none can be told to skip just the second."""
+    """B-Pref fails on one. The real teacher answers the first round; no setting skips just the second."""
     label, rounds = Teacher.label, []
 
     def first_alone(self, table, starts, length, uniform):
@@ -228,12 +228,12 @@ def test_a_round_that_is_skipped_whole(tmp_path, monkeypatch):
 
 
 def test_a_run_on_a_d4rl_file(tmp_path):
-    made = toy.episodes(30)
-    ends = np.concatenate([np.arange(len(e.action)) == len(e.action) - 1 for e in made])
+    collected = toy.episodes(30)
+    ends = np.concatenate([np.arange(len(e.action)) == len(e.action) - 1 for e in collected])
     with h5py.File(tmp_path / "point-medium-v2.hdf5", "w") as file:
         for name, parts in {
-            "observations": [e.obs[:-1] for e in made], "next_observations": [e.obs[1:] for e in made],
-            "actions": [e.action for e in made], "rewards": [e.reward for e in made],
+            "observations": [e.obs[:-1] for e in collected], "next_observations": [e.obs[1:] for e in collected],
+            "actions": [e.action for e in collected], "rewards": [e.reward for e in collected],
         }.items():  # fmt: skip
             file[name] = np.concatenate(parts)
         file["timeouts"], file["terminals"] = ends, np.zeros(len(ends), bool)
@@ -309,10 +309,10 @@ def test_asking_alone_and_training_later_is_the_same_run(tmp_path):
 def test_other_settings_are_another_run(tmp_path):
     extra = [*RUNS["iql"], "compare=false"]
     train(tmp_path, *extra)
-    made_with = (tmp_path / "run/config.yaml").read_text()
+    config_text = (tmp_path / "run/config.yaml").read_text()
     with pytest.raises(UserError, match=r"algo.expectile 0.7 → 0.9"):
         train(tmp_path, *extra, "algo.expectile=0.9")
-    assert (tmp_path / "run/config.yaml").read_text() == made_with
+    assert (tmp_path / "run/config.yaml").read_text() == config_text
     train(tmp_path, *extra, "device=cpu", "logger=tensorboard")  # where and how it runs may change
 
 

@@ -1,8 +1,8 @@
 """The labelling page's server: hands out questions and their clips, and keeps answers.
 
-The store decides who is asked what and keeps every answer before the page is told that it is kept; this file is HTTP
-around it. Open to this machine alone unless raters are given links: then nothing is shown or taken without one, and the
-rater is read from the link's cookie, never from the request's body.
+The store chooses the questions of each rater and stores every answer before the page gets a confirmation; this file is
+HTTP around it. Open to this machine alone unless raters are given links: then nothing is shown or taken without one,
+and the rater is read from the link's cookie, never from the request's body.
 """
 
 import asyncio
@@ -83,7 +83,7 @@ async def explain(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, status)
 
 
-# Who asks
+# The rater of a request
 
 
 async def project_of(request: Request) -> Project:
@@ -202,9 +202,9 @@ def to_answer(message: Message, rater: str, question: Question) -> Answer:
 
 @routes.get("/api/stats")
 def statistics(project: TheProject, rater: Rater) -> dict[str, Any]:
-    """The quality of raters so far; not for those who come by a link."""
+    """The quality of raters so far; not for raters that come by a link."""
     if project.tokens and rater != project.me:
-        raise HTTPException(403, "This page is for whoever runs the project.")
+        raise HTTPException(403, "This page is for the owner of the project.")
     answers = answers_with_questions(project.store, project.dataset)
     return {
         "counts": project.store.counts(dataset=project.dataset),

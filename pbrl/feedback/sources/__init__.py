@@ -1,1 +1,1 @@
-"""Who answers: one file per feedback source."""
+"""Feedback sources, one file each."""

@@ -58,7 +58,7 @@ class Reference:
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:10]
         Path(folder).mkdir(parents=True, exist_ok=True)  # with data=file it may not exist yet
         self.path = Path(folder) / f"reference-{digest}.pt"
-        self.known = self.kept()
+        self.known = self.load()
 
     def values(self, rows: np.ndarray) -> np.ndarray:
         """rows [...] → the policy's discounted return from there on [...] float64. Raises UserError."""
@@ -69,24 +69,24 @@ class Reference:
         episode = table.episode.cpu().numpy()
         starts = [[(int(table.seed[episode[row]]), table.state[row]) for row in share] for share in shares]
         if missing:
-            kept = time.monotonic()
+            saved_at = time.monotonic()
             with tqdm(total=len(missing), desc="rolling out from segments", unit="state") as bar:
                 for i, values in self.workers.map(monte_carlo_values, starts, self.settings):
                     self.known.update(zip(shares[i], values, strict=True))
                     bar.update(len(values))
-                    if time.monotonic() - kept > KEEP_EVERY:
-                        self.keep()
-                        kept = time.monotonic()
-            self.keep()
+                    if time.monotonic() - saved_at > KEEP_EVERY:
+                        self.save()
+                        saved_at = time.monotonic()
+            self.save()
         return np.array([self.known[row] for row in rows.ravel().tolist()]).reshape(rows.shape)
 
-    def keep(self) -> None:
+    def save(self) -> None:
         """Writes all values known so far, here and by other runs on this data, one at a time."""
         with files.lock(self.path):
-            self.known = {**self.kept(), **self.known}
+            self.known = {**self.load(), **self.known}
             files.save(self.path, {"row": list(self.known), "value": list(self.known.values())})
 
-    def kept(self) -> dict[int, float]:
+    def load(self) -> dict[int, float]:
         """The values on disk."""
         state = files.load(self.path, torch.device("cpu"))
         return {} if state is None else dict(zip(state["row"], state["value"], strict=True))

@@ -3,7 +3,7 @@
 The six of B-Pref (Lee et al. 2021, arXiv:2111.03026) are one teacher with its dials turned: perfect (beta = inf),
 Boltzmann (beta), myopic (gamma), mistake (epsilon), skip and equal (thresholds). Thresholds are shares of the mean
 return of a segment in the data; the released code multiplies by the share twice from its second session on.
-With `criterion="regret"` a segment is judged by its advantage under a reference value, as in CPL (arXiv:2310.13639,
+With `criterion="regret"` a segment is scored by its advantage under a reference value, as in CPL (arXiv:2310.13639,
 D.2): V(end) - V(start) + sum of rewards.
 """
 
@@ -33,7 +33,7 @@ class Teacher:
     """
 
     kinds = ("pair", "rating")
-    value: Callable[[np.ndarray], np.ndarray]  # rows [...] → reference values [...], of a teacher that judges by regret
+    value: Callable[[np.ndarray], np.ndarray]  # rows [...] → reference values [...], of a teacher that scores by regret
 
     def __init__(
         self,

@@ -57,9 +57,9 @@ class Refused(UserError):
     """An event that cannot be: about no question or rater there is, or taking back what is another rater's."""
 
 
-def keep(connection: Connection, answers: Sequence[Answer]) -> list[int | Refused]:
+def add_events(connection: Connection, answers: Sequence[Answer]) -> list[int | Refused]:
     """Writes events but those that cannot be; returns their numbers, or why not. Those kept before keep theirs."""
-    return _Batch(connection, answers).keep()
+    return _Batch(connection, answers).write()
 
 
 class _Batch:
@@ -82,7 +82,7 @@ class _Batch:
     def _find(self, query: Select, column: Any, values: Sequence[str]) -> list[Any]:
         return [row for batch in batches(values) for row in self.connection.execute(query.where(column.in_(batch)))]
 
-    def keep(self) -> list[int | Refused]:
+    def write(self) -> list[int | Refused]:
         """One after another, since an event may be about the one before it. What is refused is not written."""
         refused = [self._take(one) for one in self.answers]
         rows = [one.row() for one in self.new.values()]

@@ -20,7 +20,7 @@ from pbrl.types import Clip
 FRESH_S = 1.0  # how long it may take until questions about a data set that is new to the store are found
 
 
-class Home(NamedTuple):
+class SharingDataset(NamedTuple):
     """A data set that questions were asked about, and that shares episodes with another one."""
 
     id: str
@@ -42,25 +42,25 @@ def register(connection: Connection, episodes: Collection[str]) -> str:
     return dataset
 
 
-class Homes:
+class SharingDatasets:
     """The data sets that share episodes with another one, looked up anew every second."""
 
     def __init__(self) -> None:
-        self.known: dict[str, tuple[float, list[Home]]] = {}
+        self.known: dict[str, tuple[float, list[SharingDataset]]] = {}
 
-    def of(self, connection: Connection, dataset: str) -> list[Home]:
+    def find(self, connection: Connection, dataset: str) -> list[SharingDataset]:
         """Those of the questions that may concern the data set."""
-        until, homes = self.known.get(dataset, (0.0, []))
+        until, found = self.known.get(dataset, (0.0, []))
         if time.monotonic() > until:
-            homes = _shared(connection, dataset)
-            self.known[dataset] = time.monotonic() + FRESH_S, homes
-        return homes
+            found = _shared(connection, dataset)
+            self.known[dataset] = time.monotonic() + FRESH_S, found
+        return found
 
     def concern(self, connection: Connection, dataset: str) -> ColumnElement[bool]:
         """A condition on questions: that they concern the data set."""
-        homes = self.of(connection, dataset)
-        within = QuestionRow.dataset.in_([home.id for home in homes if home.is_within])
-        others = [home.id for home in homes if not home.is_within]
+        sharing = self.find(connection, dataset)
+        within = QuestionRow.dataset.in_([other.id for other in sharing if other.is_within])
+        others = [other.id for other in sharing if not other.is_within]
         if not others:  # mostly so; and to build the other condition takes longer than to look it up
             return within
         return or_(within, and_(QuestionRow.dataset.in_(others), is_inside(dataset)))
@@ -79,7 +79,7 @@ def is_inside(dataset: str) -> ColumnElement[bool]:
     return outside.scalar_subquery() == 0
 
 
-def _shared(connection: Connection, dataset: str) -> list[Home]:
+def _shared(connection: Connection, dataset: str) -> list[SharingDataset]:
     mine, theirs = MemberRow.__table__.alias("mine"), MemberRow.__table__.alias("theirs")
     query = (
         select(DatasetRow.id, DatasetRow.episodes, func.count())
@@ -89,7 +89,7 @@ def _shared(connection: Connection, dataset: str) -> list[Home]:
         .where(mine.c.dataset == dataset)
         .group_by(DatasetRow.id, DatasetRow.episodes)
     )
-    return [Home(home, shared == episodes) for home, episodes, shared in connection.execute(query)]
+    return [SharingDataset(other, shared == episodes) for other, episodes, shared in connection.execute(query)]
 
 
 # Stores before 0003

@@ -68,9 +68,9 @@ def _next(store: Store, connection: Connection, rater: str, n: int, about: dict[
     if dataset is None:
         return [row.id for row in connection.execute(query)]
     found = []
-    for home in store.homes.of(connection, dataset):
-        own = query.where(QuestionRow.dataset == home.id)
-        found += connection.execute(own if home.is_within else own.where(is_inside(dataset))).all()
+    for other in store.sharing_datasets.find(connection, dataset):
+        own = query.where(QuestionRow.dataset == other.id)
+        found += connection.execute(own if other.is_within else own.where(is_inside(dataset))).all()
     found.sort(key=lambda row: (-row.priority, row.round, row.position, row.id))
     return [row.id for row in found[:n]]
 

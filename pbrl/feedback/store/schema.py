@@ -63,7 +63,7 @@ class WordingRow(Base):
 
 
 class QuestionRow(Base):
-    """Clips to be judged. `wanted` answers are asked for, `given` are there, `open` may be leased.
+    """A question about clips. `wanted` answers are asked for, `given` are there, `open` may be leased.
 
     `dataset` is the one it was first asked about: an index for speed. Which data sets a question concerns is up to its
     clips' episodes alone. Questions of stores before 0003 keep the ids that they had; `same_as` is the id under which
@@ -87,7 +87,7 @@ class QuestionRow(Base):
     wanted: Mapped[int] = mapped_column(Integer, server_default="1")
     given: Mapped[int] = mapped_column(Integer, server_default="0")
     open: Mapped[int] = mapped_column(Integer, server_default="0")
-    rater_kind: Mapped[str | None] = mapped_column(String(8))  # who may answer; NULL: any rater
+    rater_kind: Mapped[str | None] = mapped_column(String(8))  # which raters may answer; NULL: any rater
     same_as: Mapped[str | None] = mapped_column(String(32), index=True)
     __table_args__ = (
         Index(

@@ -13,9 +13,9 @@ from typing import Any
 from sqlalchemy import Connection, func, select, text, update
 
 from pbrl.feedback.questions import Question, clip_id
-from pbrl.feedback.store.answers import GIVEN, IS_OPEN, LEASED, Answer, Refused, current, keep, recount
+from pbrl.feedback.store.answers import GIVEN, IS_OPEN, LEASED, Answer, Refused, add_events, current, recount
 from pbrl.feedback.store.database import Database, add, batches
-from pbrl.feedback.store.datasets import Homes, register
+from pbrl.feedback.store.datasets import SharingDatasets, register
 from pbrl.feedback.store.reading import read_answers, read_questions
 from pbrl.feedback.store.schema import Base, ClipRow, EventRow, ItemRow, QuestionRow, RaterRow, WordingRow
 from pbrl.types import Clip
@@ -29,7 +29,7 @@ class Store(Database):
 
     def __init__(self, url: str):
         super().__init__(url)
-        self.homes = Homes()
+        self.sharing_datasets = SharingDatasets()
 
     # Asking
 
@@ -37,7 +37,7 @@ class Store(Database):
         """Makes a data set of episodes with these ids known; returns its id."""
         with self.writing() as connection:
             dataset = register(connection, episodes)
-        self.homes = Homes()
+        self.sharing_datasets = SharingDatasets()
         return dataset
 
     def ask(self, questions: Sequence[Question], dataset: str | None = None) -> list[str]:
@@ -51,7 +51,7 @@ class Store(Database):
             recount(connection, ids)
             if connection.dialect.name == "postgresql" and len(ids) > 1000:
                 connection.execute(text("ANALYZE questions"))  # else it sorts them all to find the next
-        self.homes = Homes()
+        self.sharing_datasets = SharingDatasets()
         return ids
 
     def _ask(self, connection: Connection, questions: Sequence[Question], dataset: str) -> list[str]:
@@ -129,7 +129,7 @@ class Store(Database):
     def append(self, answers: Sequence[Answer]) -> list[int]:
         """Keeps answers, all or none; returns their numbers. Those kept before keep theirs. Raises Refused."""
         with self.writing() as connection:
-            kept = keep(connection, answers)
+            kept = add_events(connection, answers)
             for one in kept:
                 if isinstance(one, Refused):
                     raise one
@@ -138,7 +138,7 @@ class Store(Database):
     def append_each(self, answers: Sequence[Answer]) -> list[int | Refused]:
         """Keeps answers in one transaction, leaving out those that cannot be; returns their numbers, or why not."""
         with self.writing() as connection:
-            return keep(connection, answers)
+            return add_events(connection, answers)
 
     def answers(
         self,
@@ -169,7 +169,7 @@ class Store(Database):
         with self.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
-    def held(self) -> list[tuple[str, int, int]]:
+    def answer_counts(self) -> list[tuple[str, int, int]]:
         """What answers there are: kind of question, steps of the clips, and how many."""
         columns = QuestionRow.kind, QuestionRow.length
         query = current(*columns, func.count()).join(QuestionRow, EventRow.question == QuestionRow.id)
@@ -192,7 +192,7 @@ class Store(Database):
         columns = QuestionRow.__table__.c
         found: list[Any] = [columns[name] == value for name, value in about.items() if name != "dataset"]
         if about.get("dataset") is not None:
-            found.append(self.homes.concern(connection, about["dataset"]))
+            found.append(self.sharing_datasets.concern(connection, about["dataset"]))
         return found
 
     def add(self, rows: dict[type[Base], list[dict]]) -> None:
@@ -201,9 +201,9 @@ class Store(Database):
             for model, entries in rows.items():
                 add(connection, model, entries)
             recount(connection, [row["id"] for row in rows[QuestionRow]])
-        self.homes = Homes()
+        self.sharing_datasets = SharingDatasets()
 
-    def miscounted(self) -> list[str]:
+    def find_miscounted(self) -> list[str]:
         """Questions whose counts differ from their events: none, unless another program has changed them."""
         wrong = (QuestionRow.given != GIVEN) | (QuestionRow.open != QuestionRow.wanted - GIVEN - LEASED)
         with self.reading() as connection:

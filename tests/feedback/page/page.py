@@ -38,15 +38,15 @@ class Server:
     def start(self) -> None:
         """Starts it, again on the same port; returns when it answers."""
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
-        self.said = []
+        self.output = []
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.said.append(line)
+            self.output.append(line)
             if "http" in line and line.startswith("answers"):
                 break
         else:
-            raise AssertionError("".join(self.said))
-        address = next((word for line in self.said for word in line.split() if word.startswith("http")), None)
+            raise AssertionError("".join(self.output))
+        address = next((word for line in self.output for word in line.split() if word.startswith("http")), None)
         assert address is not None
         self.at = address.split("?")[0]
         port = self.at.rstrip("/").rsplit(":", 1)[1]
@@ -70,7 +70,7 @@ class Server:
 
 
 def post(address: str, body: dict, **headers: str) -> tuple[int, dict]:
-    """Status and answer of a request as the page makes it, or as somebody else does."""
+    """Status and answer of a request from the page, or from another client."""
     request = urllib.request.Request(
         address, json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
     )  # fmt: skip

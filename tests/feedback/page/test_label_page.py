@@ -69,7 +69,7 @@ def press(page, *keys: str) -> None:
         page.keyboard.press(key)
 
 
-def kept(server: Server, n: int, **about) -> list[dict]:
+def wait_for_events(server: Server, n: int, **about) -> list[dict]:
     """All events, once there are n of them."""
     store = Store(server.url)
     for _ in range(300):
@@ -124,19 +124,19 @@ def test_a_session_by_keyboard(serve, open_page, kind):
     watch(page)
     press(page, "s")
     watch(page)
-    events = kept(server, 7)
+    events = wait_for_events(server, 7)
     assert [e["kind"] for e in events][:5] == ["answer", "retract", "answer", "retract", "answer"]
     assert events[-1]["kind"] == "pass" and {e["question"] for e in events[:5]} == {first}
     if kind != "attributes":
         assert events[5]["outcome"] == "skip", "not to be able to tell is an answer"
-    said, order = events[4], events[4]["shown"]["order"]
+    answer, order = events[4], events[4]["shown"]["order"]
     if "label" in expected:
         flip = order in ([1, 0], [0, 2, 1])
-        assert said["label"] == (1 - expected["label"] if flip else expected["label"])
+        assert answer["label"] == (1 - expected["label"] if flip else expected["label"])
     else:
-        assert as_shown(said["detail"], order) == expected
-    assert said["seconds"] > 0.15 and said["rater"] == "me" and page.errors == []
-    assert Store(server.url).miscounted() == []
+        assert as_shown(answer["detail"], order) == expected
+    assert answer["seconds"] > 0.15 and answer["rater"] == "me" and page.errors == []
+    assert Store(server.url).find_miscounted() == []
 
 
 def test_good_and_bad_spans(serve, open_page):
@@ -153,7 +153,7 @@ def test_good_and_bad_spans(serve, open_page):
     press(page, ".", "2", "n")
     page.keyboard.type("a good start")
     press(page, "Enter", "Enter")
-    (event,) = kept(server, 1)
+    (event,) = wait_for_events(server, 1)
     assert event["detail"]["note"] == "a good start"
     (span,), (mark,) = event["detail"]["spans"], event["detail"]["marks"]
     assert span == {"start": 0, "end": 3, "good": True} and mark == {"frame": 4, "name": "contact"}
@@ -164,7 +164,7 @@ def test_the_server_dies_in_mid_answer(serve, open_page):
     page = open_page(server)
     press(page, "ArrowLeft")
     watch(page)
-    kept(server, 1)
+    wait_for_events(server, 1)
     server.kill()
     press(page, "ArrowRight")
     watch(page)  # the next clips are here already
@@ -172,12 +172,12 @@ def test_the_server_dies_in_mid_answer(serve, open_page):
     page.wait_for_selector("#trouble:has-text('2 answers are kept here')")
     page.evaluate("window.onbeforeunload = null")
     server.start()
-    events = kept(server, 3)
+    events = wait_for_events(server, 3)
     assert len({e["question"] for e in events}) == 3 and [e["outcome"] for e in events] == ["answer", "answer", "tie"]
     page.wait_for_selector("#trouble", state="hidden")
     watch(page)
     press(page, "ArrowLeft")
-    kept(server, 4)
+    wait_for_events(server, 4)
 
 
 def test_nothing_stays_when_the_server_is_killed(serve, open_page):
@@ -215,7 +215,7 @@ def test_a_clip_that_is_not_there_is_no_answer(serve, open_page):
     watch(page)
     assert page.is_hidden("#trouble")
     press(page, "ArrowLeft")
-    kept(server, 1)
+    wait_for_events(server, 1)
 
 
 def test_every_frame_is_shown_where_the_scrubber_says(serve, open_page):
@@ -265,7 +265,7 @@ def test_two_clips_play_in_step(serve, open_page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
-def test_nobody_is_kept_out(serve, open_page, scheme, width, tmp_path):
+def test_the_page_is_accessible(serve, open_page, scheme, width, tmp_path):
     """axe-core finds nothing, on the question and on the help."""
     from axe_playwright_python.sync_playwright import Axe
 
@@ -286,7 +286,7 @@ def test_the_overview_of_raters(serve, open_page, scheme):
     server = serve("query.kind=pair", "query.count=4")
     page = open_page(server, color_scheme=scheme, bypass_csp=True, viewport={"width": 390, "height": 800})
     press(page, "ArrowLeft")
-    kept(server, 1)
+    wait_for_events(server, 1)
     page.goto(server.at + "stats")
     page.wait_for_selector("#raters tbody tr")
     assert "me" in page.inner_text("#raters tbody tr th") and page.errors == []
@@ -294,13 +294,13 @@ def test_the_overview_of_raters(serve, open_page, scheme):
     assert found == [], json.dumps(found, indent=1)
 
 
-def test_practice_is_told_what_was_expected(serve, open_page):
+def test_practice_shows_the_expected_answer(serve, open_page):
     page = open_page(serve("query.kind=pair", "query.count=4", "checks.practice=2"))
     press(page, "ArrowLeft")
     page.wait_for_selector("#toast:has-text('Practice')")
 
 
-def test_keys_of_ones_own_and_keys_meant_for_the_last_question(serve, open_page):
+def test_custom_keys_and_keys_meant_for_the_last_question(serve, open_page):
     server = serve("query.kind=pair", "query.count=8")
     page = open_page(server)
     press(page, "ArrowLeft", "ArrowLeft")  # the second is a slip
@@ -311,9 +311,9 @@ def test_keys_of_ones_own_and_keys_meant_for_the_last_question(serve, open_page)
     press(page, "Escape")
     press(page, "ArrowLeft", "a")
     watch(page)
-    assert len(kept(server, 2)) == 2
+    assert len(wait_for_events(server, 2)) == 2
     press(page, "?")
     page.uncheck("#keys-on")
     press(page, "Escape", "a", "a")
     page.wait_for_timeout(300)
-    kept(server, 2)
+    wait_for_events(server, 2)

@@ -1,4 +1,4 @@
-"""Over HTTP: what each rater may see and answer, and that nonsense is told apart from trouble."""
+"""Over HTTP: what each rater may see and answer, and that invalid requests and database errors differ in status."""
 
 from dataclasses import replace
 from uuid import uuid4
@@ -81,9 +81,9 @@ def test_a_question_its_clips_and_an_answer(client, project):
         question["question"], seconds=2.5, shown={"order": question["order"]}, time="2026-11-21T10:00:00+02:00"
     )
     assert client.post("/api/answer", json=sent).json() == client.post("/api/answer", json=sent).json() == {"seq": 1}
-    (kept,) = project.store.tail(0)
-    assert (kept["label"], kept["seconds"], kept["rater"]) == (0.0, 2.5, "me")
-    assert kept["shown"]["order"] == question["order"] and kept["time"].hour == 8, "in universal time"
+    (event_row,) = project.store.tail(0)
+    assert (event_row["label"], event_row["seconds"], event_row["rater"]) == (0.0, 2.5, "me")
+    assert event_row["shown"]["order"] == question["order"] and event_row["time"].hour == 8, "in universal time"
     assert client.get("/api/about").json()["done"] == 1
 
 
@@ -104,7 +104,7 @@ def test_the_page_and_what_it_may_do(client):
         ({"rater": "bob"}, 422), ({"seconds": -1}, 422), ({"value": {"choice": "first", "note": "x" * 2001}}, 400),
     ],
 )  # fmt: skip
-def test_nonsense_is_refused_and_nothing_kept(client, project, changed, status):
+def test_invalid_answers_are_refused_and_nothing_is_stored(client, project, changed, status):
     question = client.post("/api/next", json={"n": 1}).json()["questions"][0]["question"]
     answer = client.post("/api/answer", json={**event(question), **changed})
     assert answer.status_code == status and answer.json()["detail"], answer.text
@@ -119,7 +119,7 @@ def test_other_sites_and_other_names(client):
 
     assert status() == status(origin="http://localhost") == status(sec_fetch_site="same-origin") == 200
     assert status(origin="http://evil.example") == status(origin="null") == status(sec_fetch_site="cross-site") == 403
-    assert status(host="evil.example") == 400, "a name that was bound to this address by somebody else"
+    assert status(host="evil.example") == 400, "a foreign name that was bound to this address"
     form = client.post("/api/next", content=b'{"n": 1}', headers={"content-type": "text/plain"})
     assert form.status_code == 415
     large = client.post("/api/next", content=b" " * 70_000, headers={"content-type": "application/json"})
@@ -137,7 +137,7 @@ def test_no_way_to_other_files(client, path):
     assert client.get(path).status_code == 404
 
 
-def test_without_a_link_nothing_is_seen_or_answered(shared, project):
+def test_without_a_link_nothing_is_shown_or_answered(shared, project):
     clip = clip_id(lease(project.store, "ada", 1)[0].question.clips[0])
     release(project.store, "ada")
     for answer in (
@@ -182,10 +182,10 @@ def test_practice_comes_first_and_again_until_it_is_passed(client, project, data
     assert answer(*right) == [True, True]
     after = client.post("/api/next", json={"n": 5}).json()
     assert not after["again"] and [q["purpose"] for q in after["questions"]] == [None] * 3
-    assert project.store.miscounted() == []
+    assert project.store.find_miscounted() == []
 
 
-def test_only_whoever_runs_the_project_sees_the_statistics(shared, project):
+def test_only_the_owner_sees_the_statistics(shared, project):
     shared.get("/?token=" + "t" * 32)
     assert shared.get("/api/stats").status_code == 403
     shared.cookies.clear()
@@ -247,10 +247,10 @@ def test_a_database_in_trouble_is_no_lost_answer(client, project, monkeypatch):
 def test_clips_are_kept_below_a_limit(data, tmp_path):
     clips = Clips(Renderers(data[0]), tmp_path, look=Look(64, 10), limit_mb=0.02)
     try:
-        made = [clips.get(str(i), 3 * i, 8).result() for i in range(14)]
+        clip_files = [clips.get(str(i), 3 * i, 8).result() for i in range(14)]
         clips._tidy()
         assert sum(f.stat().st_size for f in tmp_path.glob("*.mp4")) <= 0.02e6 or len(list(tmp_path.glob("*"))) <= 8
-        assert made[-1].exists() and not made[0].exists()
+        assert clip_files[-1].exists() and not clip_files[0].exists()
         assert clips.get("0", 0, 8).result().exists(), "what is wanted again is made again"
     finally:
         clips.renderers.close()
@@ -266,7 +266,7 @@ def test_a_renderer_that_was_killed_is_started_again(client, project):
     assert answers[-1] == 200 and set(answers) <= {200, 503}
 
 
-def test_a_clip_that_cannot_be_rendered_says_why(client, project, data):
+def test_a_clip_that_cannot_be_rendered_gets_a_reason(client, project, data):
     clip = Clip(data[1].ids[0], 10**6, 8)
     project.store.ask([Question("rating", (clip,), priority=9.0)], project.dataset)
     (question,) = client.post("/api/next", json={"n": 1}).json()["questions"]

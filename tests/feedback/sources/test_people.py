@@ -67,7 +67,7 @@ def first_round(asking: Asking) -> tuple[threading.Thread, list[dict]]:
     return thread, found
 
 
-def test_a_round_waits_takes_up_later_answers_and_forgets_what_is_taken_back(tmp_path):
+def test_a_round_waits_reads_later_answers_and_drops_retracted_ones(tmp_path):
     asking, store = asking_people(tmp_path, minimum=2)
     thread, found = first_round(asking)
     first, *others = asking.questions
@@ -174,7 +174,7 @@ def start(folder, *extra: str) -> tuple[subprocess.Popen, str]:
 
 
 def annotate(at: str, store: Store, stop, pause_s: float = 0.0, mistake: float = 0.0) -> int:
-    """Answers by what clips show, as somebody at the page would; returns how often."""
+    """Answers by what clips show, as a person at the page would; returns how often."""
     n, chance = 0, np.random.default_rng(0)
     rows = truth(store)
     while not stop():
@@ -233,10 +233,10 @@ def test_a_run_learns_from_the_page_and_goes_on_after_a_kill(tmp_path):
     log = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     accuracies = [line["label_accuracy"] for line in log if "label_accuracy" in line]
     assert accuracies and set(accuracies) == {1.0}
-    assert store.miscounted() == []
+    assert store.find_miscounted() == []
 
 
-def test_what_people_cannot_be_asked(tmp_path):
+def test_queries_that_people_cannot_answer(tmp_path):
     from tests.training.test_loop import train
 
     with pytest.raises(UserError, match="3 to 5 clips"):

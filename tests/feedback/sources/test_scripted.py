@@ -62,7 +62,7 @@ def test_a_boltzmann_teacher_errs_as_often_as_its_formula_says(table, starts):
         assert label[some].mean() == pytest.approx(p[some].mean(), abs=4 * 0.5 / some.sum() ** 0.5)
 
 
-def test_mistakes_are_as_frequent_as_said(table, starts):
+def test_mistakes_are_as_frequent_as_configured(table, starts):
     right, _ = teacher().label(table, starts, LENGTH, uniform(starts))
     label, _ = teacher(mistake=0.1).label(table, starts, LENGTH, uniform(starts))
     assert (label != right).mean() == pytest.approx(0.1, abs=0.02)
@@ -99,7 +99,7 @@ def test_regret_is_zero_for_the_reference_policy_itself(tmp_path):
 
     def regret(behaviour):
         table = Table(rollout([toy.Point()], behaviour, range(5)))
-        workers = RolloutWorkers({"_target_": "tests.toy.Point", "horizon": 1000, "near": 0.0}, 0)  # no success ends it
+        workers = RolloutWorkers({"_target_": "tests.toy.Point", "horizon": 1000, "goal_radius": 0.0}, 0)  # no success
         reference = Reference(table, workers, dataset="", folder=tmp_path, discount=0.99, policy=None, steps=300)
         source = teacher(**REGRET)
         source.value = reference.values

@@ -30,10 +30,10 @@ def query(**options) -> Query:
 @pytest.fixture(scope="module")
 def table() -> Table:
     """Four episodes of thirty steps; the first is called what the examples call theirs."""
-    made = toy.table(4)
-    made.ids[0] = EPISODE
-    made._place = {own: i for i, own in enumerate(made.ids)}
-    return made
+    table = toy.table(4)
+    table.ids[0] = EPISODE
+    table._place = {own: i for i, own in enumerate(table.ids)}
+    return table
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def store(tmp_path) -> Store:
     return store
 
 
-def tell(store: Store, kind: str, starts, *values: Value) -> list[str]:
+def answer_all(store: Store, kind: str, starts, *values: Value) -> list[str]:
     """Answers of ada to questions about clips of eight steps of the first episode."""
     ids = store.ask(questions(starts, kind=kind, length=8))
     store.append([Answer(f"{kind}{i}", q, "ada", v) for i, (q, v) in enumerate(zip(ids, values, strict=True))])
@@ -69,7 +69,7 @@ def ask(store: Store, table: Table, query: Query, **settings) -> Asking:
 
 
 def test_rankings_become_lists(store, table):
-    tell(store, "ranking", [[0, 5, 9], [20, 3, 1]], detail(tiers=[[2], [0, 1]]), detail(tiers=[[1], [0], [2]]))
+    answer_all(store, "ranking", [[0, 5, 9], [20, 3, 1]], detail(tiers=[[2], [0, 1]]), detail(tiers=[[1], [0], [2]]))
     asking = ask(store, table, query(kind="ranking"))
     assert asking.labels.starts[:, 0].tolist() == [9, 0, 5, 3, 20, 1]
     assert asking.labels.value.tolist() == [1, 0, 0, 2, 1, 0] and asking.labels.group.tolist() == [0, 0, 0, 1, 1, 1]
@@ -77,9 +77,11 @@ def test_rankings_become_lists(store, table):
     assert labels(store, table, query(kind="ranking"), count=1).size == 3
 
 
-def test_how_much_better_is_how_sure(store, table):
+def test_strength_of_a_preference_becomes_its_probability(store, table):
     given = [(1.0, {"strength": 1}), (0.0, {"strength": 2}), (1.0, {"strength": 3}), (0.0, None), (0.5, {"note": "?"})]
-    tell(store, "pair", np.arange(10).reshape(5, 2), *(value(label)._replace(detail=more) for label, more in given))
+    answer_all(
+        store, "pair", np.arange(10).reshape(5, 2), *(value(label)._replace(detail=more) for label, more in given)
+    )
     found = labels(store, table, query(), strengths=[0.7, 0.9, 1.0])
     assert found.value.tolist() == pytest.approx([0.7, 0.1, 1.0, 0.0, 0.5])
     assert labels(store, table, query()).value.tolist() == [1.0, 0.0, 1.0, 0.0, 0.5]
@@ -109,7 +111,7 @@ def test_spans_become_rated_pieces(store, table):
     mark = {"frame": 3, "name": "contact"}
     given = [([good, bad], []), ([short], [mark]), ([bad], []), ([long], [])]
     values = (detail(spans=spans, marks=marks) for spans, marks in given)
-    tell(store, "spans", [[0], [10], [15], [20]], *values)
+    answer_all(store, "spans", [[0], [10], [15], [20]], *values)
     found = ask(store, table, query(kind="spans")).labels
     assert found.starts[:, 0].tolist() == [0, 2, 5, 20, 24, 26] and found.value.tolist() == [1, 1, 0, 0, 0, 0]
     assert found.length == 2, "and no piece goes beyond the clip, whose last frame follows its last step"
@@ -126,7 +128,7 @@ def test_spans_become_rated_pieces(store, table):
 
 
 def test_one_attribute_of_several(store, table):
-    tell(store, "attributes", [[0, 5], [3, 1], [7, 2]], detail(attributes={"fast": 1.0, "high": 0.0}),
+    answer_all(store, "attributes", [[0, 5], [3, 1], [7, 2]], detail(attributes={"fast": 1.0, "high": 0.0}),
          detail(attributes={"fast": 0.5, "high": None}), detail(attributes={"high": 1.0}))  # fmt: skip
     fast = labels(store, table, query(), attribute="fast")
     assert fast.starts.tolist() == [[0, 5], [3, 1]] and fast.value.tolist() == [1.0, 0.5]
@@ -137,7 +139,7 @@ def test_one_attribute_of_several(store, table):
 
 
 def test_answers_about_other_episodes_are_ignored_and_later_ones_taken_up(store, table):
-    tell(store, "pair", [[0, 5], [9, 3]], value(1.0), value(0.0))
+    answer_all(store, "pair", [[0, 5], [9, 3]], value(1.0), value(0.0))
     elsewhere = Question("pair", (Clip("elsewhere", 0, 8), Clip(EPISODE, 1, 8)), position=7)
     store.append([Answer("x", store.ask([elsewhere])[0], "ada", value(1.0))])
     asking = ask(store, table, query())
@@ -149,7 +151,7 @@ def test_answers_about_other_episodes_are_ignored_and_later_ones_taken_up(store,
     assert asking.refresh()["answered"] == 1 and asking.labels.starts.tolist() == [[9, 3]]
 
 
-def test_what_does_not_go_together(store, table):
+def test_incompatible_settings(store, table):
     with pytest.raises(UserError, match="comparisons"):
         Stored(**PLAIN | {"aggregate": True}).check(query(kind="rating"), toy.Point())
     with pytest.raises(UserError, match="leave feedback.attribute out"):

@@ -103,7 +103,7 @@ def test_open_questions_are_handed_out_wherever_their_clips_are(store):
     assert count_open(store, dataset) == len(wanted)
     leased = [one.id for one in lease(store, "ada", 99, dataset=dataset)]
     assert leased == [name for name in ids if name in wanted], "in their order"
-    assert count_open(store, dataset) == 0 and store.miscounted() == []
+    assert count_open(store, dataset) == 0 and store.find_miscounted() == []
     grown = Table(EPISODES[:50])
     leased = {one.id for one in lease(store, "ada", 99, dataset=store.register(grown.ids))}
     assert leased == set(ids) | inside(store, others, grown) and inside(store, others, grown)

@@ -46,20 +46,20 @@ def test_a_lease_is_held_answered_and_not_given_again(store):
     assert [k.id for k in lease(store, "ada", 2)] == ids[:2], "after a reload she sees the same"
     store.append([answer(ids[0], "ada")])
     assert [k.id for k in lease(store, "ada", 2)] == ids[1:2]
-    assert labels_of(store) == [1.0] and store.miscounted() == []
+    assert labels_of(store) == [1.0] and store.find_miscounted() == []
 
 
-def test_a_lease_that_ran_out_is_somebody_elses_and_a_late_answer_is_kept(store):
+def test_an_expired_lease_goes_to_another_rater_and_a_late_answer_is_stored(store):
     (question,) = ask(store, 1)
     people(store, "ada", "bob")
     lease(store, "ada", 1, seconds=10, now=100)
     assert lease(store, "bob", 1, now=105) == []
     assert [k.id for k in lease(store, "bob", 1, now=111)] == [question]
     store.append([answer(question, "ada"), answer(question, "bob", 0.0)])
-    assert sorted(labels_of(store)) == [0.0, 1.0] and store.miscounted() == []
+    assert sorted(labels_of(store)) == [0.0, 1.0] and store.find_miscounted() == []
 
 
-def test_what_is_passed_on_goes_to_others(store):
+def test_a_passed_question_goes_to_other_raters(store):
     ids = ask(store, 2)
     people(store, "ada", "bob")
     lease(store, "ada", 1)
@@ -69,7 +69,7 @@ def test_what_is_passed_on_goes_to_others(store):
     assert store.counts()["answered"] == 0, "to skip is no answer"
 
 
-def test_taking_back_and_answering_again(store):
+def test_retracting_and_answering_again(store):
     (question,) = ask(store, 1)
     people(store, "ada", "eve")
     first = answer(question, "ada")
@@ -81,10 +81,10 @@ def test_taking_back_and_answering_again(store):
     store.append([answer(question, "ada", 0.0), answer(question, "ada", 0.5)])
     assert labels_of(store) == [0.5], "the last word counts"
     assert [event["kind"] for event in store.tail(0)] == ["answer", "retract", "answer", "answer"], "and all is kept"
-    assert store.miscounted() == []
+    assert store.find_miscounted() == []
 
 
-def test_sending_twice_and_sending_nonsense(store):
+def test_duplicate_and_invalid_events(store):
     (question,) = ask(store, 1)
     people(store, "ada")
     sent = answer(question, "ada")
@@ -92,7 +92,7 @@ def test_sending_twice_and_sending_nonsense(store):
     kept, wrong = store.append_each([sent, answer("nothing", "ada")])
     assert kept == 1 and isinstance(wrong, Refused)
     with pytest.raises(Refused, match="no rater"):
-        store.append([answer(question, "nobody")])
+        store.append([answer(question, "unknown")])
     with pytest.raises(Refused):  # all or nothing
         store.append([answer(question, "ada", 0.0), answer("nothing", "ada")])
     assert labels_of(store) == [1.0]
@@ -107,14 +107,14 @@ def test_priorities_purposes_and_withdrawal(store):
     release(store, "ada")
     assert store.withdraw(ids) == 3
     assert [k.id for k in lease(store, "ada", 9)] == gold
-    assert store.miscounted() == []
+    assert store.find_miscounted() == []
 
 
 def test_a_reader_with_a_cursor_misses_nothing(store):
     """Many write and one reads at the same time: what it sees in parts is what there is."""
     ids = ask(store, 200)
     people(store, *(f"r{i}" for i in range(4)))
-    seen, since = [], 0
+    uids, since = [], 0
 
     def write(i: int) -> None:
         for question in ids[i::4]:
@@ -124,10 +124,10 @@ def test_a_reader_with_a_cursor_misses_nothing(store):
         jobs = [pool.submit(write, i) for i in range(4)]
         while not all(job.done() for job in jobs) or store.last() > since:
             part = store.tail(since)
-            seen += [event["uid"] for event in part]
+            uids += [event["uid"] for event in part]
             since = part[-1]["seq"] if part else since
     assert [job.result() for job in jobs] == [None] * 4
-    assert len(seen) == len(set(seen)) == 200
+    assert len(uids) == len(set(uids)) == 200
 
 
 def work(url: str, names: list[str], seed: int) -> None:
@@ -160,8 +160,8 @@ def test_each_question_gets_exactly_its_answers(store, wanted):
         job.join()
     assert [job.exitcode for job in jobs] == [0, 0]
     by = [(event["question"], event["rater"]) for event in store.tail(0, 9999)]
-    assert len(by) == len(set(by)) == n * wanted, "nobody answers twice"
-    assert store.miscounted() == [] and lease(store, "r0", 5) == []
+    assert len(by) == len(set(by)) == n * wanted, "no rater answers twice"
+    assert store.find_miscounted() == [] and lease(store, "r0", 5) == []
     assert {len(store.answers([q])) for q, _ in by} == {wanted}
 
 

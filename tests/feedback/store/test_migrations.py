@@ -61,17 +61,19 @@ def old(url: str) -> None:
 
 def tables(store: Store) -> dict:
     """All that can be asked about the tables."""
-    seen = inspect(store.engine)
+    inspector = inspect(store.engine)
     return {
         name: {
-            "columns": [(c["name"], str(c["type"]), c["nullable"]) for c in seen.get_columns(name)],
-            "keys": seen.get_pk_constraint(name)["constrained_columns"],
-            "foreign": sorted((f["constrained_columns"], f["referred_table"]) for f in seen.get_foreign_keys(name)),
-            "indexes": sorted((i["name"], i["column_names"], i["unique"]) for i in seen.get_indexes(name)),
-            "checks": sorted((c["name"], c["sqltext"]) for c in seen.get_check_constraints(name)),
-            "unique": sorted(u["column_names"] for u in seen.get_unique_constraints(name)),
+            "columns": [(c["name"], str(c["type"]), c["nullable"]) for c in inspector.get_columns(name)],
+            "keys": inspector.get_pk_constraint(name)["constrained_columns"],
+            "foreign": sorted(
+                (f["constrained_columns"], f["referred_table"]) for f in inspector.get_foreign_keys(name)
+            ),
+            "indexes": sorted((i["name"], i["column_names"], i["unique"]) for i in inspector.get_indexes(name)),
+            "checks": sorted((c["name"], c["sqltext"]) for c in inspector.get_check_constraints(name)),
+            "unique": sorted(u["column_names"] for u in inspector.get_unique_constraints(name)),
         }
-        for name in sorted(seen.get_table_names())
+        for name in sorted(inspector.get_table_names())
     }
 
 
@@ -84,7 +86,7 @@ def test_an_old_store_keeps_its_answers_and_gets_todays_tables(kind, request, tm
     old(urls[0])
     store, fresh = Store(urls[0]), Store(urls[1])
     assert tables(store) == tables(fresh)
-    assert store.counts() == {"asked": 2, "answered": 3, "ties": 1, "skipped": 0} and store.miscounted() == []
+    assert store.counts() == {"asked": 2, "answered": 3, "ties": 1, "skipped": 0} and store.find_miscounted() == []
     values = {kind: [answer.value for answer in store.answers(kind=kind)] for kind in ("pair", "rating")}
     assert values == {"pair": [Value("answer", 1.0), Value("tie", 0.5)], "rating": [Value("answer", 7.0)]}
     with store.reading() as connection:
@@ -185,7 +187,9 @@ def open_with(store: Store, episodes: list[Episode]) -> str:
 
 
 def test_before_its_data_set_is_opened_nothing_is_lost(migrated):
-    assert migrated.counts() == {"asked": 59, "answered": 50, "ties": 6, "skipped": 3} and migrated.miscounted() == []
+    assert (
+        migrated.counts() == {"asked": 59, "answered": 50, "ties": 6, "skipped": 3} and migrated.find_miscounted() == []
+    )
     old = before()
     assert [row["event_uid"] for row in flat(migrated)] == [row["event_uid"] for row in old]
     assert [row["old_rows"] for row in flat(migrated)] == [row["starts"] for row in old]
@@ -200,7 +204,7 @@ def test_every_clip_finds_its_episode_and_every_answer_its_clips(migrated):
         same = [key for key in then if key in now and key != "question_dataset"]
         assert len(same) > 20 and [now[key] for key in same] == [then[key] for key in same]
         assert (now["event_time"], now["event_stored"]) == (then["event_told"], then["event_kept"])
-    assert migrated.counts(dataset=whole) == migrated.counts() and migrated.miscounted() == []
+    assert migrated.counts(dataset=whole) == migrated.counts() and migrated.find_miscounted() == []
     third, first = ids[3], ids[1]
     inside = {row["question_id"] for row in flat(migrated) if set(row["episodes"]) <= {third, first}}
     assert {answer.question for answer in migrated.answers(dataset=few)} <= inside

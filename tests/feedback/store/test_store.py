@@ -113,8 +113,8 @@ def test_an_answer_keeps_its_confidence_and_what_was_shown(store):
     (question,) = store.ask(questions([[1, 2]]))
     store.add_rater("seer", "vlm")
     when = datetime(2026, 11, 21, 10, tzinfo=UTC)
-    judged = Value("answer", 0.8, {"note": "dark"})
-    sent = Answer("1", question, "seer", judged, confidence=0.25, seconds=1.5, time=when, shown={"order": [1, 0]})
+    rated = Value("answer", 0.8, {"note": "dark"})
+    sent = Answer("1", question, "seer", rated, confidence=0.25, seconds=1.5, time=when, shown={"order": [1, 0]})
     store.append([sent])
     (kept,) = store.answers()
     assert replace(kept, time=when) == sent and kept.time.replace(tzinfo=UTC) == when
@@ -128,11 +128,11 @@ def test_export_and_import(store, tmp_path, suffix):
     other = Store(f"sqlite:///{tmp_path / 'other.sqlite'}")
     assert load(other, file) == 3 and load(other, file) == 3
     assert store.answers(ids) == other.answers(ids) and store.questions(ids) == other.questions(ids)
-    assert list(flat(store)) == list(flat(other)) and other.miscounted() == []
+    assert list(flat(store)) == list(flat(other)) and other.find_miscounted() == []
     assert len(other.answers(dataset=dataset(other))) == 3, "what is imported is found by its episodes"
 
 
-def test_an_import_that_is_none(store, tmp_path):
+def test_an_invalid_import(store, tmp_path):
     file = tmp_path / "answers.jsonl"
     file.write_text('{"answer_id": 1}\n')
     with pytest.raises(UserError, match="not an export"):
@@ -214,16 +214,16 @@ def test_the_command(store, tmp_path):
     record(store, STARTS, LABELS)
     database, file = tmp_path / "answers.sqlite", tmp_path / "answers.jsonl"
 
-    def say(*words):
+    def run_command(*words):
         done = subprocess.run(
             [sys.executable, "-m", "pbrl.feedback.exchange", *map(str, words)], capture_output=True, text=True
         )
         return done.returncode, done.stdout + done.stderr
 
-    assert say(database, "counts") == (0, '{"asked": 3, "answered": 2, "ties": 1, "skipped": 1}\n')
-    assert say(database, "export", file) == (0, "3 answers\n")
-    assert say(tmp_path / "new.sqlite", "import", file) == (0, "3 answers\n")
-    assert say(tmp_path / "none.sqlite", "counts") == (
+    assert run_command(database, "counts") == (0, '{"asked": 3, "answered": 2, "ties": 1, "skipped": 1}\n')
+    assert run_command(database, "export", file) == (0, "3 answers\n")
+    assert run_command(tmp_path / "new.sqlite", "import", file) == (0, "3 answers\n")
+    assert run_command(tmp_path / "none.sqlite", "counts") == (
         1,
         f"there is no store of answers at {tmp_path / 'none.sqlite'}\n",
     )

@@ -16,7 +16,7 @@ const keys = new Keys();
 
 let about, outbox, current, player, panel, shownAt, fetching = false, done = 0, left = 0;
 const queue = [];
-const known = new Set(); // questions seen here
+const known = new Set(); // questions shown here
 let past = []; // { question, uid, kind }, the last one last
 let times = [];
 
