@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pbrl.distributed import averaged
+from pbrl.distributed import all_reduce_mean
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam
 from pbrl.models.policy import LikelihoodPolicy
@@ -68,10 +68,10 @@ class ISWBC(nn.Module):
         good = batch.marked.label[..., None] * segments.mask * batch.marked.confidence[:, None, None]  # [B, 2, L]
         marked = self.logit(segments.obs.state, segments.action)
         of_all = self.logit(steps.obs.state, steps.action)
-        error = (good * softplus(-marked)).sum() / averaged(good.sum()).clamp(min=1e-6) + softplus(of_all).mean()
+        error = (good * softplus(-marked)).sum() / all_reduce_mean(good.sum()).clamp(min=1e-6) + softplus(of_all).mean()
 
         weight = (self.exponent * of_all.detach()).exp().clamp(max=self.max_weight)
-        weight = weight / averaged(weight.mean()).clamp(min=1e-6)
+        weight = weight / all_reduce_mean(weight.mean()).clamp(min=1e-6)
         actor_loss = -(weight * self.policy.log_prob(steps.obs, steps.action)).mean()
 
         self.discriminator_optim.step(error)
