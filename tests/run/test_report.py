@@ -3,15 +3,17 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import mean, stdev
 from urllib.parse import unquote
 
-import numpy as np
 import pytest
 
 from pbrl.configs import compose_config
+from pbrl.feedback.questions import Value
+from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.store import Store
 from pbrl.run import outcome, page, report, summary
 from pbrl.run import train as run
@@ -152,11 +154,11 @@ def test_whatever_is_in_a_folder_is_escaped(one, tmp_path):
     shutil.copytree(one, folder)
     found = Store(f"sqlite:///{folder / 'answers.sqlite'}")
     dataset = outcome.read(folder).versions["data"]
-    [(_, kind, length, _)] = found.answer_counts()
-    found.record(
-        dataset=dataset, length=length, kind=kind, strategy="uniform", round_=9, starts=np.array([[0, 1]]),
-        author=EVIL, label=np.array([1.0]), outcome=np.array(["answer"]),
-    )  # fmt: skip
+    asked = found.questions([found.answers()[0].question])
+    question = replace(next(iter(asked.values())), round=9)
+    found.ask([question])
+    found.add_rater(EVIL, "script")
+    found.append([Answer("1", question.id, EVIL, Value("answer", 1.0, None))])
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(re.sub(r"^device: .*$", f"device: '{EVIL}'", config, flags=re.M))
     (folder / "versions.json").write_text(json.dumps({"git": EVIL, "data": dataset}))
