@@ -3,9 +3,9 @@
 The names come from the simulators themselves; the values stand once, in `configs/env/<simulator>/base.yaml`.
 """
 
-from importlib import import_module
-
 from hydra.core.config_store import ConfigStore
+
+from sim.tasks import tasks
 
 SIMULATORS = ("metaworld", "dm_control", "gym", "tabletop", "franka")
 
@@ -14,7 +14,7 @@ def register() -> None:
     """Adds the tasks to Hydra's configs."""
     store = ConfigStore.instance()
     for simulator in SIMULATORS:
-        for task in import_module(f"sim.{simulator}").TASKS:
+        for task in tasks(simulator):
             node = {
                 "defaults": [f"/env/{simulator}/base@_here_", "_self_"],
                 "task": task,

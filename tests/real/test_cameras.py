@@ -112,7 +112,7 @@ def test_impossible_settings_are_explained():
 def run(tmp_path_factory):
     """A policy that looks, and has learnt nothing."""
     folder = tmp_path_factory.mktemp("looking")
-    spec = Spec(7, 4, (0.0,) * 7, (1.0,) * 7, 40, (2, 32, 32, 3))
+    spec = Spec(7, 4, (0.0,) * 7, (1.0,) * 7, 40, dict.fromkeys(("front", "wrist"), (32, 32, 3)))
     save_policy(GaussianPolicy(spec, hidden=[16], dropout=0.0, std=0.0, channels=8, features=16), folder / "policy.pt")
     (folder / "config.yaml").write_text(yaml.safe_dump(config(*LOOKING)))
     return folder

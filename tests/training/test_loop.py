@@ -120,7 +120,7 @@ def assert_same(a, b, where="") -> None:
 @pytest.mark.parametrize("name", RUNS)
 def test_killed_and_resumed_is_uninterrupted(tmp_path, name):
     extra = RUNS[name]
-    subprocess.run(command(tmp_path / "whole", *extra), check=True, capture_output=True)
+    train(tmp_path / "whole", *extra)
     os.makedirs(tmp_path / "killed")
     (tmp_path / "whole" / "data").rename(tmp_path / "data")  # the same data, made once
     for folder in ("whole", "killed"):
@@ -141,7 +141,7 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path, name):
         process.communicate()
         kills += 1
         if kills == 3:
-            subprocess.run(command(tmp_path / "killed", *extra), check=True, capture_output=True)
+            train(tmp_path / "killed", *extra)
             break
     assert kills >= 2
     assert_same(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"))
