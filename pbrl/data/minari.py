@@ -98,13 +98,13 @@ def write_minari(root: Path, name: str, episodes: Sequence[Episode], provenance:
 def _buffer(i: int, episode: Episode) -> EpisodeBuffer:
     ends = np.zeros(len(episode.action), bool)
     ends[-1] = True
-    kept = (("success", episode.success), ("state", episode.state))
+    fields = (("success", episode.success), ("state", episode.state))
     options = {"source": episode.source, "instruction": episode.instruction}
     if episode.video is not None:
         options["video"] = _video(i, episode.video)
     arrays: dict[str, Any] = {
         "observations": episode.obs, "actions": episode.action, "rewards": episode.reward,
-        "infos": {key: value for key, value in kept if value is not None},
+        "infos": {key: value for key, value in fields if value is not None},
         "terminations": ends & episode.terminated, "truncations": ends & (not episode.terminated),
     }  # fmt: skip
     return EpisodeBuffer(id=i, seed=episode.seed, options={k: v for k, v in options.items() if v}, **arrays)

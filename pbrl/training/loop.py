@@ -187,10 +187,10 @@ class Training:
             bar.set_postfix_str("compiling")
         clock = Stopwatch(self.seconds)
         while self.step < stage.steps:
-            made = updates.run(self._updates_until_pause(stage))
-            self.step += made
-            self.policy_step += made * stage.trains_policy
-            bar.update(made)
+            updates_done = updates.run(self._updates_until_pause(stage))
+            self.step += updates_done
+            self.policy_step += updates_done * stage.trains_policy
+            bar.update(updates_done)
             self._pause(stage, updates, clock, bar)
         clock.stop("train")
         bar.close()
