@@ -9,8 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-INSTALLED = Path(__file__).parent / "configs"
-FOLDER = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[1] / "configs"
+LINKED = Path(__file__).parent / "config_files"  # a link to configs/ in a checkout, files in an installed package
+FOLDER = LINKED if LINKED.is_dir() else Path(__file__).parents[1] / "configs"
 
 
 @cache

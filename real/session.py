@@ -110,9 +110,23 @@ class Session:
             return
         reasons = tuple(sorted(k for k, n in report.count.items() if n > before.count.get(k, 0)))
         self.recorder.add(
-            Step(scheduled, state.t, inferred, report.t_sent, report.age, obs, actions[0], report.sent, state.q,
-                 state.dq, state.width, reasons, report.phase, images)
-        )  # fmt: skip
+            Step(
+                scheduled,
+                state.t,
+                inferred,
+                report.t_sent,
+                report.age,
+                obs,
+                actions[0],
+                report.sent,
+                state.q,
+                state.dq,
+                state.width,
+                reasons,
+                report.phase,
+                images,
+            )
+        )
 
     def go_home(self) -> None:
         """Moves to the home pose. Raises UserError."""

@@ -1,13 +1,13 @@
 """Robots' settings: configs/robot/<name>.yaml."""
 
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pbrl.configs import FOLDER
 from pbrl.types import UserError
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = FOLDER
 
 
 def load_robot_settings(name: str) -> dict[str, Any]:

@@ -31,11 +31,21 @@ from sim.spaces import ActionScale, ObservationParts
 SUCCESS = ("success", "is_success")  # keys of `info`
 FRAME_HEIGHT = 256  # pixels, at most, of frames that are kept
 STATELESS = (
-    wrappers.OrderEnforcing, wrappers.TimeLimit, wrappers.FlattenObservation, wrappers.FilterObservation,
-    wrappers.DtypeObservation, wrappers.GrayscaleObservation, wrappers.ResizeObservation, wrappers.ReshapeObservation,
-    wrappers.RescaleObservation, wrappers.TransformObservation, wrappers.ClipAction, wrappers.RescaleAction,
-    wrappers.TransformAction, wrappers.RecordEpisodeStatistics,
-)  # fmt: skip
+    wrappers.OrderEnforcing,
+    wrappers.TimeLimit,
+    wrappers.FlattenObservation,
+    wrappers.FilterObservation,
+    wrappers.DtypeObservation,
+    wrappers.GrayscaleObservation,
+    wrappers.ResizeObservation,
+    wrappers.ReshapeObservation,
+    wrappers.RescaleObservation,
+    wrappers.TransformObservation,
+    wrappers.ClipAction,
+    wrappers.RescaleAction,
+    wrappers.TransformAction,
+    wrappers.RecordEpisodeStatistics,
+)
 
 
 class Restorable(ABC):
@@ -112,8 +122,9 @@ class Gymnasium(gymnasium.Env):
         self._check_images(chosen=images is not None)
         self.observation_space = self._observation_space()
         self.action_space = Box(-1.0, 1.0, (self.scale.size,), np.float32)
-        self.success_key, self.can_restore = self._try_out(json.dumps([id, module, kwargs, success, restore]),
-                                                           success, restore)  # fmt: skip
+        self.success_key, self.can_restore = self._try_out(
+            json.dumps([id, module, kwargs, success, restore]), success, restore
+        )
         self.has_success = self.success_key is not None
         if self.images and not (self.can_restore or frames):
             raise UserError(f"{id} cannot be restored, so env.images needs the frames that env.frames=true keeps")

@@ -53,6 +53,7 @@ class Camera:
         return self.renderer.render()
 
     def close(self) -> None:
+        """Frees the renderer."""
         if self.renderer is not None:
             self.renderer.close()
         self.renderer = self.scratch = self.key = None

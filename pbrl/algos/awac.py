@@ -43,9 +43,11 @@ class AWAC(nn.Module):
         return [Phase("policy", steps, self.draw, self.update)]
 
     def draw(self, data: Data) -> Transitions:
+        """`batch_size` transitions of the whole data set."""
         return data.transitions(self.batch_size)
 
     def update(self, batch: Transitions) -> Metrics:
+        """A TD step of both critics, then of the policy: cloning weighted by exp(advantage / temperature)."""
         obs, next_obs = self.normalize(batch.obs.state), self.normalize(batch.next_obs.state)
 
         with torch.no_grad():

@@ -28,9 +28,11 @@ class BC(nn.Module):
         return [Phase("policy", steps, self.draw, self.update)]
 
     def draw(self, data: Data) -> Transitions:
+        """`batch_size` transitions with images, of the best `fraction` of the episodes."""
         return data.transitions(self.batch_size, fraction=self.fraction, images=True)
 
     def update(self, batch: Transitions) -> Metrics:
+        """Maximizes the log-likelihood of the actions."""
         loss = -self.policy.log_prob(batch.obs, batch.action).mean()
         self.optim.step(loss)
         return {"bc": loss.detach()}

@@ -50,6 +50,7 @@ class CPL(nn.Module):
         return [clone, Phase("policy", steps, self.draw, self.update, before=self.start_finetuning)]
 
     def draw(self, data: Data) -> Comparisons:
+        """`batch_size` answers with images, in the objective's form: pairs, lists or ratings."""
         return self.objective.draw(data, self.batch_size, images=True)
 
     def clone(self, batch: Comparisons) -> Metrics:
@@ -65,6 +66,7 @@ class CPL(nn.Module):
         self.optim.restart(self.lr_after)
 
     def update(self, batch: Comparisons) -> Metrics:
+        """Minimizes the objective on scores alpha * sum_t log pi(a_t | s_t), and the BC loss times `bc_weight`."""
         score = self.policy.score(batch.segments)  # sum_t log pi, [B, K], where K is 2 for pairs
         scores = self.alpha * self.relative(score, batch.segments)
         cpl = self.objective(scores, batch.label, batch.confidence)

@@ -13,4 +13,5 @@ class DPPO(CPL):
     """Draws what CPL draws, from all data, labelled by the learned reward."""
 
     def draw(self, data: Data) -> Comparisons:
+        """`batch_size` comparisons of segments from the whole data set, labelled by the learned reward."""
         return self.objective.draw_by_reward(data, self.batch_size, images=True)

@@ -41,12 +41,15 @@ class DT(nn.Module):
         return [Phase("policy", steps, self.draw, self.update, on_labels=self.measure_returns)]
 
     def draw(self, data: Data) -> Windows:
+        """`batch_size` windows of `context` rows."""
         return data.windows(self.batch_size, self.context)
 
     def measure_returns(self, data: Data) -> None:
+        """Measures the largest return and the deviation of returns-to-go, for the policy."""
         self.policy.measure_returns(data.table)
 
     def update(self, batch: Windows) -> Metrics:
+        """Minimizes the squared error of predicted actions, plus `state_weight` times that of next observations."""
         loss, _ = self.policy.imitation(batch, self.state_weight)
         self.optim.step(loss)
         return {"imitation": loss.detach()}

@@ -49,9 +49,16 @@ class DTR(nn.Module):
         if context < 2:
             raise UserError(f"algo.context={context}: a critic looks at least one step ahead, so 2 or more")
         self.policy = DecisionTransformer(
-            spec, context=context, layers=layers, heads=heads, width=width, dropout=dropout, targets=targets,
-            hidden=hidden, choose=choose,
-        )  # fmt: skip
+            spec,
+            context=context,
+            layers=layers,
+            heads=heads,
+            width=width,
+            dropout=dropout,
+            targets=targets,
+            hidden=hidden,
+            choose=choose,
+        )
         self.target = copy.deepcopy(self.policy).requires_grad_(False).eval()
         self.actor_optim = Adam(
             self.policy.net.parameters(), lr, cosine=cosine_steps, weight_decay=weight_decay, clip=clip
@@ -66,13 +73,16 @@ class DTR(nn.Module):
         return [Phase("policy", steps, self.draw, self.update, on_labels=self.measure_returns)]
 
     def draw(self, data: Data) -> Windows:
+        """`batch_size` windows of `context` rows."""
         return data.windows(self.batch_size, self.context)
 
     def measure_returns(self, data: Data) -> None:
+        """Measures the largest return and the deviation of returns-to-go, for the policy and the target policy."""
         self.policy.measure_returns(data.table)
         self.target.measure_returns(data.table)
 
     def update(self, batch: Windows) -> Metrics:
+        """A step of both critics towards n-step returns (eq. 6), and of the policy: imitation minus eta * Q (eq. 9)."""
         error = self.policy.value(batch.obs.state, batch.action) - self.returns(batch)  # [2, B, K]
         critic_loss = mean(error.square(), batch.before_last()).sum()  # eq. 6
         self.critic_optim.step(critic_loss)

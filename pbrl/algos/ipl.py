@@ -64,9 +64,11 @@ class IPL(nn.Module):
         return [Phase("policy", steps, self.draw, self.update)]
 
     def draw(self, data: Data) -> Batch:
+        """`batch_size` comparisons and `step_batch_size` transitions."""
         return Batch(data.comparisons(self.batch_size), data.transitions(self.step_batch_size))
 
     def update(self, batch: Batch) -> Metrics:
+        """A step of Q and V on preferences over Q - gamma V' (eq. 3 and 5), then of the policy by advantage weights."""
         pairs = batch.pairs
         steps = join(batch)
         obs, next_obs = self.normalize(steps.obs.state), self.normalize(steps.next_obs.state)

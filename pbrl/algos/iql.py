@@ -47,9 +47,11 @@ class IQL(nn.Module):
         return [Phase("policy", steps, self.draw, self.update)]
 
     def draw(self, data: Data) -> Transitions:
+        """`batch_size` transitions of the whole data set."""
         return data.transitions(self.batch_size)
 
     def update(self, batch: Transitions) -> Metrics:
+        """A step of V by expectile regression (eq. 5), of Q (eq. 6) and of the policy by advantage weights (eq. 7)."""
         obs, next_obs = self.normalize(batch.obs.state), self.normalize(batch.next_obs.state)
         pair = torch.cat([obs, batch.action], -1)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pbrl.distributed import all_reduce_mean
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam
 from pbrl.models.policy import LikelihoodPolicy
@@ -54,6 +55,7 @@ class ISWBC(nn.Module):
         return [Phase("policy", steps, self.draw, self.update)]
 
     def draw(self, data: Data) -> Batch:
+        """`batch_size` answers about segments, and `step_batch_size` transitions."""
         return Batch(data.marked(self.batch_size), data.transitions(self.step_batch_size))
 
     def logit(self, state: Tensor, action: Tensor) -> Tensor:
@@ -61,14 +63,15 @@ class ISWBC(nn.Module):
         return self.discriminator(torch.cat([self.normalize(state), action], -1)).float().squeeze(-1)
 
     def update(self, batch: Batch) -> Metrics:
+        """A step of the discriminator, then of the policy: cloning weighted by (c / (1 - c)) ** exponent."""
         segments, steps = batch.marked.segments, batch.steps
         good = batch.marked.label[..., None] * segments.mask * batch.marked.confidence[:, None, None]  # [B, 2, L]
         marked = self.logit(segments.obs.state, segments.action)
         of_all = self.logit(steps.obs.state, steps.action)
-        error = (good * softplus(-marked)).sum() / good.sum().clamp(min=1e-6) + softplus(of_all).mean()
+        error = (good * softplus(-marked)).sum() / all_reduce_mean(good.sum()).clamp(min=1e-6) + softplus(of_all).mean()
 
         weight = (self.exponent * of_all.detach()).exp().clamp(max=self.max_weight)
-        weight = weight / weight.mean().clamp(min=1e-6)
+        weight = weight / all_reduce_mean(weight.mean()).clamp(min=1e-6)
         actor_loss = -(weight * self.policy.log_prob(steps.obs, steps.action)).mean()
 
         self.discriminator_optim.step(error)

@@ -52,9 +52,11 @@ class TD3BC(nn.Module):
         return [Phase("policy", steps, self.draw, self.update)]
 
     def draw(self, data: Data) -> Transitions:
+        """`batch_size` transitions of the whole data set."""
         return data.transitions(self.batch_size)
 
     def update(self, batch: Transitions) -> Metrics:
+        """A TD step of both critics; every `delay`-th update also moves the policy and the target networks."""
         obs, next_obs = self.normalize(batch.obs.state), self.normalize(batch.next_obs.state)
 
         with torch.no_grad():

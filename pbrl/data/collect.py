@@ -80,18 +80,9 @@ def _collect_and_write(recipe: dict[str, Any], path: Path, workers: int) -> tupl
 def dataset_path(recipe: dict[str, Any], folder: Path) -> Path:
     """Where the data set of a recipe lives: the names of environment and recipe, and a hash of all settings."""
     name = recipe["env"].get("name") or recipe["env"].get("task", "env")
-    made_of = {**recipe, "env": drop_name(recipe["env"]), "data": _hashed_data(recipe["data"])}
+    made_of = {**recipe, "env": drop_name(recipe["env"])}
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:10]
     return Path(folder) / f"{name.replace('/', '-')}-{recipe['data']['name']}-{digest}"
-
-
-def _hashed_data(data: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a data set in the words that were first hashed, so that folders keep their names."""
-    if not data.get("behaviour"):
-        return data
-    behaviour = {"level" if key == "strength" else key: value for key, value in data["behaviour"].items()}
-    behaviour["_target_"] = behaviour["_target_"].replace("pbrl.data.behaviours.", "pbrl.behaviours.")
-    return {**data, "behaviour": behaviour}
 
 
 def collect_episodes(

@@ -69,8 +69,15 @@ def dataset_id(ids: Iterable[str]) -> str:
 
 
 def _update(digest: Any, e: Episode) -> None:
-    for part, kind in ((np.int64(e.seed), "<i8"), (e.obs, "<f4"), (e.action, "<f4"), (e.reward, "<f4"),
-                       (np.bool_(e.terminated), "?"), (e.success, "?"), (e.state, "<f8")):  # fmt: skip
+    for part, kind in (
+        (np.int64(e.seed), "<i8"),
+        (e.obs, "<f4"),
+        (e.action, "<f4"),
+        (e.reward, "<f4"),
+        (np.bool_(e.terminated), "?"),
+        (e.success, "?"),
+        (e.state, "<f8"),
+    ):
         digest.update(b"-" if part is None else np.ascontiguousarray(part, kind).tobytes())
     if e.video is not None:
         with open(e.video, "rb") as file:

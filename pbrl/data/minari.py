@@ -103,10 +103,13 @@ def _buffer(i: int, episode: Episode) -> EpisodeBuffer:
     if episode.video is not None:
         options["video"] = _video(i, episode.video)
     arrays: dict[str, Any] = {
-        "observations": episode.obs, "actions": episode.action, "rewards": episode.reward,
+        "observations": episode.obs,
+        "actions": episode.action,
+        "rewards": episode.reward,
         "infos": {key: value for key, value in fields if value is not None},
-        "terminations": ends & episode.terminated, "truncations": ends & (not episode.terminated),
-    }  # fmt: skip
+        "terminations": ends & episode.terminated,
+        "truncations": ends & (not episode.terminated),
+    }
     return EpisodeBuffer(id=i, seed=episode.seed, options={k: v for k, v in options.items() if v}, **arrays)
 
 

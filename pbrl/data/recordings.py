@@ -60,8 +60,11 @@ def _numbers(file: Path, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
         with np.load(file) as arrays:
             given = dict(arrays)
         steps = len(given["action"])
-        numbers = (given["obs"].reshape(steps + 1, -1), given["action"].reshape(steps, -1),
-                   given.get("reward", np.zeros(steps)).reshape(steps))  # fmt: skip
+        numbers = (
+            given["obs"].reshape(steps + 1, -1),
+            given["action"].reshape(steps, -1),
+            given.get("reward", np.zeros(steps)).reshape(steps),
+        )
         success = given["success"].reshape(steps + 1).astype(bool) if "success" in given else None
     except FileNotFoundError:
         numbers, success = (np.zeros((frames, 0)), np.zeros((frames - 1, 0)), np.zeros(frames - 1)), None

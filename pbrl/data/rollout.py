@@ -47,12 +47,14 @@ class PolicyActor:
         self.policy = policy
 
     def start(self, envs: Sequence[Environment], seeds: Sequence[int]) -> None:
+        """Starts an episode of the policy."""
         self.policy.reset()
 
     def act(self, obs: Observed, running: np.ndarray) -> np.ndarray:
         return self.policy.act(to_observation(obs)).numpy()
 
     def source(self, i: int) -> str:
+        """Always "policy"."""
         return "policy"
 
 
@@ -178,8 +180,10 @@ def _rollout_wave(
 ) -> list[Episode]:
     starts = [env.reset(seed=int(seed)) for env, seed in zip(envs, seeds, strict=True)]
     files = [None if videos is None else videos / f"{seed}.mp4" for seed in seeds]
-    recorders = [EpisodeRecorder(env, seed, *start, file)
-                 for env, seed, start, file in zip(envs, seeds, starts, files, strict=True)]  # fmt: skip
+    recorders = [
+        EpisodeRecorder(env, seed, *start, file)
+        for env, seed, start, file in zip(envs, seeds, starts, files, strict=True)
+    ]
     obs = [o for o, _ in starts]
     running = np.ones(len(envs), bool)
     actor.start(envs, seeds)

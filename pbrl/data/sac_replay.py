@@ -35,12 +35,14 @@ class KeepEpisodes(gymnasium.Wrapper):
         self.episodes: list[Episode] = []
 
     def reset(self, **kwargs: Any) -> Any:
+        """Gymnasium's `reset`; starts recording an episode."""
         self.before, self.at_start = self.env.unwrapped.np_random.bit_generator.state, True
         obs, info = self.env.reset(**kwargs)
         self.recorder = EpisodeRecorder(self.env, self.env.episode_seed, obs, info)  # type: ignore[attr-defined]
         return obs, info
 
     def step(self, action: np.ndarray) -> Any:
+        """Gymnasium's `step`; records the transition and stores the episode when it ends."""
         self.at_start = False
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.recorder.add(action, obs, float(reward), terminated, info)
@@ -139,6 +141,7 @@ class SacActor:
         self.path, self.seed = path, seed
 
     def start(self, envs: Sequence[Environment], seeds: Sequence[int]) -> None:
+        """Loads the policy on the CPU and seeds its sampling by the first environment's seed."""
         self.model = SAC.load(self.path, device="cpu")
         torch.manual_seed(self.seed + int(seeds[0]))
 
@@ -146,6 +149,7 @@ class SacActor:
         return self.model.predict(obs, deterministic=False)[0]
 
     def source(self, i: int) -> str:
+        """The number of environment steps at which the policy was saved."""
         return f"sac at step {int(self.path.stem)}"
 
 

@@ -133,6 +133,7 @@ class Table:
 
     @property
     def images(self) -> dict[str, Tensor]:
+        """The images of every row, by camera: [R, H, W, 3] uint8."""
         return self._images
 
     def set_label(self, name: str, values: Tensor) -> None:
@@ -189,8 +190,9 @@ class Table:
     def row(self, clip: Clip) -> int:
         """The row at which a clip begins. Raises UserError if the table does not hold it."""
         if not self.has_clip(clip):
-            raise UserError(f"the data set has no episode {clip.episode} with steps {clip.first} to "
-                            f"{clip.first + clip.length}")  # fmt: skip
+            raise UserError(
+                f"the data set has no episode {clip.episode} with steps {clip.first} to {clip.first + clip.length}"
+            )
         return int(self.first[self._place[clip.episode]]) + clip.first
 
     # Batches

@@ -59,9 +59,14 @@ class Asking:
         """Reads labels as of the event `self.event`."""
         asked = self.questions if self.source.kinds else None
         self.labels, answers = read(
-            self.store, self.table, self.query, self.source.selection,
-            questions=asked, until=self.event, by_comparisons=self.by_comparisons,
-        )  # fmt: skip
+            self.store,
+            self.table,
+            self.query,
+            self.source.selection,
+            questions=asked,
+            until=self.event,
+            by_comparisons=self.by_comparisons,
+        )
         total = len({answer.question for answer, _ in answers}) if asked is None else len(asked)
         self.counts = count(answers, total)
 
@@ -77,15 +82,18 @@ class Asking:
         query = self.query
         strategy = query.strategy if round_ > 0 or not needs_reward(query.strategy) else "uniform"
         starts = choose(
-            self.table, n=n, width=query.width, length=query.length, strategy=strategy,
-            candidates=query.candidates, generator=self.random, model=model if round_ > 0 else None,
-        ).cpu().numpy()  # fmt: skip
-        clips = self.table.clips(starts.ravel(), query.length)
-        self._put([
-            Question(query.kind, tuple(clips[i * query.width : (i + 1) * query.width]), strategy=strategy, round=round_,
-                     position=i)
-            for i in range(n)
-        ])  # fmt: skip
+            self.table,
+            n=n,
+            width=query.width,
+            length=query.length,
+            strategy=strategy,
+            candidates=query.candidates,
+            generator=self.random,
+            model=model if round_ > 0 else None,
+        )
+        clips = self.table.clips(starts.cpu().numpy().ravel(), query.length)
+        shown = [tuple(clips[i : i + query.width]) for i in range(0, len(clips), query.width)]
+        self._put([Question(query.kind, x, strategy=strategy, round=round_, position=i) for i, x in enumerate(shown)])
 
     def _ask_lists(self, n: int, round_: int) -> None:
         """Spends n comparisons on ranked lists, `query.per_list` on each; all lists grow side by side."""
@@ -99,10 +107,11 @@ class Asking:
             pairs = [(ranking.middle(), ranking.new) for ranking in growing]
             positions = [i * query.per_list + step for i in range(len(growing))]
             clips = self.table.clips(np.array(pairs).ravel(), query.length)
-            asked = self._put([
-                Question("pair", (clips[2 * i], clips[2 * i + 1]), strategy="ranking", round=round_, position=position)
-                for i, position in enumerate(positions)
-            ])  # fmt: skip
+            questions = [
+                Question("pair", (first, second), strategy="ranking", round=round_, position=position)
+                for first, second, position in zip(clips[::2], clips[1::2], positions, strict=True)
+            ]
+            asked = self._put(questions)
             for ranking, label in zip(growing, self._labels_of(asked), strict=True):
                 ranking.compare(label)
                 if ranking.new is None:

@@ -177,8 +177,10 @@ class Tables:
         for place, clip in enumerate(_clips(row, question)):
             self.parts[ClipRow][clip["id"]] = clip
             self.parts[ItemRow][question["id"], place] = {
-                "question": question["id"], "place": place, "clip": clip["id"]
-            }  # fmt: skip
+                "question": question["id"],
+                "place": place,
+                "clip": clip["id"],
+            }
             if clip["episode"] is not None:
                 self.episodes.setdefault(question["dataset"], set()).add(clip["episode"])
         self.parts[QuestionRow][question["id"]], self.parts[RaterRow][rater["name"]] = question, rater
@@ -215,6 +217,7 @@ def _pyarrow() -> Any:
 
 
 def main() -> None:
+    """Counts, exports or imports answers from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("database", help="a file such as runs/…/answers.sqlite, or any SQLAlchemy URL")
     parser.add_argument("action", choices=("counts", "export", "import"))

@@ -64,6 +64,7 @@ class ArrayUnpickler(pickle.Unpickler):
     """Makes lists, numbers and arrays of numbers, and refuses all else: a pickle may name any function to be run."""
 
     def find_class(self, module: str, name: str) -> Any:
+        """The class or function that a pickle names, if `HARMLESS` has it. Raises UserError otherwise."""
         if (module, name) not in HARMLESS:
             raise UserError(f"it asks to run {module}.{name}, and answers need nothing of that kind")
         return HARMLESS[module, name]
@@ -125,14 +126,15 @@ def import_answers(folder: Path, data: Path, store: Store) -> tuple[int, int]:
     table, rater = Table(episodes), Path(folder).resolve().name[:64]
     clips = table.clips(begin[whole].ravel(), length)
     store.add_rater(rater, "script")
-    asked = store.ask([
+    questions = [
         Question("pair", (first, second), strategy="published", position=i)
         for i, (first, second) in enumerate(zip(clips[::2], clips[1::2], strict=True))
-    ])  # fmt: skip
-    store.append([
+    ]
+    answers = [
         Answer(identity("answer", question, rater), question, rater, Value(TIE if p == 0.5 else ANSWER, float(p)))
-        for question, p in zip(asked, label[whole], strict=True)
-    ])  # fmt: skip
+        for question, p in zip(store.ask(questions), label[whole], strict=True)
+    ]
+    store.append(answers)
     return int(whole.sum()), int((~whole).sum())
 
 
@@ -164,6 +166,7 @@ def export_answers(store: Store, data: Path, folder: Path, length: int) -> tuple
 
 
 def main() -> None:
+    """Imports a folder of published answers into a store, or exports a store's answers to such a folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("data", type=Path)
@@ -179,8 +182,10 @@ def main() -> None:
         count, left_out = import_answers(args.folder, args.data, Store(url))
     except UserError as error:
         sys.exit(str(error))
-    print(f"{count} answers, {left_out} left out; to learn from them: data=file data.path={args.data} feedback=stored "
-          f"store={url} query.kind=pair query.length={read(args.folder).length}")  # fmt: skip
+    print(
+        f"{count} answers, {left_out} left out; to learn from them: data=file data.path={args.data} feedback=stored "
+        f"store={url} query.kind=pair query.length={read(args.folder).length}"
+    )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ register_environments()
 
 @hydra.main(config_path=str(FOLDER), config_name="label", version_base="1.3")
 def main(config: DictConfig) -> None:
+    """Serves the labelling page as `label.yaml` and the command line configure it."""
     try:
         serve(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
     except UserError as error:

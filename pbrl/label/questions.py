@@ -46,11 +46,16 @@ def repeat_mirrored(
     again = torch.randperm(count, generator=generator)[: round(share * count)].tolist()
     return [
         Question(
-            "pair", questions[i].clips[::-1], questions[i].wording, wanted=questions[i].wanted, purpose="repeat",
-            repeats=ids[i], position=i + max(10, count // 2),
+            "pair",
+            questions[i].clips[::-1],
+            questions[i].wording,
+            wanted=questions[i].wanted,
+            purpose="repeat",
+            repeats=ids[i],
+            position=i + max(10, count // 2),
         )
         for i in again
-    ]  # fmt: skip
+    ]
 
 
 def draw_gold(
@@ -65,11 +70,17 @@ def draw_gold(
         every = max(1, count // n)
         found += [
             Question(
-                "pair", pair, first.wording, wanted=EVERY_RATER, purpose=purpose, expected=label,
-                priority=float(purpose == "practice"), position=every // 2 + i * every,
+                "pair",
+                pair,
+                first.wording,
+                wanted=EVERY_RATER,
+                purpose=purpose,
+                expected=label,
+                priority=float(purpose == "practice"),
+                position=every // 2 + i * every,
             )
             for i, (pair, label) in enumerate(zip(pairs, expected, strict=True))
-        ]  # fmt: skip
+        ]
     return found
 
 

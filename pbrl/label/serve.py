@@ -54,9 +54,12 @@ def open_project(config: Mapping[str, Any]) -> "Project":
     from pbrl.feedback.page.server import new_token
 
     source = {
-        "env": config["env"], "data": config["data"], "folder": Path(config["data_dir"]), "seed": config["data_seed"],
+        "env": config["env"],
+        "data": config["data"],
+        "folder": Path(config["data_dir"]),
+        "seed": config["data_seed"],
         "workers": worker_count(config["workers"]),
-    }  # fmt: skip
+    }
     renderers = Renderers(source)
     episodes, content_hash = collect.load_dataset(**source)
     renderers.read()
@@ -72,9 +75,15 @@ def open_project(config: Mapping[str, Any]) -> "Project":
     if raters:
         raters[new_token()] = config["rater"]
     return Project(
-        store, clips, dataset, first_rows(table), config["instructions"], raters, config["rater"],
+        store,
+        clips,
+        dataset,
+        first_rows(table),
+        config["instructions"],
+        raters,
+        config["rater"],
         config["checks"]["pass_mark"],
-    )  # fmt: skip
+    )
 
 
 def print_links(config: Mapping[str, Any], raters: Mapping[str, str], hosts: Sequence[str], port: int) -> None:

@@ -47,9 +47,15 @@ class DecisionTransformer(nn.Module):
             raise UserError(f"algo.targets={targets}: one share of the best return, or several with a critic to choose")
         self.spec = spec
         self.settings: dict[str, Any] = {
-            "context": context, "layers": layers, "heads": heads, "width": width, "dropout": dropout,
-            "targets": list(targets), "hidden": hidden and list(hidden), "choose": choose,
-        }  # fmt: skip
+            "context": context,
+            "layers": layers,
+            "heads": heads,
+            "width": width,
+            "dropout": dropout,
+            "targets": list(targets),
+            "hidden": hidden and list(hidden),
+            "choose": choose,
+        }
         self.context, self.targets, self.choose = context, targets, choose
         self.normalize = Normalize(spec.obs_mean, spec.obs_std)
         self.net = Sequence(spec, layers=layers, heads=heads, width=width, dropout=dropout)

@@ -24,8 +24,12 @@ class GaussianPolicy(LikelihoodPolicy):
     ):
         super().__init__()
         self.settings = {
-            "hidden": list(hidden), "dropout": dropout, "std": std, "channels": channels, "features": features,
-        }  # fmt: skip
+            "hidden": list(hidden),
+            "dropout": dropout,
+            "std": std,
+            "channels": channels,
+            "features": features,
+        }
         self.spec = spec
         self.normalize = Normalize(spec.obs_mean, spec.obs_std)
         self.encoder = Encoder(spec.images, channels=channels, features=features) if spec.images else None

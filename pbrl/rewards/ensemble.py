@@ -60,6 +60,7 @@ class Ensemble(PerStepReward):
         return total.clamp(min=1e-6).log() if self.linear else total
 
     def update(self, batch: Comparisons) -> Metrics:
+        """Minimizes the sum of the members' losses on the segments' returns."""
         scores = self.score(batch.segments)  # [E, B, K], where K is 2 for pairs
         loss = self.objective(scores, batch.label, batch.confidence)  # [E]
         self.optim.step(loss.sum())

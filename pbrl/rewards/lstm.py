@@ -50,6 +50,7 @@ class LSTM(PerStepReward):
         return torch.tanh(out) if self.bounded else out
 
     def update(self, batch: Comparisons) -> Metrics:
+        """Minimizes the loss on the segments' returns."""
         scores = self.score(batch.segments)[0]  # [B, K], where K is 2 for pairs
         loss = self.objective(scores, batch.label, batch.confidence)
         self.optim.step(loss)

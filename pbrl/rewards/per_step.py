@@ -27,6 +27,7 @@ class PerStepReward(nn.Module):
         raise NotImplementedError
 
     def update(self, batch: Comparisons) -> Metrics:
+        """A gradient step on the objective; returns the loss and the accuracy on the batch."""
         raise NotImplementedError
 
     def score(self, segment: Segment) -> Tensor:
@@ -37,6 +38,7 @@ class PerStepReward(nn.Module):
         return [Phase("reward", self.steps, self.draw, self.update)]
 
     def draw(self, data: Data) -> Comparisons:
+        """`batch_size` answers in the objective's form: pairs, lists or ratings."""
         return self.objective.draw(data, self.batch_size)
 
     @torch.no_grad()

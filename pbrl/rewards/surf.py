@@ -47,9 +47,11 @@ class SURF(Ensemble):
         self.unlabelled = unlabelled * self.batch_size
 
     def draw(self, data: Data) -> Batch:
+        """`batch_size` comparisons, and `unlabelled` times as many pairs without a label."""
         return Batch(data.comparisons(self.batch_size), data.unlabelled(self.unlabelled))
 
     def update(self, batch: Batch) -> Metrics:
+        """Minimizes the loss on cropped comparisons, and on pseudo-labelled pairs times `weight`."""
         labelled, unlabelled = batch
         rewards = [self.reward(part.segments.obs, part.segments.action) for part in batch]  # [E, B, 2, L] each
         with torch.no_grad():

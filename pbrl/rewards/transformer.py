@@ -57,6 +57,7 @@ class PreferenceTransformer(PerStepReward):
         return (weight * reward).sum(-1)
 
     def update(self, batch: Comparisons) -> Metrics:
+        """Minimizes the loss on the segments' scores, the attention-weighted sums of rewards."""
         scores = self._score(batch.segments)  # [B, K], where K is 2 for pairs
         loss = self.objective(scores, batch.label, batch.confidence)
         self.optim.step(loss)

@@ -32,6 +32,9 @@ def _rater(name: str, answers: list[Answer]) -> dict[str, Any]:
     seconds = [answer.seconds for answer in answers if answer.seconds]
     outcomes = [answer.value.outcome for answer in answers if answer.value]
     return {
-        "name": name, "answers": len(answers), "ties": outcomes.count("tie"), "skips": outcomes.count("skip"),
+        "name": name,
+        "answers": len(answers),
+        "ties": outcomes.count("tie"),
+        "skips": outcomes.count("skip"),
         "seconds": median(seconds) if seconds else None,
-    }  # fmt: skip
+    }

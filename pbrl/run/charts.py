@@ -48,8 +48,11 @@ def curves(lines: list[Curve], levels: list[Level], measure: str, title: str = "
         if measure == "success":
             axes.set_ylim(-0.03, 1.03)
         if lines or levels:
-            axes.legend(frameon=False, loc="best" if len(lines) < 5 else "upper left",
-                        bbox_to_anchor=None if len(lines) < 5 else (1, 1))  # fmt: skip
+            axes.legend(
+                frameon=False,
+                loc="best" if len(lines) < 5 else "upper left",
+                bbox_to_anchor=None if len(lines) < 5 else (1, 1),
+            )
     return figure
 
 

@@ -166,7 +166,7 @@ def names(config: dict[str, Any]) -> dict[str, str]:
 
 
 def _class_name(part: dict[str, Any]) -> str:
-    name = str(part.get("_target_") or part.get("name") or "none").rpartition(".")[2]
+    name = str(part.get("_target_") or part.get("name") or "none")
     return f"{name}/{part['task']}" if part.get("task") else name
 
 
@@ -186,8 +186,11 @@ def settings(config: dict[str, Any]) -> list[Setting]:
     """Every value of a run's config beside its default: a choice first, then the values that differ within it."""
     values, notes = load("", "train")
     parts = {group.part: group for group in groups()}
-    found = [_setting(k, v, resolve({"x": values.get(k)}, config)["x"], notes.get(k, ""))
-             for k, v in config.items() if k not in parts and not isinstance(v, dict)]  # fmt: skip
+    found = [
+        _setting(k, v, resolve({"x": values.get(k)}, config)["x"], notes.get(k, ""))
+        for k, v in config.items()
+        if k not in parts and not isinstance(v, dict)
+    ]
     for key, value in config.items():
         if key in parts and isinstance(value, dict):
             found += _part_settings(parts[key], value, config)

@@ -53,8 +53,11 @@ def methods(runs: Sequence[Outcome]) -> list[Method]:
 
 def _values(run: Outcome) -> dict[str, str]:
     """What makes a run another method, by key."""
-    return {s.key: s.value for s in choices.settings(run.config)
-            if s.key not in FREE and not s.key.startswith(("baseline.", "logger."))}  # fmt: skip
+    return {
+        s.key: s.value
+        for s in choices.settings(run.config)
+        if s.key not in FREE and not s.key.startswith(("baseline.", "logger."))
+    }
 
 
 def _title(run: Outcome) -> str:
@@ -98,9 +101,13 @@ def context(runs: Sequence[Outcome], start: Path) -> dict[str, Any]:
     )
     figure = charts.curves(lines, levels(runs[0]) if len(tasks) == 1 else [], key) if lines else None
     return {
-        "tasks": tasks, "rows": rows, "measure": key, "words": words, "count": len(runs),
+        "tasks": tasks,
+        "rows": rows,
+        "measure": key,
+        "words": words,
+        "count": len(runs),
         "curve": None if figure is None else Markup(charts.svg(figure, words)),
-    }  # fmt: skip
+    }
 
 
 def _row(method: Method, start: Path) -> dict[str, Any]:
@@ -112,7 +119,9 @@ def _row(method: Method, start: Path) -> dict[str, Any]:
     data = method.runs[0].data
     key = measure(last[0]) if last else ""
     return {
-        "name": method.name, "measure": key, "seeds": len(method.seeds),
+        "name": method.name,
+        "measure": key,
+        "seeds": len(method.seeds),
         "unfinished": sum(not run.is_finished for run in method.runs),
         "last": mean(values) if values else None,
         "deviation": stdev(values) if len(values) > 1 else None,
@@ -120,6 +129,12 @@ def _row(method: Method, start: Path) -> dict[str, Any]:
         "best": mean(event[measure(event)] for event in best) if best else None,
         "baseline": mean(event[measure(event)] for event in baseline) if baseline else None,
         "data": data[measure(data)] if data else None,
-        "links": [(run.folder.name, Path(os.path.relpath(run.folder / "index.html", start)).as_posix(),
-                   (run.folder / "index.html").exists()) for run in method.runs],
-    }  # fmt: skip
+        "links": [
+            (
+                run.folder.name,
+                Path(os.path.relpath(run.folder / "index.html", start)).as_posix(),
+                (run.folder / "index.html").exists(),
+            )
+            for run in method.runs
+        ],
+    }

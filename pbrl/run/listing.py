@@ -44,8 +44,13 @@ def help_page() -> str:
     defaults = choices.flatten(notes[0])
     examples = [(f"python train.py {flags}".strip(), words) for flags, words in EXAMPLES.items()]
     flags = [(f"{key}={choices.format_value(defaults[key])}", notes[1].get(key, "")) for key in MAIN]
-    sections = [ABOUT, "Examples\n" + "\n".join(f"  {command}\n      {words}" for command, words in examples),
-                "Groups\n" + overview(), "Main settings\n" + table(flags), MORE]  # fmt: skip
+    sections = [
+        ABOUT,
+        "Examples\n" + "\n".join(f"  {command}\n      {words}" for command, words in examples),
+        "Groups\n" + overview(),
+        "Main settings\n" + table(flags),
+        MORE,
+    ]
     return "\n\n".join(sections)
 
 
@@ -91,8 +96,10 @@ def _choice(group: Group, choice: str, tasks: Tasks) -> str:
         if k.rpartition(".")[2] not in ("_target_", "_partial_", "task")
     }
     rows = [(f"{group.part}.{key}={choices.format_value(value)}", notes.get(key, "")) for key, value in flat.items()]
-    parts = [f"{group.name}={choice}{'/<task>' if is_simulator and not task else ''}  "
-             f"{choices.description(group.folder, choice)}"]  # fmt: skip
+    parts = [
+        f"{group.name}={choice}{'/<task>' if is_simulator and not task else ''}  "
+        f"{choices.description(group.folder, choice)}"
+    ]
     if found and not task:
         parts.append(f"Tasks\n{columns(found)}")
     if rows:

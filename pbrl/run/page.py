@@ -134,8 +134,13 @@ def _row(name: str, event: dict[str, Any], others: list[dict[str, Any]]) -> dict
     low = 0.0 if key == "success" else min(min(e["return_interval"][0], 0.0) for e in others)
     high = 1.0 if key == "success" else max(e["return_interval"][1] for e in others)
     low_, mid, high_ = (100 * (x - low) / ((high - low) or 1) for x in (interval[0], event[key], interval[1]))
-    return {"name": name, "measure": key, "event": event, "interval": interval,
-            "bar": {"low": low_, "mid": mid, "width": high_ - low_}}  # fmt: skip
+    return {
+        "name": name,
+        "measure": key,
+        "event": event,
+        "interval": interval,
+        "bar": {"low": low_, "mid": mid, "width": high_ - low_},
+    }
 
 
 def _curve(run: Outcome) -> dict[str, Any] | None:
@@ -164,8 +169,11 @@ def _videos(run: Outcome) -> list[Path]:
 def _files(run: Outcome) -> list[dict[str, Any]]:
     places = list(dict.fromkeys([run.folder, *(seed.folder for seed in run.seeds)]))
     found = [(place / name, words) for place in places for name, words in FILES.items()]
-    return [{"path": path.relative_to(run.folder).as_posix(), "words": words, "size": path.stat().st_size}
-            for path, words in found if path.exists()]  # fmt: skip
+    return [
+        {"path": path.relative_to(run.folder).as_posix(), "words": words, "size": path.stat().st_size}
+        for path, words in found
+        if path.exists()
+    ]
 
 
 def _size(count: int) -> str:

@@ -19,7 +19,7 @@ import torch
 from pbrl.data.frames import without_images
 from pbrl.data.rollout import RolloutWorkers, make_environment
 from pbrl.data.table import Table
-from pbrl.run import charts, comparing, outcome, page, summary
+from pbrl.run import charts, choices, comparing, outcome, page, summary
 from pbrl.training import evaluate, log
 from pbrl.training.evaluate import Evaluation
 from pbrl.training.replica import Replica
@@ -64,12 +64,19 @@ def write(
         baseline = clones[i] if clones else None
         answers, validated = log.read(seed.folder, "answers"), log.read(seed.folder, "held_out")
         validated = [{k: v for k, v in event.items() if k not in ("phase", "step")} for event in validated]
-        results.append({
-            "env": config["env"], "algo": config["algo"]["_target_"].split(".")[-2], "seed": seed.seed,
-            "data": asdict(data), "bc": baseline, "policy": found, "answers": counts,
-            "label_accuracy": answers[-1].get("label_accuracy") if answers else None,
-            "reward_model": validated[-1] if validated else None,
-        })  # fmt: skip
+        results.append(
+            {
+                "env": config["env"],
+                "algo": choices.names(config)["algo"],
+                "seed": seed.seed,
+                "data": asdict(data),
+                "bc": baseline,
+                "policy": found,
+                "answers": counts,
+                "label_accuracy": answers[-1].get("label_accuracy") if answers else None,
+                "reward_model": validated[-1] if validated else None,
+            }
+        )
         (seed.folder / "result.json").write_text(json.dumps(results[-1], indent=2))
         print(summary.results(results[-1], f"seed {seed.seed}" if len(seeds) > 1 else ""))
         plot(seed.folder)

@@ -30,6 +30,7 @@ class Answers(NamedTuple):
 
     @classmethod
     def of(cls, labels: Labels, device: torch.device) -> "Answers":
+        """The labels as tensors on a device."""
         arrays = labels.starts, labels.value, labels.group, labels.rater, labels.confidence
         starts, value, group, rater, confidence = (torch.from_numpy(x).to(device) for x in arrays)
         return cls(starts, value.float(), group, rater, confidence.float())

@@ -188,6 +188,7 @@ class Mean:
         self.sums: dict[str, Tensor] = {}
 
     def add(self, metrics: Metrics) -> None:
+        """Adds an update's metrics to the sums, in place."""
         for name, value in metrics.items():
             if name not in self.sums:
                 self.sums[name] = torch.zeros_like(value)

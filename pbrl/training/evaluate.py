@@ -73,6 +73,10 @@ def summarize(episodes: Sequence[Episode]) -> Evaluation:
             "success_at_end": float(np.mean([e.success[-1] for e in episodes])),  # type: ignore[index]
         }
     return Evaluation(
-        episodes=len(returns), return_mean=float(returns.mean()), return_iqm=float(trim_mean(returns, 0.25)),
-        return_max=float(returns.max()), return_interval=interval, **measures,
-    )  # fmt: skip
+        episodes=len(returns),
+        return_mean=float(returns.mean()),
+        return_iqm=float(trim_mean(returns, 0.25)),
+        return_max=float(returns.max()),
+        return_interval=interval,
+        **measures,
+    )

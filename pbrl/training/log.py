@@ -66,6 +66,7 @@ class Log:
         self.file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
+        """Closes the file, and the run of wandb or TensorBoard."""
         self.file.close()
         if self.wandb is not None:
             self.wandb.finish()

@@ -86,7 +86,9 @@ class Training:
         if len(stage.phases) == 1:
             return engine.prepare(stage.phases[0])
         learners = [phase.update.__self__ for phase in stage.phases]  # type: ignore[attr-defined]
-        stack = self.stacks.setdefault(id(learners[0]), LearnerStack(learners))
+        if id(learners[0]) not in self.stacks:  # a second stack would take the learners' tensors from the first
+            self.stacks[id(learners[0])] = LearnerStack(learners)
+        stack = self.stacks[id(learners[0])]
         states = [replica.generator.get_state() for replica in self.replicas]
         update = engine.prepare_stack(stack, stage.phases[0], self._draw(stage))
         for replica, state in zip(self.replicas, states, strict=True):
@@ -350,6 +352,7 @@ class Stopwatch:
         self.start()
 
     def start(self) -> None:
+        """Starts the measurement anew."""
         self.began = time.perf_counter()
 
     def elapsed(self) -> float:
@@ -357,5 +360,6 @@ class Stopwatch:
         return time.perf_counter() - self.began
 
     def stop(self, what: str) -> None:
+        """Adds the seconds since `start` to `what`, and starts anew."""
         self.seconds[what] += self.elapsed()
         self.start()

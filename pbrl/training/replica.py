@@ -18,9 +18,17 @@ class Replica:
     """One seed of a run. `data` is what its algorithm draws from, `reward_data` what its reward model does."""
 
     def __init__(
-        self, seed: int, folder: Path, table: Table, algo: Algorithm, reward: RewardModel | None, log: Log,
-        *, length: int = 1, held_out: float = 0.0,
-    ):  # fmt: skip
+        self,
+        seed: int,
+        folder: Path,
+        table: Table,
+        algo: Algorithm,
+        reward: RewardModel | None,
+        log: Log,
+        *,
+        length: int = 1,
+        held_out: float = 0.0,
+    ):
         self.seed, self.folder, self.table = seed, folder, table
         self.algo, self.reward, self.log = algo, reward, log
         self.generator = torch.Generator(table.device).manual_seed(seed)  # which batches
@@ -32,6 +40,7 @@ class Replica:
         self.data.set_labels(labels)
 
     def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds: networks, learned rewards, random state, the log's position and the evaluations."""
         return {
             "algo": self.algo.state_dict(),
             "reward": None if self.reward is None else self.reward.state_dict(),

@@ -56,4 +56,5 @@ def share(learners: Sequence[nn.Module]) -> dict[str, Tensor]:
 
 
 def tensors(learner: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a learner, by name."""
     return {**dict(learner.named_parameters()), **dict(learner.named_buffers())}

@@ -165,10 +165,17 @@ class LibfrankaDriver:
     def _parse(self, state: Any) -> State:
         assert self.hand is not None
         return State(
-            np.array(state.q, float), np.array(state.dq, float), self.hand.width, MODES[int(state.robot_mode)],
-            float(np.linalg.norm(state.O_F_ext_hat_K[:3])), float(state.control_command_success_rate),
-            np.zeros((0, 7)), np.array(self.settings["goal_m"], float), self.clock(), time.monotonic(),
-        )  # fmt: skip
+            np.array(state.q, float),
+            np.array(state.dq, float),
+            self.hand.width,
+            MODES[int(state.robot_mode)],
+            float(np.linalg.norm(state.O_F_ext_hat_K[:3])),
+            float(state.control_command_success_rate),
+            np.zeros((0, 7)),
+            np.array(self.settings["goal_m"], float),
+            self.clock(),
+            time.monotonic(),
+        )
 
     def observe(self) -> State:
         """The newest state. Raises StateError."""

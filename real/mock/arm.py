@@ -58,9 +58,13 @@ class MockArm:
         self.ages: deque[float] = deque(maxlen=100_000)  # s, of the commands that moved the arm, when they came
         self.oldest = self.stopped = 0.0  # s: the oldest of those
         self.builders = {
-            "joint_states": self._joint_states, "arm": self._arm_status, "wrench": self._wrench,
-            "gripper": self._gripper, "objects": self._objects, "goal": self._goal,
-        }  # fmt: skip
+            "joint_states": self._joint_states,
+            "arm": self._arm_status,
+            "wrench": self._wrench,
+            "gripper": self._gripper,
+            "objects": self._objects,
+            "goal": self._goal,
+        }
         self.periods = {name: period for name, period in PERIODS.items() if name in self.topics}
         self._connect()
         self.reset(0)
@@ -100,10 +104,18 @@ class MockArm:
         since the beginning at most, as shares of the arm's limits of speed and acceleration."""
         with self.lock:
             _, success = self.env.evaluate()
-            return {"success": bool(success), "reached": self.reached, "count": dict(self.count),
-                    "oldest": self.oldest, "ages": np.percentile(self.ages or [0.0], [50, 99]).tolist(),
-                    "stopped": self.stopped, "active": self.active, "q": self.env.joint_positions.tolist(),
-                    "fastest": self.fastest, "hardest": self.hardest}  # fmt: skip
+            return {
+                "success": bool(success),
+                "reached": self.reached,
+                "count": dict(self.count),
+                "oldest": self.oldest,
+                "ages": np.percentile(self.ages or [0.0], [50, 99]).tolist(),
+                "stopped": self.stopped,
+                "active": self.active,
+                "q": self.env.joint_positions.tolist(),
+                "fastest": self.fastest,
+                "hardest": self.hardest,
+            }
 
     def fault(self, **which: Any) -> None:
         """Switches faults on or off."""
@@ -187,9 +199,11 @@ class MockArm:
             return {"mode": running if mode in ("idle", "move") else -1}
         force, rate = "O_F_ext_hat_K", "control_command_success_rate"
         return {
-            "header": self._header(), force if self.ros1 else force.lower(): [self.faults.force, 0, 0, 0, 0, 0],
-            rate: self.faults.success_rate if self.active else 0.0, "robot_mode": MODES.index(mode),
-        }  # fmt: skip
+            "header": self._header(),
+            force if self.ros1 else force.lower(): [self.faults.force, 0, 0, 0, 0, 0],
+            rate: self.faults.success_rate if self.active else 0.0,
+            "robot_mode": MODES.index(mode),
+        }
 
     def _wrench(self) -> dict[str, Any]:
         return {"header": self._header(), "wrench": {"force": {"x": self.faults.force, "y": 0.0, "z": 0.0}}}
@@ -202,8 +216,12 @@ class MockArm:
         data, poses = self.env.data, []
         for body in self.env.objects:
             position, turn = data.xpos[body].tolist(), data.xquat[body].tolist()
-            poses.append({"position": dict(zip("xyz", position, strict=True)),
-                          "orientation": dict(zip("wxyz", turn, strict=True))})  # fmt: skip
+            poses.append(
+                {
+                    "position": dict(zip("xyz", position, strict=True)),
+                    "orientation": dict(zip("wxyz", turn, strict=True)),
+                }
+            )
         return {"header": self._header(), "poses": poses}
 
     def _goal(self) -> dict[str, Any]:
@@ -270,8 +288,12 @@ class MockArm:
             f'<joint name="{name}" type="revolute"><limit lower="{low}" upper="{high}" velocity="{speed}" '
             f'effort="{effort}"/></joint>'
             for name, low, high, speed, effort in zip(
-                self.env.arm.joints, limits.position_min, limits.position_max, limits.velocity, limits.torque,
+                self.env.arm.joints,
+                limits.position_min,
+                limits.position_max,
+                limits.velocity,
+                limits.torque,
                 strict=True,
             )
-        )  # fmt: skip
+        )
         return {"value": json.dumps(f'<robot name="{self.settings["robot"]}">{joints}</robot>')}

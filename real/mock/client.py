@@ -78,10 +78,16 @@ class Client:
             self.bridge.loop.call_soon_threadsafe(self.put, frame)
 
     async def _handle(self, message: Message) -> None:
-        quick = {"advertise": self._advertise, "unadvertise": self._unadvertise, "publish": self._publish,
-                 "subscribe": self._subscribe, "unsubscribe": self._unsubscribe,
-                 "advertise_service": self._advertise_service, "unadvertise_service": self._unadvertise_service,
-                 "service_response": self._service_response}  # fmt: skip
+        quick = {
+            "advertise": self._advertise,
+            "unadvertise": self._unadvertise,
+            "publish": self._publish,
+            "subscribe": self._subscribe,
+            "unsubscribe": self._unsubscribe,
+            "advertise_service": self._advertise_service,
+            "unadvertise_service": self._unadvertise_service,
+            "service_response": self._service_response,
+        }
         slow = {"call_service": self._call_service}
         if not self.hub.definitions.ros1:
             quick["cancel_action_goal"], slow["send_action_goal"] = self._cancel_goal, self._send_goal

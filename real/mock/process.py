@@ -18,8 +18,11 @@ class MockProcess:
         switches = [f"--{name}" for name, value in flags.items() if value is True]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "real.mock", *values, *switches],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
         self.url = self._read()["url"]
 
     def request(self, **message: Any) -> dict[str, Any]:

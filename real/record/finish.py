@@ -207,8 +207,9 @@ def _build_scene(arm: robots.Arm) -> mujoco.MjModel:
     world.add_light(pos=[0.5, -0.5, 2], dir=[0, 0.2, -1], diffuse=[0.6, 0.6, 0.6])
     world.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[2, 2, 0.1], rgba=[0.75, 0.66, 0.55, 1])
     world.add_body(name="centre", pos=[0.3, 0, 0.4])
-    world.add_camera(name="front", pos=[1.4, 1.0, 0.9], mode=mujoco.mjtCamLight.mjCAMLIGHT_TARGETBODY,
-                     targetbody="centre", fovy=40)  # fmt: skip
+    world.add_camera(
+        name="front", pos=[1.4, 1.0, 0.9], mode=mujoco.mjtCamLight.mjCAMLIGHT_TARGETBODY, targetbody="centre", fovy=40
+    )
     add_arm(spec, arm)
     return spec.compile()
 

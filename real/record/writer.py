@@ -99,10 +99,16 @@ class Writer:
     def handle(self, message: Sequence[memoryview]) -> None:
         """Carries out a message; an error goes into the status, and the next message is carried out."""
         kind = "step"
+        actions = {
+            "begin": self.begin,
+            "step": self.step,
+            "end": self.end,
+            "save_last": self.save_last,
+            "close": self.leave,
+        }
         try:
             kind, value = pickle.loads(message[0], buffers=message[1:])
-            {"begin": self.begin, "step": self.step, "end": self.end, "save_last": self.save_last,
-             "close": self.leave}[kind](value)  # fmt: skip
+            actions[kind](value)
         except Exception as error:  # whatever a robot's driver may have put into a step
             lost = {"begin": "an episode is lost", "step": "a step is lost", "save_last": "a clip is lost"}
             self._fail(lost.get(kind, f"it could not {kind} well"), error)

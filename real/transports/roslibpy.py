@@ -28,9 +28,12 @@ class RoslibpyLink(WebsocketsLink):
         except ValueError:  # no address: `wait` says so
             return
         factory.setProtocolOptions(
-            autoPingInterval=2 * PING_S, autoPingTimeout=2 * PONG_S,  # its timers are as coarse as 0.2 s
-            closeHandshakeTimeout=CLOSE_S, openHandshakeTimeout=2, perMessageCompressionOffers=[],
-        )  # fmt: skip
+            autoPingInterval=2 * PING_S,
+            autoPingTimeout=2 * PONG_S,  # its timers are as coarse as 0.2 s
+            closeHandshakeTimeout=CLOSE_S,
+            openHandshakeTimeout=2,
+            perMessageCompressionOffers=[],
+        )
         factory.initialDelay, factory.maxDelay = REDIAL_S[0], REDIAL_S[-1]
         factory.on("ready", self._ready)
         factory.on("close", lambda _: self._on_disconnected())

@@ -138,9 +138,16 @@ class WebsocketsLink:
         while not self.closing:
             try:
                 async with connect(
-                    self.url, ping_interval=PING_S, ping_timeout=PONG_S, close_timeout=CLOSE_S, open_timeout=2,
-                    max_size=None, max_queue=None, compression=None, proxy=None,
-                ) as socket:  # fmt: skip
+                    self.url,
+                    ping_interval=PING_S,
+                    ping_timeout=PONG_S,
+                    close_timeout=CLOSE_S,
+                    open_timeout=2,
+                    max_size=None,
+                    max_queue=None,
+                    compression=None,
+                    proxy=None,
+                ) as socket:
                     tries = 0
                     await self._announce(socket)
                     async for text in socket:

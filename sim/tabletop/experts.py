@@ -11,8 +11,11 @@ from pbrl.types import UserError
 from sim.tabletop.tasks import CUBE, TASKS, Place
 
 STYLE = {  # share of full commands; m above things; 1: around what is in the way; 1: both cubes at once
-    "speed": 1.0, "height": 0.1, "around": 0.0, "together": 1.0,
-}  # fmt: skip
+    "speed": 1.0,
+    "height": 0.1,
+    "around": 0.0,
+    "together": 1.0,
+}
 OPEN, CLOSED = -1.0, 1.0
 GAIN = 20.0  # commands per metre of error: the last five centimetres are taken ever more slowly
 HELD = 0.05  # m, of the gripper's width: a cube is 4 cm wide
@@ -32,9 +35,13 @@ class Expert:
         if not 0 < self.style["speed"] <= 1 or not 0.05 <= self.style["height"] <= 0.3:
             raise UserError("env.style.speed lies in (0, 1], and env.style.height in [0.05, 0.3] m")
         choices: dict[str, Callable[[np.ndarray], tuple[np.ndarray, float]]] = {
-            "reach": self._reach, "lift": self._lift, "push": self._push, "group": self._group, "place": self._place,
+            "reach": self._reach,
+            "lift": self._lift,
+            "push": self._push,
+            "group": self._group,
+            "place": self._place,
             "clutter": self._clutter,
-        }  # fmt: skip
+        }
         self.choose = choices[task]
         places = range(7, 7 + 7 * len(TASKS[task].objects), 7)  # of objects' poses in an observation
         self.objects = (*(slice(place, place + 3) for place in places), slice(-3, None))

@@ -27,8 +27,15 @@ class Task(ABC):
         for name in self.objects:
             body = world.add_body(name=name, pos=[0.5, 0, CUBE])
             body.add_freejoint(name=f"{name}_free")
-            body.add_geom(name=name, type=BOX, size=[CUBE] * 3, mass=0.06, rgba=[0.85, 0.25, 0.2, 1],
-                          friction=[1.0, 0.01, 0.0001], condim=4)  # fmt: skip
+            body.add_geom(
+                name=name,
+                type=BOX,
+                size=[CUBE] * 3,
+                mass=0.06,
+                rgba=[0.85, 0.25, 0.2, 1],
+                friction=[1.0, 0.01, 0.0001],
+                condim=4,
+            )
 
     @abstractmethod
     def sample(self, random: np.random.Generator) -> tuple[list[Pose], np.ndarray]:
@@ -137,8 +144,13 @@ class Place(Task):
 
     def build(self, world: Any) -> None:
         super().build(world)
-        world.add_geom(name="glass", type=mujoco.mjtGeom.mjGEOM_CYLINDER, pos=[*self.glass, self.height / 2],
-                       size=[0.03, self.height / 2, 0], rgba=[0.4, 0.7, 0.9, 0.5])  # fmt: skip
+        world.add_geom(
+            name="glass",
+            type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+            pos=[*self.glass, self.height / 2],
+            size=[0.03, self.height / 2, 0],
+            rgba=[0.4, 0.7, 0.9, 0.5],
+        )
 
     def sample(self, random: np.random.Generator) -> tuple[list[Pose], np.ndarray]:
         cube = on_table(random, (0.46, -0.22), (0.54, -0.16))
@@ -169,8 +181,13 @@ class Clutter(Place):
     def build(self, world: Any) -> None:
         Task.build(self, world)
         for name, place in zip(self.fragile, self.glasses, strict=True):
-            world.add_geom(name=name, type=mujoco.mjtGeom.mjGEOM_CYLINDER, pos=[*place, self.height / 2],
-                           size=[0.03, self.height / 2, 0], rgba=[0.4, 0.7, 0.9, 0.5])  # fmt: skip
+            world.add_geom(
+                name=name,
+                type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+                pos=[*place, self.height / 2],
+                size=[0.03, self.height / 2, 0],
+                rgba=[0.4, 0.7, 0.9, 0.5],
+            )
 
     def sample(self, random: np.random.Generator) -> tuple[list[Pose], np.ndarray]:
         cube = on_table(random, (0.42, -0.2), (0.56, -0.08))

@@ -212,17 +212,19 @@ def test_a_reward_model_has_an_objective_of_its_own(tmp_path, objective):
 
 def test_a_round_that_is_skipped_whole(tmp_path, monkeypatch):
     """B-Pref fails on one. The real teacher answers the first round; no setting skips just the second."""
-    answer = Teacher.answer
+    label, rounds = Teacher.label, []
 
-    def first_alone(self, table, starts, length, r, *step):
-        label, outcome = answer(self, table, starts, length, r, *step)
-        return (label, outcome) if r == 0 else (np.full_like(label, np.nan), np.full_like(outcome, "skip"))
+    def first_alone(self, table, starts, length, uniform):
+        found, outcome = label(self, table, starts, length, uniform)
+        rounds.append(len(starts))
+        return (found, outcome) if len(rounds) == 1 else (np.full_like(found, np.nan), np.full_like(outcome, "skip"))
 
-    monkeypatch.setattr(Teacher, "answer", first_alone)
+    monkeypatch.setattr(Teacher, "label", first_alone)
     train(tmp_path, *RUNS["piql-in-rounds"], "compare=false")
     first, second = log.read(tmp_path / "run", "answers")
     assert first["skipped"] == 0 and second["skipped"] == second["asked"] - first["asked"] > 0
     assert second["answered"] == first["answered"] and len(log.read(tmp_path / "run", "held_out")) == 2
+    assert rounds == [30, 30]
 
 
 def test_a_run_on_a_d4rl_file(tmp_path):
@@ -259,21 +261,24 @@ def test_a_run_folder_of_another_run(tmp_path):
         train(tmp_path, *extra)
 
 
-def test_a_full_disk_loses_nothing(tmp_path):
+@pytest.mark.parametrize(("name", "free"), [("iql", 100_000), ("cpl", 300_000)])  # the checkpoint's, and the store's
+def test_a_full_disk_loses_nothing(tmp_path, name, free):
     """The checkpoint of before survives, and the run goes on when there is space again."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if (
         os.geteuid() != 0
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True).returncode
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True).returncode
     ):
         pytest.skip("mounting a small disk needs root")
     try:
         filler = disk / "filler"
-        extra = [*RUNS["cpl"], f"data_dir={tmp_path / 'data'}", "compare=false"]
-        filler.write_bytes(bytes(330_000))
-        with pytest.raises(UserError, match="free some space"):
+        extra = [*RUNS[name], f"data_dir={tmp_path / 'data'}", "compare=false"]
+        filler.write_bytes(bytes(2**20 - free))
+        full = "checkpoint.pt.*free some space" if name == "iql" else "answers.sqlite.*free some space"
+        with pytest.raises(UserError, match=full):
             train(disk, *extra)
+        assert files.load(disk / "run/checkpoint.pt", torch.device("cpu")) is not None
         filler.unlink()
         assert train(disk, *extra)["policy"]
     finally:

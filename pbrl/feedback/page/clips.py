@@ -53,6 +53,7 @@ class Renderers:
             return self.pool.submit(_render, row, length, look, path)
 
     def close(self) -> None:
+        """Stops the processes; clips that are still queued are not rendered."""
         self.pool.shutdown(cancel_futures=True)
 
 

@@ -85,10 +85,10 @@ class Project:
         if sum(is_right for _, is_right in found.values()) >= self.pass_mark * asked:
             self.passed.add(rater)
             return {}, False
-        self.store.append([
-            Answer(uuid4().hex, question, rater, kind="retract", supersedes=uid)
-            for question, (uid, _) in found.items()
-        ])  # fmt: skip
+        retractions = [
+            Answer(uuid4().hex, question, rater, kind="retract", supersedes=uid) for question, (uid, _) in found.items()
+        ]
+        self.store.append(retractions)
         return {"purpose": "practice"}, True
 
 

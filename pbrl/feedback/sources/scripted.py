@@ -114,11 +114,12 @@ class Teacher:
             rows = [[self.table.row(clip) for clip in asked[name].clips] for name in ids]
             starts = torch.tensor(rows, device=self.table.device)
             label, outcome = self.label(self.table, starts, length, chance(self.seed, ids))
-            self.store.append([
-                Answer(identity("answer", name, self.rater), name, self.rater,
-                       Value(str(o), None if np.isnan(x) else float(x)))
-                for name, x, o in zip(ids, label, outcome, strict=True)
-            ])  # fmt: skip
+            values = [Value(str(o), None if np.isnan(x) else float(x)) for x, o in zip(label, outcome, strict=True)]
+            answers = [
+                Answer(identity("answer", name, self.rater), name, self.rater, value)
+                for name, value in zip(ids, values, strict=True)
+            ]
+            self.store.append(answers)
 
     def stop(self) -> None:
         """Nothing is left to end."""

@@ -95,10 +95,12 @@ def is_remote(file: str, mounts: str | None = None) -> bool:
 
 
 def batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """The rows in slices of at most `BATCH`, below SQLite's limit on bound values."""
     return (rows[i : i + BATCH] for i in range(0, len(rows), BATCH))
 
 
 def insert(connection: Connection, model: type[Base]) -> Any:
+    """An insert statement of the connection's dialect, SQLite or PostgreSQL, which offers `on_conflict_do_nothing`."""
     if connection.dialect.name == "sqlite":
         from sqlalchemy.dialects.sqlite import insert
     else:

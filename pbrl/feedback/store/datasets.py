@@ -124,10 +124,11 @@ def _rename_clips(connection: Connection, old_dataset: str, clips: dict[str, tup
     """Gives clips their new ids, and with them what points at them."""
     if not clips:
         return
-    add(connection, ClipRow, [
+    rows = [
         {"id": clip_id(clip), **clip._asdict(), "old_dataset": old_dataset, "old_row": row}
         for clip, row in clips.values()
-    ])  # fmt: skip
+    ]
+    add(connection, ClipRow, rows)
     point = update(ItemRow).where(ItemRow.clip == bindparam("old")).values(clip=bindparam("new"))
     connection.execute(point, [{"old": old, "new": clip_id(clip)} for old, (clip, _) in clips.items()])
     for batch in batches(list(clips)):

@@ -90,11 +90,19 @@ class QuestionRow(Base):
     rater_kind: Mapped[str | None] = mapped_column(String(8))  # which raters may answer; NULL: any rater
     same_as: Mapped[str | None] = mapped_column(String(32), index=True)
     __table_args__ = (
-        Index("next_question", "dataset", priority.desc(), "round", "position", "id",
-              sqlite_where=text("open > 0"), postgresql_where=text("open > 0")),
+        Index(
+            "next_question",
+            "dataset",
+            priority.desc(),
+            "round",
+            "position",
+            "id",
+            sqlite_where=text("open > 0"),
+            postgresql_where=text("open > 0"),
+        ),
         CheckConstraint("purpose IN ('learn', 'practice', 'gold', 'repeat')", name="purpose_is_known"),
         CheckConstraint("given >= 0 AND wanted >= 0", name="counts_are_not_negative"),
-    )  # fmt: skip
+    )
 
 
 class ItemRow(Base):

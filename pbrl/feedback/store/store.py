@@ -68,11 +68,12 @@ class Store(Database):
         add(connection, WordingRow, [{"id": i, "words": dict(words)} for i, words in wordings.items()])
         add(connection, ClipRow, [{"id": i, **clip._asdict()} for i, clip in clips.items()])
         add(connection, QuestionRow, [_row(question, dataset, now) for question in new])
-        add(connection, ItemRow, [
+        items = [
             {"question": question.id, "place": place, "clip": clip_id(clip)}
             for question in new
             for place, clip in enumerate(question.clips)
-        ])  # fmt: skip
+        ]
+        add(connection, ItemRow, items)
         return [known.get(question.id, question.id) for question in questions]
 
     def set_priorities(self, priorities: Mapping[str, float]) -> None:
@@ -211,5 +212,11 @@ class Store(Database):
 
 def _row(question: Question, dataset: str, now: datetime) -> dict[str, Any]:
     own = {name: value for name, value in vars(question).items() if name not in ("clips", "wording")}
-    return {**own, "id": question.id, "dataset": dataset, "length": question.length, "asked": now,
-            "wording": question.wording_id}  # fmt: skip
+    return {
+        **own,
+        "id": question.id,
+        "dataset": dataset,
+        "length": question.length,
+        "asked": now,
+        "wording": question.wording_id,
+    }
