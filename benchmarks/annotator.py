@@ -155,11 +155,11 @@ def run_with_page(seed: int, folder: Path) -> dict[str, Any]:
     return {**compare(annotator, store), **percentiles(took)}
 
 
-def make_annotator(made: dict[str, Any], seed: int) -> Annotator:
+def make_annotator(config: dict[str, Any], seed: int) -> Annotator:
     """An annotator who knows the data of a run with these settings."""
-    source = {"folder": Path(made["data_dir"]), "seed": made["data_seed"], "workers": 0}
-    episodes, _ = collect.load_dataset(made["env"], made["data"], **source)
-    return Annotator(Table(episodes), made["query"]["length"], seed)
+    source = {"folder": Path(config["data_dir"]), "seed": config["data_seed"], "workers": 0}
+    episodes, _ = collect.load_dataset(config["env"], config["data"], **source)
+    return Annotator(Table(episodes), config["query"]["length"], seed)
 
 
 def percentiles(took: list[float]) -> dict[str, int]:
@@ -192,16 +192,16 @@ def keys(far: bool) -> dict[str, Any]:
 
 def compare(annotator: Annotator, store: Store) -> dict[str, Any]:
     """Shares, in per cent, as they were pressed and as they are in the store, by the true return."""
-    kept = [answer for answer in store.answers() if answer.value is not None]
-    questions = store.questions([answer.question for answer in kept])
-    starts = [[annotator.table.row(clip) for clip in questions[answer.question].clips] for answer in kept]
+    stored = [answer for answer in store.answers() if answer.value is not None]
+    questions = store.questions([answer.question for answer in stored])
+    starts = [[annotator.table.row(clip) for clip in questions[answer.question].clips] for answer in stored]
     rows = annotator.table.segment_rows(torch.tensor(starts), annotator.length)
     gap = annotator.table.reward[rows].sum(-1).diff(dim=1)[:, 0].numpy()
-    outcome = np.array([answer.value.outcome for answer in kept if answer.value])
-    label = np.array([np.nan if a.value is None or a.value.label is None else a.value.label for a in kept])
+    outcome = np.array([answer.value.outcome for answer in stored if answer.value])
+    label = np.array([np.nan if a.value is None or a.value.label is None else a.value.label for a in stored])
     decisive = outcome == ANSWER
-    keys = [annotator.pressed[answer.question][0] for answer in kept]
-    wrong = [annotator.pressed[answer.question][1] for answer in kept]
+    keys = [annotator.pressed[answer.question][0] for answer in stored]
+    wrong = [annotator.pressed[answer.question][1] for answer in stored]
 
     def share(those: Any, of: Any) -> float:
         return round(100 * float(np.sum(those)) / int(np.sum(of)), 2)

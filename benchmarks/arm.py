@@ -193,18 +193,18 @@ def stalls(args: argparse.Namespace) -> dict[str, Any]:
 
 def success(args: argparse.Namespace) -> dict[str, Any]:
     """A run's policy on the evaluation's episodes: played by the simulation, and deployed in real time."""
-    made = yaml.safe_load((Path(args.policy) / "config.yaml").read_text())["env"]
+    settings = yaml.safe_load((Path(args.policy) / "config.yaml").read_text())["env"]
     seeds = evaluation_seeds(args.episodes)
-    workers = RolloutWorkers({"preference": {}, **made}, 0)
+    workers = RolloutWorkers({"preference": {}, **settings}, 0)
     played = [bool(e.success.any()) for e in workers.collect(PolicyActor(load_policy(args.policy)), list(seeds))]  # type: ignore[union-attr]
     command = [sys.executable, "-m", "real.deploy", "--sim", f"policy={args.policy}", f"episodes={args.episodes}",
                f"seed={seeds[0]}", "record=null", *args.settings]  # fmt: skip
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    deployed = [line.endswith(": success") for line in said.splitlines() if "episode " in line and ": " in line]
-    assert len(deployed) == args.episodes, said
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    deployed = [line.endswith(": success") for line in output.splitlines() if "episode " in line and ": " in line]
+    assert len(deployed) == args.episodes, output
     return {
         "simulated": share(played), "deployed": share(deployed),
-        "said": [line for line in said.splitlines() if line.startswith(("timing", "safety"))],
+        "said": [line for line in output.splitlines() if line.startswith(("timing", "safety"))],
     }  # fmt: skip
 
 

@@ -181,12 +181,12 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
         for thread in threads:
             thread.join()
         server.kill()
-        kept = [event["uid"] for event in store.tail(0, 10**7)]
+        stored = [event["uid"] for event in store.tail(0, 10**7)]
         all_acknowledged, all_sent = set().union(*acknowledged), set().union(*sent)
         return {
-            "acknowledged": len(all_acknowledged), "lost": len(all_acknowledged - set(kept)),
-            "twice": len(kept) - len(set(kept)), "never_sent": len(set(kept) - all_sent),
-            "kept_unacknowledged": len(set(kept) - all_acknowledged), "miscounted": len(store.find_miscounted()),
+            "acknowledged": len(all_acknowledged), "lost": len(all_acknowledged - set(stored)),
+            "twice": len(stored) - len(set(stored)), "never_sent": len(set(stored) - all_sent),
+            "kept_unacknowledged": len(set(stored) - all_acknowledged), "miscounted": len(store.find_miscounted()),
         }  # fmt: skip
 
 

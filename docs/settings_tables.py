@@ -40,8 +40,8 @@ def first_comment(path: Path) -> str:
     """The comment that a file begins with."""
     lines = path.read_text().splitlines()
     first = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    said = [line.lstrip("# ") for line in lines[:first] if "@package" not in line]
-    return escape_cell(" ".join(said)) + "\n" if said else ""
+    comment = [line.lstrip("# ") for line in lines[:first] if "@package" not in line]
+    return escape_cell(" ".join(comment)) + "\n" if comment else ""
 
 
 def base(group: str, path: Path) -> str:

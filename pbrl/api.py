@@ -42,9 +42,9 @@ def ask(table: Table, source: str = "perfect", *, store: str | None = None, **qu
     flags = [f"feedback={source}", *(f"query.{name}={value}" for name, value in query.items())]
     settings = RunSettings.parse(compose_config(*flags))
     feedback: FeedbackSource = build(settings.feedback)
-    kept = Store(store or "sqlite://")
-    feedback.start(Context(kept, table, settings.query, data_dir=settings.data_dir))
-    asking = Asking(table=table, query=settings.query, source=feedback, store=kept)
+    answers = Store(store or "sqlite://")
+    feedback.start(Context(answers, table, settings.query, data_dir=settings.data_dir))
+    asking = Asking(table=table, query=settings.query, source=feedback, store=answers)
     try:
         asking.ask(0, None)
     finally:

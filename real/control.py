@@ -136,7 +136,7 @@ class Controller:
         except StateError as error:
             self.stop(error.fault, str(error))
         if self.job is not None and self.job.done():
-            self._finished(self.job)
+            self._on_finished(self.job)
         if self.phase in ("moving", "stopping"):
             if self._is_arm_known(state, age, now):
                 self._move(state, age, now, t)
@@ -256,7 +256,7 @@ class Controller:
         self.target, self.until = self.actions.joint_targets(rest, action), self.chunk.t + (k + 2) * step
         self.robot.grip(bool(action[-1] > 0))
 
-    def _finished(self, job: Future) -> None:
+    def _on_finished(self, job: Future) -> None:
         self.job = None
         error = job.exception()
         if self.phase == "starting":

@@ -13,9 +13,9 @@ PACKAGES = ("metaworld", "dm-control", "gymnasium")
 
 def tasks(simulator: str) -> tuple[str, ...]:
     """The tasks of `env=<simulator>/…`."""
-    kept = cache_dir() / "tasks.json"
+    file = cache_dir() / "tasks.json"
     try:
-        known = json.loads(kept.read_text())
+        known = json.loads(file.read_text())
         if known["made_with"] == _made_with():
             return tuple(known[simulator])
     except (OSError, ValueError, KeyError):
@@ -23,8 +23,8 @@ def tasks(simulator: str) -> tuple[str, ...]:
     found = tuple(import_module(f"sim.{simulator}").TASKS)
     same = known if known.get("made_with") == _made_with() else {}
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps({**same, "made_with": _made_with(), simulator: found}))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({**same, "made_with": _made_with(), simulator: found}))
     except OSError:
         pass  # without a cache it takes longer
     return found

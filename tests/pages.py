@@ -29,7 +29,7 @@ class Command(NamedTuple):
         return shlex.join(self.words)
 
 
-def fenced(text: str, *languages: str) -> Iterator[tuple[int, str]]:
+def fenced_blocks(text: str, *languages: str) -> Iterator[tuple[int, str]]:
     """The line and the content of each fenced block in one of the languages; "" is none."""
     for block in FENCE.finditer(text):
         if block[1] in languages:
@@ -43,7 +43,7 @@ def prose(text: str) -> str:
 
 def lines_of_code(text: str) -> Iterator[tuple[int, str]]:
     """The line and the content of each line in a block of commands, and of each piece of inline code."""
-    for first, block in fenced(text, "", "bash", "sh"):
+    for first, block in fenced_blocks(text, "", "bash", "sh"):
         for i, line in enumerate(block.replace("\\\n", "  ").splitlines()):
             yield first + i, line
     plain = prose(text)
@@ -101,7 +101,7 @@ def write_modules(folder: Path) -> Path:
     """Writes `my_package`, which the README speaks of, and the modules of docs/environments.md, known by a line."""
     folder.mkdir(exist_ok=True)
     (folder / "my_package.py").write_text(MY_PACKAGE)
-    blocks = [block for _, block in fenced((ROOT / "docs/environments.md").read_text(), "python")]
+    blocks = [block for _, block in fenced_blocks((ROOT / "docs/environments.md").read_text(), "python")]
     for name, line in MODULES.items():
         (code,) = [block for block in blocks if line in block]
         (folder / f"{name}.py").write_text(code)
@@ -123,6 +123,6 @@ def numbers(text: str) -> list[str]:
 
     `80%`, `1,600` and `2.13.0` are one each; `walker2d`, `TD3` and `ROS 2`, a name, are none.
     """
-    output = "\n".join(block for _, block in fenced(text, "text"))
+    output = "\n".join(block for _, block in fenced_blocks(text, "text"))
     plain = re.sub(r"\]\([^)]*\)|`[^`]*`|<!--.*?-->|\bROS [12]", " ", prose(text), flags=re.S)
     return re.findall(r"(?<![\w.])-?\d[\d,.]*\b", f"{plain}\n{output}")

@@ -30,11 +30,11 @@ sim.configs.register()
 
 def config(*overrides: str) -> dict[str, Any]:
     """What `python train.py <overrides>` would run with."""
-    return OmegaConf.to_container(_composed(overrides), resolve=True, throw_on_missing=True)  # type: ignore
+    return OmegaConf.to_container(_compose(overrides), resolve=True, throw_on_missing=True)  # type: ignore
 
 
 @cache
-def _composed(overrides: tuple[str, ...]) -> Any:
+def _compose(overrides: tuple[str, ...]) -> Any:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("train", list(overrides))
 

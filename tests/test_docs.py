@@ -38,7 +38,7 @@ def modules_of_a_reader(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "readers"), prepend=os.pathsep)
 
 
-def composed(name: str, overrides: list[str]) -> list[dict[str, Any]]:
+def compose_all(name: str, overrides: list[str]) -> list[dict[str, Any]]:
     """What Hydra makes of overrides: one config for each run of a sweep."""
     parsed = [o for o in OverridesParser.create().parse_overrides(overrides)]
     choices = [
@@ -55,7 +55,7 @@ def check_train(words: list[str]) -> None:
     if words[:1] == ["list"] or "--help" in words:
         return
     words = [word for word in words if word not in ("-m", "--cfg", "job")]
-    for config in composed("train", words):
+    for config in compose_all("train", words):
         validate(RunSettings.parse(config))
 
 
@@ -66,7 +66,7 @@ class Parsed(Exception):
 def check_module(module: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of `python -m module`: argparse takes the words, or Hydra composes them."""
     if module == "pbrl.label":
-        assert len(composed("label", words)) == 1
+        assert len(compose_all("label", words)) == 1
         return
     spec = importlib.util.find_spec(module)
     assert spec and spec.origin, f"there is no module {module}"
@@ -141,7 +141,7 @@ def test_settings_in_the_text_are_there(page):
             assert name in known, f"{page.name}:{line}: there is no setting {name}"
             if (CONFIGS / name).is_dir() and value and "mine" not in value:
                 is_file = (CONFIGS / name / f"{value}.yaml").exists()
-                assert is_file or composed("train", [f"{name}={value}"]), f"{page.name}:{line}: no {name}={value}"
+                assert is_file or compose_all("train", [f"{name}={value}"]), f"{page.name}:{line}: no {name}={value}"
 
 
 @pytest.mark.parametrize("command", of("torchrun "))

@@ -67,7 +67,7 @@ def test_examples_are_formatted(tmp_path):
             assert done.returncode == 0, f"{name}: {done.stdout}"
 
 
-def recordings(folder: Path) -> Path:
+def make_recordings(folder: Path) -> Path:
     """Three short videos of a robot's own, without numbers."""
     from pbrl.data.video import write_mp4
 
@@ -94,7 +94,7 @@ def test_a_page_of_questions_opens(command, tmp_path):
     data = next((word for word in words if word.startswith("data=")), "data=sample")
     for i, word in enumerate(words):
         if word.startswith("data.path="):
-            words[i] = f"data.path={recordings(tmp_path / word.partition('=')[2])}"
+            words[i] = f"data.path={make_recordings(tmp_path / word.partition('=')[2])}"
     extra = ["workers=0", "query.count=3", f"data_dir={tmp_path}/data", f"cache={tmp_path}/clips", "port=8900"]
     path = f"{ROOT}{os.pathsep}{write_modules(tmp_path / 'readers')}"
     env = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
@@ -109,13 +109,13 @@ def test_a_page_of_questions_opens(command, tmp_path):
                 break
         urls = re.findall(r"http://\S+", "".join(said))
         assert urls, "".join(said)
-        assert b"<html" in fetched(re.sub(r"//[^:/]+:", "//127.0.0.1:", urls[0]))
+        assert b"<html" in fetch(re.sub(r"//[^:/]+:", "//127.0.0.1:", urls[0]))
     finally:
         serving.terminate()
         serving.wait(timeout=30)
 
 
-def fetched(url: str) -> bytes:
+def fetch(url: str) -> bytes:
     """The page at an address, which may take a moment to open, and may give a cookie first."""
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
     for _ in range(100):
@@ -129,7 +129,7 @@ def fetched(url: str) -> bytes:
     raise AssertionError(f"nothing answers at {url}")
 
 
-def answered(url: str) -> None:
+def answer_questions(url: str) -> None:
     """A store with two answered pairs."""
     store, clips = Store(url), [Clip(f"{i:032x}", 0, 8) for i in range(4)]
     asked = store.ask([Question("pair", (clips[0], clips[1])), Question("pair", (clips[2], clips[3]))])
@@ -148,7 +148,7 @@ def test_answers_are_exchanged_as_the_pages_say(tmp_path):
             words[2] = f"{tmp_path}/{words[2].replace('…', 'a')}"
             if not Path(words[2]).exists():
                 Path(words[2]).parent.mkdir(parents=True, exist_ok=True)
-                answered(f"sqlite:///{words[2]}")
+                answer_questions(f"sqlite:///{words[2]}")
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True)
         assert done.returncode == 0 and "2" in done.stdout, f"{command.text}: {done.stdout}{done.stderr}"
@@ -156,7 +156,7 @@ def test_answers_are_exchanged_as_the_pages_say(tmp_path):
     assert actions == {"counts", "export", "import"}
 
 
-def published(folder: Path) -> Path:
+def write_answers(folder: Path) -> Path:
     """Three comparisons of segments of 64 steps, as Uni-RLHF publishes them."""
     folder.mkdir()
     parts = {"indices_1": np.array([0, 5, 110]), "indices_2": np.array([10, 120, 20]), "human_label": [0, 1, -1]}
@@ -180,7 +180,7 @@ def test_answers_of_others_are_read_and_written_as_the_pages_say(command, tmp_pa
     folder, data, store = command.words[3:6]
     d4rl_file(tmp_path / data)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    imported = (*command.words[:3], published(tmp_path / ("came" if "--export" in command.words else folder)).name,
+    imported = (*command.words[:3], write_answers(tmp_path / ("came" if "--export" in command.words else folder)).name,
                 data, store)  # fmt: skip
     for words in dict.fromkeys([imported, command.words]):
         done = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, env=env, capture_output=True, text=True)

@@ -27,7 +27,7 @@ def table():
     return toy.table(20)
 
 
-def answered(table, kind, count=200) -> Data:
+def answer_questions(table, kind, count=200) -> Data:
     """Random answers to questions about segments that are all different, a fifth held out."""
     random, width = np.random.default_rng(0), 2 if kind == "pair" else 1
     starts = random.permutation(table.segment_starts(4).numpy())[: count * width].reshape(count, width)
@@ -44,7 +44,7 @@ def test_what_tests_a_reward_model_did_not_train_it(kind):
     """Preference Transformer's "eval" queries are the last tenth of those it trains on."""
     table = toy.table(20)
     table.obs[:, 0] = torch.arange(len(table.obs))  # rows are identified by their observation
-    data = answered(table, kind)
+    data = answer_questions(table, kind)
     test, train = data.test.starts.tolist(), data.train.starts.tolist()
     assert len(test) == 40 and len(train) == 160 and not {tuple(s) for s in test} & {tuple(s) for s in train}
     drawn = set(data.comparisons(4000).segments.obs.state[:, :, 0, 0].flatten().tolist())
@@ -54,7 +54,7 @@ def test_what_tests_a_reward_model_did_not_train_it(kind):
 @pytest.mark.parametrize("kind", ["pair", "rating", "ranking"])
 def test_observations_and_actions_of_a_segment_belong_together(table, kind):
     """CPL's "score" mode crops the observations of one segment and the actions of another."""
-    segments = answered(table, kind).comparisons(500).segments
+    segments = answer_questions(table, kind).comparisons(500).segments
     obs, moved = segments.obs.state, 0.1 * segments.action[:, :, :-1].clamp(-1, 1)
     torch.testing.assert_close(obs[:, :, 1:], (obs[:, :, :-1] + moved).clamp(-2, 2))
 
@@ -72,7 +72,7 @@ def test_a_question_is_answered_by_itself(table, criterion):
 
 def test_a_batch_that_divides_the_answers_is_never_empty(table):
     """DTR's and Uni-RLHF's reward training ends each epoch with an empty batch then, and its loss is not a number."""
-    data = answered(table, "pair")
+    data = answer_questions(table, "pair")
     reward = build("reward/ensemble", table.spec())
     for size in (160, 80, 1):
         batch = data.comparisons(size)
@@ -82,7 +82,7 @@ def test_a_batch_that_divides_the_answers_is_never_empty(table):
 def test_the_training_accuracy_is_the_accuracy(table):
     """In Uni-RLHF's reward training it is a constant 0.7, which then decides when to stop."""
     reward = build("reward/ensemble", table.spec(), members=1)
-    batch = answered(table, "pair").comparisons(64)
+    batch = answer_questions(table, "pair").comparisons(64)
     scores = reward.score(batch.segments)[0]
     right = sum((b > a) == (y > 0.5) for (a, b), y in zip(scores.tolist(), batch.label.tolist(), strict=True))
     assert reward.update(batch)["train_accuracy"].item() == pytest.approx(right / 64)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pbrl import files
 from pbrl.data import episodes as storage
 from pbrl.data.frames import without_images
-from pbrl.data.rollout import RolloutWorkers, episode_seeds, unnamed
+from pbrl.data.rollout import RolloutWorkers, drop_name, episode_seeds
 from pbrl.types import Episode, UserError
 
 CALIBRATION_EPISODES, CALIBRATION_STEPS = 80, 7
@@ -80,7 +80,7 @@ def _collect_and_write(recipe: dict[str, Any], path: Path, workers: int) -> tupl
 def dataset_path(recipe: dict[str, Any], folder: Path) -> Path:
     """Where the data set of a recipe lives: the names of environment and recipe, and a hash of all settings."""
     name = recipe["env"].get("name") or recipe["env"].get("task", "env")
-    made_of = {**recipe, "env": unnamed(recipe["env"])}
+    made_of = {**recipe, "env": drop_name(recipe["env"])}
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:10]
     return Path(folder) / f"{name.replace('/', '-')}-{recipe['data']['name']}-{digest}"
 

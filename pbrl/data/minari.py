@@ -98,7 +98,7 @@ def write_minari(root: Path, name: str, episodes: Sequence[Episode], provenance:
 def _buffer(i: int, episode: Episode) -> EpisodeBuffer:
     ends = np.zeros(len(episode.action), bool)
     ends[-1] = True
-    kept = (("success", episode.success), ("state", episode.state))
+    fields = (("success", episode.success), ("state", episode.state))
     options = {"source": episode.source, "instruction": episode.instruction}
     if episode.video is not None:
         options["video"] = _video(i, episode.video)
@@ -106,7 +106,7 @@ def _buffer(i: int, episode: Episode) -> EpisodeBuffer:
         "observations": episode.obs,
         "actions": episode.action,
         "rewards": episode.reward,
-        "infos": {key: value for key, value in kept if value is not None},
+        "infos": {key: value for key, value in fields if value is not None},
         "terminations": ends & episode.terminated,
         "truncations": ends & (not episode.terminated),
     }

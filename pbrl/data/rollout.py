@@ -254,7 +254,7 @@ def worker_count(workers: int) -> int:
     return len(os.sched_getaffinity(0)) if workers < 0 else workers
 
 
-def unnamed(env: dict[str, Any]) -> dict[str, Any]:
+def drop_name(env: dict[str, Any]) -> dict[str, Any]:
     """The settings of an environment without its name, which changes nothing in it."""
     return {key: value for key, value in env.items() if key != "name"}
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from pbrl import files
 from pbrl.data import episodes as storage
-from pbrl.data.rollout import EpisodeRecorder, RolloutWorkers, episode_seeds, make_environment, unnamed
+from pbrl.data.rollout import EpisodeRecorder, RolloutWorkers, drop_name, episode_seeds, make_environment
 from pbrl.types import Environment, Episode, UserError
 
 
@@ -210,7 +210,7 @@ def train_sac(env: dict[str, Any], sac: dict[str, Any], *, folder: Path, seed: i
     A killed run resumes from its last checkpoint and ends with the same bits; other processes that need the same run
     wait for it.
     """
-    recipe = {"env": unnamed(env), "sac": sac, "seed": seed}
+    recipe = {"env": drop_name(env), "sac": sac, "seed": seed}
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:10]
     name = env.get("task") or env.get("name", "env")
     path = Path(folder) / f"sac-{name.replace('/', '-')}-{digest}"

@@ -22,7 +22,7 @@ from pbrl.feedback.store.schema import Base, ClipRow, EventRow, ItemRow, Questio
 from pbrl.feedback.store.store import Store
 from pbrl.types import Clip, UserError
 
-LEFT_OUT = {  # what another store knows better, or what another column says
+LEFT_OUT = {  # columns that another store sets itself, or that repeat another column
     ("event", "seq"),
     ("event", "question"),
     ("event", "rater"),

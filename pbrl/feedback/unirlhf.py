@@ -29,10 +29,10 @@ from pbrl.types import UserError
 
 def _numeric(code: Any, *more: Any) -> np.dtype:
     """A type of numbers, and no other: an array of objects is not what answers need. Raises UserError."""
-    made = np.dtype(code, *more)
-    if made.kind not in "iufb":
-        raise UserError(f"it holds arrays of {made}, and answers are numbers")
-    return made
+    dtype = np.dtype(code, *more)
+    if dtype.kind not in "iufb":
+        raise UserError(f"it holds arrays of {dtype}, and answers are numbers")
+    return dtype
 
 
 NAMES = {  # what a file's name begins with; the first that fits counts
@@ -176,14 +176,14 @@ def main() -> None:
     url = args.database if "://" in args.database else f"sqlite:///{args.database}"
     try:
         if args.export:
-            kept, left_out = export_answers(Store(url), args.data, args.folder, args.export)
-            print(f"{kept} answers in {args.folder}, {left_out} left out")
+            count, left_out = export_answers(Store(url), args.data, args.folder, args.export)
+            print(f"{count} answers in {args.folder}, {left_out} left out")
             return
-        kept, left_out = import_answers(args.folder, args.data, Store(url))
+        count, left_out = import_answers(args.folder, args.data, Store(url))
     except UserError as error:
         sys.exit(str(error))
     print(
-        f"{kept} answers, {left_out} left out; to learn from them: data=file data.path={args.data} feedback=stored "
+        f"{count} answers, {left_out} left out; to learn from them: data=file data.path={args.data} feedback=stored "
         f"store={url} query.kind=pair query.length={read(args.folder).length}"
     )
 

@@ -74,7 +74,7 @@ def load_policy(path: str | Path, device: str = "cpu") -> Policy:
 
 
 def _spec(saved: dict[str, Any]) -> dict[str, Any]:
-    """A saved spec with today's names: `steps` was the longest episode, `image` one shape for unnamed cameras."""
+    """A saved spec with today's names: `steps` was the longest episode, `image` one shape for drop_name cameras."""
     if "steps" not in saved:
         return saved
     spec = dict(saved)

@@ -73,7 +73,7 @@ class SURF(Ensemble):
     def crop_mask(self, mask: Tensor) -> Tensor:
         """Which steps of the segments [B, 2, L] are compared: [B, 2, L] float."""
         pairs, _, length = mask.shape
-        kept = (length - torch.randint(self.crop + 1, (pairs, 1), device=mask.device)).clamp(min=1)
-        begin = (torch.rand(pairs, 2, device=mask.device) * (length - kept + 1)).long()
+        cropped = (length - torch.randint(self.crop + 1, (pairs, 1), device=mask.device)).clamp(min=1)
+        begin = (torch.rand(pairs, 2, device=mask.device) * (length - cropped + 1)).long()
         step = torch.arange(length, device=mask.device)
-        return mask * ((step >= begin[..., None]) & (step < (begin + kept)[..., None])).float()
+        return mask * ((step >= begin[..., None]) & (step < (begin + cropped)[..., None])).float()

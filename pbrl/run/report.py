@@ -41,8 +41,8 @@ def begin(
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     rows = summary.header(config, folder, found, asks, name + threads)
     print(summary.lines(rows), flush=True)
-    kept = {"header": rows, "evaluation": asdict(data)}
-    (folder / outcome.START).write_text(json.dumps(kept, indent=2))
+    content = {"header": rows, "evaluation": asdict(data)}
+    (folder / outcome.START).write_text(json.dumps(content, indent=2))
     write_page(folder)
 
 

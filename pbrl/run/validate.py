@@ -1,4 +1,4 @@
-"""Finds what cannot work before anything is made, and says it in a sentence.
+"""Checks settings before anything is created; an error is one sentence.
 
 Each part checks its own settings when it is built; here they are built small, and what they draw is compared with what
 the run has to draw from.
@@ -129,7 +129,7 @@ def _check_objectives(settings: RunSettings, algo: Any, reward: Any) -> None:
     unused = {
         "objective": f"{type(algo).__name__} has no objective to choose: drop objective…, or choose algo=cpl; a "
         "reward model's is objective@reward_objective=…",
-        "reward_objective": "there is no reward model: drop what is said of reward_objective, or add reward=ensemble",
+        "reward_objective": "there is no reward model: drop reward_objective…, or add reward=ensemble",
     }
     for part, learner in (("objective", algo), ("reward_objective", reward)):
         config = getattr(settings, part)

@@ -61,7 +61,7 @@ class Engine:
 
     def prepare(self, phase: Phase) -> Update:
         """The phase's update, ready to be called many times."""
-        return self._compiled(self._autocast(phase.update), phase.compiles)
+        return self._compile(self._autocast(phase.update), phase.compiles)
 
     def prepare_stack(self, stack: LearnerStack, phase: Phase, batch: Any) -> Update:
         """The same of several seeds of a learner: a batch of [S, …] as `batch` is → metrics of [S]."""
@@ -70,7 +70,7 @@ class Engine:
         def update(learner: nn.Module, batch: Any) -> Metrics:
             return self._autocast(MethodType(method, learner))(batch)
 
-        return self._compiled(stack.update(update, batch), phase.compiles)
+        return self._compile(stack.update(update, batch), phase.compiles)
 
     def repeat(
         self, draw: Callable[[], Any], update: Update, generators: Sequence[torch.Generator]
@@ -88,7 +88,7 @@ class Engine:
 
         return in_bf16 if self.bf16 else update
 
-    def _compiled(self, update: Update, compiles: bool) -> Update:
+    def _compile(self, update: Update, compiles: bool) -> Update:
         if not (self.compile and compiles):
             return update
         from torch import _dynamo  # takes a second, which short runs need not spend

@@ -189,10 +189,10 @@ class Training:
             bar.set_postfix_str("compiling")
         clock = Stopwatch(self.seconds)
         while self.step < stage.steps:
-            made = updates.run(self._uninterrupted(stage))
-            self.step += made
-            self.policy_step += made * stage.trains_policy
-            bar.update(made)
+            updates_done = updates.run(self._updates_until_pause(stage))
+            self.step += updates_done
+            self.policy_step += updates_done * stage.trains_policy
+            bar.update(updates_done)
             self._pause(stage, updates, clock, bar)
         clock.stop("train")
         bar.close()
@@ -212,7 +212,7 @@ class Training:
             self._save()
             clock.start()
 
-    def _uninterrupted(self, stage: Stage) -> int:
+    def _updates_until_pause(self, stage: Stage) -> int:
         """How many updates follow before there is something else to do."""
         s = self.schedule
         ahead = [stage.steps - self.step, *(every - self.step % every for every in (s.log_every, s.checkpoint_every))]
@@ -220,7 +220,7 @@ class Training:
 
     def _log(self, stage: Stage, updates: Updates, clock: "Stopwatch", bar: tqdm) -> None:
         means, step = updates.read(), self.policy_step if stage.trains_policy else self.step
-        seconds = self.seconds["train"] + clock.running()
+        seconds = self.seconds["train"] + clock.elapsed()
         for i, replica in enumerate(self.replicas):
             own = {name: value if len(self.replicas) == 1 else value[i] for name, value in means.items()}
             values = replica.log.write(stage.name, step, {**own, "seconds": seconds})
@@ -355,11 +355,11 @@ class Stopwatch:
         """Starts the measurement anew."""
         self.began = time.perf_counter()
 
-    def running(self) -> float:
+    def elapsed(self) -> float:
         """Seconds since it was started."""
         return time.perf_counter() - self.began
 
     def stop(self, what: str) -> None:
         """Adds the seconds since `start` to `what`, and starts anew."""
-        self.seconds[what] += self.running()
+        self.seconds[what] += self.elapsed()
         self.start()

@@ -26,7 +26,7 @@ from real.mock.trajectory import Point, Trajectory, parse_trajectory
 from real.robot import MODES
 from sim.tabletop import Tabletop
 
-TICK_S = 0.004  # between looks at the clock; the physics' own step is 2 ms
+TICK_S = 0.004  # between reads of the clock; the physics' own step is 2 ms
 PERIODS = {  # s between messages of a topic
     "joint_states": 0.01, "arm": 1 / 30, "wrench": 1 / 30, "gripper": 1 / 30, "objects": 0.02, "goal": 0.02,
 }  # fmt: skip
@@ -36,7 +36,7 @@ PERIODS = {  # s between messages of a topic
 class Faults:
     """What is wrong with the arm now."""
 
-    state: str = ""  # nan, inf, short, unnamed, shuffled, frozen, silent
+    state: str = ""  # nan, inf, short, drop_name, shuffled, frozen, silent
     clock_s: float = 0.0  # added to every stamp
     mode: str = ""  # of MODES
     success_rate: float = 1.0
@@ -186,7 +186,7 @@ class MockArm:
             q[3] = math.nan if wrong == "nan" else math.inf
         elif wrong == "short":
             q = q[:-1]
-        elif wrong == "unnamed":
+        elif wrong == "drop_name":
             names = [f"unknown{i}" for i in range(len(names))]
         elif wrong == "shuffled":
             names, q, dq = names[::-1], q[::-1], dq[::-1]

@@ -19,7 +19,7 @@ from typing import Any
 from websockets.asyncio.server import serve
 
 from real.mock.client import Client, to_json
-from real.mock.definitions import outgoing
+from real.mock.definitions import encode
 from real.mock.hub import Goal, Hub, Message
 
 LINGER_S = 12.0  # that a publisher outlives its client
@@ -121,7 +121,7 @@ class Fan:
 
     def _on_message(self, message: Message) -> None:
         if self.clients:
-            frame = to_json({"op": "publish", "topic": self.topic, "msg": outgoing(message)})
+            frame = to_json({"op": "publish", "topic": self.topic, "msg": encode(message)})
             with suppress(RuntimeError):  # the bridge has stopped
                 self.bridge.loop.call_soon_threadsafe(self._broadcast, frame)
 

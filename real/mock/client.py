@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from real.mock.definitions import outgoing
+from real.mock.definitions import encode
 from real.mock.hub import Goal, Message, ServiceFailed
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Client:
     async def _call_service(self, message: Message) -> None:
         service, args, key = field(message, "service", str), message.get("args"), message.get("id")
         try:
-            values, good = outgoing(await run_in_thread(lambda: self.hub.call(service, args))), True
+            values, good = encode(await run_in_thread(lambda: self.hub.call(service, args))), True
         except ServiceFailed as error:
             if not self.hub.definitions.ros1:
                 await asyncio.Event().wait()  # the node died of it, and the bridge waits for its answer
@@ -186,7 +186,7 @@ class Client:
         def feedback(values: Message) -> None:
             values = definitions.validate(definitions.part(type_, "Feedback"), values)
             if wanted:
-                self.send({"op": "action_feedback", "action": action, "values": outgoing(values)}, key)
+                self.send({"op": "action_feedback", "action": action, "values": encode(values)}, key)
 
         try:
             name, part = definitions.name(type_, "action"), definitions.part(type_, "Goal")
@@ -194,7 +194,7 @@ class Client:
             callback = await self._server(action, name)
             goal = self.bridge.goals[key] = Goal(fields, feedback)
             values, status = await run_in_thread(lambda: self._run_goal(type_, goal, callback))
-            good, values = True, outgoing(values)
+            good, values = True, encode(values)
             self.bridge.goals.pop(key, None)
         except ValueError as error:
             values, status, good = str(error), UNKNOWN, False
@@ -279,7 +279,7 @@ class Offered:
         """Waits for the client's answer, however long."""
         key = f"service_request:{self.name}:{next(self.numbers)}"
         answer = self.waiting.setdefault(key, Future())
-        self.client.send({"op": "call_service", "id": key, "service": self.name, "args": outgoing(request)})
+        self.client.send({"op": "call_service", "id": key, "service": self.name, "args": encode(request)})
         response = answer.result()
         del self.waiting[key]
         return response

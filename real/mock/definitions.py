@@ -159,7 +159,7 @@ class Definitions:
             if not isinstance(value, dict):
                 raise Wrong(name, value)
             message = make_default()
-            if header:  # now, unless it is said; a header that is left out has no time at all
+            if header:  # now, unless it is given; a header that is left out has no time at all
                 message["stamp"] = self._moment(time.time_ns())
             for field, given in value.items():
                 try:
@@ -264,14 +264,14 @@ def load(dialect: str) -> Definitions:
     return Definitions(dialect)
 
 
-def outgoing(value: Any) -> Any:
+def encode(value: Any) -> Any:
     """A node's message as it goes out: bytes in base64, and null for what JSON has no number for."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {name: outgoing(one) for name, one in value.items()}
+        return {name: encode(one) for name, one in value.items()}
     if isinstance(value, list):
-        return [outgoing(one) for one in value]
+        return [encode(one) for one in value]
     return base64.standard_b64encode(value).decode() if isinstance(value, bytes) else value
 
 

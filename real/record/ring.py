@@ -27,7 +27,7 @@ class Ring:
         while self.freed.acquire(False):
             self.free += self.sizes.popleft()
         lengths = [memoryview(part).nbytes for part in parts]
-        size = 8 * (1 + len(parts)) + sum(map(_padded, lengths))
+        size = 8 * (1 + len(parts)) + sum(map(_padded_size, lengths))
         turns = self.at + size > self.size  # a message is in one piece
         left_over = self.size - self.at if turns else 0
         if self.free < left_over + size + spare:
@@ -41,7 +41,7 @@ class Ring:
         at = self.at + 8 * (1 + len(parts))
         for part, length in zip(parts, lengths, strict=True):
             view[at : at + length] = np.frombuffer(part, np.uint8)
-            at += _padded(length)
+            at += _padded_size(length)
         self.at += size
         self.free -= left_over + size
         self.sizes.append(left_over + size)
@@ -61,7 +61,7 @@ class Ring:
         parts = []
         for length in lengths:
             parts.append(view[self.at : self.at + length].data)
-            self.at += _padded(length)
+            self.at += _padded_size(length)
         return parts
 
     def done(self) -> None:
@@ -69,5 +69,5 @@ class Ring:
         self.freed.release()
 
 
-def _padded(length: int) -> int:
+def _padded_size(length: int) -> int:
     return -(-length // 8) * 8

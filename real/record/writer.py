@@ -114,8 +114,8 @@ class Writer:
             self._fail(lost.get(kind, f"it could not {kind} well"), error)
 
     def _fail(self, what: str, error: Exception) -> None:
-        kept = "what was recorded before is kept"
-        self.status.fail(f"recording to {self.folder}: {what} ({error}); {kept}, in {PARTS} if not yet whole")
+        detail = "what was recorded before is kept"
+        self.status.fail(f"recording to {self.folder}: {what} ({error}); {detail}, in {PARTS} if not yet whole")
 
     def begin(self, value: dict[str, Any]) -> None:
         """Starts an episode; one that is open was never ended."""

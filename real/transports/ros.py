@@ -149,7 +149,7 @@ class RclpyLink:
         kind, publisher = self.publishers[topic]
         if not (self.is_connected and is_finite(message)):
             return False
-        publisher.publish(self._filled(kind, message))
+        publisher.publish(self._fill(kind, message))
         return True
 
     def call(self, service: str, args: dict[str, Any], timeout_s: float) -> dict[str, Any]:
@@ -161,7 +161,7 @@ class RclpyLink:
         if not client.wait_for_service(timeout_sec=timeout_s):
             raise LinkError(f"{service} is not there")
         answer: Future = Future()
-        asked = client.call_async(self._filled(kind.Request, args))
+        asked = client.call_async(self._fill(kind.Request, args))
         asked.add_done_callback(lambda done: answer.set_result(done.result()))
         try:
             response = answer.result(max(end - time.monotonic(), 0))
@@ -177,7 +177,7 @@ class RclpyLink:
         client = self.clients[action]
         if not client.server_is_ready():  # not at once; the driver asks again
             return False
-        client.send_goal_async(self._filled(kind.Goal, goal))
+        client.send_goal_async(self._fill(kind.Goal, goal))
         return True
 
     def close(self) -> None:
@@ -186,7 +186,7 @@ class RclpyLink:
         self.executor.shutdown()
         self.node.destroy_node()
 
-    def _filled(self, kind: Any, fields: dict[str, Any]) -> Any:
+    def _fill(self, kind: Any, fields: dict[str, Any]) -> Any:
         message = kind()
         self.convert.set_message_fields(message, fields)
         return message

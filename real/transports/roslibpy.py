@@ -36,7 +36,7 @@ class RoslibpyLink(WebsocketsLink):
         )
         factory.initialDelay, factory.maxDelay = REDIAL_S[0], REDIAL_S[-1]
         factory.on("ready", self._ready)
-        factory.on("close", lambda _: self._disconnected())
+        factory.on("close", lambda _: self._on_disconnected())
         self.factory = factory
         factory.connect()
 

@@ -157,7 +157,7 @@ class WebsocketsLink:
             except (OSError, WebSocketException, TimeoutError):
                 pass
             finally:
-                self._disconnected()
+                self._on_disconnected()
             await asyncio.sleep(REDIAL_S[min(tries, len(REDIAL_S) - 1)])
             tries += 1
 
@@ -174,7 +174,7 @@ class WebsocketsLink:
             subscription(topic, latest.type) for topic, latest in list(self.topics.items())
         ]
 
-    def _disconnected(self) -> None:
+    def _on_disconnected(self) -> None:
         self.socket = None
         self.up.clear()
         for answer in list(self.pending.values()):

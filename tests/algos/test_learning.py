@@ -38,7 +38,7 @@ def progress(table: Table, starts: torch.Tensor) -> torch.Tensor:
     return table.obs[starts].norm(dim=-1) - table.obs[starts + LENGTH].norm(dim=-1)
 
 
-def compared(table: Table, held_out: float = 0.2) -> Data:
+def compare_segments(table: Table, held_out: float = 0.2) -> Data:
     """Comparisons of segments, of which the one that made more progress is preferred."""
     starts, data = draw_starts(table, 600, 2), data_of(table, held_out)
     gain = progress(table, starts)
@@ -59,7 +59,7 @@ def test_bc_clones_all_and_percent_bc_the_best(world):
 def test_cpl_reaches_the_origin(world):
     loss = partial(logistic, bias=0.75)
     cpl = build("algo/cpl", world.spec(), objective=loss, alpha=1.0, **CPL_SETTINGS)
-    assert toy.distance_after(train(cpl, compared(world), 400).policy) < 0.25
+    assert toy.distance_after(train(cpl, compare_segments(world), 400).policy) < 0.25
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_cpl_reaches_the_origin(world):
     ],
 )
 def test_piql_reaches_the_origin(world, model, changes):
-    data = compared(world)
+    data = compare_segments(world)
     settings = {"lr": 1e-2, "normalize": "zscore", "batch_size": 32} | changes
     reward = train(build(f"reward/{model}", world.spec(), **settings), data, 300)
     measures = evaluate_reward(data, reward)
@@ -86,7 +86,7 @@ def test_piql_reaches_the_origin(world, model, changes):
 
 def test_dppo_reaches_the_origin(world):
     """CPL on pairs from all data, which a reward model compares that was trained on a few answers."""
-    data = compared(world)
+    data = compare_segments(world)
     data.table.relabel(train(build("reward/ensemble", world.spec(), lr=1e-2, batch_size=32), data, 300))
     loss = partial(logistic, bias=0.75)
     dppo = build("algo/dppo", world.spec(), objective=loss, alpha=1.0, **CPL_SETTINGS)
@@ -133,14 +133,14 @@ def test_ipl_reaches_the_origin(world):
     # the penalty of segments half as long as the paper's
     ipl = build("algo/ipl", world.spec(), penalty=1.5, actor_cosine_steps=0,
                 **CRITIC_SETTINGS | {"batch_size": 16, "step_batch_size": 64})  # fmt: skip
-    assert toy.distance_after(train(ipl, compared(world), 1500).policy) < 0.25
+    assert toy.distance_after(train(ipl, compare_segments(world), 1500).policy) < 0.25
 
 
 def test_iswbc_reaches_the_origin(world):
     """Steps of preferred segments are separated from all steps, and the policy clones similar steps."""
     settings = {"lr": 3e-3, "cosine_steps": 0, "batch_size": 16, "step_batch_size": 64}
     iswbc = build("algo/iswbc", world.spec(), **settings)
-    assert toy.distance_after(train(iswbc, compared(world), 1000).policy) < 0.25
+    assert toy.distance_after(train(iswbc, compare_segments(world), 1000).policy) < 0.25
 
 
 @pytest.mark.parametrize("name,steps", [("dtr", 1200), ("qt", 1200), ("dt", 400)])

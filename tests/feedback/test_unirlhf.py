@@ -55,7 +55,7 @@ def query(**changes):
     return Query(**settings | changes)
 
 
-def stored(store: Store, table: Table, **changes) -> Labels:
+def read_stored(store: Store, table: Table, **changes) -> Labels:
     """The labels of a run that learns from stored answers."""
     source, asked = Stored(**ALL | changes), query()
     source.check(asked, None)  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ def test_answers_lie_where_they_were_given(tmp_path, names, protocol):
     for _ in range(2):  # again is no more
         assert unirlhf.import_answers(folder, data, store) == (3, 2)  # 7 crosses an end, 34 + 3 lies beyond the list
     table = Table(episodes.read(data))
-    found = stored(store, table)
+    found = read_stored(store, table)
     assert table.obs[found.starts, 0].tolist() == [[0, 5], [10, 0], [20, 13]]
     assert found.value.tolist() == [0.0, 1.0, 0.5] and found.raters == (folder.name,)
     assert [a.value.outcome for a in store.answers() if a.value] == ["answer", "answer", "tie"]
@@ -147,9 +147,9 @@ def test_an_error_lists_the_stored_answers(tmp_path):
     data, store = data_file(tmp_path / "x.hdf5"), Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
     unirlhf.import_answers(pickles(tmp_path / "x_human_labels"), data, store)
     table = Table(episodes.read(data))
-    assert stored(store, table, rater="x_human_labels", count=2).size == 2
+    assert read_stored(store, table, rater="x_human_labels", count=2).size == 2
     with pytest.raises(UserError, match="by eve"):
-        stored(store, table, rater="eve")
+        read_stored(store, table, rater="eve")
     source = Stored(**ALL)
     with pytest.raises(UserError, match="holds 3 × pair of 3 steps"):
         source.start(Context(store, table, query(length=8), data_dir=tmp_path))

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from real.mock.bridge import Bridge
-from real.mock.definitions import load, outgoing
+from real.mock.definitions import encode, load
 from real.mock.hub import Hub
 
 REAL, DIALECT = os.environ.get("PBRL_ROSBRIDGE_URL"), os.environ.get("PBRL_ROSBRIDGE_DIALECT", "ros1")
@@ -32,7 +32,7 @@ behind = pytest.mark.skipif(REAL is not None, reason="looks behind the bridge")
 each = pytest.mark.parametrize("dialect", [DIALECT] if REAL else ["ros1", "ros2"])
 
 
-def recorded() -> list[Any]:
+def read_cases() -> list[Any]:
     cases = []
     for dialect in [DIALECT] if REAL else ["ros1", "ros2"]:
         for line in (RECORDED / f"{dialect}.jsonl").read_text().splitlines():
@@ -120,7 +120,7 @@ def joints(dialect: str, topic: str) -> list[dict[str, Any]]:
     return [{"op": op, "topic": topic, "type": type_} for op in ("advertise", "subscribe")]
 
 
-@pytest.mark.parametrize(("dialect", "case"), recorded())
+@pytest.mark.parametrize(("dialect", "case"), read_cases())
 def test_it_answers_as_recorded(dialect, case, url):
     with connect(url) as socket:
         send(socket, *(item * PACE if isinstance(item, float) else item for item in case["sent"]))
@@ -460,7 +460,7 @@ def test_what_is_refused(dialect, type_, message):
 def test_bytes_and_numbers(dialect):
     definitions = load(dialect)
     image = definitions.validate("sensor_msgs/CompressedImage", {"data": "/9hhYmM="})
-    assert image["data"] == b"\xff\xd8abc" and outgoing(image)["data"] == "/9hhYmM="
+    assert image["data"] == b"\xff\xd8abc" and encode(image)["data"] == "/9hhYmM="
     assert definitions.validate("sensor_msgs/CompressedImage", {"data": [1, 2]})["data"] == b"\x01\x02"
     assert definitions.validate("std_msgs/Float32", {"data": 1})["data"] == 1.0
     assert definitions.validate("std_msgs/Float32", {"data": 0.1})["data"] == pytest.approx(0.1, abs=1e-8)

@@ -114,15 +114,15 @@ def test_a_choice_is_known_by_its_values(folder, choice, whole):
 
 
 def test_the_settings_that_differ_are_those_that_were_given():
-    def differing(*flags):
+    def differences(*flags):
         return {s.key: (s.value, s.default) for s in choices.settings(compose_config(*flags)) if s.differs}
 
-    assert differing() == {}
-    assert differing("steps=123", "algo=iql", "algo.expectile=0.9", "query.kind=pair", "env=tabletop/lift") == {
+    assert differences() == {}
+    assert differences("steps=123", "algo=iql", "algo.expectile=0.9", "query.kind=pair", "env=tabletop/lift") == {
         "steps": ("123", "6000"), "algo": ("iql", "cpl"), "algo.expectile": ("0.9", "0.7"),
         "query.kind": ("pair", "rating"), "env": ("tabletop/lift", "metaworld/button-press"),
     }  # fmt: skip
-    assert differing("reward=lstm", "reward.width=8", "query.length=9").keys() == {
+    assert differences("reward=lstm", "reward.width=8", "query.length=9").keys() == {
         "reward", "reward.width", "query.length",
     }  # fmt: skip  # reward.context follows query.length
 

@@ -27,11 +27,11 @@ def sweep(folder, launcher: str, *extra: str, **environment: str) -> subprocess.
 def test_concurrent_runs_collect_their_data_once(tmp_path, launcher):
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")
     process = sweep(tmp_path, launcher, *(["hydra.launcher.ray.remote.num_cpus=1"] if launcher == "cluster" else []))
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
     assert [json.loads((tmp_path / f"run-{seed}/result.json").read_text())["seed"] for seed in (0, 1)] == [0, 1]
     assert len([path for path in (tmp_path / "data").iterdir() if not path.name.startswith(".")]) == 1
-    assert said.count("collecting noise:   0%") == 1, said  # a bar says its start once, its end once or twice
+    assert output.count("collecting noise:   0%") == 1, output  # a bar says its start once, its end once or twice
 
 
 @pytest.mark.slow
@@ -55,8 +55,8 @@ def test_what_is_submitted_to_slurm(tmp_path):
         time.sleep(0.1)
     running = process.poll() is None
     os.killpg(process.pid, signal.SIGKILL)
-    said, _ = process.communicate()
-    assert running and (tmp_path / "script").exists(), said
+    output, _ = process.communicate()
+    assert running and (tmp_path / "script").exists(), output
     script = (tmp_path / "script").read_text()
     for option in ("--partition=robots", "--array=0-1%2", "--gpus-per-node=1", "--cpus-per-task=8", "--mem=32GB",
                    "--time=1440", "--signal=USR2@120"):  # fmt: skip

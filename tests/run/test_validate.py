@@ -1,4 +1,4 @@
-"""What cannot work is said in a sentence, before anything is made."""
+"""Invalid settings are refused in one sentence, before anything is created."""
 
 import re
 import subprocess

@@ -39,7 +39,7 @@ def env_of(name: str, *flags: str) -> dict:
     return config("env=gymnasium", "env.module=tests.sim.worlds", f"env.id={name}-v0", *flags)["env"]
 
 
-def collected(folder, name: str, *flags: str, episodes: int = 4):
+def collect_data(folder, name: str, *flags: str, episodes: int = 4):
     env = env_of(name, *flags)
     data = config("data=random", f"data.episodes={episodes}")["data"]
     return env, *collect.load_dataset(env, data, folder=folder, seed=0, workers=0)
@@ -179,7 +179,7 @@ def test_an_offset_needs_to_know_where_objects_are():
 
 
 def test_frames_are_kept_while_playing(tmp_path):
-    env, episodes, dataset = collected(tmp_path, "Puck", "env.instruction=to the target")
+    env, episodes, dataset = collect_data(tmp_path, "Puck", "env.instruction=to the target")
     folder = next(tmp_path.glob("gymnasium-Puck-v0-random-*"))
     world = make("Puck")
     for episode in episodes:
@@ -211,9 +211,9 @@ def test_frames_are_kept_while_playing(tmp_path):
 
 def test_frames_can_be_left_out(tmp_path):
     for name, flag in (("Puck", "env.frames=false"), ("SilentPuck", "env.frames=true"), ("RestorablePuck", "seed=0")):
-        _, episodes, _ = collected(tmp_path, name, flag)
+        _, episodes, _ = collect_data(tmp_path, name, flag)
         assert all(e.video is None for e in episodes) and (episodes[0].state is None) == (name != "RestorablePuck")
-    table = Table(collected(tmp_path, "SilentPuck")[1])
+    table = Table(collect_data(tmp_path, "SilentPuck")[1])
     with pytest.raises(UserError, match="cannot be restored: choose feedback=perfect"):
         Reference(table, RolloutWorkers(env_of("Puck"), 0), dataset="x", folder=tmp_path, discount=0.9, policy=None,
                   steps=5)  # fmt: skip
@@ -222,7 +222,7 @@ def test_frames_can_be_left_out(tmp_path):
 def test_observed_images_are_kept_to_the_bit(tmp_path):
     name, images = "CameraPuck", ["cameras.color", "cameras.gray"]
     flags = ["env.images=[cameras.color,cameras.gray]", "env.image_size=32"]
-    env, episodes, dataset = collected(tmp_path, name, *flags)
+    env, episodes, dataset = collect_data(tmp_path, name, *flags)
     found = frames.load_images(env, episodes, dataset, folder=tmp_path, workers=0)
     world = make(name, images=images, image_size=32)
     row = 0
@@ -251,7 +251,7 @@ def test_a_regret_teacher_with_a_custom_expert(tmp_path):
 
 
 def test_processes_make_the_same_episodes(tmp_path):
-    env, episodes, dataset = collected(tmp_path / "a", "Puck", "env.frames=false", episodes=6)
+    env, episodes, dataset = collect_data(tmp_path / "a", "Puck", "env.frames=false", episodes=6)
     data = config("data=random", "data.episodes=6")["data"]
     assert collect.load_dataset(env, data, folder=tmp_path / "b", seed=0, workers=2)[1] == dataset
 

@@ -27,7 +27,7 @@ def make_env(task: str, **changes) -> Tabletop:
     )
 
 
-def played(styles: list[dict[str, float]], task: str, seeds: range, **changes) -> list[Episode]:
+def roll_out(styles: list[dict[str, float]], task: str, seeds: range, **changes) -> list[Episode]:
     return rollout([make_env(task, **changes) for _ in seeds], Styles(styles=styles), seeds)
 
 
@@ -45,10 +45,10 @@ def test_preference_weights_change_the_reward_alone():
 
 def test_an_episode_keeps_a_style_that_its_seed_draws():
     styles = [{"speed": 0.4}, {"speed": 1.0}]
-    episodes = played(styles, "reach", range(12), horizon=15)
+    episodes = roll_out(styles, "reach", range(12), horizon=15)
     sources = [episode.source for episode in episodes]
     assert set(sources) == {"styles: speed=0.4", "styles: speed=1"}
-    again = played(styles, "reach", range(11, -1, -1), horizon=15)[::-1]
+    again = roll_out(styles, "reach", range(11, -1, -1), horizon=15)[::-1]
     assert [episode.source for episode in again] == sources
     for episode in episodes:
         most = np.abs(episode.action[:, :3]).max()
@@ -59,7 +59,8 @@ def test_a_scripted_teacher_prefers_by_the_weights():
     """The same two episodes: the task alone prefers the fast one, and a weight on excess speed the slow one."""
     for preference, preferred in (({}, "1"), ({"excess_speed": -20.0}, "0.4")):
         episodes = [
-            played([{"speed": speed}], "lift", range(1), horizon=100, preference=preference)[0] for speed in (0.4, 1.0)
+            roll_out([{"speed": speed}], "lift", range(1), horizon=100, preference=preference)[0]
+            for speed in (0.4, 1.0)
         ]
         table = Table(episodes)
         label, _ = Teacher(**DIALS).label(table, torch.tensor([[0, 101]]), 100, np.zeros((1, 2)))
@@ -70,7 +71,7 @@ def test_invalid_settings_are_refused():
     with pytest.raises(UserError, match="it weighs height, speed, excess_speed"):
         make_env("lift", preference={"zeal": 1.0})
     with pytest.raises(UserError, match="no zeal"):
-        played([{"zeal": 1.0}], "lift", range(1))
+        roll_out([{"zeal": 1.0}], "lift", range(1))
     with pytest.raises(UserError, match="at least one"):
         Styles(styles=[])
     with pytest.raises(UserError, match="choose data=expert"):
@@ -117,7 +118,7 @@ def test_the_benchmark_prefers_the_preferred_style(name, tmp_path: Path):
     task: Task = TASKS[name]
     env = config(*task.flags)["env"]
     settings = {"horizon": env["horizon"], "preference": env["preference"]}
-    preferred, other = (played([style], name, range(20), **settings) for style in (task.preferred, task.other))
+    preferred, other = (roll_out([style], name, range(20), **settings) for style in (task.preferred, task.other))
     for episodes in (preferred, other):
         assert np.mean([episode.success[-1] for episode in episodes]) >= 0.95  # type: ignore[index]
     assert all(a.reward.sum() > b.reward.sum() for a, b in zip(preferred, other, strict=True))

@@ -70,7 +70,7 @@ def replica(folder, events, pretrain_steps=None, reward_steps=None) -> Replica:
     return Replica(0, folder, toy.table(4), Traced(events, pretrain_steps), reward, Log(folder))  # type: ignore[arg-type]
 
 
-def described(stages) -> list[tuple]:
+def describe(stages) -> list[tuple]:
     return [(s.name, s.steps, s.asks, s.relabels, s.is_begin, s.trains_policy) for s in stages]
 
 
@@ -81,7 +81,7 @@ ASK = ("answers", 0, True, False, True, False)
 @pytest.mark.parametrize("reward", [None, 5])
 @pytest.mark.parametrize("pretrain", [None, 0, 7])
 def test_the_stages_of_a_run(tmp_path, rounds, reward, pretrain):
-    found = described(plan([replica(tmp_path, [], pretrain, reward)], 10, rounds=rounds, asks=True))
+    found = describe(plan([replica(tmp_path, [], pretrain, reward)], 10, rounds=rounds, asks=True))
     expected = []
     for r in range(rounds):
         expected.append(ASK)
@@ -96,7 +96,7 @@ def test_the_stages_of_a_run(tmp_path, rounds, reward, pretrain):
 
 
 def test_without_questions_there_is_no_stage_of_answers(tmp_path):
-    found = described(plan([replica(tmp_path, [])], 10, rounds=1, asks=False))
+    found = describe(plan([replica(tmp_path, [])], 10, rounds=1, asks=False))
     assert found == [("policy", 10, False, True, True, True)]
 
 

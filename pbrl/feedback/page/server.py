@@ -173,10 +173,10 @@ async def take_answer(request: Request) -> JSONResponse:
     if question is None:
         raise Refused(f"there is no question {message.question}")
     answer = to_answer(message, rater, question)
-    kept = {"seq": await asyncio.wrap_future(request.app.state.writer.append(answer))}
+    reply = {"seq": await asyncio.wrap_future(request.app.state.writer.append(answer))}
     if question.purpose == "practice" and answer.value is not None:
-        kept["right"] = answer.value.label == question.expected
-    return JSONResponse(kept)
+        reply["right"] = answer.value.label == question.expected
+    return JSONResponse(reply)
 
 
 def to_answer(message: Message, rater: str, question: Question) -> Answer:

@@ -24,7 +24,7 @@ class People:
     """
 
     kinds = tuple(KINDS)
-    pause_s = 0.5  # between looks at the store
+    pause_s = 0.5  # between reads of the store
 
     def __init__(
         self,

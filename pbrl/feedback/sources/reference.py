@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from pbrl import files
-from pbrl.data.rollout import RolloutWorkers, stack_observations, to_observation, unnamed
+from pbrl.data.rollout import RolloutWorkers, drop_name, stack_observations, to_observation
 from pbrl.data.table import Table
 from pbrl.models.policy import load_policy
 from pbrl.types import Environment, Policy, UserError
@@ -51,7 +51,7 @@ class Reference:
         self.table, self.workers = table, workers
         check_settings({"steps": steps, "samples": samples, "noise": noise})
         self.settings = {"policy": policy, "steps": steps, "discount": discount, "samples": samples, "noise": noise}
-        made_of = {"version": VERSION, "dataset": dataset, "env": unnamed(workers.env), **self.settings}
+        made_of = {"version": VERSION, "dataset": dataset, "env": drop_name(workers.env), **self.settings}
         if policy:
             file = Path(policy) / "policy.pt" if Path(policy).is_dir() else Path(policy)
             made_of["policy"] = hashlib.sha256(file.read_bytes() if file.exists() else b"").hexdigest()

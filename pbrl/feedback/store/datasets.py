@@ -52,7 +52,7 @@ class SharingDatasets:
         """Those of the questions that may concern the data set."""
         until, found = self.known.get(dataset, (0.0, []))
         if time.monotonic() > until:
-            found = _shared(connection, dataset)
+            found = _find_sharing(connection, dataset)
             self.known[dataset] = time.monotonic() + FRESH_S, found
         return found
 
@@ -79,7 +79,7 @@ def is_inside(dataset: str) -> ColumnElement[bool]:
     return outside.scalar_subquery() == 0
 
 
-def _shared(connection: Connection, dataset: str) -> list[SharingDataset]:
+def _find_sharing(connection: Connection, dataset: str) -> list[SharingDataset]:
     mine, theirs = MemberRow.__table__.alias("mine"), MemberRow.__table__.alias("theirs")
     query = (
         select(DatasetRow.id, DatasetRow.episodes, func.count())

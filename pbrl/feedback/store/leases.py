@@ -1,4 +1,4 @@
-"""Which rater looks at which question: each question gets as many answers as it wants, by different raters."""
+"""Leases: which questions are with which rater. Each question gets as many answers as it wants, by different raters."""
 
 import time
 from collections.abc import Sequence

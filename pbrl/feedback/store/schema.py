@@ -126,7 +126,7 @@ class RaterRow(Base):
 
 
 class LeaseRow(Base):
-    """A question that a rater is looking at, `until` then (seconds since 1970)."""
+    """A question that a rater has a lease on, `until` then (seconds since 1970)."""
 
     __tablename__ = "leases"
     question: Mapped[str] = mapped_column(ForeignKey("questions.id"), primary_key=True)

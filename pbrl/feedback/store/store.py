@@ -129,11 +129,11 @@ class Store(Database):
     def append(self, answers: Sequence[Answer]) -> list[int]:
         """Keeps answers, all or none; returns their numbers. Those kept before keep theirs. Raises Refused."""
         with self.writing() as connection:
-            kept = add_events(connection, answers)
-            for one in kept:
+            numbers = add_events(connection, answers)
+            for one in numbers:
                 if isinstance(one, Refused):
                     raise one
-        return kept  # type: ignore[return-value]
+        return numbers  # type: ignore[return-value]
 
     def append_each(self, answers: Sequence[Answer]) -> list[int | Refused]:
         """Keeps answers in one transaction, leaving out those that cannot be; returns their numbers, or why not."""

@@ -42,7 +42,7 @@ def test_a_lease_is_held_answered_and_not_given_again(store):
     people(store, "ada", "bob")
     mine = lease(store, "ada", 2)
     assert [k.id for k in mine] == ids[:2] and mine[0].question.kind == "pair" and len(mine[0].question.clips) == 2
-    assert [k.id for k in lease(store, "bob", 2)] == ids[2:], "what ada looks at is not bob's"
+    assert [k.id for k in lease(store, "bob", 2)] == ids[2:], "questions leased to ada are not given to bob"
     assert [k.id for k in lease(store, "ada", 2)] == ids[:2], "after a reload she sees the same"
     store.append([answer(ids[0], "ada")])
     assert [k.id for k in lease(store, "ada", 2)] == ids[1:2]

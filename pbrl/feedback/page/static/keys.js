@@ -26,9 +26,9 @@ const STORE = "pbrl-keys";
 
 export class Keys {
   constructor() {
-    const kept = JSON.parse(localStorage.getItem(STORE) ?? "{}");
-    this.on = kept.on ?? true;
-    this.of = Object.fromEntries(Object.entries(ACTIONS).map(([action, [key]]) => [action, kept.of?.[action] ?? key]));
+    const stored = JSON.parse(localStorage.getItem(STORE) ?? "{}");
+    this.on = stored.on ?? true;
+    this.of = Object.fromEntries(Object.entries(ACTIONS).map(([action, [key]]) => [action, stored.of?.[action] ?? key]));
   }
 
   keep() {

@@ -202,12 +202,12 @@ function toast(text) {
 function marked(parts, open) {
   const at = (frame) => `${(100 * frame) / player.frames}%`;
   $("marks").replaceChildren(...[...parts, ...(open ? [{ ...open, end: player.frame }] : [])].map((part) => {
-    const made = document.createElement("span");
+    const element = document.createElement("span");
     const start = part.frame ?? part.start;
-    made.className = "name" in part ? "name" : part.good ? "good" : "bad";
-    made.style.left = at(start);
-    made.style.width = at((part.end ?? start) - start + 1);
-    return made;
+    element.className = "name" in part ? "name" : part.good ? "good" : "bad";
+    element.style.left = at(start);
+    element.style.width = at((part.end ?? start) - start + 1);
+    return element;
   }));
 }
 

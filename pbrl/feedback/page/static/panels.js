@@ -2,16 +2,16 @@
 // `question.order[slot]` is which of the question's clips is shown at a slot; answers name clips, not slots.
 
 function button(text, action, keys, go) {
-  const made = document.createElement("button");
-  made.type = "button";
-  made.append(text);
+  const element = document.createElement("button");
+  element.type = "button";
+  element.append(text);
   if (action && keys.of[action]) {
     const key = document.createElement("kbd");
     key.textContent = keys.name(action);
-    made.append(" ", key);
+    element.append(" ", key);
   }
-  made.onclick = go;
-  return made;
+  element.onclick = go;
+  return element;
 }
 
 function bar(root, keys, choices) {
@@ -122,10 +122,10 @@ function attributes({ question, root, keys, send, captions }) {
     legend.textContent = name;
     const choices = [["Left", "left"], ["Equal", "equal"], ["Right", "right"], ["Can't tell", "cant_tell"]];
     row.append(legend, ...choices.map(([text, action]) => {
-      const made = button(text, null, keys, () => { at = i; choose(action); });
-      made.setAttribute("aria-pressed", "false");
-      made.dataset.action = action;
-      return made;
+      const element = button(text, null, keys, () => { at = i; choose(action); });
+      element.setAttribute("aria-pressed", "false");
+      element.dataset.action = action;
+      return element;
     }));
     return row;
   });

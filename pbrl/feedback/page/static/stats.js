@@ -36,10 +36,10 @@ function bars(root, values, unit) {
   svg.setAttribute("aria-label", values.map(([label, n]) => `${label}: ${n} ${unit}`).join(", "));
   values.forEach(([label, n], i) => {
     const make = (kind, attributes, text) => {
-      const made = document.createElementNS(SVG, kind);
-      for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-      if (text !== undefined) made.textContent = text;
-      svg.append(made);
+      const element = document.createElementNS(SVG, kind);
+      for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+      if (text !== undefined) element.textContent = text;
+      svg.append(element);
     };
     make("text", { x: 0, y: 24 * i + 17 }, label);
     make("rect", { x: 140, y: 24 * i + 4, width: (440 * n) / most, height: 16, rx: 3 });
