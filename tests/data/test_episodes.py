@@ -368,8 +368,13 @@ def test_instructions_of_foreign_data_sets(tmp_path):
     )
 
 
-def test_folders_keep_their_names(tmp_path):
-    """As they were before environments had names and `level` was called `strength`."""
+def test_a_folder_is_named_by_what_makes_its_data_others(tmp_path):
     found = config("env=metaworld/button-press", "data=offset")
-    recipe = {"env": found["env"], "data": found["data"], "seed": 0, "calibration": [80, 7]}
-    assert collect.dataset_path(recipe, tmp_path).name == "metaworld-button-press-offset-98fe041583"
+    recipe = {"env": found["env"], "data": found["data"], "seed": 0}
+
+    def name(**changes):
+        return collect.dataset_path({**recipe, **changes}, tmp_path).name
+
+    assert name() == name() and name().startswith("metaworld-button-press-offset-")
+    assert name(env={**found["env"], "name": "metaworld/renamed"}).endswith(name()[-10:]), "a name changes no data"
+    assert len({name(), name(seed=1), name(env={**found["env"], "horizon": 9})}) == 3
