@@ -130,7 +130,7 @@ def test_a_mujoco_environment_that_is_restored_nearly_is_so_on_demand():
         ({"id": "EndlessPuck-v0"}, "env.horizon=200"),
         ({"id": "Nowhere-v0"}, "no Gymnasium environment Nowhere-v0.*not in tests.sim.worlds"),
         ({"id": "Nowhere-v0", "module": None}, "env.module=my_package"),
-        ({"id": "Puck-v0", "module": "my_package"}, "my_package cannot be imported.*PYTHONPATH"),
+        ({"id": "Puck-v0", "module": "no_such_package"}, "no_such_package cannot be imported.*PYTHONPATH"),
         ({"id": "Puck-v0", "kwargs": {"color": "red"}}, "env.kwargs"),
         ({"id": "Puck-v0", "expert": "tests.sim.worlds:nothing"}, "package.module:function"),
         ({"id": "Puck-v0", "expert": "homing"}, "package.module:function|cannot be imported"),
