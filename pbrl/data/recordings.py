@@ -89,7 +89,7 @@ def describe_torn(torn: dict[Path, Torn]) -> str:
     count = sum(len(found.frames) for found in torn.values())
     lines = [f"torn    {count} frames in {len(torn)} videos cannot be decoded; the picture before is shown:"]
     for file, found in torn.items():
-        after = f"; {spell_out(found.doubtful)} build on what is missing" if found.doubtful else ""
+        after = f"; may be spoilt by it: {spell_out(found.doubtful)}" if found.doubtful else ""
         lines.append(f"        {file.name}: frame {spell_out(found.frames)}{after}")
     return "\n".join(lines)
 

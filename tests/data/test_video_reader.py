@@ -2,6 +2,7 @@
 
 import os
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -133,7 +134,7 @@ def test_what_builds_on_a_torn_frame_is_named(folder, capsys):
     tear(folder / "a.webm", 31, 0.3)
     assert find_torn(folder / "a.webm") == Torn((31,), tuple(range(32, 45)))
     episodes.read(folder)
-    assert "a.webm: frame 31; 32 to 44 build on what is missing" in capsys.readouterr().out
+    assert "a.webm: frame 31; may be spoilt by it: 32 to 44" in capsys.readouterr().out
 
 
 def test_torn_frames_are_looked_for_once(folder, tmp_path, monkeypatch):
@@ -216,6 +217,13 @@ def test_pictures_and_sound_are_no_videos(folder):
     Image.new("RGB", (64, 48)).save(folder / "a.jpg")
     os.rename(folder / "a.jpg", folder / "a.mp4")
     with pytest.raises(UserError, match="a.mp4 holds no video that can be read: it holds a single picture"):
+        episodes.read(folder)
+    with av.open(str(folder / "a.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        sound.rate, sound.pts = 16000, 0
+        container.mux([*stream.encode(sound), *stream.encode()])
+    with pytest.raises(UserError, match="a.mp4 holds no video that can be read: it holds sound and no picture"):
         episodes.read(folder)
     film(folder / "a.mp4", 1)
     with pytest.raises(UserError, match="a.mp4 has one frame, which is no episode"):
