@@ -13,6 +13,7 @@ from pbrl.data.recordings import spell_out
 from pbrl.data.video import write_mp4
 from pbrl.data.video_reader import Torn, find_torn, read_frames, read_video_info
 from pbrl.feedback.page import clips
+from pbrl.feedback.page.project import is_even, mean_rate
 from pbrl.types import UserError
 from tests import toy
 from tests.films import film, shown, tear, which
@@ -82,6 +83,8 @@ def test_the_page_is_told_when_frames_are_shown(folder):
     own = clips.Clips(NoRenderers(), folder.parent / "clips", look=look, limit_mb=1, episodes=found)  # type: ignore
     np.testing.assert_allclose(own.times_s(8, 4), [0, 0.1, 0.2, 0.7, 1.2], atol=1e-3)
     np.testing.assert_allclose(own.times_s(20 + 5, 3), [0, 1 / 15, 2 / 15, 3 / 15], atol=1e-3)
+    assert [mean_rate(own.times_s(row, 4)) for row in (8, 25)] == pytest.approx([4 / 1.2, 15], rel=1e-3)
+    assert [is_even(own.times_s(row, 4)) for row in (8, 0, 25)] == [False, True, True]
 
 
 @pytest.mark.parametrize("fps", [12.5, 29.97, 0.5])
