@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import os
 import signal
 import sys
 import zipfile
@@ -111,16 +110,18 @@ def _lacks_boxes(file: Path, size: int) -> bool:
 def _segment_end(file: Path) -> int:
     """Matroska and WebM: where the segment ends by its own word; 0 where it does not say. RFC 8794."""
     with open(file, "rb") as opened:
-        start = opened.read(64)
-        after = 4
-        for _ in range(2):  # the header, then the segment
-            width = 9 - start[after].bit_length() if len(start) > after and start[after] else 0
-            if not width or len(start) < after + width:
-                return os.fstat(opened.fileno()).st_size + 1  # not even these are there
-            length = int.from_bytes(start[after : after + width], "big") - (1 << 7 * width)
-            end = after + width + length
-            if start[after + width + length :].startswith(SEGMENT):
-                after = end + len(SEGMENT)
-                continue
-            return 0 if length == (1 << 7 * width) - 1 else end
-    return 0
+        start = opened.read(4096)
+    header, header_end = _read_length(start, len(EBML))
+    segment = header_end + (header or 0)
+    if start[segment : segment + len(SEGMENT)] != SEGMENT:
+        return 0
+    length, begin = _read_length(start, segment + len(SEGMENT))
+    return 0 if length is None else begin + length
+
+
+def _read_length(data: bytes, at: int) -> tuple[int | None, int]:
+    """An element's length, of variable width, and where it ends; None where it is unknown, or not there."""
+    width = 9 - data[at].bit_length() if at < len(data) and data[at] else 0
+    length = int.from_bytes(data[at : at + width], "big") - (1 << 7 * width)
+    is_known = width > 0 and at + width <= len(data) and length != (1 << 7 * width) - 1
+    return length if is_known else None, at + width
