@@ -103,6 +103,6 @@ def test_a_process_without_a_parent_of_ours_stays():
 
 
 def test_renderers_start_without_what_takes_long():
-    """What a renderer imports before it waits for its server; PyTorch takes seconds."""
-    code = "import sys, pbrl.feedback.page.clips, pbrl.label.__main__; print('torch' in sys.modules)"
+    """What a renderer imports, and the page's own module, which it imports again; PyTorch takes seconds."""
+    code = "import sys, pbrl.feedback.page.clips, pbrl.label.__main__, pbrl.data.collect; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
