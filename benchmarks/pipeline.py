@@ -37,6 +37,7 @@ from pbrl.data.rollout import PolicyActor, RolloutWorkers
 from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels
 from pbrl.objectives import Objective, bradley_terry
+from pbrl.processes import end_with_parent
 from pbrl.training.batches import Data
 from pbrl.training.evaluate import evaluation_seeds
 from pbrl.types import Episode, Observation
@@ -198,6 +199,7 @@ def main() -> None:
 
 def send_line(pipe: Any, name: str) -> None:
     """Measures a part and sends its line."""
+    end_with_parent(by_kernel=True)
     pipe.send(measure(name))
 
 

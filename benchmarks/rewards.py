@@ -29,6 +29,7 @@ import sim.configs
 from benchmarks.report import RESULTS
 from pbrl.data import collect
 from pbrl.data.table import Table
+from pbrl.processes import end_with_parent
 from pbrl.run import train as run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -147,7 +148,7 @@ def main() -> None:
     jobs = [
         (task, name, seed) for name in args.names or CONDITIONS for task in args.tasks for seed in range(args.seeds)
     ]
-    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), end_with_parent, (True,)) as pool:
         futures = [pool.submit(partial(measure, *job)) for job in jobs]
         for future in tqdm(futures, unit="run"):
             line = future.result()

@@ -28,6 +28,7 @@ import sim.configs
 from benchmarks import speed
 from benchmarks.report import RESULTS
 from pbrl.data.table import Table
+from pbrl.processes import end_with_parent
 from pbrl.training.engine import Engine
 from pbrl.types import Comparisons, Transitions
 
@@ -192,7 +193,7 @@ def main() -> None:
     file = RESULTS / "rivals.jsonl"
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     for name in args.names or RIVALS:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent, (True,)) as pool:
             line = pool.submit(measure, name, args.threads).result()
         known = [k for k in known if (k["name"], k["threads"]) != (name, args.threads)] + [line]
         print(f"{name:26s} {line['ratio']:5.1f} × ({line['least']:.1f} to {line['most']:.1f}, aim {line['aim']})")

@@ -32,6 +32,7 @@ import sim.configs
 from benchmarks.report import RESULTS
 from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels
+from pbrl.processes import end_with_parent
 from pbrl.run.build import build_algorithm, build_reward
 from pbrl.settings import RunSettings
 from pbrl.training.batches import Data
@@ -256,7 +257,7 @@ def main() -> None:
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     lines = {tuple(line[k] for k in KEY): line for line in known}
     for name in args.names or SHAPES:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent, (True,)) as pool:
             new = pool.submit(measure, name, args.threads, args.seeds, args.device).result()
         lines.update({tuple(line[k] for k in KEY): line for line in new})
         for title, line in zip(VARIANTS, new, strict=True):

@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 import sim.configs
 from benchmarks.report import RESULTS
 from benchmarks.speed import SHAPES, make_bench, synchronize
+from pbrl.processes import end_with_parent
 from pbrl.training.engine import Engine
 
 UPDATES = 20
@@ -107,7 +108,7 @@ def main() -> None:
     lines = {(k["name"], k["device"], k["compile"]): k for k in known}
     for name in args.names or ("iql", "cpl_paper", "ensemble_128", "dtr_paper"):
         for fast in (False, True):
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent, (True,)) as pool:
                 line = pool.submit(measure, name, fast, args.device).result()
             lines[line["name"], line["device"], fast] = line
             shares = ", ".join(f"{part} {100 * share:.0f} %" for part, share in line["shares"].items())

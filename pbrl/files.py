@@ -1,19 +1,27 @@
-"""Files that are always whole, and locks on them; what a run needs to go on bit for bit."""
+"""Files that are always whole, and locks on them; what a run needs to go on bit for bit.
+
+PyTorch is imported where it is needed: clips for people are rendered without it.
+"""
+
+from __future__ import annotations
 
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from pbrl.types import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Replaces the checkpoint atomically: a process that is killed meanwhile leaves the old one. Raises UserError."""
+    import torch
+
     partial = path.with_suffix(".partial")
     try:
         with open(partial, "wb") as file:
@@ -46,6 +54,8 @@ def load(path: Path, device: torch.device) -> dict[str, Any] | None:
     """The checkpoint, or None where there is none. Raises UserError if it cannot be read."""
     if not path.exists():
         return None
+    import torch
+
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
@@ -66,6 +76,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     """State of torch's global generators (dropout draws from them)."""
+    import torch
+
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -74,6 +86,8 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
     """Puts torch's global generators back."""
+    import torch
+
     torch.set_rng_state(state["cpu"].cpu())
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from pbrl.data.d4rl import read_d4rl
 from pbrl.data.minari import read_minari, write_minari
 from pbrl.data.recordings import VIDEOS, size_on_disk, video_files
 from pbrl.data.recordings import read_recordings as read_recordings
+from pbrl.data.video_reader import read_video_info, video_digest
 from pbrl.types import Episode, UserError
 
 VERSIONS = ("pbrl", "mujoco", "metaworld", "dm-control", "gymnasium", "stable-baselines3", "minari", "numpy", "torch")
+MANY = 200  # recordings in a folder: beyond, their numbers are not hashed once for each place in it
 
 
 def versions() -> dict[str, str]:
@@ -44,7 +46,34 @@ def episode_id(episode: Episode) -> str:
     as bytes of 0 or 1 and state as float64, or "-" where there is none; all in C order and little-endian. Then, where
     there is a video, the SHA-256 of the bytes of its file, and where there is an instruction, "instruction:" and its
     UTF-8. The behaviour's name is left out, and so are the names of files.
+
+    A camera's recording (`filmed`) is known by its video alone: SHA-256 over "video:" and the SHA-256 of its file. So
+    answers stay when the folder grows, and when numbers or an instruction are put beside the video later.
     """
+    if episode.filmed and episode.video is not None:
+        return hashlib.sha256(b"video:" + video_digest(episode.video)).hexdigest()[:32]
+    return _numbered_id(episode)
+
+
+def former_ids(episode: Episode, count: int) -> Iterator[str]:
+    """Under which ids earlier stores may know a recording, one of `count` in its folder.
+
+    They were hashes of its place in the folder, its numbers and its instruction as well; numbers may have been put
+    beside it since, and other videos into the folder. Its own place comes first.
+    """
+    assert episode.video is not None
+    frames = len(read_video_info(episode.video).shown)
+    alone = {"obs": np.zeros((frames, 0)), "action": np.zeros((frames - 1, 0)), "reward": np.zeros(frames - 1)}
+    bare = episode._replace(success=None, **alone)
+    yield _numbered_id(episode)
+    for place in range(count):
+        if count <= MANY:
+            yield _numbered_id(episode._replace(seed=place))
+        yield _numbered_id(bare._replace(seed=place))
+        yield _numbered_id(bare._replace(seed=place, instruction=""))
+
+
+def _numbered_id(episode: Episode) -> str:
     digest = hashlib.sha256()
     _update(digest, episode)
     if episode.instruction:
@@ -80,8 +109,7 @@ def _update(digest: Any, e: Episode) -> None:
     ):
         digest.update(b"-" if part is None else np.ascontiguousarray(part, kind).tobytes())
     if e.video is not None:
-        with open(e.video, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(video_digest(e.video))
 
 
 def write(path: Path, episodes: Sequence[Episode], recipe: dict[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def read_minari(path: Path) -> list[Episode]:
                 source=str(options.get("source", "")),
                 video=video,
                 instruction=_instruction(options, infos),
+                filmed=bool(options.get("filmed")),
             )
         )
     return episodes
@@ -99,7 +100,7 @@ def _buffer(i: int, episode: Episode) -> EpisodeBuffer:
     ends = np.zeros(len(episode.action), bool)
     ends[-1] = True
     fields = (("success", episode.success), ("state", episode.state))
-    options = {"source": episode.source, "instruction": episode.instruction}
+    options = {"source": episode.source, "instruction": episode.instruction, "filmed": episode.filmed}
     if episode.video is not None:
         options["video"] = _video(i, episode.video)
     arrays: dict[str, Any] = {

@@ -16,7 +16,7 @@ from pbrl.data.rollout import worker_count
 from pbrl.data.table import Table
 from pbrl.data.video import read_video_info
 from pbrl.feedback.page.clips import Clips, Look, Renderers
-from pbrl.feedback.store.datasets import adopt
+from pbrl.feedback.store.datasets import adopt, adopt_recordings
 from pbrl.feedback.store.progress import count_open
 from pbrl.feedback.store.store import Store
 from pbrl.label.network import addresses, free_port
@@ -63,14 +63,15 @@ def open_project(config: Mapping[str, Any]) -> "Project":
     renderers = Renderers(source)
     episodes, content_hash = collect.load_dataset(**source)
     renderers.read()
-    look = Look(config["size"], config["fps"] or frame_rate(episodes), config["camera"])
+    look = Look(config["size"], config["fps"] or frame_rate(episodes), config["camera"], config["fps"] is None)
     store, table = Store(config["store"]), Table(episodes)
     adopt(store, content_hash, table.ids, table.steps)
+    adopt_recordings(store, episodes)
     dataset = store.register(table.ids)
     if not (config["only_serve"] or config["run"]):
         asked = ask(config, store, table, dataset)
         print(f"asked   {asked} questions; {count_open(store, dataset)} want an answer")
-    clips = Clips(renderers, Path(config["cache"]), look=look, limit_mb=config["cache_mb"])
+    clips = Clips(renderers, Path(config["cache"]), look=look, limit_mb=config["cache_mb"], episodes=episodes)
     raters = {new_token(): name for name in config["share"] or []}
     if raters:
         raters[new_token()] = config["rater"]

@@ -18,7 +18,7 @@ from pbrl.data.rollout import RolloutWorkers, worker_count
 from pbrl.data.table import Table
 from pbrl.feedback.asking import Asking
 from pbrl.feedback.sources.context import Context
-from pbrl.feedback.store.datasets import adopt
+from pbrl.feedback.store.datasets import adopt, adopt_recordings
 from pbrl.feedback.store.store import Store
 from pbrl.models.policy import save_policy
 from pbrl.run import report
@@ -31,7 +31,7 @@ from pbrl.training.evaluate import Evaluation, summarize
 from pbrl.training.log import Log
 from pbrl.training.loop import Training
 from pbrl.training.replica import Replica
-from pbrl.types import FeedbackSource
+from pbrl.types import Episode, FeedbackSource
 
 
 class World(NamedTuple):
@@ -43,6 +43,7 @@ class World(NamedTuple):
     workers: RolloutWorkers | None
     experts: RolloutWorkers | None  # without images, which a scripted expert does not need
     device: torch.device
+    recordings: list[Episode]  # of the data set, those of a camera
 
 
 def train(config: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +110,8 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
         experts = RolloutWorkers(frames.without_images(settings.env), processes)
     for own in filter(None, (workers, experts)):
         stack.callback(own.close)
-    return World(table, dataset, data, workers, experts, device)
+    recordings = [episode for episode in episodes if episode.filmed]
+    return World(table, dataset, data, workers, experts, device, recordings)
 
 
 def shared_settings(settings: RunSettings, world: World) -> dict[str, Any]:
@@ -168,6 +170,7 @@ def make_asking(settings: RunSettings, plan: Plan, world: World, folder: Path, s
     source: FeedbackSource = build(settings.feedback)
     store, table = Store(settings.store or f"sqlite:///{folder / 'answers.sqlite'}"), world.table
     adopt(store, world.dataset, table.ids, table.steps)
+    adopt_recordings(store, world.recordings)
     experts = world.experts or world.workers
     source.start(Context(store, table, plan.query, settings.data_dir, world.dataset, folder, world.workers, experts))
     stack.callback(source.stop)

@@ -50,7 +50,8 @@ class Project:
         self.questions.update({one.id: one.question for one in leased})
         for clip in {clip for one in leased for clip in one.question.clips}:
             self.clips.get(clip_id(clip), self.row(clip), clip.length)
-        return {"questions": [as_json(one, rater) for one in leased], "again": again, **self.progress(rater)}
+        questions = [{**as_json(one, rater), **self._timing(one.question)} for one in leased]
+        return {"questions": questions, "again": again, **self.progress(rater)}
 
     def question(self, name: str) -> Question | None:
         """The question with this id, if there is one."""
@@ -61,6 +62,14 @@ class Project:
     def row(self, clip: Clip) -> int:
         """The row of the data set's table at which a clip begins."""
         return self.first_rows[clip.episode] + clip.first
+
+    def _timing(self, question: Question) -> dict[str, Any]:
+        """The mean rate of each clip, and where frames are not shown evenly when each one is (s), with the end."""
+        times = [self.clips.times_s(self.row(clip), clip.length) for clip in question.clips]
+        return {
+            "fps": [mean_rate(t) for t in times],
+            "times": [None if is_even(t) else t.round(4).tolist() for t in times],
+        }
 
     def progress(self, rater: str) -> dict[str, int]:
         """How many answers of this rater stand, and how many questions still want one."""
@@ -90,6 +99,17 @@ class Project:
         ]
         self.store.append(retractions)
         return {"purpose": "practice"}, True
+
+
+def mean_rate(times_s: np.ndarray) -> float:
+    """Frames a second, of the times of frames and the end [L + 1]."""
+    return round(float((len(times_s) - 1) / times_s[-1]), 4)
+
+
+def is_even(times_s: np.ndarray) -> bool:
+    """Whether a player finds each frame by the mean rate alone: none is off by a quarter of a frame."""
+    even = np.linspace(0, times_s[-1], len(times_s))
+    return bool(np.abs(times_s - even).max() <= 0.25 * times_s[-1] / (len(times_s) - 1))
 
 
 def first_rows(table: Table) -> dict[str, int]:

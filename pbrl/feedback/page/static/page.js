@@ -87,7 +87,8 @@ function show() {
   $("note").value = "";
   figures.forEach((figure, i) => figure.firstChild.setAttribute("aria-label", `Clip ${i + 1}`));
   const videos = figures.map((figure) => figure.firstChild);
-  player = new Player(videos, about.fps, controls);
+  const clocks = question.order.map((place) => ({ fps: question.fps[place], times: question.times[place] }));
+  player = new Player(videos, clocks, controls);
   const captions = (texts) => figures.forEach((figure, i) => { figure.lastChild.textContent = texts[i] ?? ""; });
   panel = PANELS[question.kind]({ question, root: $("answers"), keys, send, captions, player, marked });
   shownAt = Infinity; // until the clips are there
