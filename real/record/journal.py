@@ -56,15 +56,25 @@ class Row(NamedTuple):
 
     numbers: dict[str, Any]
     pictures: dict[str, bytes]
+    problem: str = ""  # why a picture is missing
 
     @classmethod
     def of(cls, index: int, step: Step) -> "Row":
-        """Of the step that was the `index`-th to be offered. Raises ValueError, TypeError for what is no step."""
+        """Of the step that was the `index`-th to be offered. Raises ValueError, TypeError for what is no step.
+
+        What is no picture is left out: the numbers are worth having without it.
+        """
         numbers: dict[str, Any] = {"index": index}
         numbers |= {name: float(getattr(step, name)) for name in SINGLE}
         numbers |= {name: np.asarray(getattr(step, name), float).reshape(-1).tolist() for name in VECTORS}
         numbers |= {"why": [str(reason) for reason in step.why], "mode": str(step.mode)}
-        return cls(numbers, {plain(camera): jpeg(image, camera) for camera, image in step.images.items()})
+        pictures, problem = {}, ""
+        for camera, image in step.images.items():
+            try:
+                pictures[plain(camera)] = jpeg(image, camera)
+            except ValueError as error:
+                problem = str(error)
+        return cls(numbers, pictures, problem)
 
 
 def plain(name: str) -> str:
