@@ -119,21 +119,20 @@ def worst(ages: Sequence[Age]) -> Age | None:
     return max(wrong, key=lambda age: (age.is_too_old or age.is_ahead, age.age_s / age.latest_s), default=None)
 
 
-def find_gaps(states: Sequence[State]) -> list[str]:
-    """Of states that were observed one after the other: a sentence for each topic that comes too seldom to move on."""
-    times: dict[str, set[float]] = {}
+def find_slow_topics(states: Sequence[State]) -> list[str]:
+    """Of states that were observed for a second or so: a sentence for each topic that comes too seldom to move on."""
+    came: dict[str, set[float]] = {}
     limits: dict[str, float] = {}
     for reading in (reading for state in states for reading in state.readings):
-        times.setdefault(reading.topic, set()).add(reading.t)
+        came.setdefault(reading.topic, set()).add(reading.t)
         limits[reading.topic] = reading.latest_s
-    end = max((max(came) for came in times.values()), default=0.0)
-    found = []
-    for topic, came in times.items():
-        moments = [*sorted(came), end]
-        gap = max(b - a for a, b in zip(moments, moments[1:], strict=False))
-        if gap > limits[topic]:
-            found.append(f"{topic} was silent for {gap:.2f} s, and {limits[topic]:g} s are allowed")
-    return found
+    moments = [t for times in came.values() for t in times if t >= states[0].t]
+    seconds = max(moments, default=0.0) - min(moments, default=0.0)
+    return [
+        f"{len(times) - 1} messages on {topic} in {seconds:.1f} s, and {math.floor(seconds / limits[topic])} are needed"
+        for topic, times in came.items()
+        if math.isfinite(limits[topic]) and (len(times) - 1) * limits[topic] < seconds - limits[topic]
+    ]
 
 
 def describe_holds(before: Mapping[str, int], after: Mapping[str, int], cycles: int) -> str:

@@ -88,12 +88,14 @@ class RosDriver:
 
     def observe(self) -> State:
         """The newest message of every topic. Raises StateError."""
+        received = {name: latest.received for name, latest in self.latest.items()}
+        missing = [self._nothing_came(name) for name, (message, _) in received.items() if message is None]
+        if missing:
+            raise min(missing, key=lambda error: error.fault != "no_state")
         messages: dict[str, Message] = {}
         readings = []
-        for name, latest in self.latest.items():
-            message, t = latest.received
-            if message is None:
-                raise self._nothing_came(name)
+        for name, (message, t) in received.items():
+            assert message is not None
             stamp = self._read(lambda message=message: message_time(message, self.ros1), name)
             messages[name] = message
             readings.append(Reading(self._label(name), stamp, t, self.limits[name]))

@@ -66,9 +66,11 @@ def test_arm_and_gripper_may_share_one_topic():
 
 def test_a_topic_without_the_arms_joints_is_named_with_what_it_has():
     robot = MemoryRobot()
-    robot.speak("joint_states")
+    robot.speak("joint_states", "arm")
     assert refusal(robot) == "no_state: nothing has come on /joint_states"
     robot.hear("joint_states", robot.joints(FINGERS, [0, 0]))
+    assert refusal(robot) == "no_state: nothing has come on /franka_state_controller/franka_states"
+    robot.speak("joint_states")
     sentence = refusal(robot)
     assert sentence.startswith("bad_state: no message on /joint_states has all of panda_joint1, ")
     assert "they have panda_finger_joint1, panda_finger_joint2" in sentence

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from real.robot import Reading, State
-from real.watch import Watch, explain_no_way, find_gaps, worst
+from real.watch import Watch, explain_no_way, find_slow_topics, worst
 
 PERIOD = 0.02
 
@@ -94,18 +94,26 @@ def test_the_worst_is_the_oldest_for_its_own_limit():
     assert found is not None and found.topic == "/d", "a clock that is ahead stops at once"
 
 
-def test_gaps_between_messages_are_found_before_anything_moves():
-    def state(now, goal_t):
-        readings = (Reading("/joint_states", now, now, 0.1), Reading("/goal", None, goal_t, 0.5))
-        return State(*[np.zeros(7)] * 2, 0.0, "move", 0.0, 1.0, np.zeros((0, 7)), np.zeros(3), now, now, readings)
+def observed(period_s, limit_s=0.5):
+    """States of a second, whose goal came every `period_s`."""
 
-    states = [state(i / 100, i // 80 * 0.8) for i in range(100)]
-    assert find_gaps(states) == ["/goal was silent for 0.80 s, and 0.5 s are allowed"]
-    assert find_gaps([state(i / 100, 0.0) for i in range(100)]) == [
-        "/goal was silent for 0.99 s, and 0.5 s are allowed"
-    ]
-    assert find_gaps([state(i / 100, i / 100) for i in range(100)]) == []
-    assert find_gaps([state(0.0, 0.0)._replace(readings=())]) == []
+    def state(now):
+        goal_t = now // period_s * period_s
+        readings = (Reading("/joint_states", now, now, 0.1), Reading("/goal", None, goal_t, limit_s))
+        zero = np.zeros(7)
+        return State(zero, zero, 0.0, "move", 0.0, 1.0, np.zeros((0, 7)), np.zeros(3), now, now, readings)
+
+    return [state(20 + i / 100) for i in range(101)]
+
+
+@pytest.mark.parametrize("period, limit, words", [
+    (0.033, 0.1, ""), (0.4, 0.5, ""), (0.03, math.inf, ""), (9.0, math.inf, ""),
+    (0.25, 0.1, "4 messages on /goal in 1.0 s, and 10 are needed"),
+    (9.0, 0.5, "0 messages on /goal in 1.0 s, and 2 are needed"),
+])  # fmt: skip
+def test_slow_topics_are_found_before_anything_moves(period, limit, words):
+    assert find_slow_topics(observed(period, limit)) == ([words] if words else [])
+    assert find_slow_topics([state._replace(readings=()) for state in observed(period, limit)]) == []
 
 
 def test_why_a_pose_was_not_reached():
