@@ -16,6 +16,7 @@ from real.keys import Keys
 from real.process import Control
 from real.record import Recorder, Step
 from real.robot import Robot, RobotError, State, StateError
+from real.watch import explain_no_way
 
 HOME_S, HOME_RAD, START_S = 20.0, 0.01, 3.0
 BLIND = 5  # times `latest_s` without an image: the arm is stopped
@@ -134,11 +135,13 @@ class Session:
             return
         home = self.agent.arm.home
         self.control.go(home)
-        end = time.monotonic() + HOME_S
-        while np.abs(self.control.report().sent - home).max() > HOME_RAD:
-            if time.monotonic() > end or self.control.report().phase != "moving":
+        before, end = self.control.report(), time.monotonic() + HOME_S
+        while np.abs((report := self.control.report()).sent - home).max() > HOME_RAD:
+            if time.monotonic() > end or report.phase != "moving":
                 self.stop()
-                raise UserError("the home pose was not reached: the way is blocked; move the arm nearer by hand")
+                cycles = round((report.t - before.t) * self.robot.spec.command_hz)
+                why = report.detail or explain_no_way(before.count, report.count, cycles)
+                raise UserError(f"the home pose was not reached: {why}")
             time.sleep(0.02)
 
     def stop(self) -> None:
