@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from tqdm import tqdm
 
+from pbrl.feedback.kinds import KINDS, SKIP, check_strengths
 from pbrl.feedback.labels import Selection
-from pbrl.feedback.questions import KINDS, SKIP, Question, check_strengths
+from pbrl.feedback.questions import Question
 from pbrl.feedback.sources.context import Context
 from pbrl.feedback.store.store import Store
 from pbrl.settings import Query

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from types import TracebackType
 
 from pbrl.feedback.store.answers import Answer, Refused
+from pbrl.feedback.store.database import Unavailable
 from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
 
@@ -34,7 +35,10 @@ class Writer:
         self.thread.join()
 
     def append(self, answer: Answer) -> "Future[int]":
-        """The event's number, once it is on the disk. The future raises Refused, or UserError if the database fails."""
+        """The event's number, once it is on the disk.
+
+        The future raises Refused (Conflict), or Unavailable if the database fails: then it may be sent again.
+        """
         future: Future[int] = Future()
         self.waiting.put((answer, future))
         return future
@@ -51,13 +55,28 @@ class Writer:
                 return
 
     def _commit(self, jobs: Sequence[tuple[Answer, "Future[int]"]]) -> None:
-        try:
-            results = self.store.append_each([answer for answer, _ in jobs])
-        except Exception as error:  # nothing was kept, and this thread must go on
-            reason = error if isinstance(error, UserError) else UserError(f"answers were not kept ({error!r})")
-            results = [reason] * len(jobs)
+        results = self._append([answer for answer, _ in jobs])
         for (_, future), result in zip(jobs, results, strict=True):
-            if isinstance(result, (Refused, UserError)):
+            if isinstance(result, UserError):
                 future.set_exception(result)
             else:
                 future.set_result(result)
+
+    def _append(self, answers: Sequence[Answer]) -> list[int | UserError]:
+        """The events' numbers, or why they are not kept. Where one fails a commit, the others are kept in halves."""
+        try:
+            return [*self.store.append_each(answers)]
+        except Unavailable as error:
+            return [error] * len(answers)
+        except Exception as error:  # this thread must go on
+            if len(answers) == 1:
+                return [Refused(f"the answer cannot be kept ({_reason(error)})")]
+        half = len(answers) // 2
+        return self._append(answers[:half]) + self._append(answers[half:])
+
+
+def _reason(error: Exception) -> str:
+    """What a driver says of a value, without the address of its database."""
+    cause = error.__cause__ if isinstance(error, UserError) and error.__cause__ else error
+    lines = str(getattr(cause, "orig", None) or cause).splitlines()
+    return lines[0] if lines else type(cause).__name__
