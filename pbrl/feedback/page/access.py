@@ -16,11 +16,11 @@ FRESH_S = 1.0  # how long a link that was ended, or made, elsewhere may go unnot
 class Access:
     """Raters by their tokens. The store keeps hashes alone, so that a copy of it opens no page.
 
-    Given no tokens, everyone who reaches the server is `me`, who runs the project.
+    Without tokens everyone who reaches the server is `me`, who runs the project, unless it `needs_link`.
     """
 
-    def __init__(self, store: Store, raters: Mapping[str, str], me: str):
-        self.store, self.me, self.is_open = store, me, not raters
+    def __init__(self, store: Store, raters: Mapping[str, str], me: str, *, needs_link: bool = False):
+        self.store, self.me, self.is_open = store, me, not (raters or needs_link)
         for name in {me, *raters.values()}:
             store.add_rater(name, "human")
         for token, name in raters.items():

@@ -33,6 +33,8 @@ class Project:
     raters: Mapping[str, str] = field(default_factory=dict)  # token → name; none: `me` alone, at this machine
     me: str = "me"  # the rater who runs the project
     pass_mark: float = 0.8  # share of practice questions to get right before others are shown
+    needs_link: bool = False  # though no token is given here: the store knows those of before
+    has_practice: bool = True  # whether the right answers of practice questions are known
     answers_per_s: float | None = None  # that one rater may send for long; None: as many as the disk takes
     questions: dict[str, Question] = field(default_factory=dict)  # that were shown
     practiced: set[str] = field(default_factory=set)  # raters who need no more practice
@@ -40,10 +42,10 @@ class Project:
 
     def __post_init__(self) -> None:
         self.id = store_id(self.store)
-        self.access = Access(self.store, self.raters, self.me)
+        self.access = Access(self.store, self.raters, self.me, needs_link=self.needs_link)
         self.rates = Rates(self.answers_per_s)
         self.at = Progress(self.store, self.dataset)
-        self.practice = find_practice(self.store, self.dataset)
+        self.practice = find_practice(self.store, self.dataset) if self.has_practice else set()
 
     # Questions
 
