@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from pbrl.configs import quote_addresses
 from pbrl.run import listing
 
 
@@ -58,6 +59,7 @@ def start() -> None:
         return
     import sim.configs
 
+    sys.argv[1:] = quote_addresses(arguments)
     sim.configs.register()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on, and does not print them itself
     try:

@@ -9,7 +9,7 @@ import sys
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from pbrl.configs import FOLDER, register_environments
+from pbrl.configs import FOLDER, quote_addresses, register_environments
 
 
 @hydra.main(config_path=str(FOLDER), config_name="label", version_base="1.3")
@@ -26,4 +26,5 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     register_environments()
+    sys.argv[1:] = quote_addresses(sys.argv[1:])
     main()

@@ -106,8 +106,9 @@ class Teacher:
         return question
 
     def answer(self, questions: Sequence[str]) -> None:
-        """Answers these questions of the store at once."""
-        asked = self.store.questions(questions)
+        """Answers those of these questions of the store that this teacher has not answered yet, at once."""
+        known = {answer.question for answer in self.store.answers(questions, rater=self.rater)}
+        asked = self.store.questions([question for question in questions if question not in known])
         by_form = sorted(asked, key=lambda name: (len(asked[name].clips), asked[name].length))
         for (_, length), names in groupby(by_form, key=lambda name: (len(asked[name].clips), asked[name].length)):
             ids = list(names)

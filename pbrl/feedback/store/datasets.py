@@ -5,6 +5,7 @@ So answers are kept when data sets grow, are merged or filtered. A data set's id
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,12 +60,17 @@ class SharingDatasets:
 
     def concern(self, connection: Connection, dataset: str) -> ColumnElement[bool]:
         """A condition on questions: that they concern the data set."""
-        sharing = self.find(connection, dataset)
-        within = QuestionRow.dataset.in_([other.id for other in sharing if other.is_within])
-        others = [other.id for other in sharing if not other.is_within]
-        if not others:  # mostly so; and to build the other condition takes longer than to look it up
-            return within
-        return or_(within, and_(QuestionRow.dataset.in_(others), is_inside(dataset)))
+        return is_about(dataset, tuple(self.find(connection, dataset)))
+
+
+@lru_cache(64)
+def is_about(dataset: str, sharing: tuple[SharingDataset, ...]) -> ColumnElement[bool]:
+    """A condition on questions: that they concern the data set, which shares episodes with those others."""
+    within = QuestionRow.dataset.in_([other.id for other in sharing if other.is_within])
+    others = [other.id for other in sharing if not other.is_within]
+    if not others:
+        return within
+    return or_(within, and_(QuestionRow.dataset.in_(others), is_inside(dataset)))
 
 
 def is_inside(dataset: str) -> ColumnElement[bool]:
