@@ -63,6 +63,7 @@ export class Help {
       if (NEVER.test(event.key) || event.ctrlKey || event.altKey || event.metaKey) return;
       event.preventDefault();
       event.stopPropagation();
+      if (event.key === "Enter") return $("close-help").focus(); // as it was: Enter leaves
       const other = this.keys.set(action, event.key);
       this.show();
       const instead = other ? ` ${this.keys.name(other)} is now “${actionsOf().concat(actionsOf(this.question?.kind))
