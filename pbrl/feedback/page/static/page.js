@@ -169,6 +169,7 @@ function record(kind, value) {
 
 function count(question, by) {
   if (question.purpose !== "practice") done += by;
+  else if (about.practice) about.practice.answered += by;
 }
 
 // A question that is shown again is left as it was answered.
