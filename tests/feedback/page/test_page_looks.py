@@ -1,5 +1,7 @@
 """How the page looks and reads on large windows and on phones: one server for all kinds of question, and raters."""
 
+from pathlib import Path
+
 import pytest
 
 from pbrl.feedback.store.store import Store
@@ -41,7 +43,7 @@ MEASURE = """() => {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("every-kind")
-    server = Server(folder, "query.kind=pair", "query.count=4", f"share=[{','.join(WINDOWS)},ada]", "wanted=9")
+    server = Server(folder, "query.kind=pair", "query.count=4", f"share=[{','.join(WINDOWS)},ada,bob]", "wanted=9")
     ask_every_kind(server)
     yield server
     server.kill()
@@ -124,12 +126,46 @@ def test_the_help_is_about_the_question(server, open_page):
 
 
 @pytest.mark.parametrize("window", ["large", "upright"])
-def test_the_overview_of_raters(server, open_page, window):
-    """Without an answer and with some; sorted by any column, and as wide as the window."""
-    page = open_page(server, "me", **WINDOWS[window], bypass_csp=True)
-    page.goto(server.at + "stats")
-    page.wait_for_selector("#summary:has-text('questions')")
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth") and page.errors == []
+def test_own_answers_and_the_overview_of_raters(server, open_page, window):
+    """An answer is found again and changed; whoever runs the project sees who said what, and takes it along."""
+    rater = {"large": "ada", "upright": "bob"}[window]
+    store, page = Store(server.url), open_page(server, rater, **WINDOWS[window], bypass_csp=True)
+    before = store.last()
+    page.fill("#note", "the second slips")
+    page.click("[data-action=cant_tell]")
+    page.wait_for_function("document.getElementById('note').value === ''")
+    watch(page)
+    if page.is_hidden("#open-own"):
+        pytest.skip("this server lists no answers")
+    page.click("#open-own")
+    page.wait_for_selector("#own-list li:has-text('Can’t tell – “the second slips”')")
     assert violations(page) == "[]"
+    page.click("#own-list li:first-child button")
+    page.wait_for_selector("#notice:has-text('You answered: Can’t tell')")
+    watch(page)
+    page.click("[data-action=cant_tell]")
+    page.wait_for_selector("#notice", state="hidden")
+    page.wait_for_timeout(300)
+    first, second = store.tail(before)
+    assert first["question"] == second["question"] and second["supersedes"] == first["uid"]
+    see_overview(server, open_page(server, "me", **WINDOWS[window], bypass_csp=True), window)
+
+
+def see_overview(server: Server, page, window: str) -> None:
+    page.click("#open-stats")
+    page.wait_for_selector("#raters tbody tr")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth") and violations(page) == "[]"
+    names = page.locator("#raters tbody th")
+    assert names.all_inner_texts() == sorted(names.all_inner_texts())
+    if window == "large":
+        page.click("#raters thead button:has-text('Answers')")
+    else:
+        page.select_option("#sort", label="Answers")
+    counts = [int(cell) for cell in page.locator("#raters tbody td:nth-child(2)").all_inner_texts()]
+    assert counts == sorted(counts, reverse=True) and len(set(counts)) > 1
+    with page.expect_download() as download:
+        page.click("a:has-text('JSON lines')")
+    assert len(Path(download.value.path()).read_text().splitlines()) >= Store(server.url).last()
     page.click("a:has-text('Back to the questions')")
     watch(page)
+    assert page.errors == []

@@ -18,15 +18,17 @@ const COLUMNS = [ // name, value of a rater, how it is shown
   ["Agrees, κ", (r) => r.kappa, number(2)],
   ["Believed", (r) => r.accuracy, percent],
   ["Remark", (r) => (r.guesses ? "guesses" : r.one_sided ? "presses one side" : ""), String],
+  ["Link", (r) => r.link, (link) => (link ? "open" : "none")],
 ];
 let sorted = { column: 0, down: false };
 let raters = [];
+let me; // whose link is not revoked here
 
 function compare(a, b) {
   const of = COLUMNS[sorted.column][1];
   const [x, y] = [of(a), of(b)];
   if ((x ?? null) === null || (y ?? null) === null) return ((x ?? null) === null) - ((y ?? null) === null); // unknown ones last
-  return (sorted.down ? -1 : 1) * (typeof x === "number" ? x - y : x.localeCompare(y));
+  return (sorted.down ? -1 : 1) * (typeof x === "string" ? x.localeCompare(y) : x - y);
 }
 
 function sortBy(column, down) {
@@ -66,7 +68,7 @@ function table() {
       const cell = row.insertCell();
       cell.dataset.label = name;
       cell.textContent = show(of(rater)) || "–";
-      if (name === "Remark" && rater.link) cell.append(revoker(rater.name));
+      if (name === "Link" && rater.link && rater.name !== me) cell.replaceChildren(revoker(rater.name));
     }
     return row;
   }));
@@ -74,7 +76,8 @@ function table() {
 
 function revoker(rater) {
   const button = document.createElement("button");
-  Object.assign(button, { type: "button", textContent: "Revoke link" });
+  Object.assign(button, { type: "button", textContent: "Revoke" });
+  button.setAttribute("aria-label", `Revoke the link of ${rater}`);
   button.onclick = async () => {
     button.blur();
     if (!confirm(`The link of ${rater} opens nothing more, and a new start makes no new one. Answers stay. Go on?`)) return;
@@ -133,7 +136,8 @@ async function show() {
   clearTimeout(show.timer);
   try {
     const stats = await get("/api/stats");
-    const { owner } = await get("/api/about");
+    const { owner, rater } = await get("/api/about");
+    me = rater;
     $("exports").hidden = !owner;
     raters = merge(stats, owner ? (await get("/api/raters")).raters : []);
     summary(stats);
