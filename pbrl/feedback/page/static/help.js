@@ -86,7 +86,7 @@ function digitKeys(last) {
 
 export function closeByEnter(dialog, button) {
   button.onclick = () => dialog.close();
-  dialog.onclick = (event) => event.target === dialog && dialog.close(); // beside it
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // beside it
   dialog.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.target.closest("button, a, summary")) return;
     event.preventDefault();
