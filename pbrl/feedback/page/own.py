@@ -3,7 +3,7 @@
 from typing import Any
 
 from pbrl.feedback.kinds import SKIP, Value
-from pbrl.feedback.page.project import Project, as_json
+from pbrl.feedback.page.project import Project
 from pbrl.feedback.store.answers import COLUMNS, current, from_row
 from pbrl.feedback.store.schema import EventRow, QuestionRow
 
@@ -25,7 +25,7 @@ def list_answers(project: Project, rater: str, n: int, before: int | None) -> di
         {
             "seq": seq,
             "uid": answer.uid,
-            "question": as_json(answer.question, questions[answer.question], rater),
+            "question": project.describe(answer.question, questions[answer.question], rater),
             "value": to_json(questions[answer.question].kind, answer.value),
             "seconds": answer.seconds,
             "time": answer.time.isoformat() if answer.time else None,

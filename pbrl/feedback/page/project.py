@@ -85,7 +85,7 @@ class Project:
             return error
         is_all = handed.is_all and rater in self.practiced
         left = self.at.count_left(rater, is_all=is_all, taken=handed.new)
-        shown = [{**as_json(one.id, one.question, rater), **self._timing(one.question)} for one in handed.leased]
+        shown = [self.describe(one.id, one.question, rater) for one in handed.leased]
         return {"questions": shown, "again": again, **self.progress(rater, left)}
 
     def question(self, name: str) -> Question | None:
@@ -104,10 +104,11 @@ class Project:
         """The row of the data set's table at which a clip begins."""
         return self.first_rows[clip.episode] + clip.first
 
-    def _timing(self, question: Question) -> dict[str, Any]:
-        """The mean rate of each clip, and where frames are not shown evenly when each one is (s), with the end."""
+    def describe(self, name: str, question: Question, rater: str) -> dict[str, Any]:
+        """A question as the page reads it; times (s) of frames and the end where the mean rate does not tell them."""
         times = [self.clips.times_s(self.row(clip), clip.length) for clip in question.clips]
         return {
+            **as_json(name, question, rater),
             "fps": [mean_rate(t) for t in times],
             "times": [None if is_even(t) else t.round(4).tolist() for t in times],
         }
