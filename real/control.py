@@ -54,6 +54,8 @@ class Report(NamedTuple):
     sent: np.ndarray  # [J] rad, commanded last
     t_sent: float
     count: dict[str, int]  # of interventions, since the beginning
+    rests: float = -math.inf  # s, `time.monotonic`: when the arm has come to rest as it was last commanded
+    controller: str = "unknown"  # the arm's own: unknown, switching, on, off, failed: it did not stop
 
 
 class Controller:
@@ -76,6 +78,7 @@ class Controller:
         self.stamps: list[float] = []  # of the commands sent last
         self.echoed: float | None = None  # the last that came back
         self.jobs, self.job = ThreadPoolExecutor(1), None
+        self.controller, self.stopped = "unknown", None  # the arm's own, and the last stop of it
 
     def give(self, chunk: Chunk) -> None:
         """Takes a policy's newest actions in place of those before."""
@@ -118,12 +121,23 @@ class Controller:
         self.chunk, self.target, self.until, self.fault, self.detail = None, None, -math.inf, "", ""
         self.stamps.clear()
         self.t_echo = self.now = self.t_last = now
-        self.phase, self.job = "starting", self.jobs.submit(self.robot.start)
+        self.phase, self.job = "starting", self.jobs.submit(self._switch_on, self.stopped)
 
     def stop(self, fault: str = "stopped", detail: str = "") -> None:
-        """Brakes, and then nothing moves until it is started again."""
+        """Brakes, and then nothing moves until it is started again. A stop that failed is tried again."""
         if self.phase in ("moving", "starting"):
             self._fail(fault, detail)
+        elif self.phase == "fault" and self.controller == "failed" and self.job is None:
+            self._switch_off()
+
+    def _switch_on(self, stopped: Future | None) -> None:
+        if stopped is not None and stopped.exception() is not None:
+            self.robot.stop()  # or raises: nothing is sent after a stop that failed
+        self.robot.start()
+
+    def _switch_off(self) -> None:
+        self.phase, self.job = "fault", self.jobs.submit(self.robot.stop)
+        self.stopped = self.job
 
     def cycle(self, now: float) -> Report:
         """Watches the robot, and sends the command of this cycle, at `now` (s, `time.monotonic`)."""
@@ -137,15 +151,28 @@ class Controller:
             self.stop(error.fault, str(error))
         if self.job is not None and self.job.done():
             self._on_finished(self.job)
-        if self.phase in ("moving", "stopping"):
+        if self.phase in ("moving", "stopping") and self.job is None:
             if self._is_arm_known(state, age, now):
                 self._move(state, age, now, t)
             elif self.phase == "moving" and now - self.t_last > self.valid_s:
                 self.count["held"] += 1
             if self.phase == "stopping" and now > self.ends:
-                self.phase, self.job = "fault", self.jobs.submit(self.robot.stop)
+                self._switch_off()
+        controller = self.controller if self.job is None else "switching"
         sent = np.full(self.actions.arm.dof, np.nan) if self.last is None else self.last.q
-        return Report(now, self.phase, self.fault, self.detail, state, age, sent, self.t_sent, dict(self.count))
+        return Report(
+            now,
+            self.phase,
+            self.fault,
+            self.detail,
+            state,
+            age,
+            sent,
+            self.t_sent,
+            dict(self.count),
+            self.ends,
+            controller,
+        )
 
     def age(self, state: State, now: float) -> float:
         """How old a state is, in s: by its stamp, and by when one with a new stamp came last."""
@@ -259,17 +286,20 @@ class Controller:
     def _on_finished(self, job: Future) -> None:
         self.job = None
         error = job.exception()
-        if self.phase == "starting":
-            if error is None:
-                self.phase, self.armed, self.t_echo = "moving", self.now, self.now
-            else:
+        if self.phase == "starting" and error is None:
+            self.phase, self.armed, self.t_echo, self.controller = "moving", self.now, self.now, "on"
+        elif self.phase == "fault":
+            self.controller = "off" if error is None else "failed"
+            if error is not None:
+                self.detail += f"; and its controller did not stop: {error}"
+        else:  # a start that failed, or that was stopped before its end
+            if self.phase == "starting":
                 self._fail("refused", str(error))
-        elif error is not None:
-            self.detail += f"; and its controller did not stop: {error}"
+            self._switch_off()
 
     def _fail(self, fault: str, detail: str) -> None:
         assert fault in FAULTS
-        self.phase = "stopping" if self.phase == "moving" else "fault"
+        self.phase = "stopping" if self.phase in ("moving", "starting") else "fault"
         self.fault, self.detail = fault, detail
         self.count[f"fault_{fault}"] += 1
 
