@@ -79,6 +79,7 @@ class Controller:
         self.echoed: float | None = None  # the last that came back
         self.jobs, self.job = ThreadPoolExecutor(1), None
         self.controller, self.stopped = "unknown", None  # the arm's own, and the last stop of it
+        self.moves = False  # what was sent last
 
     def give(self, chunk: Chunk) -> None:
         """Takes a policy's newest actions in place of those before."""
@@ -152,7 +153,9 @@ class Controller:
         if self.job is not None and self.job.done():
             self._on_finished(self.job)
         if self.phase in ("moving", "stopping") and self.job is None:
-            if self._is_arm_known(state, age, now):
+            if self.phase == "stopping" and not self.moves:
+                pass  # what was sent last ends at rest: another one would only put that off
+            elif self._is_arm_known(state, age, now):
                 self._move(state, age, now, t)
             elif self.phase == "moving" and now - self.t_last > self.valid_s:
                 self.count["held"] += 1
@@ -257,8 +260,9 @@ class Controller:
             return
         self.last, self.t_last, self.t_sent, self.underway = motion, now, now, applied.stamp
         self.stamps = [*self.stamps[-99:], applied.stamp]
-        if braking:
-            self.ends = now + self.valid_s + braking[-1][0]
+        if braking or self.moves:  # the first command at rest is reached in its time, too
+            self.ends = now + self.valid_s + (braking[-1][0] if braking else 0.0)
+        self.moves = bool(braking)
 
     def _take_action(self, now: float) -> None:
         """Makes a target of the action whose time has come."""
