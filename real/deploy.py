@@ -198,6 +198,7 @@ def prepare(session: Session, episode: int, seed: int, *, home: bool, mock: "Moc
     outcome = session.go_home() if home else ""
     if outcome or not session.keys.is_terminal:
         return outcome
+    session.keys.forget()
     write(f"episode {episode + 1}: set the scene, then any key; space or q ends")
     return "ended" if session.keys.wait() in STOPS else ""
 

@@ -41,11 +41,15 @@ class Keys:
             self._read()
         return self._take()
 
-    def wait(self) -> str:
-        """Waits for a key that is pressed from now on; nothing where there is no terminal."""
+    def forget(self) -> None:
+        """Forgets what was pressed before now: it was meant for something else."""
         self.pressed = ""
         if self.is_terminal:
             termios.tcflush(self.file, termios.TCIFLUSH)
+
+    def wait(self) -> str:
+        """Waits for a key; nothing where there is no terminal."""
+        if self.is_terminal and not self.pressed:
             self._read()
         return self._take()
 

@@ -31,6 +31,16 @@ def test_keys_come_in_order_but_one_that_stops_comes_first(terminal, pressed, re
     os.close(terminal)
 
 
+def test_keys_from_before_a_question_do_not_answer_it(terminal):
+    with Keys() as keys:
+        os.write(terminal, b"kss")
+        assert keys.read_key() == "k"
+        os.write(terminal, b"x")
+        keys.forget()
+        os.write(terminal, b"q")
+        assert keys.wait() == "q"
+
+
 def test_a_terminal_that_is_gone_is_a_stop_and_no_key(terminal):
     with pytest.raises(StopSignal), Keys() as keys:
         os.close(terminal)
