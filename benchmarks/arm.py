@@ -34,6 +34,7 @@ from real.process import Control
 from real.robot import State
 from real.safety import SafetyFilter, SafetySettings
 from real.settings import load_robot_settings
+from real.transports.link import Latest
 from robots import arm as arms
 from robots.actions import ActionMapping
 from tests.real.test_link import Run
@@ -99,7 +100,9 @@ class Tape:
     def __init__(self, url: str):
         self.is_connected, self.text = True, ""
 
-    def subscribe(self, topic: str, type_: str) -> None: ...
+    def subscribe(self, topic: str, type_: str) -> Latest:
+        return Latest(type_)
+
     def advertise(self, topic: str, type_: str) -> None: ...
     def publish(self, topic: str, message: dict[str, Any]) -> bool:
         self.text = json.dumps({"op": "publish", "topic": topic, "msg": message})

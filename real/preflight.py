@@ -9,11 +9,10 @@ import numpy as np
 
 from real.cameras import Cameras
 from real.robot import Command, Motion, Robot, RobotError, State, StateError
-from robots.arm import Arm
+from real.watch import find_slow_topics
 
 WATCH_S = 1.0
 OFFSET_S = 0.05
-SAME_RAD = 1e-3
 ECHO_S = 1.0
 
 
@@ -36,6 +35,10 @@ def checks(robot: Robot, *, sends: bool) -> Iterator[Check]:
     if isinstance(states, str):
         yield Check("state", False, states)
         return
+    for sentence in robot.find_other_messages():
+        yield Check("messages", None, sentence)
+    for sentence in find_slow_topics(states):
+        yield Check("topics", False, sentence, "raise its publisher's rate, or its age limit in configs/robot")
     stamps = {state.t_robot for state in states}
     rate, needed = (len(stamps) - 1) / WATCH_S, 2 / robot.spec.latest_state_s
     yield Check(
@@ -111,7 +114,7 @@ def check_limits(robot: Robot) -> Check:
         theirs = urdf_limits(text, robot.spec.arm.joints)
     except (xml.ParseError, KeyError, ValueError) as error:
         return Check(name, False, f"the robot's description cannot be read: {error!r}")
-    differing = differences(theirs, robot.spec.arm)
+    differing = robot.spec.arm.explain_limits(theirs)
     result = f"differ from the robot's: {differing}" if differing else "as the robot's own description has them"
     return Check(name, not differing, result)
 
@@ -123,15 +126,6 @@ def urdf_limits(text: str, joints: Sequence[str]) -> np.ndarray:
     )
     found = {joint.get("name"): joint.find("limit") for joint in root.iter("joint")}
     return np.array([[float(found[name].get("lower")), float(found[name].get("upper"))] for name in joints])
-
-
-def differences(theirs: np.ndarray, arm: Arm) -> str:
-    """Which joints' limits are not ours, in words."""
-    ours = np.stack([arm.limits.position_min, arm.limits.position_max], axis=1)
-    return ", ".join(
-        f"{arm.joints[i]}: {theirs[i].tolist()} there, {ours[i].tolist()} here"
-        for i in np.flatnonzero(np.abs(theirs - ours).max(1) > SAME_RAD)
-    )
 
 
 def check_echo(robot: Robot) -> Check:

@@ -16,6 +16,7 @@ from real.keys import STOPS, Keys
 from real.process import Control
 from real.record import Recorder, Step
 from real.robot import Robot, RobotError, State, StateError
+from real.watch import explain_no_way
 
 HOME_S, HOME_RAD = 20.0, 0.01
 REST_S = 0.1  # after which an arm that had no more commands is at rest, beyond the time that it was to take
@@ -147,14 +148,16 @@ class Session:
             return f"aborted:{report.fault or 'refused'}"
         home = self.agent.arm.home
         self.control.go(home)
-        end = time.monotonic() + HOME_S
+        before, end = self.control.report(), time.monotonic() + HOME_S
         while np.abs((report := self.control.report()).sent - home).max() > HOME_RAD:
             outcome = self._requested_outcome(report)
             if outcome.startswith("aborted:"):
                 return outcome
             if time.monotonic() > end:
                 self.stop()
-                raise UserError("the home pose was not reached: the way is blocked; move the arm nearer by hand")
+                cycles = round((report.t - before.t) * self.robot.spec.command_hz)
+                why = report.detail or explain_no_way(before.count, report.count, cycles)
+                raise UserError(f"the home pose was not reached: {why}")
             time.sleep(0.02)
         return ""
 

@@ -215,9 +215,12 @@ class MockArm:
             running = next(number for number, name in UNIVERSAL_ROBOTS_MODES.items() if name == "move")
             return {"mode": running if mode in ("idle", "move") else -1}
         force, rate = "O_F_ext_hat_K", "control_command_success_rate"
+        wrench: Any = [self.faults.force, 0, 0, 0, 0, 0]
+        if self.topics["arm"][1].endswith("FrankaRobotState"):
+            wrench = self._wrench()
         return {
             "header": self._header(),
-            force if self.ros1 else force.lower(): [self.faults.force, 0, 0, 0, 0, 0],
+            force if self.ros1 else force.lower(): wrench,
             rate: self.faults.success_rate if self.active else 0.0,
             "robot_mode": MODES.index(mode),
         }
