@@ -56,6 +56,8 @@ class Report(NamedTuple):
     sent: np.ndarray  # [J] rad, commanded last
     t_sent: float
     count: dict[str, int]  # of interventions, since the beginning
+    rests: float = -math.inf  # s, `time.monotonic`: when the arm has come to rest as it was last commanded
+    controller: str = "unknown"  # the arm's own: unknown, switching, on, off, failed: it did not stop
 
 
 class Controller:
@@ -80,6 +82,8 @@ class Controller:
         self.stamps: list[float] = []  # of the commands sent last
         self.echoed: float | None = None  # the last that came back
         self.jobs, self.job = ThreadPoolExecutor(1), None
+        self.controller, self.stopped = "unknown", None  # the arm's own, and the last stop of it
+        self.moves = False  # what was sent last
 
     def give(self, chunk: Chunk) -> None:
         """Takes a policy's newest actions in place of those before."""
@@ -124,12 +128,23 @@ class Controller:
         self.stamps.clear()
         self.echoed, self.held_s = self.robot.echo(), 0.0
         self.t_echo = self.now = self.t_last = now
-        self.phase, self.job = "starting", self.jobs.submit(self.robot.start)
+        self.phase, self.job = "starting", self.jobs.submit(self._switch_on, self.stopped)
 
     def stop(self, fault: str = "stopped", detail: str = "") -> None:
-        """Brakes, and then nothing moves until it is started again."""
+        """Brakes, and then nothing moves until it is started again. A stop that failed is tried again."""
         if self.phase in ("moving", "starting"):
             self._fail(fault, detail)
+        elif self.phase == "fault" and self.controller == "failed" and self.job is None:
+            self._switch_off()
+
+    def _switch_on(self, stopped: Future | None) -> None:
+        if stopped is not None and stopped.exception() is not None:
+            self.robot.stop()  # or raises: nothing is sent after a stop that failed
+        self.robot.start()
+
+    def _switch_off(self) -> None:
+        self.phase, self.job = "fault", self.jobs.submit(self.robot.stop)
+        self.stopped = self.job
 
     def cycle(self, now: float) -> Report:
         """Watches the robot, and sends the command of this cycle, at `now` (s, `time.monotonic`)."""
@@ -144,15 +159,30 @@ class Controller:
             self.stop(error.fault, str(error))
         if self.job is not None and self.job.done():
             self._on_finished(self.job)
-        if self.phase in ("moving", "stopping"):
-            if self._is_arm_known(state, age, now):
+        if self.phase in ("moving", "stopping") and self.job is None:
+            if self.phase == "stopping" and not self.moves:
+                pass  # what was sent last ends at rest: another one would only put that off
+            elif self._is_arm_known(state, age, now):
                 self._move(state, now, t)
             elif self.phase == "moving" and now - self.t_last > self.valid_s:
                 self._count_hold()
             if self.phase == "stopping" and now > self.ends:
-                self.phase, self.job = "fault", self.jobs.submit(self.robot.stop)
+                self._switch_off()
+        controller = self.controller if self.job is None else "switching"
         sent = np.full(self.actions.arm.dof, np.nan) if self.last is None else self.last.q
-        return Report(now, self.phase, self.fault, self.detail, state, age, sent, self.t_sent, dict(self.count))
+        return Report(
+            now,
+            self.phase,
+            self.fault,
+            self.detail,
+            state,
+            age,
+            sent,
+            self.t_sent,
+            dict(self.count),
+            self.ends,
+            controller,
+        )
 
     def look(self, state: State, now: float) -> list[Age]:
         """How old each of the messages is that a state was read from, the joints' first."""
@@ -241,8 +271,9 @@ class Controller:
             return
         self.last, self.t_last, self.t_sent, self.underway = motion, now, now, applied.stamp
         self.stamps = [*self.stamps[-99:], applied.stamp]
-        if braking:
-            self.ends = now + self.valid_s + braking[-1][0]
+        if braking or self.moves:  # the first command at rest is reached in its time, too
+            self.ends = now + self.valid_s + (braking[-1][0] if braking else 0.0)
+        self.moves = bool(braking)
 
     def _take_action(self, now: float) -> None:
         """Makes a target of the action whose time has come."""
@@ -270,17 +301,20 @@ class Controller:
     def _on_finished(self, job: Future) -> None:
         self.job = None
         error = job.exception()
-        if self.phase == "starting":
-            if error is None:
-                self.phase, self.armed, self.t_echo = "moving", self.now, self.now
-            else:
+        if self.phase == "starting" and error is None:
+            self.phase, self.armed, self.t_echo, self.controller = "moving", self.now, self.now, "on"
+        elif self.phase == "fault":
+            self.controller = "off" if error is None else "failed"
+            if error is not None:
+                self.detail += f"; and its controller did not stop: {error}"
+        else:  # a start that failed, or that was stopped before its end
+            if self.phase == "starting":
                 self._fail("refused", str(error))
-        elif error is not None:
-            self.detail += f"; and its controller did not stop: {error}"
+            self._switch_off()
 
     def _fail(self, fault: str, detail: str) -> None:
         assert fault in FAULTS
-        self.phase = "stopping" if self.phase == "moving" else "fault"
+        self.phase = "stopping" if self.phase in ("moving", "starting") else "fault"
         self.fault, self.detail = fault, detail
         self.count[f"fault_{fault}"] += 1
 

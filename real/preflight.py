@@ -61,11 +61,13 @@ def checks(robot: Robot, *, sends: bool) -> Iterator[Check]:
     began = time.monotonic()
     try:
         robot.stop()
-        yield Check("stop", True, f"answered in {1e3 * (time.monotonic() - began):.0f} ms")
     except RobotError as error:
-        yield Check("stop", False, str(error))
+        yield Check("stop", False, str(error), "a controller that does not stop must not be driven")
+        yield Check("commands come back", None, "nothing is sent after a stop that failed")
+        return
+    yield Check("stop", True, f"answered in {1e3 * (time.monotonic() - began):.0f} ms")
     if robot.spec.has_echo:
-        yield check_echo(robot, last)
+        yield check_echo(robot)
     else:
         yield Check("commands come back", None, "there is no echo without a bridge")
 
@@ -126,14 +128,17 @@ def urdf_limits(text: str, joints: Sequence[str]) -> np.ndarray:
     return np.array([[float(found[name].get("lower")), float(found[name].get("upper"))] for name in joints])
 
 
-def check_echo(robot: Robot, state: State) -> Check:
-    """Sends where the arm is, to an arm that takes no commands now, and waits for it on the topic."""
-    stamps: set[float] = set()
+def check_echo(robot: Robot) -> Check:
+    """Sends where the arm is now, to an arm that takes no commands now, and waits for it on the topic."""
+    name, stamps = "commands come back", set()
     end = time.monotonic() + ECHO_S
     while time.monotonic() < end:
-        applied = robot.apply(Command(Motion.at_rest(state.q)))
+        try:
+            applied = robot.apply(Command(Motion.at_rest(robot.observe().q)))
+        except StateError as error:
+            return Check(name, False, str(error))
         stamps |= {applied.stamp} if applied is not None else set()
         time.sleep(0.02)
         if robot.echo() in stamps:
-            return Check("commands come back", True, "the bridge delivers them")
-    return Check("commands come back", False, "the bridge drops them in silence", "look at topic and type")
+            return Check(name, True, "the bridge delivers them")
+    return Check(name, False, "the bridge drops them in silence", "look at topic and type")

@@ -38,6 +38,8 @@ from robots.arm import Arm
 
 Message = dict[str, Any]
 SPACING_S = 1e-3  # between a trajectory's points: controllers refuse times that do not increase
+SWITCH_S = 3.0  # the longest that a controller may take to start or stop
+RUNNING = ("running", "active")  # a controller's state, on ROS 1 and ROS 2
 
 
 class RosDriver:
@@ -227,8 +229,23 @@ class RosDriver:
 
     def _switch(self, name: str) -> None:
         service, args, _ = self.settings["services"][name]
-        if not self.halt.call(service, args, 1.0).get("ok"):
-            raise LinkError(f"{service} refused to {name} the controller")
+        if not self.halt.call(service, args, SWITCH_S).get("ok"):
+            hint = ": strictness 2 refuses what is so already, take 1" if args.get("strictness") == 2 else ""
+            raise LinkError(f"{service} refused to {name} the controller{hint}")
+        states = self._list_controllers()
+        for key, names in args.items():
+            if states is not None and key.endswith("_controllers"):
+                for one in names:
+                    check_switched(one, states, runs=key.startswith(("start", "activate")))
+
+    def _list_controllers(self) -> dict[str, str] | None:
+        """The controllers' states by name; None where the controller manager does not say."""
+        service, args, _ = self.settings["services"].get("controllers", (None, {}, ""))
+        try:
+            listed = None if service is None else self.halt.call(service, args, SWITCH_S).get("controller")
+        except LinkError:
+            return None
+        return None if listed is None else {one["name"]: one["state"] for one in listed}
 
     def _act(self, name: str, goal: dict[str, Any]) -> bool:
         topic, type_ = self.topics[name]
@@ -236,6 +253,15 @@ class RosDriver:
             return self.actions.act(topic, type_, goal)
         stamp = to_stamp(self.clock(), self.ros1)
         return self.actions.publish(topic, {"header": {"stamp": stamp}, "goal_id": {"stamp": stamp}, "goal": goal})
+
+
+def check_switched(name: str, states: dict[str, str], *, runs: bool) -> None:
+    """Whether a controller runs, or not, as was asked for: a best effort (strictness 1) is made without a word for a
+    name that there is not. Raises LinkError."""
+    if name not in states:
+        raise LinkError(f"the robot has no controller {name}, but {', '.join(states) or 'none'}: load it")
+    if (states[name] in RUNNING) is not runs:
+        raise LinkError(f"the controller {name} was to {'start' if runs else 'stop'}, and is {states[name]}")
 
 
 def space_points(points: Sequence[tuple[float, Motion]]) -> list[tuple[float, Motion]]:

@@ -118,7 +118,7 @@ class Run:
                 self.control.give(Chunk(self.arm.now, wild[None]))
             report = self.control.cycle(self.arm.now)
             if self.control.job is not None:
-                self.control.job.result()
+                self.control.job.exception()  # waits
         return report
 
 
