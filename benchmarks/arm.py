@@ -24,6 +24,7 @@ from scipy.stats import binomtest
 from tqdm import tqdm
 
 from pbrl.data.rollout import PolicyActor, RolloutWorkers
+from pbrl.files import to_json
 from pbrl.models.policy import load_policy
 from pbrl.training.evaluate import evaluation_seeds
 from real.control import Chunk, Controller, Schedule
@@ -280,9 +281,9 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     asked = {key: value for key, value in vars(args).items() if key != "policy"}
     line = {**asked, **globals()[args.what](args), "load": [round(x, 1) for x in os.getloadavg()]}
-    print(json.dumps(line))
+    print(to_json(line))
     with open(RESULTS, "a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(to_json(line) + "\n")
 
 
 if __name__ == "__main__":

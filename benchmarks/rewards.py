@@ -29,6 +29,7 @@ import sim.configs
 from benchmarks.report import RESULTS
 from pbrl.data import collect
 from pbrl.data.table import Table
+from pbrl.files import to_json
 from pbrl.processes import end_with_parent
 from pbrl.run import train as run
 
@@ -155,7 +156,7 @@ def main() -> None:
             same = (line["task"], line["name"], line["seed"])
             known = [k for k in known if (k["task"], k["name"], k["seed"]) != same] + [line]
             known.sort(key=lambda k: (list(CONDITIONS).index(k["name"]), TASKS.index(k["task"]), k["seed"]))
-            file.write_text("".join(json.dumps(k) + "\n" for k in known))
+            file.write_text("".join(to_json(k) + "\n" for k in known))
     show(known)
 
 

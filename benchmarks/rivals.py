@@ -28,6 +28,7 @@ import sim.configs
 from benchmarks import speed
 from benchmarks.report import RESULTS
 from pbrl.data.table import Table
+from pbrl.files import to_json
 from pbrl.processes import end_with_parent
 from pbrl.training.engine import Engine
 from pbrl.types import Comparisons, Transitions
@@ -197,7 +198,7 @@ def main() -> None:
             line = pool.submit(measure, name, args.threads).result()
         known = [k for k in known if (k["name"], k["threads"]) != (name, args.threads)] + [line]
         print(f"{name:26s} {line['ratio']:5.1f} × ({line['least']:.1f} to {line['most']:.1f}, aim {line['aim']})")
-        file.write_text("".join(json.dumps(k) + "\n" for k in known))
+        file.write_text("".join(to_json(k) + "\n" for k in known))
 
 
 if __name__ == "__main__":

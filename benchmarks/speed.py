@@ -32,6 +32,7 @@ import sim.configs
 from benchmarks.report import RESULTS
 from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels
+from pbrl.files import to_json
 from pbrl.processes import end_with_parent
 from pbrl.run.build import build_algorithm, build_reward
 from pbrl.settings import RunSettings
@@ -263,7 +264,7 @@ def main() -> None:
         for title, line in zip(VARIANTS, new, strict=True):
             rate, cpu_rate = line["updates_per_second"], line["updates_per_cpu_second"]
             print(f"{name:12s} {title:16s} {rate:9.2f} /s  {cpu_rate:9.2f} /CPU-second", flush=True)
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines.values()))
+        file.write_text("".join(to_json(line) + "\n" for line in lines.values()))
     show(list(lines.values()))
 
 

@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 import sim.configs
 from benchmarks.report import RESULTS
 from benchmarks.speed import SHAPES, make_bench, synchronize
+from pbrl.files import to_json
 from pbrl.processes import end_with_parent
 from pbrl.training.engine import Engine
 
@@ -115,7 +116,7 @@ def main() -> None:
             print(
                 f"{name:12s} {'compiled bf16' if fast else 'eager fp32':14s} {line['ms']:8.1f} ms  {shares}", flush=True
             )
-            file.write_text("".join(json.dumps(k) + "\n" for k in lines.values()))
+            file.write_text("".join(to_json(k) + "\n" for k in lines.values()))
     show(list(lines.values()))
 
 

@@ -278,6 +278,7 @@ class Environment(Protocol):
     name: str  # as env=… names it
     observation_space: Any
     action_space: Any
+    action_bounds: tuple[np.ndarray, np.ndarray]  # [A] each: what -1 and 1 are in the environment's own units
     horizon: int  # steps until truncation
     control_hz: float
     instruction: str  # the task in words, or ""

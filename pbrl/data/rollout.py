@@ -17,6 +17,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 
 from pbrl import processes
+from pbrl.data.inspection import refuse_non_finite
 from pbrl.data.video import VideoWriter
 from pbrl.types import Environment, Episode, Observation, Policy, UserError
 
@@ -109,9 +110,9 @@ class EpisodeRecorder:
             self.film.add()
 
     def episode(self, source: str) -> Episode:
-        """The episode so far."""
+        """The episode so far. Raises UserError where an action, an observation or a reward is no finite number."""
         states = [state for state in self.state if state is not None]
-        return Episode(
+        made = Episode(
             seed=int(self.seed),
             obs=np.stack(self.obs).astype(np.float32),
             action=np.stack(self.action).astype(np.float32),
@@ -123,6 +124,15 @@ class EpisodeRecorder:
             video=None if self.film is None else self.film.close(),
             instruction=self.env.instruction,
         )
+        check_rollout(made)
+        return made
+
+
+def check_rollout(episode: Episode) -> None:
+    """Raises UserError at the first number of an episode that is not finite; actions come first."""
+    name = f"the episode of {episode.source or 'an actor'} with seed {episode.seed}"
+    for what, array in (("action", episode.action), ("reward", episode.reward), ("observation", episode.obs)):
+        refuse_non_finite(array, lambda step, what=what: f"{name}, step {step}: the {what}")
 
 
 class Film:

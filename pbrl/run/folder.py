@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from pbrl import files
 from pbrl.data.episodes import versions
 from pbrl.run.build import digest, name_of
 from pbrl.settings import RunSettings
@@ -49,10 +50,10 @@ def write_provenance(folder: Path, settings: RunSettings, dataset: str) -> None:
     first = folder / "versions.json"
     if not first.exists() or not (folder / "checkpoint.pt").exists():
         _write_configs(folder, settings)
-        first.write_text(json.dumps(made_with, indent=2))
+        files.write_json(first, made_with)
     elif (known := json.loads(first.read_text())) | made_with != known:
         known["continued_with"] = [*known.get("continued_with", []), made_with]
-        first.write_text(json.dumps(known, indent=2))
+        files.write_json(first, known)
 
 
 def _write_configs(folder: Path, settings: RunSettings) -> None:

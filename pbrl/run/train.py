@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pbrl import distributed
+from pbrl import distributed, files
 from pbrl.data import collect, frames
+from pbrl.data.inspection import Report
+from pbrl.data.inspection import report as report_data
 from pbrl.data.rollout import RolloutWorkers, worker_count
 from pbrl.data.table import Table
 from pbrl.feedback.asking import Asking
@@ -21,7 +23,7 @@ from pbrl.feedback.sources.context import Context
 from pbrl.feedback.store.datasets import adopt, adopt_recordings
 from pbrl.feedback.store.store import Store
 from pbrl.models.policy import save_policy
-from pbrl.run import report
+from pbrl.run import report, summary
 from pbrl.run.build import build, build_algorithm, build_reward
 from pbrl.run.folder import make_folder, run_folder, seed_folders, write_provenance
 from pbrl.run.validate import Plan, check_sizes, validate
@@ -39,6 +41,7 @@ class World(NamedTuple):
 
     table: Table
     dataset: str  # hash of the content
+    report: Report  # of what the data set holds
     data: Evaluation  # of the data set's own episodes
     workers: RolloutWorkers | None
     experts: RolloutWorkers | None  # without images, which a scripted expert does not need
@@ -66,13 +69,17 @@ def _train(settings: RunSettings, plan: Plan, device: torch.device, scratch: Pat
         torch.set_num_threads(settings.threads)
     world = make_world(settings, plan, device, stack)
     if settings.only == "data":
-        print(f"data    {len(world.table.steps)} episodes, {world.data}")
+        print(summary.lines(world.report.lines()))
         return {}
     folder = make_folder(run_folder(settings) if distributed.is_rank_0() else scratch)
     write_provenance(folder, settings, world.dataset)
+    files.write_json(folder / "data.json", world.report.to_dict())
     table = world.table
     if distributed.is_rank_0():
         report.begin(settings.plain, folder, table, world.data, asks=plan.query is not None, device=device)
+        print(
+            summary.lines([("WARNING", text) for text in world.report.warnings]), end="\n" * bool(world.report.warnings)
+        )
 
     table.relabel_true(settings.reward_scale)
     clones = None
@@ -96,7 +103,8 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
     """Collects or reads the data, and starts the rollout workers. Raises UserError."""
     processes = worker_count(settings.workers)
     source = {"folder": settings.data_dir, "seed": settings.data_seed, "workers": processes}
-    episodes, dataset = distributed.after_rank_0(lambda: collect.load_dataset(settings.env, settings.data, **source))
+    found, dataset = distributed.after_rank_0(lambda: collect.load_inspected(settings.env, settings.data, **source))
+    episodes, inspected = found.episodes, report_data(found)
     images = {}
     if settings.only != "data":
         check_sizes(settings, episodes[0], plan)
@@ -111,7 +119,7 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
     for own in filter(None, (workers, experts)):
         stack.callback(own.close)
     recordings = [episode for episode in episodes if episode.filmed]
-    return World(table, dataset, data, workers, experts, device, recordings)
+    return World(table, dataset, inspected, data, workers, experts, device, recordings)
 
 
 def shared_settings(settings: RunSettings, world: World) -> dict[str, Any]:
