@@ -15,7 +15,7 @@ from pbrl.feedback.read import read
 from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.datasets import adopt_recordings
 from pbrl.feedback.store.leases import lease
-from pbrl.feedback.store.progress import count_answered, count_open
+from pbrl.feedback.store.progress import Progress, count_open
 from pbrl.feedback.store.store import Store
 from pbrl.settings import Query
 from pbrl.types import Clip
@@ -73,7 +73,7 @@ def check(store: Store, table: Table, answers: dict[str, float]) -> int:
         assert [int(row - table.opening[table.episode[row]]) for row in starts] == [clip.first for clip in clips]
     dataset = store.register(table.ids)
     assert {answer.question for answer in store.answers(dataset=dataset)} == wanted, "nor does the store count others"
-    assert count_answered(store, "one", dataset) + count_answered(store, "two", dataset) == len(wanted)
+    assert sum(Progress(store, dataset).of(rater).done for rater in ("one", "two")) == len(wanted)
     return len(wanted)
 
 
@@ -124,7 +124,7 @@ def answered(store: Store, folder, rater: str = "one") -> int:
     """How many answers of a rater the page shows for a folder of videos."""
     found = files.read(folder)
     adopt_recordings(store, found)
-    return count_answered(store, rater, store.register(Table(found).ids))
+    return Progress(store, store.register(Table(found).ids)).of(rater).done
 
 
 def test_answers_stay_when_a_video_or_numbers_are_added(store, tmp_path):
