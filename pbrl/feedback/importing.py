@@ -117,7 +117,7 @@ class Reader:
             if name.startswith(f"{part}_"):
                 value = row.get(name)
                 value = known.get(column.name, PLAIN.get(name)) if value is None else value
-                found[column.name] = to_field(column, value, name)
+                found[column.name] = to_field(column, value, name)  # type: ignore[arg-type]
                 if name in CHOICES and found[column.name] not in CHOICES[name]:
                     raise UserError(f"{name} is {', '.join(CHOICES[name])}, not {value!r:.60}")
         return found

@@ -42,7 +42,7 @@ def to_whole(value: Any, name: str, low: int = -(2**31)) -> int:
         value = int(value)
     if not is_whole(value, low):
         raise UserError(f"{name} is a whole number{f' from {low}' if low >= 0 else ''}, not {value!r:.60}")
-    return value
+    return int(value)
 
 
 def to_object(value: Any, name: str) -> dict[str, Any]:

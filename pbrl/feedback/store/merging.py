@@ -159,7 +159,9 @@ def fill_in(connection: Connection, questions: Sequence[dict]) -> None:
     if not found:
         return
     names = ("strategy", "round", "position", "asked", "purpose", "expected", "priority", "wanted", "rater_kind")
-    complete = update(QuestionRow.__table__).where(QuestionRow.__table__.c.id == bindparam("own"))
+    complete = update(QuestionRow.__table__).where(  # type: ignore[arg-type]
+        QuestionRow.__table__.c.id == bindparam("own")
+    )
     complete = complete.values({name: bindparam(f"new_{name}") for name in names})
     connection.execute(complete, [{"own": q["id"], **{f"new_{name}": q[name] for name in names}} for q in found])
 

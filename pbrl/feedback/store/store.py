@@ -19,7 +19,7 @@ from pbrl.feedback.store.database import Database, add, batches
 from pbrl.feedback.store.datasets import SharingDatasets, register
 from pbrl.feedback.store.merging import Merged, Rows, fill_in, merge
 from pbrl.feedback.store.reading import read_answers, read_questions
-from pbrl.feedback.store.schema import ClipRow, EventRow, ItemRow, QuestionRow, RaterRow, WordingRow
+from pbrl.feedback.store.schema import ClipRow, DatasetRow, EventRow, ItemRow, QuestionRow, RaterRow, WordingRow
 from pbrl.types import Clip, UserError
 
 
@@ -41,6 +41,11 @@ class Store(Database):
             dataset = register(connection, episodes)
         self.sharing_datasets = SharingDatasets()
         return dataset
+
+    def has_dataset(self, dataset: str | None) -> bool:
+        """Whether a data set with this id was registered."""
+        with self.reading() as connection:
+            return connection.execute(select(DatasetRow.id).where(DatasetRow.id == dataset)).first() is not None
 
     def ask(self, questions: Sequence[Question], dataset: str | None = None) -> list[str]:
         """Stores questions; returns their ids, which are the old ones where they were asked before.
