@@ -3,38 +3,31 @@
 python -m pbrl.feedback.exchange runs/…/answers.sqlite counts
 python -m pbrl.feedback.exchange runs/…/answers.sqlite export answers.parquet     # or .jsonl
 python -m pbrl.feedback.exchange runs/…/answers.sqlite export answers/            # for `datasets.load_dataset`
-python -m pbrl.feedback.exchange another.sqlite import answers.parquet
+python -m pbrl.feedback.exchange another.sqlite import answers.parquet more.jsonl
+python -m pbrl.feedback.exchange another.sqlite import answers.jsonl --data hopper.hdf5   # are its clips in there?
 """
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
-from pbrl.feedback.questions import clip_id, identity
-from pbrl.feedback.store.datasets import dataset_id
-from pbrl.feedback.store.schema import Base, ClipRow, EventRow, ItemRow, QuestionRow, RaterRow, WordingRow
+from pbrl.data import episodes as storage
+from pbrl.data.table import Table
+from pbrl.feedback.answer_files import import_pyarrow
+from pbrl.feedback.importing import CLIP, LEFT_OUT, PARTS, import_files
+from pbrl.feedback.store.answers import as_utc
+from pbrl.feedback.store.schema import ClipRow, EventRow, ItemRow, QuestionRow, RaterRow, WordingRow
 from pbrl.feedback.store.store import Store
-from pbrl.types import Clip, UserError
+from pbrl.types import UserError
 
-LEFT_OUT = {  # columns that another store sets itself, or that repeat another column
-    ("event", "seq"),
-    ("event", "question"),
-    ("event", "rater"),
-    ("question", "given"),
-    ("question", "open"),
-    ("question", "wording"),
-    ("rater", "token"),
-}
-AS_JSON = ("event_detail", "event_shown", "rater_about", "words")
-TIMES = ("event_time", "event_stored", "question_asked")
-OLDER = {"event_told": "event_time", "event_kept": "event_stored"}  # columns of exports before clips had episodes
-CLIP = {"episodes": "episode", "firsts": "first", "lengths": "length", "old_rows": "old_row"}  # lists, a place each
 SHARD = "data/train-00000-of-00001.parquet"  # where `datasets` looks in a folder
 CARD = """---
 pretty_name: {name}
@@ -65,15 +58,15 @@ def export(store: Store, path: str | Path) -> int:
     path = Path(path)
     try:
         if path.suffix == ".jsonl":
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            _replace(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
         elif path.suffix == ".parquet":
-            _write_parquet(rows, path)
+            _replace(path, _to_parquet(rows))
         elif path.suffix:
             raise UserError(f"{path}: answers are exported to .jsonl, .parquet or a folder")
         else:
             (path / SHARD).parent.mkdir(parents=True, exist_ok=True)
-            _write_parquet(rows, path / SHARD)
-            (path / "README.md").write_text(card(store, path.name, rows))
+            _replace(path / SHARD, _to_parquet(rows))
+            _replace(path / "README.md", card(store, path.name, rows).encode())
     except OSError as error:
         raise UserError(f"cannot write {path} ({error}): free some space, or choose another place") from error
     return len(rows)
@@ -91,32 +84,16 @@ def card(store: Store, name: str, rows: list[dict[str, Any]]) -> str:
 
 
 def load(store: Store, path: str | Path) -> int:
-    """Adds exported events to what is there; returns how many the file or folder held. Raises UserError."""
-    path = Path(path)
-    path = path / SHARD if path.is_dir() else path
-    parts = Tables()
-    try:
-        if path.suffix == ".parquet":
-            rows = _pyarrow().parquet.read_table(path).to_pylist()
-        else:
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
-        for row in rows:
-            parts.add(row)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not an export of answers ({error!r})") from error
-    for episodes in parts.episodes.values():
-        store.register(episodes)
-    store.add(parts.rows())
-    return len(rows)
+    """Adds the answers of a file or folder to what is there; returns how many rows it holds. Raises UserError."""
+    return import_files(store, [Path(path)]).rows
 
 
 def flat(store: Store) -> Iterator[dict[str, Any]]:
     """Events in order, with what they are about: numbers, strings, lists of numbers and strings."""
-    tables = {"event": EventRow.__table__, "question": QuestionRow.__table__, "rater": RaterRow.__table__}
     columns = [
         column.label(f"{name}_{column.name}")
-        for name, table in tables.items()
-        for column in table.c
+        for name, model in PARTS.items()
+        for column in model.__table__.c
         if (name, column.name) not in LEFT_OUT
     ]
     query = (
@@ -141,79 +118,25 @@ def flat(store: Store) -> Iterator[dict[str, Any]]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
-        return value.replace(tzinfo=UTC).isoformat()  # SQLite gives back what is UTC without saying so
+        time = as_utc(value)
+        return time and time.isoformat()
     return json.dumps(value) if isinstance(value, dict) else value
 
 
-class Tables:
-    """Rows of each table, by their keys, as exported events add up to them."""
-
-    def __init__(self) -> None:
-        models: tuple[type[Base], ...] = (WordingRow, ClipRow, RaterRow, QuestionRow, ItemRow, EventRow)
-        self.parts: dict[type[Base], dict[Any, dict]] = {model: {} for model in models}
-        self.episodes: dict[str, set[str]] = {}  # of the clips of the questions that were asked about a data set
-
-    def rows(self) -> dict[type[Base], list[dict]]:
-        """What to add to a store, in which the data sets of `episodes` are registered."""
-        for question in self.parts[QuestionRow].values():
-            if question["dataset"] in self.episodes:
-                question["dataset"] = dataset_id(self.episodes[question["dataset"]])
-        return {model: list(entries.values()) for model, entries in self.parts.items()}
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Takes an exported event apart."""
-        row = {OLDER.get(key, key): value for key, value in row.items()}
-        row |= {key: json.loads(row[key]) for key in AS_JSON if row[key] is not None}
-        row |= {key: datetime.fromisoformat(row[key]) for key in TIMES if row[key] is not None}
-        event, question, rater = (
-            {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
-            for prefix in ("event_", "question_", "rater_")
-        )
-        event |= {"question": question["id"], "rater": rater["name"]}
-        question |= {"rater_kind": question.get("rater_kind"), "same_as": question.get("same_as"), "wording": None}
-        if row["words"] is not None:
-            question["wording"] = identity("wording", row["words"])
-            self.parts[WordingRow][question["wording"]] = {"id": question["wording"], "words": row["words"]}
-        for place, clip in enumerate(_clips(row, question)):
-            self.parts[ClipRow][clip["id"]] = clip
-            self.parts[ItemRow][question["id"], place] = {
-                "question": question["id"],
-                "place": place,
-                "clip": clip["id"],
-            }
-            if clip["episode"] is not None:
-                self.episodes.setdefault(question["dataset"], set()).add(clip["episode"])
-        self.parts[QuestionRow][question["id"]], self.parts[RaterRow][rater["name"]] = question, rater
-        self.parts[EventRow][event["uid"]] = event
+def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
+    pyarrow, file = import_pyarrow(), BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    return file.getvalue()
 
 
-def _clips(row: dict[str, Any], question: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The clips of an exported event; older exports have rows of a data set, as `starts`."""
-    n = len(row["lengths"] if "lengths" in row else row["starts"])
-    old_rows = row["starts"] if "starts" in row else row["old_rows"]
-    episodes, firsts = row.get("episodes", [None] * n), row.get("firsts", [None] * n)
-    lengths = row.get("lengths", [question["length"]] * n)
-    for episode, first, length, old_row in zip(episodes, firsts, lengths, old_rows, strict=True):
-        clip = {"episode": episode, "first": first, "length": length, "old_dataset": None, "old_row": None}
-        if episode is None:
-            clip |= {"old_dataset": question["dataset"], "old_row": old_row}
-            yield {"id": identity("clip", question["dataset"], old_row, length), **clip}
-        else:
-            yield {"id": clip_id(Clip(episode, first, length)), **clip}
-
-
-def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
-    pyarrow = _pyarrow()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-
-
-def _pyarrow() -> Any:
+def _replace(path: Path, content: bytes) -> None:
+    """Writes a file whole, or leaves the one that is there."""
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError("Parquet needs pyarrow: `pip install pbrl[label]`, or use .jsonl") from error
-    return pyarrow
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def main() -> None:
@@ -221,9 +144,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("database", help="a file such as runs/…/answers.sqlite, or any SQLAlchemy URL")
     parser.add_argument("action", choices=("counts", "export", "import"))
-    parser.add_argument("file", nargs="?", type=Path)
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--data", type=Path, help="refuse clips that do not lie within this data set's episodes")
     args = parser.parse_args()
-    if args.action != "counts" and args.file is None:
+    if (args.action == "export" and len(args.files) != 1) or (args.action == "import" and not args.files):
         parser.error(f"{args.action} needs a file")
     try:
         if "://" not in args.database and args.action != "import" and not Path(args.database).exists():
@@ -231,10 +155,25 @@ def main() -> None:
         store = Store(args.database if "://" in args.database else f"sqlite:///{args.database}")
         if args.action == "counts":
             print(json.dumps(store.counts()))
+        elif args.action == "export":
+            print(f"{export(store, args.files[0])} answers")
         else:
-            print(f"{export(store, args.file) if args.action == 'export' else load(store, args.file)} answers")
+            print(_import(store, args.files, args.data))
     except UserError as error:
         sys.exit(str(error))
+
+
+def _import(store: Store, files: list[Path], data: Path | None) -> str:
+    """Imports, and says what that did."""
+    found = import_files(store, files, None if data is None else Table(storage.read(data)))
+    parts = [f"{found.rows} answers"]
+    if found.new < found.rows:
+        parts.append(f"{found.new} of them new")
+    if found.gave_way:
+        parts.append(f"{found.gave_way} gave way to later ones of the same rater")
+    if found.elsewhere:
+        parts.append(f"{found.elsewhere} are about episodes that {data} has not, and are kept")
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

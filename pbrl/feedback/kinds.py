@@ -139,7 +139,7 @@ def _parse_ranking(answer: dict[str, Any]) -> Value:
 def _check_ranking(value: Value, clips: int, length: int) -> None:
     tiers = (value.detail or {}).get("tiers")
     is_listed = isinstance(tiers, list) and all(isinstance(tier, list) and tier for tier in tiers)
-    if not is_listed or not is_permutation([place for tier in tiers for place in tier], clips):
+    if not is_listed or not is_permutation([place for tier in tiers or [] for place in tier], clips):
         raise UserError(f"tiers name each of the {clips} clips once, from best to worst, by its place from 0")
 
 

@@ -51,7 +51,7 @@ class Question:
     @property
     def length(self) -> int:
         """Steps of the longest clip."""
-        return max(clip.length for clip in self.clips)
+        return max((clip.length for clip in self.clips), default=0)
 
     @property
     def wording_id(self) -> str | None:

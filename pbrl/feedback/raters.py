@@ -1,52 +1,87 @@
 """Quality of raters: whether they agree, guess or prefer a side, and how reliable each is.
 
-Agreement is Krippendorff's alpha and Cohen's kappa; raters who guess are found by Wald's sequential test on gold
-questions, raters who always choose the same side by a binomial test. Dawid and Skene's model (1979) weighs raters by
-their confusion matrices.
+Agreement is Krippendorff's alpha and Cohen's kappa, of every kind of question; see agreement.py. Raters who guess are
+found by Wald's sequential test on gold questions, raters who always choose the same side by a binomial test. Dawid and
+Skene's model (1979) weighs raters by their confusion matrices on pairs.
 """
 
 import math
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import binomtest
 
-from pbrl.feedback.questions import SKIP, TIE, Question
+from pbrl.feedback import agreement
+from pbrl.feedback.kinds import SKIP, TIE, is_permutation
+from pbrl.feedback.limits import is_number
+from pbrl.feedback.questions import Question, check_value
 from pbrl.feedback.store.answers import Answer
+from pbrl.types import UserError
 
-CLASSES = (0.0, 0.5, 1.0)  # first, equal, second
+Answered = tuple[Answer, Question]
 SKILLED, GUESSING = 0.9, 0.5  # shares of gold questions that are answered right
 FALSE_ALARM, MISSED = 0.05, 0.01  # of the sequential test, for skill of just 0.9
 
 
-def describe(answers: Sequence[tuple[Answer, Question]]) -> dict[str, dict[str, Any]]:
-    """For each rater, what can be found out from the answers; None where there is nothing to find it from."""
-    by: dict[str, list[tuple[Answer, Question]]] = defaultdict(list)
-    for one in answers:
+def usable(answers: Sequence[Answered]) -> list[Answered]:
+    """Those that fit their questions: stores may hold others, of older versions and other programs."""
+    return [one for one in answers if _fits(*one)]
+
+
+def _fits(answer: Answer, question: Question) -> bool:
+    if answer.value is None:
+        return False
+    try:
+        check_value(question, answer.value)
+    except UserError:
+        return False
+    return True
+
+
+def describe(answers: Sequence[Answered]) -> dict[str, dict[str, Any]]:
+    """For each rater, what can be found out from the answers; None where there is nothing to find it from.
+
+    Answers that do not fit their questions are left out, and counted as `left_out`.
+    """
+    fitting = usable(answers)
+    by: dict[str, list[Answered]] = {answer.rater: [] for answer, _ in answers}
+    for one in fitting:
         by[one[0].rater].append(one)
-    return {rater: {**_habits(own), **_checks(own), "kappa": _kappa(rater, answers)} for rater, own in by.items()}
+    given = Counter(answer.rater for answer, _ in answers)
+    kappas = agreement.kappas(fitting)
+    return {
+        rater: {**_habits(own), **_checks(own), "kappa": kappas.get(rater), "left_out": given[rater] - len(own)}
+        for rater, own in by.items()
+    }
 
 
-def _habits(own: Sequence[tuple[Answer, Question]]) -> dict[str, Any]:
-    orders = [((answer.shown or {}).get("order", ()), _label(answer)) for answer, _ in own]
-    pairs = [(order, label) for order, label in orders if len(order) == 2 and label in (0.0, 1.0)]
-    left = sum(order[0] == label for order, label in pairs)
-    test = binomtest(left, len(pairs)) if pairs else None
-    seconds = [answer.seconds for answer, _ in own if answer.seconds is not None]
+def _habits(own: Sequence[Answered]) -> dict[str, Any]:
+    choices = [(_left(answer, question), _label(answer)) for answer, question in own]
+    pairs = [(left, label) for left, label in choices if left is not None and label in (0.0, 1.0)]
+    chosen = sum(left == label for left, label in pairs)
+    test = binomtest(chosen, len(pairs)) if pairs else None
+    seconds = [answer.seconds for answer, _ in own if is_number(answer.seconds, 0)]
     return {
         "answers": len(own),
-        "median_seconds": float(np.median(seconds)) if seconds else None,
-        "equal": sum(_outcome(answer) == TIE for answer, _ in own) / len(own),
-        "cant_tell": sum(_outcome(answer) == SKIP for answer, _ in own) / len(own),
-        "left": left / len(pairs) if pairs else None,
+        "median_seconds": float(np.median(seconds)) if seconds else None,  # type: ignore[arg-type]
+        "equal": sum(_outcome(answer) == TIE for answer, _ in own) / len(own) if own else 0.0,
+        "cant_tell": sum(_outcome(answer) == SKIP for answer, _ in own) / len(own) if own else 0.0,
+        "left": chosen / len(pairs) if pairs else None,
         "one_sided": bool(test and test.pvalue < 0.001),
     }
 
 
-def _checks(own: Sequence[tuple[Answer, Question]]) -> dict[str, Any]:
+def _left(answer: Answer, question: Question) -> int | None:
+    """Which of the two clips to choose from was shown at the left, 0 or 1; None where that is not known."""
+    order, fixed = (answer.shown or {}).get("order"), 1 if question.kind == "triplet" else 0
+    if question.kind not in ("pair", "triplet") or not is_permutation(order, 2 + fixed):
+        return None
+    return order[fixed] - fixed  # type: ignore[index]
+
+
+def _checks(own: Sequence[Answered]) -> dict[str, Any]:
     gold = [
         _label(answer) == question.expected
         for answer, question in own
@@ -88,47 +123,14 @@ def is_guessing(right: Sequence[bool]) -> bool | None:
     return None
 
 
-def _kappa(rater: str, answers: Sequence[tuple[Answer, Question]]) -> float | None:
-    """Cohen's kappa with each of the others on the pairs that both have answered, weighed by how many those are."""
-    table = labels(answers)
-    found = [cohen(table[rater], table[other]) for other in table if rater in table and other != rater]
-    known = [(kappa, n) for kappa, n in found if n]
-    return sum(kappa * n for kappa, n in known) / sum(n for _, n in known) if known else None
+def alpha(answers: Sequence[Answered], kind: str = "pair") -> float | None:
+    """Krippendorff's alpha over questions of a kind; None where no two raters have answered the same."""
+    return agreement.alphas(usable(answers)).get(kind)
 
 
-def labels(answers: Sequence[tuple[Answer, Question]]) -> dict[str, dict[str, float]]:
-    """For each rater, the label of each pair that was asked to learn from."""
-    table: dict[str, dict[str, float]] = defaultdict(dict)
-    for answer, question in answers:
-        label = _label(answer)
-        if question.kind == "pair" and question.purpose == "learn" and label in CLASSES:
-            table[answer.rater][answer.question] = label  # type: ignore[assignment]
-    return table
-
-
-def cohen(a: dict[str, float], b: dict[str, float]) -> tuple[float, int]:
-    """Agreement beyond chance on what both have answered (Cohen 1960), and how many that are."""
-    both = sorted(a.keys() & b.keys())
-    if not both:
-        return math.nan, 0
-    x, y = (np.array([z[q] for q in both]) for z in (a, b))
-    chance = sum(np.mean(x == c) * np.mean(y == c) for c in CLASSES)
-    return (1.0 if chance == 1 else float((np.mean(x == y) - chance) / (1 - chance))), len(both)
-
-
-def alpha(answers: Sequence[tuple[Answer, Question]]) -> float | None:
-    """Krippendorff's alpha over pairs: 1 is agreement, 0 is chance; None where no two raters have answered the same."""
-    import krippendorff
-
-    table = labels(answers)
-    questions = sorted({q for own in table.values() for q in own})
-    shared = any(a.keys() & b.keys() for a, b in combinations(table.values(), 2))
-    if not shared:
-        return None
-    data = np.array([[own.get(q, np.nan) for q in questions] for own in table.values()])
-    if len(np.unique(data[~np.isnan(data)])) < 2:
-        return 1.0
-    return float(krippendorff.alpha(reliability_data=data, level_of_measurement="nominal"))
+def alphas(answers: Sequence[Answered]) -> dict[str, float | None]:
+    """Krippendorff's alpha of each kind of question that was answered; see agreement.py for what is compared."""
+    return agreement.alphas(usable(answers))
 
 
 class Aggregate(NamedTuple):
@@ -138,12 +140,12 @@ class Aggregate(NamedTuple):
     accuracy: dict[str, float]
 
 
-def dawid_skene(answers: Sequence[tuple[Answer, Question]], iterations: int = 50) -> Aggregate:
+def dawid_skene(answers: Sequence[Answered], iterations: int = 50) -> Aggregate:
     """True labels and accuracies by expectation maximisation (Dawid and Skene 1979), from pairs.
 
     One count is added to each cell of a rater's confusion matrix, two on its diagonal, so that few answers say little.
     """
-    table = labels(answers)
+    table = agreement.choices(usable(answers), "pair")
     raters, questions = sorted(table), sorted({q for own in table.values() for q in own})
     if not questions:
         return Aggregate({}, {})

@@ -22,7 +22,7 @@ from pbrl.data import episodes as storage
 from pbrl.data.table import Table
 from pbrl.feedback.questions import ANSWER, TIE, Question, Value, identity
 from pbrl.feedback.read import read_answers, sort_out
-from pbrl.feedback.store.answers import Answer
+from pbrl.feedback.store.answers import Answer, Conflict
 from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
 
@@ -35,6 +35,7 @@ def _numeric(code: Any, *more: Any) -> np.dtype:
     return dtype
 
 
+FAR = 2**53  # places beyond are no longer whole numbers as floats
 NAMES = {  # what a file's name begins with; the first that fits counts
     "second": ("indices_2_",),
     "first": ("indices_1_", "indices_num"),
@@ -88,13 +89,26 @@ def read(folder: Path) -> Comparisons:
         raise UserError(f"{found['first'][0]} does not say how long segments are: …_len_200_… or …_q100 in its name")
     first, second, label = (_array(found[part][0]) for part in ("first", "second", "label"))
     if label.ndim == 2 and label.shape[1] == 2:  # P(first), P(second)
+        _check_all(label.sum(1) == 1, label, found["label"][0], "the probabilities of the first and of the second")
         label = label[:, 1]
     elif label.ndim == 1:
         label = np.where(label == -1, 0.5, label)
-    fits = first.ndim == second.ndim == label.ndim == 1 and len(first) == len(second) == len(label)
-    if not fits or not np.isin(label, (0, 0.5, 1)).all() or min(first.min(initial=0), second.min(initial=0)) < 0:
+    if not (first.ndim == second.ndim == label.ndim == 1 and len(first) == len(second) == len(label)):
         raise UserError(f"{folder} does not hold comparisons: two lists of places and one of 0, 1 or -1, equally long")
+    _check_all(np.isin(label, (0, 0.5, 1)), label, found["label"][0], "0, 1 or -1 for a tie")
+    for part, places in (("first", first), ("second", second)):
+        whole = (places >= 0) & (places <= FAR) & (places == np.floor(places))
+        _check_all(whole, places, found[part][0], "the place of a transition, a whole number from 0")
+    if int(length[1]) < 1:
+        raise UserError(f"{found['first'][0]} says that segments have no steps: its name has their length")
     return Comparisons(np.stack([first, second], 1).astype(np.int64), label.astype(np.float64), int(length[1]))
+
+
+def _check_all(is_right: np.ndarray, values: np.ndarray, path: Path, wanted: str) -> None:
+    """Raises UserError with the first value that is not right."""
+    wrong = np.flatnonzero(~is_right)
+    if len(wrong):
+        raise UserError(f"{path}, entry {wrong[0]}: {values[wrong[0]]} is not {wanted}")
 
 
 def _array(path: Path) -> np.ndarray:
@@ -134,7 +148,12 @@ def import_answers(folder: Path, data: Path, store: Store) -> tuple[int, int]:
         Answer(identity("answer", question, rater), question, rater, Value(TIE if p == 0.5 else ANSWER, float(p)))
         for question, p in zip(store.ask(questions), label[whole], strict=True)
     ]
-    store.append(answers)
+    try:
+        store.append(answers)
+    except Conflict as error:
+        raise UserError(
+            f"answers of {rater} are in the store already, and others: rename {folder}, whose name is that of the rater"
+        ) from error
     return int(whole.sum()), int((~whole).sum())
 
 

@@ -12,14 +12,16 @@ from pbrl.types import UserError
 def rater_rows(run: Outcome) -> list[dict[str, Any]]:
     """For each rater: how many answers stand, ties and skips among them, and the median seconds that one took.
 
-    Of the store in the run's folder, else of the one that its config names; no rows where it cannot be read.
+    Of the store in the run's folder; else, of the one that its config names, those about the episodes that the run
+    began with (all of them, where that is not known). No rows where the store cannot be read.
     """
     own = run.folder / "answers.sqlite"
     url = run.config["store"] or (f"sqlite:///{own}" if own.exists() else None)
     if url is None:
         return []
     try:
-        answers = Store(url).answers()
+        store, dataset = Store(url), run.start.get("dataset") if run.config["store"] else None
+        answers = store.answers(dataset=dataset if store.has_dataset(dataset) else None)
     except UserError:
         return []
     return [

@@ -19,6 +19,7 @@ from pbrl import files
 from pbrl.data.frames import without_images
 from pbrl.data.rollout import RolloutWorkers, make_environment
 from pbrl.data.table import Table
+from pbrl.feedback.store.datasets import dataset_id
 from pbrl.run import charts, choices, comparing, outcome, page, summary
 from pbrl.training import evaluate, log
 from pbrl.training.evaluate import Evaluation
@@ -41,7 +42,7 @@ def begin(
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     rows = summary.header(config, folder, found, asks, name + threads)
     print(summary.lines(rows), flush=True)
-    content = {"header": rows, "evaluation": asdict(data)}
+    content = {"header": rows, "evaluation": asdict(data), "dataset": dataset_id(table.ids)}
     files.write_json(folder / outcome.START, content)
     write_page(folder)
 

@@ -1,18 +1,22 @@
 """Raters that agree, guess, press one side or are skilled: by formulas, and by simulated raters of each kind."""
 
+import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from pbrl.feedback.agreement import cohen
 from pbrl.feedback.labels import Selection
-from pbrl.feedback.questions import Question
-from pbrl.feedback.raters import alpha, cohen, dawid_skene, describe, is_guessing
+from pbrl.feedback.questions import Question, Value
+from pbrl.feedback.raters import alpha, alphas, dawid_skene, describe, is_guessing
 from pbrl.feedback.read import read
 from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.progress import answers_with_questions
 from pbrl.feedback.store.store import Store
 from pbrl.settings import Query
+from pbrl.types import Clip
 from tests import toy
 from tests.feedback.examples import value
 
@@ -31,6 +35,96 @@ def test_cohens_kappa_by_hand():
     a, b = ({str(i): pair[k] for i, pair in enumerate(pairs)} for k in (0, 1))
     assert cohen(a, b) == (pytest.approx(0.4), 50)
     assert cohen(a, a)[0] == pytest.approx(1) and cohen(a, {})[1] == 0
+
+
+def test_weighted_kappa_by_hand():
+    """Four ratings each: disagreements of 0, 1, 0 and 2 are squared, 1.25 on average.
+
+    By chance, of 1, 2, 4, 5 against 1, 3, 4, 3: the 16 squared gaps add up to 0+4+9+4 + 1+1+4+1 + 9+1+0+1 + 16+4+1+4.
+    """
+    a, b = ({str(i): float(v) for i, v in enumerate(own)} for own in ((1, 2, 4, 5), (1, 3, 4, 3)))
+    assert cohen(a, b, is_ordinal=True) == (pytest.approx(1 - 1.25 / (60 / 16)), 4)
+
+
+def give(rater: str, kind: str, question: str, own: Value, clips: int = 2, **asked) -> tuple[Answer, Question]:
+    """An answer to a question of a kind about clips of four steps."""
+    about = Question(kind, tuple(Clip("e", i, 4) for i in range(clips)), **asked)
+    return Answer(f"{rater} {question}", question, rater, own, shown={"order": list(range(clips))}), about
+
+
+def spans(*parts: tuple[int, int, bool]) -> Value:
+    return Value("answer", None, {"spans": [dict(zip(("start", "end", "good"), p, strict=True)) for p in parts]})
+
+
+ALIKE = {  # of each kind, answers of two raters to two questions that agree, and one that does not
+    "pair": (2, [value(1.0), value(0.0)], value(0.0)),
+    "triplet": (3, [value(1.0), value(0.5)], value(0.0)),
+    "rating": (1, [Value("answer", 4.0), Value("answer", 1.0)], Value("answer", 2.0)),
+    "attributes": (2, [Value("answer", None, {"attributes": {"a": p, "b": 1.0}}) for p in (1.0, 0.0)],
+                   Value("answer", None, {"attributes": {"a": 0.5, "b": 0.0}})),
+    "ranking": (3, [Value("answer", None, {"tiers": t}) for t in ([[0], [1, 2]], [[2], [1], [0]])],
+                Value("answer", None, {"tiers": [[1], [2], [0]]})),
+    "spans": (1, [spans((0, 1, True)), spans((2, 4, False))], spans((0, 3, False))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_agreement_is_known_of_every_kind(kind):
+    clips, alike, other = ALIKE[kind]
+    first = [give("ada", kind, str(i), own, clips) for i, own in enumerate(alike)]
+    same = [give("bob", kind, str(i), own, clips) for i, own in enumerate(alike)]
+    assert alphas([*first, *same]) == {kind: pytest.approx(1.0)}
+    assert describe([*first, *same])["ada"]["kappa"] == pytest.approx(1.0)
+    differs = [*first, give("bob", kind, "0", other, clips), same[1]]
+    assert alphas(differs)[kind] < 1 and describe(differs)["bob"]["kappa"] < 1
+    assert alphas(first) == {kind: None} and describe(first)["ada"]["kappa"] is None
+
+
+def test_alpha_of_ratings_and_spans_by_hand():
+    """Ratings 1, 2 against 1, 3: ordinal distances by Krippendorff's (2011) sums of counts, here 1 twice, 2 and 3 once.
+
+    d(1, 2) = (1 + 1 + 0.5 - 1.5)² = ((2 + 1) - 1.5)², d(2, 3) = (2 - 1)², d(1, 3) = (4 - 1.5)².
+    Observed: 2 * d(2, 3) / 4 = 0.5. Expected: 2 (2 d12 + 2 d13 + d23) / (4 * 3) = (4.5 + 12.5 + 1) / 6 = 3.
+    """
+    given = {"ada": (1.0, 2.0), "bob": (1.0, 3.0)}
+    ratings = [give(r, "rating", str(i), Value("answer", x), 1) for r, own in given.items() for i, x in enumerate(own)]
+    assert alphas(ratings)["rating"] == pytest.approx(1 - 0.5 / 3)
+    marked = [give("ada", "spans", "q", spans((0, 1, True)), 1), give("bob", "spans", "q", spans((0, 0, True)), 1)]
+    # steps good good - - against good - - -: 8 values, 3 good; observed 2 / 8, expected 2 * 3 * 5 / (8 * 7)
+    assert alphas(marked)["spans"] == pytest.approx(1 - (2 / 8) / (30 / 56))
+
+
+def test_scores_of_scripts_and_practice_are_no_agreement():
+    scores = [give(r, "rating", str(i), Value("answer", x), 1) for r in "ab" for i, x in enumerate((-3.5, 120.0, 3.25))]
+    practice = [give(r, "rating", "p", Value("answer", 3.0), 1, purpose="practice") for r in "ab"]
+    assert alphas([*scores, *practice]) == {"rating": None}
+
+
+def test_answers_that_do_not_fit_break_no_statistic():
+    """As stores of older versions hold them: `shown` that is no order, labels and details of other shapes."""
+    good = [respond("ada", str(i), float(i % 2)) for i in range(4)]
+    odd = [
+        (replace(respond("eve", str(i), 1.0)[0], shown=shown), Question("pair", ()))
+        for i, shown in enumerate(({"order": 5}, {"order": ["a", "b"]}, {"order": [0]}, {"order": {"0": 1}}, None))
+    ]
+    odd += [give("eve", kind, "x", own, clips) for kind, clips, own in (
+        ("pair", 2, Value("answer", 7.0)), ("pair", 2, Value("answer")), ("pair", 2, Value("answer", math.nan)),
+        ("ranking", 3, Value("answer", None, {"tiers": [[0.0], [1.0], [2.0]]})), ("ranking", 3, Value("answer", 1.0)),
+        ("spans", 1, spans((0, 1_000_000, True))), ("attributes", 2, Value("answer", None, {"attributes": 3})),
+    )]  # fmt: skip
+    odd += [(replace(good[0][0], rater="eve", seconds=math.nan, question="z"), Question("mood", ()))]
+    found = describe([*good, *odd])
+    assert found["ada"]["answers"] == 4 and found["ada"]["left_out"] == 0
+    assert (found["eve"]["answers"], found["eve"]["left_out"], found["eve"]["left"]) == (5, 8, None)
+    assert found["eve"]["median_seconds"] == 2.0 and alphas([*good, *odd])["pair"] is not None
+    assert set(dawid_skene([*good, *odd]).accuracy) == {"ada", "eve"}
+    assert describe(odd[5:])["eve"]["answers"] == 0 and dawid_skene(odd[5:]) == ({}, {})
+
+
+def test_probabilities_of_a_model_count_as_what_it_finds_likelier():
+    answers = [give(r, "pair", str(q), Value("answer", p)) for q, (x, y) in enumerate(((0.9, 1.0), (0.2, 0.0)))
+               for r, p in (("vlm", x), ("ada", y))]  # fmt: skip
+    assert alpha(answers) == pytest.approx(1.0) and set(dawid_skene(answers).accuracy) == {"vlm", "ada"}
 
 
 def test_krippendorffs_alpha_by_its_definition():

@@ -42,7 +42,7 @@ def data_file(path, with_next: bool = False):
 
 
 def pickles(folder, names=NAMES, protocol=4, **changes):
-    folder.mkdir()
+    folder.mkdir(parents=True)
     parts = {"first": np.array([0, 9, 18, 7, 34]), "second": np.array([5, 0, 12, 0, 3]), "label": [0, 1, -1, 1, 0]}
     for name, part in zip(names, (parts | changes).values(), strict=True):
         (folder / name).write_bytes(pickle.dumps(part, protocol))
@@ -99,6 +99,14 @@ def test_answers_go_out_as_they_came(tmp_path):
         unirlhf.export_answers(store, data, tmp_path / "none", 7)
 
 
+def test_other_answers_under_the_same_name_are_refused(tmp_path):
+    data, store = data_file(tmp_path / "x.hdf5"), Store(f"sqlite:///{tmp_path / 'answers.sqlite'}")
+    unirlhf.import_answers(pickles(tmp_path / "a" / "labels"), data, store)
+    with pytest.raises(UserError, match="answers of labels are in the store already, and others: rename"):
+        unirlhf.import_answers(pickles(tmp_path / "b" / "labels", label=[1, 1, -1, 1, 0]), data, store)
+    assert len(store.answers()) == 3
+
+
 def test_two_columns_are_probabilities(tmp_path):
     folder = pickles(tmp_path / "x", label=np.array([[1, 0], [0, 1], [0.5, 0.5], [0, 1], [1, 0]]))
     assert unirlhf.read(folder).label.tolist() == [0.0, 1.0, 0.5, 1.0, 0.0]
@@ -118,11 +126,16 @@ def test_a_pickle_runs_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("changes,sentence", [
-    ({"label": [0, 1, 2, 0, 1]}, "0, 1 or -1"),
+    ({"label": [0, 1, 2, 0, 1]}, "human_label.*entry 2: 2.* is not 0, 1 or -1"),
+    ({"label": [0, 1, np.nan, 0, 1]}, "human_label.*entry 2: nan is not 0, 1 or -1"),
+    ({"label": np.array([[0, 1], [1, 1], [0, 0], [1, 0], [1, 0]])}, "entry 1: .1 1. is not the probabilities"),
+    ({"second": np.array([5, 0.5, 12, 0, 3])}, "indices_2_.*entry 1: 0.5 is not the place of a transition"),
+    ({"second": np.array([5, 0, np.nan, 0, 3])}, "indices_2_.*entry 2: nan is not the place"),
+    ({"first": np.array([0, 9, 18, 7, 1e300])}, "indices_1_.*entry 4: 1e.300 is not the place"),
     ({"label": [0, 1]}, "equally long"),
     ({"label": ["left"] * 5}, "no numbers"),
     ({"label": np.array([0, 1, 0, 1, None], object)}, "arrays of object"),
-    ({"first": np.array([-3, 0, 0, 0, 0])}, "does not hold comparisons"),
+    ({"first": np.array([-3, 0, 0, 0, 0])}, "indices_1_.*entry 0: -3 is not the place"),
 ])  # fmt: skip
 def test_odd_answers_get_a_sentence(tmp_path, changes, sentence):
     with pytest.raises(UserError, match=sentence):

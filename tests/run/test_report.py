@@ -12,13 +12,14 @@ from urllib.parse import unquote
 import pytest
 
 from pbrl.configs import compose_config
-from pbrl.feedback.questions import Value
+from pbrl.feedback.questions import Question, Value
 from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.store import Store
 from pbrl.run import outcome, page, report, summary
 from pbrl.run import train as run
+from pbrl.run.answers import rater_rows
 from pbrl.training import log
-from pbrl.types import UserError
+from pbrl.types import Clip, UserError
 from tests.browser import CHROMIUM
 from tests.run.test_command import SMALL
 
@@ -136,6 +137,20 @@ def test_the_raters_are_those_of_the_store(one):
     counts = store.counts()
     [(name, cells)] = [(name, cells) for name, cells in shown.rows.items() if name.startswith("scripted-")]
     assert cells == [str(counts["answered"]), str(counts["ties"]), str(counts["skipped"]), "–"]
+
+
+def test_of_a_shared_store_only_answers_about_the_runs_episodes_count(one, tmp_path):
+    folder, before = tmp_path / "run", rater_rows(outcome.read(one))
+    shutil.copytree(one, folder)
+    store = Store(f"sqlite:///{folder / 'answers.sqlite'}")
+    store.add_rater("eve", "human")
+    elsewhere = Question("pair", (Clip("another", 0, 8), Clip("another", 8, 8)))
+    store.append([Answer("elsewhere", store.ask([elsewhere])[0], "eve", Value("answer", 1.0))])
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("store: null", f"store: {store.url}"))
+    assert rater_rows(outcome.read(folder)) == before and len(before) == 1
+    (folder / "start.json").write_text("{}")  # of a version that did not say which data set
+    assert [row["name"] for row in rater_rows(outcome.read(folder))] == [before[0]["name"], "eve"]
 
 
 def test_nothing_is_loaded_from_elsewhere_and_every_link_leads_somewhere(one):

@@ -1,12 +1,14 @@
 """Answers that are in the store already: a run asks nothing, and learns from what it holds about the run's episodes."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from pbrl.feedback.kinds import check_strengths
 from pbrl.feedback.labels import Selection
 from pbrl.feedback.questions import Question
 from pbrl.feedback.read import count_held, describe_left_out, read, stored_kind
 from pbrl.feedback.sources.context import Context
+from pbrl.feedback.store.database import Unavailable
 from pbrl.settings import Query
 from pbrl.types import Environment, UserError
 
@@ -49,6 +51,8 @@ class Stored:
     def start(self, context: Context) -> None:
         """Raises UserError if the store holds no answers that fit."""
         query, store, table = context.query, context.store, context.table
+        with suppress(Unavailable):  # a store that may only be read is; its report counts what is about other data too
+            store.register(table.ids)
         labels, answers = read(store, table, query, self.selection)
         left_out = describe_left_out(answers, table)
         if left_out:

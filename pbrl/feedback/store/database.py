@@ -51,7 +51,7 @@ class Database:
                 event.listen(self.engine, "connect", self._open_file)
                 event.listen(self.engine, "begin", _begin)
             self._bring_up_to_date()
-        except (SQLAlchemyError, ImportError) as error:
+        except (SQLAlchemyError, ImportError, ValueError) as error:
             raise _trouble(self.address, error) from error
 
     def _bring_up_to_date(self) -> None:
@@ -146,7 +146,7 @@ def hide_password(url: str) -> str:
     """The address of a database as it may be shown: with *** for what opens it."""
     try:
         shown = make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:  # no address at all; what stands before an @ may still be a password
+    except (ArgumentError, ValueError):  # no address at all; what stands before an @ may still be a password
         shown = re.sub(r":[^:@/]*@", ":***@", url)
     return re.sub(r"(?i)((?:password|passwd|token|secret)=)[^&]*", r"\1***", shown)
 

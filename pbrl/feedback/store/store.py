@@ -12,13 +12,15 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, text, update
 
+from pbrl.feedback.limits import check_text
 from pbrl.feedback.questions import Question, clip_id
 from pbrl.feedback.store.answers import GIVEN, IS_OPEN, LEASED, Answer, Refused, add_events, current, recount
 from pbrl.feedback.store.database import Database, add, batches
 from pbrl.feedback.store.datasets import SharingDatasets, register
+from pbrl.feedback.store.merging import Merged, Rows, fill_in, merge
 from pbrl.feedback.store.reading import read_answers, read_questions
-from pbrl.feedback.store.schema import Base, ClipRow, EventRow, ItemRow, QuestionRow, RaterRow, WordingRow
-from pbrl.types import Clip
+from pbrl.feedback.store.schema import ClipRow, DatasetRow, EventRow, ItemRow, QuestionRow, RaterRow, WordingRow
+from pbrl.types import Clip, UserError
 
 
 class Store(Database):
@@ -40,14 +42,21 @@ class Store(Database):
         self.sharing_datasets = SharingDatasets()
         return dataset
 
+    def has_dataset(self, dataset: str | None) -> bool:
+        """Whether a data set with this id was registered."""
+        with self.reading() as connection:
+            return connection.execute(select(DatasetRow.id).where(DatasetRow.id == dataset)).first() is not None
+
     def ask(self, questions: Sequence[Question], dataset: str | None = None) -> list[str]:
         """Stores questions; returns their ids, which are the old ones where they were asked before.
 
+        Other words make another question. Where more answers are wanted than before, so many are; never fewer.
         `dataset` is a registered one that holds all clips' episodes; None registers one of just these.
         """
         with self.writing() as connection:
             dataset = dataset or register(connection, {clip.episode for q in questions for clip in q.clips})
             ids = self._ask(connection, questions, dataset)
+            _raise_wanted(connection, dict(zip(ids, questions, strict=True)))
             recount(connection, ids)
             if connection.dialect.name == "postgresql" and len(ids) > 1000:
                 connection.execute(text("ANALYZE questions"))  # else it sorts them all to find the next
@@ -67,7 +76,9 @@ class Store(Database):
         wordings = {question.wording_id: question.wording for question in new if question.wording}
         add(connection, WordingRow, [{"id": i, "words": dict(words)} for i, words in wordings.items()])
         add(connection, ClipRow, [{"id": i, **clip._asdict()} for i, clip in clips.items()])
-        add(connection, QuestionRow, [_row(question, dataset, now) for question in new])
+        rows = [_row(question, dataset, now) for question in new]
+        add(connection, QuestionRow, rows)
+        fill_in(connection, rows)
         items = [
             {"question": question.id, "place": place, "clip": clip_id(clip)}
             for question in new
@@ -122,7 +133,9 @@ class Store(Database):
     # Answers
 
     def add_rater(self, name: str, kind: str, about: dict[str, Any] | None = None, token: str | None = None) -> None:
-        """Makes a rater known, once: a human, a vlm or a script."""
+        """Makes a rater known, once: a human, a vlm or a script. Raises UserError where the name is none."""
+        if not check_text(name, 64, "a rater's name").strip():
+            raise UserError("a rater's name is empty")
         with self.writing() as connection:
             add(connection, RaterRow, [{"name": name, "kind": kind, "about": about, "token": token}])
 
@@ -195,19 +208,29 @@ class Store(Database):
             found.append(self.sharing_datasets.concern(connection, about["dataset"]))
         return found
 
-    def add(self, rows: dict[type[Base], list[dict]]) -> None:
-        """Adds rows of tables that are not there yet, as another store gave them."""
+    def merge(self, rows: Rows) -> Merged:
+        """Adds what is not there yet of another store's rows, all or nothing. Raises UserError."""
         with self.writing() as connection:
-            for model, entries in rows.items():
-                add(connection, model, entries)
-            recount(connection, [row["id"] for row in rows[QuestionRow]])
+            merged = merge(connection, rows)
         self.sharing_datasets = SharingDatasets()
+        return merged
 
     def find_miscounted(self) -> list[str]:
         """Questions whose counts differ from their events: none, unless another program has changed them."""
         wrong = (QuestionRow.given != GIVEN) | (QuestionRow.open != QuestionRow.wanted - GIVEN - LEASED)
         with self.reading() as connection:
             return list(connection.execute(select(QuestionRow.id).where(wrong)).scalars())
+
+
+def _raise_wanted(connection: Connection, asked: Mapping[str, Question]) -> None:
+    """Lets the questions with these ids want as many answers as they are asked for now, where that is more."""
+    by_wanted: dict[int, list[str]] = {}
+    for name, question in asked.items():
+        by_wanted.setdefault(question.wanted, []).append(name)
+    for wanted, ids in by_wanted.items():
+        for batch in batches(ids):
+            fewer = QuestionRow.id.in_(batch), QuestionRow.wanted < wanted
+            connection.execute(update(QuestionRow).where(*fewer).values(wanted=wanted))
 
 
 def _row(question: Question, dataset: str, now: datetime) -> dict[str, Any]:
