@@ -21,6 +21,7 @@ from pbrl.feedback.store.progress import count_open
 from pbrl.feedback.store.store import Store
 from pbrl.label.network import addresses, free_port
 from pbrl.label.questions import ask
+from pbrl.settings import check_label
 from pbrl.types import Episode, UserError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def serve(config: dict[str, Any]) -> None:
         from pbrl.feedback.page.server import make_app
     except ImportError as error:
         raise UserError(f"the page needs a package more ({error.name}): `pip install pbrl[label]`") from error
+    check_label(config)
     if config["run"]:
         config = settings_of_run(config)
     if config["attached"]:

@@ -6,6 +6,7 @@ from pbrl.feedback.labels import Selection
 from pbrl.feedback.questions import Question, check_strengths
 from pbrl.feedback.read import count_held, read, stored_kind
 from pbrl.feedback.sources.context import Context
+from pbrl.ranges import Share
 from pbrl.settings import Query
 from pbrl.types import Environment, UserError
 
@@ -27,7 +28,7 @@ class Stored:
         count: int | None,
         aggregate: bool,
         attribute: str | None,
-        strengths: list[float] | None,
+        strengths: list[Share] | None,
     ):
         if count is not None and count < 1:
             raise UserError(f"feedback.count={count} must be at least 1; null: all there are")
