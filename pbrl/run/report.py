@@ -14,8 +14,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import torch
-
 from pbrl.data.frames import without_images
 from pbrl.data.rollout import RolloutWorkers, make_environment
 from pbrl.data.table import Table
@@ -33,16 +31,14 @@ def begin(
     data: Evaluation,
     *,
     asks: bool,
-    device: torch.device,
+    device: str,
 ) -> None:
     """Prints the header of a run, keeps it in the folder with the data's evaluation, and writes a first report."""
     found = f"{len(table.steps)} episodes, {len(table):,} steps, {data}"
-    threads = f", threads={torch.get_num_threads()}" if device.type == "cpu" else ""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    rows = summary.header(config, folder, found, asks, name + threads)
+    rows = summary.header(config, folder, found, asks, device)
     print(summary.lines(rows), flush=True)
     content = {"header": rows, "evaluation": asdict(data)}
-    (folder / outcome.START).write_text(json.dumps(content, indent=2))
+    (folder / outcome.START).write_text(_json(content))
     write_page(folder)
 
 
@@ -77,7 +73,7 @@ def write(
                 "reward_model": validated[-1] if validated else None,
             }
         )
-        (seed.folder / "result.json").write_text(json.dumps(results[-1], indent=2))
+        (seed.folder / "result.json").write_text(_json(results[-1]))
         print(summary.results(results[-1], f"seed {seed.seed}" if len(seeds) > 1 else ""))
         plot(seed.folder)
     if len(seeds) == 1:
@@ -86,8 +82,12 @@ def write(
     last = [found["last"][measure] for found in summaries]
     print(f"\n  {measure} of {len(seeds)} seeds: {mean(last):.3g} ± {stdev(last):.2g} (standard deviation)")
     together = {"seeds": results}
-    (folder / "result.json").write_text(json.dumps(together, indent=2))
+    (folder / "result.json").write_text(_json(together))
     return together
+
+
+def _json(content: Any) -> str:
+    return json.dumps(log.finite(content), indent=2, allow_nan=False)
 
 
 def finish(folder: Path) -> None:
