@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +42,38 @@ def lock(path: Path) -> Iterator[None]:
     with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)  # let go when the file closes
         yield
+
+
+@contextmanager
+def hold(folder: Path, what: str, advice: str) -> Iterator[None]:
+    """Keeps a folder for this process until the block ends or the process is killed.
+
+    Raises UserError where another process has it ("<what> is running there, pid 123: <advice>"), or the folder cannot
+    be written.
+    """
+    path = folder / ".lock"
+    try:
+        handle = open(path, "a+")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): {advice}") from error
+    with handle:
+        try:
+            fcntl.flock(
+                handle, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # of the open file: gone with the process, however it ends
+        except BlockingIOError:
+            handle.seek(0)
+            owner = handle.read().strip() or "pid unknown"
+            raise UserError(f"{folder}: {what} is running there, {owner}: {advice}") from None
+        except OSError as error:
+            print(
+                f"{folder} cannot be locked ({error.strerror}): nothing keeps a second run out of it", file=sys.stderr
+            )
+        handle.truncate(0)
+        handle.write(f"pid {os.getpid()} on {platform.node()}")
+        handle.flush()
+        yield
+        handle.truncate(0)
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any] | None:

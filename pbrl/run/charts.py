@@ -67,7 +67,7 @@ def losses(events: list[dict[str, float]], ink: str = INK) -> Figure | None:
         figure = Figure(figsize=(5.4, 1.4 * rows), layout="constrained")
         panels = figure.subplots(rows, 3, squeeze=False).ravel()
         for axes, name in zip(panels, names, strict=False):
-            found = [(event["step"], event[name]) for event in events if name in event]
+            found = [(event["step"], event[name]) for event in events if event.get(name) is not None]
             axes.plot(*zip(*found, strict=True), color=COLOURS[0], linewidth=1.2)
             axes.set_title(name.replace("_", " "), fontsize=8)
             axes.spines[["top", "right"]].set_visible(False)
