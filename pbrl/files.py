@@ -1,14 +1,15 @@
-"""Files that are always whole, and locks on them; what a run needs to go on bit for bit."""
+"""Files that are always whole, and locks on them; JSON for every parser; what a run needs to go on bit for bit."""
 
 import fcntl
+import json
+import math
 import os
-import platform
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pbrl.types import UserError
@@ -31,6 +32,35 @@ def save(path: Path, state: dict[str, Any]) -> None:
         ) from error
 
 
+def to_json(value: Any, indent: int | None = None) -> str:
+    """A value as JSON: NumPy's numbers and arrays too, and `null` for numbers that are not finite, which JSON has not.
+
+    Raises TypeError for what is no JSON.
+    """
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces a JSON file atomically, as `to_json` writes it. Raises UserError where it cannot be written."""
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        partial.write_text(to_json(value, indent=2))
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path} ({error}): free some space, or choose another folder") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Holds a lock on `path` until the block ends or the process is killed; other processes wait. Raises UserError."""
@@ -42,38 +72,6 @@ def lock(path: Path) -> Iterator[None]:
     with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)  # let go when the file closes
         yield
-
-
-@contextmanager
-def hold(folder: Path, what: str, advice: str) -> Iterator[None]:
-    """Keeps a folder for this process until the block ends or the process is killed.
-
-    Raises UserError where another process has it ("<what> is running there, pid 123: <advice>"), or the folder cannot
-    be written.
-    """
-    path = folder / ".lock"
-    try:
-        handle = open(path, "a+")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): {advice}") from error
-    with handle:
-        try:
-            fcntl.flock(
-                handle, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # of the open file: gone with the process, however it ends
-        except BlockingIOError:
-            handle.seek(0)
-            owner = handle.read().strip() or "pid unknown"
-            raise UserError(f"{folder}: {what} is running there, {owner}: {advice}") from None
-        except OSError as error:
-            print(
-                f"{folder} cannot be locked ({error.strerror}): nothing keeps a second run out of it", file=sys.stderr
-            )
-        handle.truncate(0)
-        handle.write(f"pid {os.getpid()} on {platform.node()}")
-        handle.flush()
-        yield
-        handle.truncate(0)
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any] | None:

@@ -68,7 +68,7 @@ def losses(events: list[dict[str, float]], ink: str = INK) -> Figure | None:
         panels = figure.subplots(rows, 3, squeeze=False).ravel()
         for axes, name in zip(panels, names, strict=False):
             found = [(event["step"], event[name]) for event in events if event.get(name) is not None]
-            axes.plot(*zip(*found, strict=True), color=COLOURS[0], linewidth=1.2)
+            axes.plot([step for step, _ in found], [value for _, value in found], color=COLOURS[0], linewidth=1.2)
             axes.set_title(name.replace("_", " "), fontsize=8)
             axes.spines[["top", "right"]].set_visible(False)
         for axes in panels[len(names) :]:

@@ -14,6 +14,7 @@ from pbrl import files
 from pbrl.data.episodes import versions
 from pbrl.processor import processor_name
 from pbrl.run.build import digest, name_of
+from pbrl.run.lock import hold
 from pbrl.settings import RunSettings
 from pbrl.training.precision import Precision, choose_precision
 from pbrl.types import UserError
@@ -55,7 +56,7 @@ def hold_folder(settings: RunSettings, folder: Path) -> Iterator[None]:
     advice = "wait for it, stop it, or choose another folder with run=…"
     with ExitStack() as stack:
         for own in dict.fromkeys([folder, *(own for _, own in seed_folders(settings, folder))]):
-            stack.enter_context(files.hold(make_folder(own), "another run", advice))
+            stack.enter_context(hold(make_folder(own), "another run", advice))
         yield
 
 
@@ -73,10 +74,10 @@ def write_provenance(folder: Path, settings: RunSettings, dataset: str, precisio
     first, known = folder / "versions.json", _read_provenance(folder)
     if known is None:
         _write_configs(folder, settings)
-        first.write_text(json.dumps({**made_with, "precision": precision._asdict()}, indent=2))
+        files.write_json(first, {**made_with, "precision": precision._asdict()})
     elif known | made_with != known:
         known["continued_with"] = [*known.get("continued_with", []), made_with]
-        first.write_text(json.dumps(known, indent=2))
+        files.write_json(first, known)
 
 
 def _read_provenance(folder: Path) -> dict[str, Any] | None:

@@ -53,7 +53,7 @@ def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": "{:.0%}".format, "number": _number, "size": _size}
+    environment.filters |= {"percent": "{:.0%}".format, "number": "{:.4g}".format, "size": _size}
     own = {name: Markup((TEMPLATES / name).read_text()) for name in ("style.css", "page.js")}
     text = environment.get_template(template).render(css=own["style.css"], js=own["page.js"], **context)
     partial = path.with_suffix(".partial")
@@ -174,11 +174,6 @@ def _files(run: Outcome) -> list[dict[str, Any]]:
         for path, words in found
         if path.exists()
     ]
-
-
-def _number(value: float | None) -> str:
-    """Four digits, or a dash where nothing could be measured."""
-    return "–" if value is None else f"{value:.4g}"
 
 
 def _size(count: int) -> str:

@@ -5,7 +5,6 @@ page that compares them, `compare.html` where they lie, or what `--out` names.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from pbrl import files
 from pbrl.data.frames import without_images
 from pbrl.data.rollout import RolloutWorkers, make_environment
 from pbrl.data.table import Table
@@ -38,7 +38,7 @@ def begin(
     rows = summary.header(config, folder, found, asks, device)
     print(summary.lines(rows), flush=True)
     content = {"header": rows, "evaluation": asdict(data)}
-    (folder / outcome.START).write_text(_json(content))
+    files.write_json(folder / outcome.START, content)
     write_page(folder)
 
 
@@ -73,7 +73,7 @@ def write(
                 "reward_model": validated[-1] if validated else None,
             }
         )
-        (seed.folder / "result.json").write_text(_json(results[-1]))
+        files.write_json(seed.folder / "result.json", results[-1])
         print(summary.results(results[-1], f"seed {seed.seed}" if len(seeds) > 1 else ""))
         plot(seed.folder)
     if len(seeds) == 1:
@@ -82,12 +82,8 @@ def write(
     last = [found["last"][measure] for found in summaries]
     print(f"\n  {measure} of {len(seeds)} seeds: {mean(last):.3g} ± {stdev(last):.2g} (standard deviation)")
     together = {"seeds": results}
-    (folder / "result.json").write_text(_json(together))
+    files.write_json(folder / "result.json", together)
     return together
-
-
-def _json(content: Any) -> str:
-    return json.dumps(log.finite(content), indent=2, allow_nan=False)
 
 
 def finish(folder: Path) -> None:

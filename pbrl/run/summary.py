@@ -55,8 +55,11 @@ def results(result: dict[str, Any], name: str = "") -> str:
     """The table of one seed's `result.json`: data, baseline and policy with their intervals, reward model, answers."""
     title = ", ".join(filter(None, [result["env"].get("task", ""), name, "95 % intervals"]))
     rows = [(row, f"{evaluation}, {evaluation.episodes} episodes") for row, evaluation in evaluations(result)]
-    measured = {key: value for key, value in (result["reward_model"] or {}).items() if value is not None}
-    tested = [f"{key} {value:.2f}" for key, value in measured.items() if key != "round"]
+    tested = [
+        f"{key} {value:.2f}"
+        for key, value in (result["reward_model"] or {}).items()
+        if key != "round" and value is not None
+    ]
     if tested:
         rows.append(("reward model", ", ".join(tested)))
     if result["answers"]:

@@ -4,7 +4,6 @@
 """
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pbrl import files
 from pbrl.types import UserError
 
 
@@ -45,7 +45,7 @@ class Log:
         tensors = {key: value.float() for key, value in values.items() if isinstance(value, Tensor)}
         read = torch.stack(list(tensors.values())).tolist() if tensors else []  # at once: each time waits for a GPU
         plain = {**values, **dict(zip(tensors, read, strict=True))}
-        self.file.write(json.dumps(finite({"phase": phase, "step": step, **plain}), allow_nan=False) + "\n")
+        self.file.write(files.to_json({"phase": phase, "step": step, **plain}) + "\n")
         self.file.flush()
         numbers = {f"{phase}/{k}": v for k, v in plain.items() if isinstance(v, (int, float))}
         if self.wandb is not None:
@@ -73,15 +73,6 @@ class Log:
             self.wandb.finish()
         if self.tensorboard is not None:
             self.tensorboard.close()
-
-
-def finite(value: Any) -> Any:
-    """The same with None for numbers that JSON does not have (NaN, infinities), inside lists and dictionaries too."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(folder: Path, phase: str | None = None) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import torch
 
 from pbrl import files
 from pbrl.algos.bc import BC
+from pbrl.run.lock import hold
 from pbrl.training import interrupts
 from pbrl.types import UserError
 from tests.training.test_loop import assert_same, command, outcome, train
@@ -18,8 +19,8 @@ from tests.training.test_loop import assert_same, command, outcome, train
 HOLD = """
 import sys
 from pathlib import Path
-from pbrl import files
-with files.hold(Path(sys.argv[1]), "", ""):
+from pbrl.run.lock import hold
+with hold(Path(sys.argv[1]), "", ""):
     print(flush=True)
     input()
 """
@@ -33,19 +34,19 @@ def test_a_folder_is_held_until_its_owner_ends(tmp_path):
     )
     owner.stdout.readline()  # type: ignore[union-attr]
     refused = pytest.raises(UserError, match=f"another run is running there, pid {owner.pid} on .*: stop it")
-    with refused, files.hold(tmp_path, "another run", "stop it"):
+    with refused, hold(tmp_path, "another run", "stop it"):
         pass
     owner.kill()
     owner.wait()
-    with files.hold(tmp_path, "another run", "stop it"):  # also after `kill -9`
+    with hold(tmp_path, "another run", "stop it"):  # also after `kill -9`
         pass
-    with files.hold(tmp_path, "another run", "stop it"):  # and once more
+    with hold(tmp_path, "another run", "stop it"):  # and once more
         pass
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     refused = pytest.raises(UserError, match="cannot write to .*: choose another")
-    with refused, files.hold(tmp_path / "nowhere", "another run", "choose another"):
+    with refused, hold(tmp_path / "nowhere", "another run", "choose another"):
         pass
 
 
