@@ -93,6 +93,7 @@ def test_a_list_of_an_unknown_group(names, says):
         ("data=file", "data.path has no default: add data.path="),
         ("steps=[3", "cannot read steps=[3"),
         ("nonsense/x=3", "nonsense/x"),
+        ("~steps", "algo.cosine_steps follows another setting (Interpolation key 'steps' not found)"),
     ],
 )
 def test_command_line_errors_are_one_sentence(flag, says):
