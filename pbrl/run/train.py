@@ -123,7 +123,8 @@ def name_device(settings: RunSettings, device: torch.device, precision: Precisio
     words = str(precision)
     if settings.bf16 == "auto":
         here = choose_precision("auto", device)
-        words += " (bf16=auto" + (f"; this run began so, and {here} is faster here)" if here != precision else ")")
+        faster = "bfloat16" if here.bf16 else "float32"
+        words += " (bf16=auto" + (f" where this run began; {faster} is faster here)" if here != precision else ")")
     return f"{name}{threads}, {words}, compile={settings.compile}"
 
 
