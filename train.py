@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from pbrl.configs import quote_addresses
 from pbrl.run import listing
 
 
@@ -63,6 +64,7 @@ def start() -> None:
     import sim.configs
     from pbrl.training import interrupts
 
+    sys.argv[1:] = quote_addresses(arguments)
     sim.configs.register()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on, and does not print them itself
     try:

@@ -42,6 +42,7 @@ from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.leases import lease
 from pbrl.feedback.store.store import Store
 from pbrl.feedback.store.writer import Writer
+from pbrl.files import to_json
 from pbrl.types import Clip, UserError
 
 EPISODES = [f"{i:032x}" for i in range(500)]
@@ -404,9 +405,9 @@ def main() -> None:
     result = globals()[args.what](args)
     asked = {k: v for k, v in vars(args).items() if k not in ("what", "url", "port")}
     line = {"what": args.what, **asked, **result, "load": [round(x, 1) for x in os.getloadavg()]}
-    print(json.dumps(line))
+    print(to_json(line))
     with open(RESULTS / "labelling.jsonl", "a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(to_json(line) + "\n")
 
 
 if __name__ == "__main__":

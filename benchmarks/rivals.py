@@ -27,6 +27,8 @@ import sim.configs
 from benchmarks import speed
 from benchmarks.report import RESULTS
 from pbrl.data.table import Table
+from pbrl.files import to_json
+from pbrl.processes import end_with_parent
 from pbrl.processor import processor_name
 from pbrl.training.engine import Engine, learner_of
 from pbrl.training.precision import choose_precision
@@ -195,11 +197,11 @@ def main() -> None:
     file = RESULTS / "rivals.jsonl"
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     for name in args.names or RIVALS:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent, (True,)) as pool:
             line = pool.submit(measure, name, args.threads).result()
         known = [k for k in known if (k["name"], k["threads"]) != (name, args.threads)] + [line]
         print(f"{name:26s} {line['ratio']:5.1f} × ({line['least']:.1f} to {line['most']:.1f}, aim {line['aim']})")
-        file.write_text("".join(json.dumps(k) + "\n" for k in known))
+        file.write_text("".join(to_json(k) + "\n" for k in known))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from torch.profiler import ProfilerActivity, profile
 import sim.configs
 from benchmarks.report import RESULTS
 from benchmarks.speed import SHAPES, make_bench, synchronize
+from pbrl.files import to_json
+from pbrl.processes import end_with_parent
 from pbrl.processor import processor_name
 from pbrl.training.engine import Engine, learner_of
 from pbrl.training.precision import choose_precision
@@ -111,13 +113,13 @@ def main() -> None:
     lines = {(k["name"], k["device"], k["compile"]): k for k in known}
     for name in args.names or ("iql", "cpl_paper", "ensemble_128", "dtr_paper"):
         for fast in (False, True):
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent, (True,)) as pool:
                 line = pool.submit(measure, name, fast, args.device).result()
             lines[line["name"], line["device"], fast] = line
             shares = ", ".join(f"{part} {100 * share:.0f} %" for part, share in line["shares"].items())
             how = f"{'compiled' if fast else 'eager'} {'bf16' if line['bf16'] else 'fp32'}"
             print(f"{name:12s} {how:14s} {line['ms']:8.1f} ms  {shares}", flush=True)
-            file.write_text("".join(json.dumps(k) + "\n" for k in lines.values()))
+            file.write_text("".join(to_json(k) + "\n" for k in lines.values()))
     show(list(lines.values()))
 
 

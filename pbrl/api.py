@@ -13,6 +13,7 @@ from tqdm import trange
 
 from pbrl.configs import compose_config
 from pbrl.data import episodes as storage
+from pbrl.data.action_bounds import ActionUnits
 from pbrl.data.rollout import RolloutWorkers
 from pbrl.data.table import Table
 from pbrl.feedback.asking import Asking
@@ -29,9 +30,21 @@ from pbrl.training.precision import choose_precision
 from pbrl.types import FeedbackSource, Phase, Policy, RewardModel
 
 
-def load_table(path: str | Path, device: str = "auto") -> Table:
-    """The episodes of a Minari folder, a D4RL file or a folder of videos, on the device. Raises UserError."""
-    return Table(storage.read(Path(path).expanduser()), pick_device(device))
+def load_table(
+    path: str | Path,
+    device: str = "auto",
+    *,
+    action_low: Any = None,
+    action_high: Any = None,
+    clip_actions: bool = False,
+) -> Table:
+    """The episodes of a Minari folder, a D4RL file or a folder of videos, on the device.
+
+    `action_low` and `action_high` say which actions become -1 and 1, where a file does not: a number, or one for each
+    of an action's. What is beyond them is an error, or cut off with `clip_actions`. Raises UserError.
+    """
+    units = ActionUnits(action_low, action_high, clip_actions)
+    return Table(storage.read(Path(path).expanduser(), units), pick_device(device))
 
 
 def ask(table: Table, source: str = "perfect", *, store: str | None = None, **query: Any) -> Labels:

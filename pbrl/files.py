@@ -1,4 +1,9 @@
-"""Files that are always whole, and locks on them; JSON for every parser; what a run needs to go on bit for bit."""
+"""Files that are always whole, and locks on them; JSON for every parser; what a run needs to go on bit for bit.
+
+PyTorch is imported where it is needed: clips for people are rendered without it.
+"""
+
+from __future__ import annotations
 
 import fcntl
 import json
@@ -7,16 +12,20 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from pbrl.types import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Replaces the checkpoint atomically: a process that is killed meanwhile leaves the old one. Raises UserError."""
+    import torch
+
     partial = path.with_suffix(".partial")
     try:
         with open(partial, "wb") as file:
@@ -78,6 +87,8 @@ def load(path: Path, device: torch.device) -> dict[str, Any] | None:
     """The checkpoint, or None where there is none. Raises UserError if it cannot be read."""
     if not path.exists():
         return None
+    import torch
+
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
@@ -98,6 +109,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     """State of torch's global generators (dropout draws from them)."""
+    import torch
+
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -106,6 +119,8 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
     """Puts torch's global generators back."""
+    import torch
+
     torch.set_rng_state(state["cpu"].cpu())
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)

@@ -6,14 +6,14 @@ import platform
 from functools import cache
 from pathlib import Path
 
-import torch
-
 CGROUP = Path("/sys/fs/cgroup")
 
 
 @cache
 def processor_name() -> str:
     """Its name, and what instructions PyTorch uses of it, for what keeps figures of it: "AMD EPYC, AVX512"."""
+    import torch  # not for those who ask for cores alone
+
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not a Linux

@@ -132,10 +132,9 @@ class SACRun(TypedDict, total=False):
 class Checks(TypedDict, total=False):
     """Those of the labelling page's checks of raters."""
 
-    repeats: Share
-    gold: Share
-    practice: Annotated[int, Range(0, 10**6)]
-    pass_mark: Share
+    repeats: float  # whose ranges pbrl/label checks
+    gold: float
+    pass_mark: float
 
 
 class Label(TypedDict, total=False):
@@ -151,8 +150,8 @@ class Label(TypedDict, total=False):
     host: str
     rater: str
     names: list[str]
-    size: Annotated[int, Range(16, 4096)]
-    fps: Annotated[float, Range(0, 1000, above=True)] | None
+    fps: float | None
+    answers_per_s: float | None
     camera: str | None
     cache: str
     cache_mb: Annotated[float, Range(1, 1e9)]

@@ -121,6 +121,7 @@ class Gymnasium(gymnasium.Env):
         self._check_images(chosen=images is not None)
         self.observation_space = self._observation_space()
         self.action_space = Box(-1.0, 1.0, (self.scale.size,), np.float32)
+        self.action_bounds = self.scale.low, self.scale.low + self.scale.range
         self.success_key, self.can_restore = self._try_out(
             json.dumps([id, module, kwargs, success, restore]), success, restore
         )

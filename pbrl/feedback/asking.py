@@ -68,7 +68,7 @@ class Asking:
             by_comparisons=self.by_comparisons,
         )
         total = len({answer.question for answer, _ in answers}) if asked is None else len(asked)
-        self.counts = count(answers, total)
+        self.counts = count(answers, self.table, total)
 
     def _put(self, questions: Sequence[Question]) -> list[str]:
         """Stores questions as the source forms them, and has them answered."""

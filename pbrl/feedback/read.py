@@ -6,14 +6,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from pbrl.data.table import Table
+from pbrl.feedback.kinds import KINDS, SKIP, TIE, Example, Reading
 from pbrl.feedback.labels import Labels, Selection
-from pbrl.feedback.questions import KINDS, SKIP, TIE, Example, Question, Reading
+from pbrl.feedback.questions import Question, check_value
 from pbrl.feedback.rankings import rank
 from pbrl.feedback.raters import dawid_skene
 from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.store import Store
 from pbrl.settings import Query
-from pbrl.types import Clip
+from pbrl.types import Clip, UserError
+
+Answered = tuple[Answer, Question]
 
 
 def stored_kind(query: Query, selection: Selection, by_comparisons: bool) -> str:
@@ -32,20 +35,30 @@ def read(
     questions: Sequence[str] | None = None,
     until: int | None = None,
     by_comparisons: bool = False,
-) -> tuple[Labels, list[tuple[Answer, Question]]]:
-    """The labels that a query's answers give, and the answers with their questions, skipped ones too.
+) -> tuple[Labels, list[Answered]]:
+    """The labels that a query's answers give, and the answers with their questions: skipped and unusable ones too.
 
     Answers are those to `questions` (ids; None: all whose clips are in the table), that stand, or stood at the event
     number `until`. `by_comparisons`: rankings were asked for by pairs.
     """
     kind = stored_kind(query, selection, by_comparisons)
-    answers = read_answers(store, table, kind, query.length, rater=selection.rater, questions=questions, until=until)
+    found = read_answers(store, table, kind, query.length, rater=selection.rater, questions=questions, until=until)
+    answers, left_out = sort_out(found, table)
     first = set(list(dict.fromkeys(answer.question for answer, _ in answers))[: selection.count])
     answers = [(answer, question) for answer, question in answers if answer.question in first]
     if by_comparisons:
-        return _labels(rank(answers, table, query.per_list), query), answers
-    if selection.aggregate:
-        return aggregate(answers, table, query), answers
+        labels = _labels(rank(answers, table, query.per_list), query)
+    elif selection.aggregate:
+        labels = aggregate(answers, table, query)
+    else:
+        labels = _labels(find_examples(answers, table, query, selection), query)
+    return labels, [*answers, *left_out]
+
+
+def find_examples(
+    answers: Sequence[Answered], table: Table, query: Query, selection: Selection
+) -> list[tuple[Answer, int, list[int], float]]:
+    """What usable answers say of segments: (answer, number of its list, rows where its segments begin, label)."""
     reading = Reading(query.span, selection.attribute, selection.strengths)
     found: list[tuple[Answer, int, list[int], float]] = []
     groups: dict[str, int] = {}
@@ -55,7 +68,7 @@ def read(
         group = groups.setdefault(answer.uid, len(groups)) if query.kind == "ranking" else 0
         for example in KINDS[question.kind].examples(answer.value, reading, question.length):
             found.append((answer, group, rows_of(question.clips, example, table), example.label))
-    return _labels(found, query), answers
+    return found
 
 
 def read_answers(
@@ -67,20 +80,59 @@ def read_answers(
     rater: str | None = None,
     questions: Sequence[str] | None = None,
     until: int | None = None,
-) -> list[tuple[Answer, Question]]:
-    """Answers with their questions, of one kind and length, that were asked to learn from, and are about the table."""
+) -> list[Answered]:
+    """Answers with their questions, of one kind and length, asked to learn from, about episodes of the table alone.
+
+    Not all need be usable: see `sort_out`.
+    """
     about = {"kind": kind, "length": length, "purpose": "learn"}
     answers = store.answers(questions, rater=rater, until=until, **about)
     asked = store.questions(list({answer.question for answer in answers}))
-    known = {name: question for name, question in asked.items() if all(map(table.has_clip, question.clips))}
+    mine = set(table.ids)
+    known = {name: question for name, question in asked.items() if all(clip.episode in mine for clip in question.clips)}
     return [(answer, known[answer.question]) for answer in answers if answer.question in known]
 
 
-def count(answers: Sequence[tuple[Answer, Question]], asked: int) -> dict[str, int]:
-    """How many of `asked` questions were answered, of them ties, and skips."""
-    outcomes = [answer.value.outcome for answer, _ in answers if answer.value is not None]
+def find_fault(answer: Answer, question: Question, table: Table) -> str | None:
+    """Why nothing can be learnt from an answer about episodes of the table; None where it can."""
+    if answer.value is None:
+        return "it has no value"
+    if {clip.length for clip in question.clips} != {question.length}:
+        return "its clips are not equally long"
+    beyond = next((clip for clip in question.clips if not table.has_clip(clip)), None)
+    if beyond is not None:
+        return f"steps {beyond.first} to {beyond.first + beyond.length} lie beyond episode {beyond.episode}"
+    try:
+        check_value(question, answer.value)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def sort_out(answers: Sequence[Answered], table: Table) -> tuple[list[Answered], list[Answered]]:
+    """Answers that fit their questions, whose clips fit the table; and the others, as stores of older versions have."""
+    faults = [find_fault(answer, question, table) for answer, question in answers]
+    usable = [one for one, fault in zip(answers, faults, strict=True) if fault is None]
+    return usable, [one for one, fault in zip(answers, faults, strict=True) if fault is not None]
+
+
+def count(answers: Sequence[Answered], table: Table, asked: int) -> dict[str, int]:
+    """How many of `asked` questions were answered, of them ties, and skips; `left_out` where some cannot be used."""
+    usable, left_out = sort_out(answers, table)
+    outcomes = [answer.value.outcome for answer, _ in usable if answer.value is not None]
     skipped = outcomes.count(SKIP)
-    return {"asked": asked, "answered": len(outcomes) - skipped, "ties": outcomes.count(TIE), "skipped": skipped}
+    found = {"asked": asked, "answered": len(outcomes) - skipped, "ties": outcomes.count(TIE), "skipped": skipped}
+    return {**found, "left_out": len(left_out)} if left_out else found
+
+
+def describe_left_out(answers: Sequence[Answered], table: Table) -> str | None:
+    """A sentence about the answers that cannot be used, and the fault of the first; None where there are none."""
+    left_out = sort_out(answers, table)[1]
+    if not left_out:
+        return None
+    answer, question = left_out[0]
+    fault = find_fault(answer, question, table)
+    return f"{len(left_out)} answers are left out: that of {answer.rater} to question {answer.question}, as {fault}"
 
 
 def count_held(store: Store, table: Table) -> Counter[tuple[str, int]]:
@@ -97,7 +149,7 @@ def rows_of(clips: Sequence[Clip], example: Example, table: Table) -> list[int]:
     return [table.row(clips[place]) + example.first for place in example.clips]
 
 
-def aggregate(answers: Sequence[tuple[Answer, Question]], table: Table, query: Query) -> Labels:
+def aggregate(answers: Sequence[Answered], table: Table, query: Query) -> Labels:
     """One label for each pair, by Dawid and Skene's model of which rater is right about what."""
     label = dawid_skene(answers).label
     first: dict[str, tuple[Answer, Question]] = {}

@@ -21,7 +21,7 @@ import numpy as np
 from pbrl.data import episodes as storage
 from pbrl.data.table import Table
 from pbrl.feedback.questions import ANSWER, TIE, Question, Value, identity
-from pbrl.feedback.read import read_answers
+from pbrl.feedback.read import read_answers, sort_out
 from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
@@ -144,9 +144,9 @@ def export_answers(store: Store, data: Path, folder: Path, length: int) -> tuple
     Left out is what raters could not tell, and segments with a step that D4RL's list has not. Raises UserError.
     """
     table, rows = Table(storage.read(data)), storage.d4rl_rows(data)
-    found = read_answers(store, table, "pair", length)
+    found, _ = sort_out(read_answers(store, table, "pair", length), table)
     if not found:
-        raise UserError(f"{store.url} holds no answers to pairs of {length} steps about {data}")
+        raise UserError(f"{store.address} holds no answers to pairs of {length} steps about {data}")
     starts = np.array([[table.row(clip) for clip in question.clips] for _, question in found])
     values = np.array([np.nan if a.value is None or a.value.label is None else a.value.label for a, _ in found])
     place = np.full(max(rows.max(), starts.max() + length) + 1, -1)

@@ -12,17 +12,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pbrl import distributed
+from pbrl import distributed, files
 from pbrl.data import collect, frames
+from pbrl.data.inspection import Report
+from pbrl.data.inspection import report as report_data
 from pbrl.data.rollout import RolloutWorkers, worker_count
 from pbrl.data.table import Table
 from pbrl.feedback.asking import Asking
 from pbrl.feedback.sources.context import Context
-from pbrl.feedback.store.datasets import adopt
+from pbrl.feedback.store.datasets import adopt, adopt_recordings
 from pbrl.feedback.store.store import Store
 from pbrl.models.policy import save_policy
 from pbrl.processor import available_cores
-from pbrl.run import report
+from pbrl.run import report, summary
 from pbrl.run.build import build, build_algorithm, build_reward
 from pbrl.run.folder import hold_folder, make_folder, run_folder, seed_folders, settle_precision, write_provenance
 from pbrl.run.validate import Plan, check_sizes, validate
@@ -33,7 +35,7 @@ from pbrl.training.log import Log
 from pbrl.training.loop import Training
 from pbrl.training.precision import Precision, choose_precision
 from pbrl.training.replica import Replica
-from pbrl.types import FeedbackSource
+from pbrl.types import Episode, FeedbackSource
 
 
 class World(NamedTuple):
@@ -41,10 +43,12 @@ class World(NamedTuple):
 
     table: Table
     dataset: str  # hash of the content
+    report: Report  # of what the data set holds
     data: Evaluation  # of the data set's own episodes
     workers: RolloutWorkers | None
     experts: RolloutWorkers | None  # without images, which a scripted expert does not need
     device: torch.device
+    recordings: list[Episode]  # of the data set, those of a camera
 
 
 def train(config: dict[str, Any]) -> dict[str, Any]:
@@ -66,16 +70,20 @@ def _train(settings: RunSettings, plan: Plan, device: torch.device, scratch: Pat
     torch.set_num_threads(settings.threads or min(torch.get_num_threads(), available_cores()))
     world = make_world(settings, plan, device, stack)
     if settings.only == "data":
-        print(f"data    {len(world.table.steps)} episodes, {world.data}")
+        print(summary.lines(world.report.lines()))
         return {}
     folder = run_folder(settings) if distributed.is_rank_0() else make_folder(scratch)
     distributed.on_rank_0(lambda: stack.enter_context(hold_folder(settings, folder)))
     precision = distributed.from_rank_0(lambda: settle_precision(folder, settings, device))
     write_provenance(folder, settings, world.dataset, precision)
+    files.write_json(folder / "data.json", world.report.to_dict())
     table = world.table
     if distributed.is_rank_0():
         where = name_device(settings, device, precision)
         report.begin(settings.plain, folder, table, world.data, asks=plan.query is not None, device=where)
+        print(
+            summary.lines([("WARNING", text) for text in world.report.warnings]), end="\n" * bool(world.report.warnings)
+        )
 
     table.relabel_true(settings.reward_scale)
     clones = None
@@ -99,7 +107,8 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
     """Collects or reads the data, and starts the rollout workers. Raises UserError."""
     processes = worker_count(settings.workers)
     source = {"folder": settings.data_dir, "seed": settings.data_seed, "workers": processes}
-    episodes, dataset = distributed.after_rank_0(lambda: collect.load_dataset(settings.env, settings.data, **source))
+    found, dataset = distributed.after_rank_0(lambda: collect.load_inspected(settings.env, settings.data, **source))
+    episodes, inspected = found.episodes, report_data(found)
     images = {}
     if settings.only != "data":
         check_sizes(settings, episodes[0], plan)
@@ -113,7 +122,8 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
         experts = RolloutWorkers(frames.without_images(settings.env), processes)
     for own in filter(None, (workers, experts)):
         stack.callback(own.close)
-    return World(table, dataset, data, workers, experts, device)
+    recordings = [episode for episode in episodes if episode.filmed]
+    return World(table, dataset, inspected, data, workers, experts, device, recordings)
 
 
 def name_device(settings: RunSettings, device: torch.device, precision: Precision) -> str:
@@ -186,6 +196,7 @@ def make_asking(settings: RunSettings, plan: Plan, world: World, folder: Path, s
     source: FeedbackSource = build(settings.feedback)
     store, table = Store(settings.store or f"sqlite:///{folder / 'answers.sqlite'}"), world.table
     adopt(store, world.dataset, table.ids, table.steps)
+    adopt_recordings(store, world.recordings)
     experts = world.experts or world.workers
     source.start(Context(store, table, plan.query, settings.data_dir, world.dataset, folder, world.workers, experts))
     stack.callback(source.stop)

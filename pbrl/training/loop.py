@@ -5,6 +5,7 @@ table, and the algorithm is trained. Position in that list, parameters, generato
 so a run that was killed goes on from there and ends with the same bits.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -248,8 +249,19 @@ class Training:
         for i, replica in enumerate(self.replicas):
             own = {name: value if len(self.replicas) == 1 else value[i] for name, value in means.items()}
             values = replica.log.write(stage.name, step, {**own, "seconds": seconds})
+            self._check_finite(stage, step, values)
             if i == 0:
                 bar.set_postfix({name: f"{value:.3g}" for name, value in list(values.items())[:3]})
+
+    def _check_finite(self, stage: Stage, step: int, values: dict[str, Any]) -> None:
+        """Raises UserError where a logged metric is no finite number: what trains is spoilt, and is not saved."""
+        spoilt = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+        if spoilt:
+            raise UserError(
+                f"training diverged: {', '.join(spoilt)} of {stage.name} became {values[spoilt[0]]} within the "
+                f"{self.schedule.log_every} updates up to {step}; no policy was saved. Lower the learning rate "
+                "(algo.lr=…, reward.lr=…), or look at the scales that only=data reports, and start in another run=…"
+            )
 
     def _is_evaluation_due(self, stage: Stage, is_last: bool) -> bool:
         """Whether episodes are rolled out now: at the end of each of the algorithm's phases, and on the way."""

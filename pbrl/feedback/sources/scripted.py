@@ -107,8 +107,9 @@ class Teacher:
         return question
 
     def answer(self, questions: Sequence[str]) -> None:
-        """Answers these questions of the store at once."""
-        asked = self.store.questions(questions)
+        """Answers those of these questions of the store that this teacher has not answered yet, at once."""
+        known = {answer.question for answer in self.store.answers(questions, rater=self.rater)}
+        asked = self.store.questions([question for question in questions if question not in known])
         by_form = sorted(asked, key=lambda name: (len(asked[name].clips), asked[name].length))
         for (_, length), names in groupby(by_form, key=lambda name: (len(asked[name].clips), asked[name].length)):
             ids = list(names)
@@ -171,7 +172,7 @@ class Teacher:
         return worth.max(1) < self.skip * mean
 
     def scores(self, table: Table, starts: torch.Tensor, length: int) -> np.ndarray:
-        """The score by which segments are compared [Q, k] float64: their return, or regret."""
+        """The score by which segments are compared [Q, k] float64: their return, or regret. Not finite: UserError."""
         rows = table.segment_rows(starts, length)
         reward = table.reward[rows].double().cpu().numpy()
         recency = self.gamma ** np.arange(length - 1, -1, -1)  # a myopic teacher remembers the end best
@@ -181,7 +182,19 @@ class Teacher:
             discounts = self.discount ** np.arange(length)
             alive = 1 - table.done[rows].amax(-1).double().cpu().numpy()  # nothing follows a true terminal
             score = (reward * discounts).sum(-1) + alive * self.discount**length * value[1] - value[0]
+        self._check_finite(table, starts, score)
         return score
+
+    def _check_finite(self, table: Table, starts: torch.Tensor, score: np.ndarray) -> None:
+        """Raises UserError where a score is no finite number: every comparison with it would be false."""
+        wrong = ~np.isfinite(score)
+        if wrong.any():
+            row = int(starts.cpu().numpy()[wrong][0])
+            episode = int(table.episode[row])
+            raise UserError(
+                f"the {self.criterion} of the segment of episode {episode} from step {row - int(table.first[episode])} "
+                f"on is {score[wrong][0]}: a scripted teacher cannot compare it; mend the rewards"
+            )
 
     def scale(self, table: Table, length: int) -> float:
         """The mean return of a segment of this length in the data: what the thresholds are shares of."""

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from pbrl.feedback.kinds import check_strengths
 from pbrl.feedback.labels import Selection
-from pbrl.feedback.questions import Question, check_strengths
-from pbrl.feedback.read import count_held, read, stored_kind
+from pbrl.feedback.questions import Question
+from pbrl.feedback.read import count_held, describe_left_out, read, stored_kind
 from pbrl.feedback.sources.context import Context
 from pbrl.ranges import Share
 from pbrl.settings import Query
@@ -49,7 +50,10 @@ class Stored:
     def start(self, context: Context) -> None:
         """Raises UserError if the store holds no answers that fit."""
         query, store, table = context.query, context.store, context.table
-        labels, _ = read(store, table, query, self.selection)
+        labels, answers = read(store, table, query, self.selection)
+        left_out = describe_left_out(answers, table)
+        if left_out:
+            print(f"answers {left_out}")
         if labels.size:
             return
         held = [f"{n} × {kind} of {length} steps" for (kind, length), n in count_held(store, table).items()]
@@ -57,7 +61,7 @@ class Stored:
         what = f" of feedback.attribute={self.selection.attribute}" if self.selection.attribute else ""
         kind = stored_kind(query, self.selection, False)
         raise UserError(
-            f"{store.url} holds no answers{whose}{what} of query.kind={kind} and query.length={query.length} about "
+            f"{store.address} holds no answers{whose}{what} of query.kind={kind} and query.length={query.length} about "
             f"this data set; it holds {', '.join(held) or 'none about it'}: choose other query.… or another store=…"
         )
 

@@ -4,6 +4,7 @@ A batch of events is looked up and written together: a statement costs as much f
 counts of its questions, so that what is open need not be counted when a rater asks for the next.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,12 +12,16 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, delete, func, literal_column, select, tuple_, update
 
-from pbrl.feedback.questions import Value
+from pbrl.feedback.limits import check_json, check_text, is_number, to_utc
+from pbrl.feedback.questions import SHOWN, Value, check_outcome
 from pbrl.feedback.store.database import batches, insert
 from pbrl.feedback.store.schema import EventRow, LeaseRow, QuestionRow, RaterRow
 from pbrl.types import UserError
 
 IS_OPEN = QuestionRow.open > literal_column("0")  # no bound value: an index of open questions serves it
+CONTENT = [
+    EventRow.__table__.c[name] for name in ("question", "rater", "kind", "outcome", "label", "detail", "supersedes")
+]
 COLUMNS = [column for column in EventRow.__table__.c if column.name not in ("seq", "stored")]
 
 
@@ -43,23 +48,82 @@ class Answer:
         """What the table of events keeps of it, as of now."""
         own = {name: value for name, value in vars(self).items() if name != "value"}
         outcome, label, detail = self.value or (None, None, None)
-        return {**own, "outcome": outcome, "label": label, "detail": detail, "stored": datetime.now(UTC)}
+        now, time = datetime.now(UTC), self.time and to_utc(self.time)
+        return {**own, "time": time, "outcome": outcome, "label": label, "detail": detail, "stored": now}
+
+    def content(self) -> tuple[Any, ...]:
+        """What must be the same in an event that is sent again, whenever and from wherever it comes."""
+        named = self.supersedes if self.kind == "retract" else None
+        return content_of(self.question, self.rater, self.kind, *(self.value or (None, None, None)), named)
 
 
 def from_row(row: Row) -> Answer:
     """The answer of a row with `COLUMNS`."""
     own = dict(row._mapping)
     outcome, label, detail = own.pop("outcome"), own.pop("label"), own.pop("detail")
+    own["time"] = as_utc(own["time"])
     return Answer(**own, value=None if outcome is None else Value(outcome, label, detail))
+
+
+def as_utc(time: datetime | None) -> datetime | None:
+    """A time out of a database, in UTC: SQLite gives UTC without saying so, PostgreSQL a zone of its own."""
+    if time is None or time.tzinfo is None:
+        return time and time.replace(tzinfo=UTC)
+    return time.astimezone(UTC)
+
+
+def content_of(
+    question: str,
+    rater: str,
+    kind: str,
+    outcome: str | None,
+    label: float | None,
+    detail: dict[str, Any] | None,
+    supersedes: str | None,
+) -> tuple[Any, ...]:
+    """The content of an event, to be compared with another's; `supersedes` counts for retractions alone."""
+    return question, rater, kind, outcome, label, json.dumps(detail, sort_keys=True), supersedes
 
 
 class Refused(UserError):
     """An event that cannot be: about no question or rater there is, or taking back what is another rater's."""
 
 
+class Conflict(Refused):
+    """An event whose uid another event has, of another rater or with other content."""
+
+
+def check_event(answer: Answer) -> None:
+    """Raises UserError where no database could keep an event, whatever it is about."""
+    for name, most in (("uid", 36), ("question", 32), ("rater", 64)):
+        if not check_text(vars(answer)[name], most, f"an answer's {name}"):
+            raise UserError(f"an answer's {name} is empty")
+    check_text(answer.supersedes or "", 36, "an answer's supersedes")
+    if answer.kind not in ("answer", "retract", "pass") or (answer.kind == "answer") != (answer.value is not None):
+        raise UserError(f"an event is an answer with a value, a retract or a pass, not {answer.kind!r:.40}")
+    if answer.value is not None:
+        check_outcome(answer.value)
+    if answer.shown is not None:
+        check_json(answer.shown, "`shown`", SHOWN)
+    if not is_number(answer.confidence, 0) or not (answer.seconds is None or is_number(answer.seconds, 0)):
+        raise UserError("an answer's confidence and seconds are finite numbers from 0")
+    if answer.time is not None:
+        to_utc(answer.time, "an answer's time")
+
+
 def add_events(connection: Connection, answers: Sequence[Answer]) -> list[int | Refused]:
     """Writes events but those that cannot be; returns their numbers, or why not. Those kept before keep theirs."""
-    return _Batch(connection, answers).write()
+    faults = [_find_fault(one) for one in answers]
+    numbers = iter(_Batch(connection, [one for one, why in zip(answers, faults, strict=True) if why is None]).write())
+    return [why or next(numbers) for why in faults]
+
+
+def _find_fault(answer: Answer) -> Refused | None:
+    try:
+        check_event(answer)
+    except UserError as error:
+        return Refused(str(error))
+    return None
 
 
 class _Batch:
@@ -70,7 +134,7 @@ class _Batch:
         uids = [a.uid for a in answers] + [a.supersedes for a in answers if a.supersedes]
         questions = sorted({a.question for a in answers})
         raters = sorted({a.rater for a in answers})
-        event = select(EventRow.uid, EventRow.seq, EventRow.question, EventRow.rater, EventRow.kind)
+        event = select(EventRow.uid, EventRow.seq, *CONTENT)
         self.events = {row.uid: row for row in self._find(event, EventRow.uid, uids)}
         self.questions = {row.id for row in self._find(select(QuestionRow.id), QuestionRow.id, questions)}
         self.raters = {row.name for row in self._find(select(RaterRow.name), RaterRow.name, raters)}
@@ -97,8 +161,10 @@ class _Batch:
         return [why or numbers[one.uid] for why, one in zip(refused, self.answers, strict=True)]
 
     def _take(self, answer: Answer) -> Refused | None:
-        if answer.uid in self.events or answer.uid in self.new:
-            return None
+        kept = self._content(answer.uid)
+        if kept is not None:
+            same = kept == answer.content()
+            return None if same else Conflict(f"{answer.uid} is kept already, with another answer or of another rater")
         if answer.question not in self.questions:
             return Refused(f"there is no question {answer.question}")
         if answer.rater not in self.raters:
@@ -108,13 +174,24 @@ class _Batch:
             answer = replace(answer, supersedes=self.current.get(about))
             self.current[about] = answer.uid
         elif answer.kind == "retract":
-            old = self.new.get(answer.supersedes or "") or self.events.get(answer.supersedes or "")
-            if old is None or (old.question, old.rater, old.kind) != (*about, "answer"):
+            old = self._content(answer.supersedes or "")
+            if old is None or old[:3] != (*about, "answer"):
                 return Refused(f"{answer.supersedes} is no answer to that question by {answer.rater}")
             if self.current.get(about) == answer.supersedes:
                 del self.current[about]
         self.new[answer.uid] = answer
         return None
+
+    def _content(self, uid: str) -> tuple[Any, ...] | None:
+        if uid in self.new:
+            return self.new[uid].content()
+        return row_content(self.events[uid]) if uid in self.events else None
+
+
+def row_content(row: Row) -> tuple[Any, ...]:
+    """The content of a row with the columns of `CONTENT`."""
+    named = row.supersedes if row.kind == "retract" else None
+    return content_of(row.question, row.rater, row.kind, row.outcome, row.label, row.detail, named)
 
 
 def current(*columns: Any) -> Select:
@@ -132,7 +209,12 @@ LATER = EventRow.__table__.alias("later")
 STANDS = ~select(LATER.c.seq).where(LATER.c.supersedes == EventRow.uid).exists()
 # Built once: to build a statement takes longer than to run it.
 GIVEN = current(func.count()).where(EventRow.question == QuestionRow.id).correlate(QuestionRow).scalar_subquery()
-LEASED = select(func.count()).where(LeaseRow.question == QuestionRow.id).correlate(QuestionRow).scalar_subquery()
+LEASED = (
+    select(func.count())
+    .where(LeaseRow.question == QuestionRow.id, LeaseRow.until > literal_column("0"))  # 0: it has run out
+    .correlate(QuestionRow)
+    .scalar_subquery()
+)
 RECOUNT = (
     update(QuestionRow)
     .where(QuestionRow.id.in_(bindparam("questions", expanding=True)))

@@ -1,14 +1,23 @@
 """A database of answers: connected to, brought up to date, read, and written by one at a time. SQLite or PostgreSQL."""
 
+import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
-from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    SQLAlchemyError,
+    StatementError,
+)
 
 from pbrl.feedback.store import migrations
 from pbrl.feedback.store.schema import HEAD, Base
@@ -19,13 +28,20 @@ REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "beegfs", "ceph",
 LOCK = 7_263_401  # of PostgreSQL's advisory locks: a writer holds it
 
 
+class Unavailable(UserError):
+    """The database cannot be reached, is in use, full, read-only or damaged: nothing that is asked of it would work."""
+
+
 class Database:
-    """Tables at a `url`, such as `sqlite:///answers.sqlite`. On any trouble a UserError says what to do."""
+    """Tables at a `url`, such as `sqlite:///answers.sqlite`. On any trouble a UserError says what to do.
+
+    `address` is the url without its password, to be shown.
+    """
 
     patience_s = 10.0  # for another program that writes
 
     def __init__(self, url: str):
-        self.url, self.lock = url, Lock()
+        self.url, self.address, self.lock = url, hide_password(url), Lock()
         try:
             kind = make_url(url).get_backend_name()
             if kind not in ("sqlite", "postgresql"):
@@ -36,12 +52,19 @@ class Database:
                 event.listen(self.engine, "begin", _begin)
             self._bring_up_to_date()
         except (SQLAlchemyError, ImportError) as error:
-            raise _trouble(url, error) from error
+            raise _trouble(self.address, error) from error
 
     def _bring_up_to_date(self) -> None:
         with self.engine.connect() as connection:
-            if migrations.version(connection) == HEAD:
-                return
+            version = migrations.version(connection)
+        if version == HEAD:
+            return
+        if version is not None and version not in migrations.known():
+            raise UserError(
+                f"the store of answers at {self.address} is of a newer version of pbrl, or of another program (its "
+                f"tables are of version {version!r:.40}, and this pbrl knows them up to {HEAD}): update pbrl, or name "
+                "another store"
+            )
         with self.writing() as connection:
             migrations.upgrade(connection)
 
@@ -65,7 +88,7 @@ class Database:
                     connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
                 yield connection
         except SQLAlchemyError as error:
-            raise _trouble(self.url, error) from error
+            raise _trouble(self.address, error) from error
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -74,7 +97,7 @@ class Database:
             with self.engine.connect() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise _trouble(self.url, error) from error
+            raise _trouble(self.address, error) from error
 
 
 def is_remote(file: str, mounts: str | None = None) -> bool:
@@ -119,16 +142,34 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _trouble(url: str, error: Exception) -> UserError:
-    reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-    hints: Iterable[tuple[str, str]] = (
-        ("locked", "another program holds it: close that, then start again with the same command"),
-        ("readonly", "make the file and its folder writable, or name another store with store=sqlite:///…"),
-        ("full", "free some space, then start again with the same command"),
-        ("unable to open", "its folder must exist and be writable"),
-        ("not a database", "the file is damaged or something else; move it away"),
-        ("No module named", "install that driver"),
-    )
-    advice = next((hint for word, hint in hints if word in reason), "check the address and the database")
+def hide_password(url: str) -> str:
+    """The address of a database as it may be shown: with *** for what opens it."""
+    try:
+        shown = make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:  # no address at all; what stands before an @ may still be a password
+        shown = re.sub(r":[^:@/]*@", ":***@", url)
+    return re.sub(r"(?i)((?:password|passwd|token|secret)=)[^&]*", r"\1***", shown)
+
+
+HINTS = (  # what a driver says, and what to do
+    ("locked", "another program is using it: close that, then start again with the same command"),
+    ("readonly", "make the file and its folder writable, or name another store with store=sqlite:///…"),
+    ("full", "free some space, then start again with the same command"),
+    ("unable to open", "its folder must exist and be writable"),
+    ("malformed", "the file is damaged or cut off: put a copy in its place, or move it away to begin anew"),
+    ("not a database", "the file is damaged or something else; move it away"),
+    ("No module named", "install that driver"),
+)
+SAFE = ("locked", "readonly", "full")  # of these, what was stored before is whole
+
+
+def _trouble(address: str, error: Exception) -> UserError:
+    lines = str(getattr(error, "orig", None) or error).splitlines()
+    reason = lines[0] if lines else type(error).__name__
+    word, advice = next((hint for hint in HINTS if hint[0] in reason), ("", "check the address and the database"))
     kind = "database" if isinstance(error, DatabaseError) else "store"
-    return UserError(f"the {kind} of answers at {url} refused ({reason}): {advice}. Answers stored before are safe.")
+    safe = " Answers stored before are safe." if word in SAFE or not word else ""
+    is_python = isinstance(error, StatementError) and not isinstance(error, DBAPIError)  # a value that has no SQL
+    is_about_values = not word and (is_python or isinstance(error, (DataError, IntegrityError)))
+    make = UserError if is_about_values else Unavailable
+    return make(f"the {kind} of answers at {address} refused ({reason}): {advice}.{safe}")

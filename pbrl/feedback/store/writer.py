@@ -1,4 +1,4 @@
-"""Answers of many raters at once, kept durably: one thread commits whatever has come in since its last commit.
+"""Requests of many raters at once, in turns: one thread takes whatever has come in since its last transaction.
 
 A disk flushes a few hundred times a second; so an answer that waits for a flush of its own waits in a queue, and one
 that shares a flush does not.
@@ -6,26 +6,30 @@ that shares a flush does not.
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
+from typing import Generic, Self, TypeVar
 
 from pbrl.feedback.store.answers import Answer, Refused
+from pbrl.feedback.store.database import Unavailable
 from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
 
-MOST = 256  # events in one commit
+MOST = 256  # requests in one transaction
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
-class Writer:
-    """Used in a `with`: each answer is kept, or refused, when it ends."""
+class Turns(Generic[Job, Result]):
+    """Used in a `with`: each job is done when it ends. `work` returns for each job its result or why there is none."""
 
-    def __init__(self, store: Store):
-        self.store = store
-        self.waiting: queue.SimpleQueue[tuple[Answer, Future[int]] | None] = queue.SimpleQueue()
-        self.thread = threading.Thread(target=self._work, name="writer", daemon=True)
+    def __init__(self, work: Callable[[Sequence[Job]], Sequence[Result | Exception]], name: str):
+        self.work = work
+        self.waiting: queue.SimpleQueue[tuple[Job, Future[Result]] | None] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> Self:
         self.thread.start()
         return self
 
@@ -33,31 +37,64 @@ class Writer:
         self.waiting.put(None)
         self.thread.join()
 
-    def append(self, answer: Answer) -> "Future[int]":
-        """The event's number, once it is on the disk. The future raises Refused, or UserError if the database fails."""
-        future: Future[int] = Future()
-        self.waiting.put((answer, future))
+    def put(self, job: Job) -> "Future[Result]":
+        """What comes of the job, once it has had its turn."""
+        future: Future[Result] = Future()
+        self.waiting.put((job, future))
         return future
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while True:
             taken = [self.waiting.get()]
             while len(taken) < MOST and not self.waiting.empty():
                 taken.append(self.waiting.get())
             jobs = [job for job in taken if job is not None]
             if jobs:
-                self._commit(jobs)
+                self._do(jobs)
             if len(jobs) < len(taken):
                 return
 
-    def _commit(self, jobs: Sequence[tuple[Answer, "Future[int]"]]) -> None:
+    def _do(self, jobs: Sequence[tuple[Job, "Future[Result]"]]) -> None:
         try:
-            results = self.store.append_each([answer for answer, _ in jobs])
-        except Exception as error:  # nothing was kept, and this thread must go on
-            reason = error if isinstance(error, UserError) else UserError(f"answers were not kept ({error!r})")
-            results = [reason] * len(jobs)
+            results = self.work([job for job, _ in jobs])
+        except Exception as error:  # this thread must go on
+            results = [error] * len(jobs)
         for (_, future), result in zip(jobs, results, strict=True):
-            if isinstance(result, (Refused, UserError)):
+            if isinstance(result, Exception):
                 future.set_exception(result)
             else:
                 future.set_result(result)
+
+
+class Writer(Turns[Answer, int]):
+    """Used in a `with`: each answer is kept, or refused, when it ends."""
+
+    def __init__(self, store: Store):
+        super().__init__(self._append, "writer")
+        self.store = store
+
+    def append(self, answer: Answer) -> "Future[int]":
+        """The event's number, once it is on the disk.
+
+        The future raises Refused (Conflict), or Unavailable if the database fails: then it may be sent again.
+        """
+        return self.put(answer)
+
+    def _append(self, answers: Sequence[Answer]) -> list[int | Exception]:
+        """The events' numbers, or why they are not kept. Where one fails a commit, the others are kept in halves."""
+        try:
+            return [*self.store.append_each(answers)]
+        except Unavailable as error:
+            return [error] * len(answers)
+        except Exception as error:  # the others must not suffer for one
+            if len(answers) == 1:
+                return [Refused(f"the answer cannot be kept ({_reason(error)})")]
+        half = len(answers) // 2
+        return self._append(answers[:half]) + self._append(answers[half:])
+
+
+def _reason(error: Exception) -> str:
+    """What a driver says of a value, without the address of its database."""
+    cause = error.__cause__ if isinstance(error, UserError) and error.__cause__ else error
+    lines = str(getattr(cause, "orig", None) or cause).splitlines()
+    return lines[0] if lines else type(cause).__name__

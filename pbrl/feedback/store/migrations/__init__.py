@@ -14,6 +14,11 @@ def version(connection: Connection) -> str | None:
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
+def known() -> list[str]:
+    """The versions that stores may have, in their order."""
+    return sorted(path.name[:4] for path in (Path(__file__).parent / "versions").glob("[0-9]*.py"))
+
+
 def upgrade(connection: Connection) -> None:
     """In the transaction that is open: all or nothing, also when other programs start at the same time."""
     if version(connection) == HEAD:
