@@ -34,6 +34,7 @@ from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels
 from pbrl.files import to_json
 from pbrl.processes import end_with_parent
+from pbrl.processor import processor_name
 from pbrl.run.build import build_algorithm, build_reward
 from pbrl.settings import RunSettings
 from pbrl.training.batches import Data
@@ -206,7 +207,7 @@ def measure(name: str, threads: int, seeds: int, device_name: str) -> list[dict[
         "updates_per_cpu_second": float(np.median(cpu_rates[compile, bf16])),
         "gflop": gflop,
         "floor": gflop and measure_products(torch.bfloat16 if bf16 else torch.float32, device) / gflop,
-        "torch": torch.__version__, "load": [round(x, 1) for x in os.getloadavg()],
+        "processor": processor_name(), "torch": torch.__version__, "load": [round(x, 1) for x in os.getloadavg()],
     } for compile, bf16 in sides]  # fmt: skip
 
 

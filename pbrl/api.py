@@ -24,8 +24,9 @@ from pbrl.run.build import build, build_algorithm, build_reward
 from pbrl.settings import RunSettings
 from pbrl.training import evaluate as evaluation
 from pbrl.training.batches import Data
-from pbrl.training.engine import Engine, pick_device, wants_compile
+from pbrl.training.engine import Engine, learner_of, pick_device, wants_compile
 from pbrl.training.evaluate import Evaluation
+from pbrl.training.precision import choose_precision
 from pbrl.types import FeedbackSource, Phase, Policy, RewardModel
 
 
@@ -115,10 +116,20 @@ def _run_phases(phases: list[Phase], table: Table, labels: Labels | None, seed: 
     data = Data(table, torch.Generator(table.device).manual_seed(seed))
     if labels is not None:
         data.set_labels(labels)
+    precision = choose_precision("auto", table.target)
     for phase in phases:
         for hook in filter(None, (phase.before, phase.on_labels)):
             hook(data)
-        engine = Engine(table.target, compile=wants_compile("auto", phase.steps), bf16=False)
+        bf16 = precision.suits(learner_of(phase), _draw_example(phase, data))
+        engine = Engine(table.target, compile=wants_compile("auto", phase.steps), bf16=bf16)
         update = engine.prepare(phase)
         for _ in trange(phase.steps, desc=phase.name, unit="update"):
             update(phase.draw(data))
+
+
+def _draw_example(phase: Phase, data: Data) -> Any:
+    """A batch, without any change in what is drawn later."""
+    state = data.generator.get_state()
+    batch = phase.draw(data)
+    data.generator.set_state(state)
+    return batch

@@ -20,6 +20,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pbrl.ranges import check_values, hints
 from pbrl.types import UserError
 from real import preflight
 from real.agent import Agent, read_env
@@ -33,7 +34,7 @@ from real.record import Recorder
 from real.robot import Motion, Robot, StateError
 from real.safety import SafetyFilter, SafetySettings
 from real.session import Session
-from real.settings import CONFIGS, load_robot_settings
+from real.settings import CONFIGS, Deploy, load_robot_settings
 
 if TYPE_CHECKING:
     from real.mock.process import MockProcess
@@ -94,9 +95,9 @@ def stop(session: Session, signals: StopSignals) -> None:
 
 def check_settings(settings: dict[str, Any], mode: str) -> None:
     """Raises UserError for numbers that are none, and for a folder that cannot be written."""
-    for name in ("episodes", "steps"):
-        if settings[name] is not None and not (isinstance(settings[name], int) and settings[name] > 0):
-            raise UserError(f"{name}={settings[name]} is a number from 1 on")
+    check_values(settings, hints(Deploy))
+    numbers = {name: hint for name, hint in hints(SafetySettings).items() if hint is float}
+    check_values(settings["safety"], numbers, "safety.")
     if settings["record"] and mode != "dry-run":
         try:
             Path(settings["record"]).mkdir(parents=True, exist_ok=True)

@@ -122,6 +122,22 @@ def test_a_killed_run_goes_on_with_more_or_fewer_processes(tmp_path, undisturbed
     assert answers == [2, 2]
 
 
+@pytest.mark.slow
+def test_sigterm_ends_all_processes_with_a_checkpoint(tmp_path):
+    started = run(tmp_path, 2, *WHOLE, "reward.steps=100000")
+    metrics = tmp_path / "run/metrics.jsonl"
+    while started.poll() is None and not (metrics.exists() and '"reward"' in metrics.read_text()):
+        time.sleep(0.02)
+    began = time.monotonic()
+    started.send_signal(signal.SIGTERM)
+    said, _ = started.communicate(timeout=60)
+    assert started.returncode != 0 and said.count("stopped; the same command goes on") == 1, said
+    assert time.monotonic() - began < 25, said  # after 30 s torchrun kills what has not ended
+    state = files.load(tmp_path / "run/checkpoint.pt", CPU)
+    assert state is not None and state["position"]["step"] > 0
+    assert state["position"]["step"] % 10 or state["unread"]
+
+
 def test_a_batch_that_cannot_be_shared(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match="256 cannot be shared by 3"):

@@ -6,7 +6,6 @@ that cannot be restored to a stored state may have their frames kept while they 
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -19,6 +18,7 @@ from hydra.utils import get_class, instantiate
 from pbrl import processes
 from pbrl.data.inspection import refuse_non_finite
 from pbrl.data.video import VideoWriter
+from pbrl.processor import available_cores
 from pbrl.types import Environment, Episode, Observation, Policy, UserError
 
 LOCKSTEP = 16  # environments per process
@@ -265,7 +265,7 @@ class RolloutWorkers:
 
 def worker_count(workers: int) -> int:
     """The number itself, or for -1 one per core that this process may use."""
-    return len(os.sched_getaffinity(0)) if workers < 0 else workers
+    return available_cores() if workers < 0 else workers
 
 
 def drop_name(env: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pbrl.feedback.store.datasets import adopt, adopt_recordings
 from pbrl.feedback.store.progress import count_open
 from pbrl.feedback.store.store import Store
 from pbrl.label.questions import ask, has_clear_pairs
+from pbrl.settings import check_label
 from pbrl.types import Episode, UserError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def serve(config: dict[str, Any]) -> None:
         from pbrl.label import links, network
     except ImportError as error:
         raise UserError(f"the page needs a package more ({error.name}): `pip install pbrl[label]`") from error
+    check_label(config)
     check(config)
     if config["run"]:
         config = settings_of_run(config)

@@ -13,8 +13,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import torch
-
 from pbrl import files
 from pbrl.data.frames import without_images
 from pbrl.data.rollout import RolloutWorkers, make_environment
@@ -34,13 +32,11 @@ def begin(
     data: Evaluation,
     *,
     asks: bool,
-    device: torch.device,
+    device: str,
 ) -> None:
     """Prints the header of a run, keeps it in the folder with the data's evaluation, and writes a first report."""
     found = f"{len(table.steps)} episodes, {len(table):,} steps, {data}"
-    threads = f", threads={torch.get_num_threads()}" if device.type == "cpu" else ""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    rows = summary.header(config, folder, found, asks, name + threads)
+    rows = summary.header(config, folder, found, asks, device)
     print(summary.lines(rows), flush=True)
     content = {"header": rows, "evaluation": asdict(data), "dataset": dataset_id(table.ids)}
     files.write_json(folder / outcome.START, content)

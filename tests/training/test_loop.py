@@ -256,6 +256,18 @@ def test_every_question_skipped(tmp_path):
         train(tmp_path, "query.kind=pair", "feedback=skip", "feedback.skip=100", "compare=false")
 
 
+@pytest.mark.parametrize("name", ["ipl", "piql-in-rounds"])
+def test_every_question_a_tie(tmp_path, name):
+    """Nothing is preferred to anything: training goes on, and what cannot be measured is null in the result."""
+    extra = [flag for flag in RUNS[name] if "strategy" not in flag]
+    result = train(tmp_path, *extra, "query.kind=pair", "feedback=equal", "feedback.equal=1e6", "query.held_out=0.3")
+    assert result["answers"]["ties"] == result["answers"]["answered"] == 60
+    kept = json.loads((tmp_path / "run" / "result.json").read_text(), parse_constant=pytest.fail)
+    assert kept["label_accuracy"] is None
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+
+
 def test_a_run_folder_of_another_run(tmp_path):
     extra = [*RUNS["iql"], "compare=false"]
     train(tmp_path, *extra)

@@ -14,6 +14,7 @@ from pbrl.feedback.labels import Selection
 from pbrl.feedback.questions import Question
 from pbrl.feedback.sources.context import Context
 from pbrl.feedback.store.store import Store
+from pbrl.ranges import Port, Share
 from pbrl.settings import Query
 from pbrl.types import Environment, UserError
 
@@ -37,9 +38,9 @@ class People:
         text: str | None,
         better: str,
         strength: bool,
-        strengths: list[float] | None,
+        strengths: list[Share] | None,
         serve: bool,
-        port: int,
+        port: Port,
         rater: str,
     ):
         if wanted < 1 or (minimum is not None and minimum < 1):

@@ -22,6 +22,7 @@ from pbrl.feedback.questions import ANSWER, SKIP, TIE, Question, Value, identity
 from pbrl.feedback.sources.context import Context
 from pbrl.feedback.sources.reference import Reference, check_settings
 from pbrl.feedback.store.answers import Answer
+from pbrl.ranges import NotNegative, NotNegativeOrInfinite, Seed, Share
 from pbrl.settings import Query
 from pbrl.types import Environment, UserError
 
@@ -39,13 +40,13 @@ class Teacher:
         self,
         *,
         criterion: str,
-        discount: float,
-        beta: float,
+        discount: Share,
+        beta: NotNegativeOrInfinite,
         gamma: float,
         mistake: float,
-        skip: float,
-        equal: float,
-        seed: int,
+        skip: NotNegative,
+        equal: NotNegative,
+        seed: Seed,
         reference: dict[str, Any] | None,
     ):
         if criterion not in ("return", "regret"):
