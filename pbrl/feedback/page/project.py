@@ -47,7 +47,7 @@ class Project:
         self.access = Access(self.store, self.raters, self.me, needs_link=self.needs_link)
         self.rates = Rates(self.answers_per_s)
         self.at = Progress(self.store, self.dataset)
-        self.practice = find_practice(self.store, self.dataset) if self.has_practice else set()
+        self.practice: set[str] = set()  # questions, as they were last looked up
 
     # Questions
 
@@ -135,6 +135,8 @@ class Project:
         record = self.at.of(rater)
         if rater in self.practiced:
             return False
+        if self.has_practice:
+            self.practice = find_practice(self.store, self.dataset)
         asked = self.practice - record.passed
         found = {question: own for question, own in record.practice.items() if question in asked}
         if len(found) < len(asked):

@@ -14,6 +14,7 @@ from pbrl.feedback.page.clips import Clips, Look, Renderers
 from pbrl.feedback.page.project import Project, first_rows
 from pbrl.feedback.page.server import make_app
 from pbrl.feedback.questions import KINDS, Question, Value, clip_id, parse
+from pbrl.feedback.store.database import Unavailable
 from pbrl.feedback.store.leases import lease, release
 from pbrl.feedback.store.store import Store
 from pbrl.label.network import listen
@@ -160,7 +161,7 @@ def test_the_rater_is_read_from_the_link(shared, project):
     taken = shared.post(
         "/api/answer", json={"uid": uuid4().hex, "question": question, "kind": "retract", "supersedes": uid}
     )
-    assert taken.status_code == 400, "bob cannot take back what ada answered"
+    assert taken.status_code == 403, "bob cannot take back what ada answered"
 
 
 def test_practice_comes_first_and_again_until_it_is_passed(client, project, data):
@@ -235,7 +236,7 @@ def test_a_database_in_trouble_is_no_lost_answer(client, project, monkeypatch):
     sent = event(question)
 
     def fails(*_):
-        raise UserError("the disk is full")
+        raise Unavailable("the disk is full")
 
     with monkeypatch.context() as patch:
         patch.setattr(project.store, "append_each", fails)
