@@ -10,7 +10,7 @@ from pbrl.feedback.questions import Question
 from pbrl.feedback.read import read
 from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.leases import lease
-from pbrl.feedback.store.progress import count_answered, count_open
+from pbrl.feedback.store.progress import Progress, count_open
 from pbrl.feedback.store.store import Store
 from pbrl.settings import Query
 from tests import toy
@@ -66,7 +66,7 @@ def check(store: Store, table: Table, answers: dict[str, float]) -> int:
         assert [int(row - table.opening[table.episode[row]]) for row in starts] == [clip.first for clip in clips]
     dataset = store.register(table.ids)
     assert {answer.question for answer in store.answers(dataset=dataset)} == wanted, "nor does the store count others"
-    assert count_answered(store, "one", dataset) + count_answered(store, "two", dataset) == len(wanted)
+    assert Progress(store, dataset).of("one").done + Progress(store, dataset).of("two").done == len(wanted)
     return len(wanted)
 
 
