@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from pbrl.data.episodes import versions
+from pbrl.feedback.store.address import without_password
 from pbrl.run.build import digest, name_of
 from pbrl.settings import RunSettings
 from pbrl.types import UserError
@@ -56,9 +57,9 @@ def write_provenance(folder: Path, settings: RunSettings, dataset: str) -> None:
 
 
 def _write_configs(folder: Path, settings: RunSettings) -> None:
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings.plain, sort_keys=False))
+    (folder / "config.yaml").write_text(yaml.safe_dump(without_password(settings.plain), sort_keys=False))
     for seed, own in seed_folders(settings, folder) if settings.seeds > 1 else []:
-        alone = {**settings.plain, "seed": seed, "seeds": 1, "run": str(own)}
+        alone = {**without_password(settings.plain), "seed": seed, "seeds": 1, "run": str(own)}
         (make_folder(own) / "config.yaml").write_text(yaml.safe_dump(alone, sort_keys=False))
 
 

@@ -18,6 +18,7 @@ from pbrl.data.rollout import RolloutWorkers, worker_count
 from pbrl.data.table import Table
 from pbrl.feedback.asking import Asking
 from pbrl.feedback.sources.context import Context
+from pbrl.feedback.store.address import remember_address, without_password
 from pbrl.feedback.store.datasets import adopt
 from pbrl.feedback.store.store import Store
 from pbrl.models.policy import save_policy
@@ -71,7 +72,9 @@ def _train(settings: RunSettings, plan: Plan, device: torch.device, scratch: Pat
     write_provenance(folder, settings, world.dataset)
     table = world.table
     if distributed.is_rank_0():
-        report.begin(settings.plain, folder, table, world.data, asks=plan.query is not None, device=device)
+        report.begin(
+            without_password(settings.plain), folder, table, world.data, asks=plan.query is not None, device=device
+        )
 
     table.relabel_true(settings.reward_scale)
     clones = None
@@ -136,7 +139,7 @@ def make_replicas(
         torch.manual_seed(seed)
         reward = None if is_baseline else build_reward(settings, spec)
         learner = build_algorithm(algo, settings, seed, spec, world.device)
-        log = Log(own, **logger, config={**settings.plain, "seed": seed})
+        log = Log(own, **logger, config={**without_password(settings.plain), "seed": seed})
         stack.callback(log.close)
         table = world.table.view() if settings.seeds > 1 else world.table
         replicas.append(
@@ -166,6 +169,8 @@ def make_asking(settings: RunSettings, plan: Plan, world: World, folder: Path, s
     if plan.query is None or world.workers is None:
         return None
     source: FeedbackSource = build(settings.feedback)
+    if settings.store:
+        remember_address(settings.store)  # the run folder keeps no password
     store, table = Store(settings.store or f"sqlite:///{folder / 'answers.sqlite'}"), world.table
     adopt(store, world.dataset, table.ids, table.steps)
     experts = world.experts or world.workers
@@ -186,7 +191,7 @@ def finish(
     """Saves the policies and writes the report; returns the result."""
     for replica in replicas:
         save_policy(replica.algo.policy, replica.folder / "policy.pt")
-    result = report.write(replicas, folder, settings.plain, world.data, clones, summaries, counts)
+    result = report.write(replicas, folder, without_password(settings.plain), world.data, clones, summaries, counts)
     if settings.video and world.workers is not None:
         first = replicas[0]
         report.video(first.folder, settings.env, world.workers, first.algo.policy, settings.schedule.eval_seed)
