@@ -64,11 +64,15 @@ class Progress:
         self.records: defaultdict[str, Record] = defaultdict(Record)
         self.lock = Lock()
 
-    def of(self, rater: str) -> Record:
-        """The rater's record, as of now."""
+    def catch_up(self) -> None:
+        """Reads the events that have come since last time."""
         with self.lock, self.store.reading() as connection:
             self._catch_up(connection)
-            return self.records[rater]
+
+    def of(self, rater: str) -> Record:
+        """The rater's record, as of now."""
+        self.catch_up()
+        return self.records[rater]
 
     def count_left(self, rater: str, *, is_all: bool = False, taken: int = 0) -> int:
         """How many questions, practice aside, could still be handed to a rater besides those that are.
@@ -76,17 +80,17 @@ class Progress:
         `is_all` says that there was none; `taken` were handed out since the last count. Where counting takes long the
         number may be some seconds old, but not where few are left.
         """
-        with self.lock, self.store.reading() as connection:
-            record, now = self.records[rater], time.monotonic()
-            if is_all:
-                record.left, record.recount_at = 0, 0.0
-            elif now >= record.recount_at or record.left - taken < FEW:
+        record, now = self.records[rater], time.monotonic()
+        if is_all:
+            record.left, record.recount_at = 0, 0.0
+        elif now >= record.recount_at or record.left - taken < FEW:
+            with self.lock, self.store.reading() as connection:
                 record.left = max(0, self._count(connection, rater))
-                took = time.monotonic() - now
-                record.recount_at = now + (PAUSE * took if took > LONG_S else 0.0)
-            else:
-                record.left -= taken
-            return record.left
+            took = time.monotonic() - now
+            record.recount_at = now + (PAUSE * took if took > LONG_S else 0.0)
+        else:
+            record.left -= taken
+        return record.left
 
     def _count(self, connection: Connection, rater: str) -> int:
         about = self.store.conditions(connection, {"dataset": self.dataset})
