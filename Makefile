@@ -16,7 +16,7 @@ label: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(RUN) -m tests.browser
-	$(RUN) -m pytest -n 2 $(ARGS)
+	$(RUN) -m pytest -n 2 --dist worksteal $(ARGS)
 
 bench: $(VENV)/ready
 	$(RUN) -m benchmarks.offline $(ARGS)

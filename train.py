@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from pbrl.configs import quote_addresses
 from pbrl.run import listing
 
 
@@ -19,12 +20,16 @@ from pbrl.run import listing
 def main(config: DictConfig) -> None:
     """One run. In a sweep a run that fails says so at once, and the others go on."""
     from pbrl.run import train as run
+    from pbrl.training import interrupts
 
     try:
-        run.train(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+        with interrupts.handled():
+            run.train(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
     except KeyboardInterrupt:
-        sys.exit("\nstopped; the same command goes on from the last checkpoint")
+        interrupts.leave("\nstopped; the same command goes on from the last checkpoint")
     except Exception as error:
+        if interrupts.has_arrived():  # another process of the run has left
+            interrupts.leave("")
         words = sentence(error)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             flags = " ".join(HydraConfig.get().overrides.task)
@@ -57,11 +62,16 @@ def start() -> None:
         print(listing.help_page())
         return
     import sim.configs
+    from pbrl.training import interrupts
 
+    sys.argv[1:] = quote_addresses(arguments)
     sim.configs.register()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on, and does not print them itself
     try:
-        main()
+        with interrupts.handled():
+            main()
+    except KeyboardInterrupt:
+        interrupts.leave("\nstopped")
     except Exception as error:
         if (words := sentence(error)) is None:
             raise

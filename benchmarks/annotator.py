@@ -36,6 +36,7 @@ from pbrl.data.table import Table
 from pbrl.feedback.questions import ANSWER, SKIP, TIE
 from pbrl.feedback.sources.scripted import Teacher
 from pbrl.feedback.store.store import Store
+from pbrl.files import to_json
 from pbrl.training import log
 from tests.browser import CHROMIUM
 
@@ -249,9 +250,9 @@ def main() -> None:
 
 def append_result(line: dict[str, Any]) -> None:
     line["load"] = [round(x, 1) for x in os.getloadavg()]
-    print(json.dumps(line))
+    print(to_json(line))
     with open(RESULTS / "annotator.jsonl", "a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(to_json(line) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 python -m benchmarks.arm cadence     # a policy's steps, states and commands over real sockets
 python -m benchmarks.arm stop        # from an operator's stop to the robot
+python -m benchmarks.arm brake       # how fast the arm is when its controller is switched off, by a clock of its own
 python -m benchmarks.arm stalls      # of the link, by a clock of its own: what the late command makes of the arm
 python -m benchmarks.arm fuzz        # a million wild actions: what would go over the wire, read back
 """
@@ -9,9 +10,11 @@ python -m benchmarks.arm fuzz        # a million wild actions: what would go ove
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from ctypes import CDLL
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from scipy.stats import binomtest
 from tqdm import tqdm
 
 from pbrl.data.rollout import PolicyActor, RolloutWorkers
+from pbrl.files import to_json
 from pbrl.models.policy import load_policy
 from pbrl.training.evaluate import evaluation_seeds
 from real.control import Chunk, Controller, Schedule
@@ -31,10 +35,12 @@ from real.process import Control
 from real.robot import State
 from real.safety import SafetyFilter, SafetySettings
 from real.settings import load_robot_settings
+from real.transports.link import Latest
 from robots import arm as arms
 from robots.actions import ActionMapping
 from tests.real.test_link import Run
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 RESULTS = Path(__file__).parent / "results" / "arm.jsonl"
 
 
@@ -95,7 +101,9 @@ class Tape:
     def __init__(self, url: str):
         self.is_connected, self.text = True, ""
 
-    def subscribe(self, topic: str, type_: str) -> None: ...
+    def subscribe(self, topic: str, type_: str) -> Latest:
+        return Latest(type_)
+
     def advertise(self, topic: str, type_: str) -> None: ...
     def publish(self, topic: str, message: dict[str, Any]) -> bool:
         self.text = json.dumps({"op": "publish", "topic": topic, "msg": message})
@@ -191,6 +199,49 @@ def stalls(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def brake(args: argparse.Namespace) -> dict[str, Any]:
+    """So many stops in mid-motion; of each the arm's speed, as a share of its limits, when the stop is asked for, where
+    its controller could be switched off at once, and when it is switched off, and the time between."""
+    run, at_once, at_rest, seconds = Run(args.robot, args.seed, workspace=((-2, -2, 0), (2, 2, 2))), [], [], []
+
+    def speed() -> float:
+        return float((np.abs(run.arm.wanted.dq) / run.arm.arm.limits.velocity).max())
+
+    run.arm.stop = lambda: at_rest.append((speed(), run.arm.now))  # type: ignore[method-assign]
+    for _ in tqdm(range(args.times), unit="stop"):
+        run.go(run.random.uniform(0.3, 0.8), (*run.random.uniform(-1, 1, 3), -1.0))
+        at_once.append(speed())
+        asked, switched = run.arm.now, len(at_rest)
+        run.control.stop()
+        while len(at_rest) == switched:
+            run.go(0.01)
+        seconds.append(at_rest[-1][1] - asked)
+        run.begin()
+    return {
+        "at_once": np.percentile(at_once, [50, 100]).round(3).tolist(),
+        "at_rest": max(speed for speed, _ in at_rest), "braking_ms": milliseconds(seconds),
+    }  # fmt: skip
+
+
+def deployed_output(command: list[str]) -> str:
+    """What a deployment prints; it is asked to stop when this process ends, in whatever way."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=stop_with_parent)
+    try:
+        output, _ = process.communicate()
+    finally:
+        process.terminate()
+        process.wait()
+    if process.returncode:
+        sys.exit(f"the deployment ended with {process.returncode}: see above")
+    return output
+
+
+def stop_with_parent() -> None:
+    """Has Linux ask this process to stop when the one that started it has ended: see prctl(2)."""
+    if sys.platform == "linux":
+        CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def success(args: argparse.Namespace) -> dict[str, Any]:
     """A run's policy on the evaluation's episodes: played by the simulation, and deployed in real time."""
     settings = yaml.safe_load((Path(args.policy) / "config.yaml").read_text())["env"]
@@ -199,7 +250,7 @@ def success(args: argparse.Namespace) -> dict[str, Any]:
     played = [bool(e.success.any()) for e in workers.collect(PolicyActor(load_policy(args.policy)), list(seeds))]  # type: ignore[union-attr]
     command = [sys.executable, "-m", "real.deploy", "--sim", f"policy={args.policy}", f"episodes={args.episodes}",
                f"seed={seeds[0]}", "record=null", *args.settings]  # fmt: skip
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    output = deployed_output(command)
     deployed = [line.endswith(": success") for line in output.splitlines() if "episode " in line and ": " in line]
     assert len(deployed) == args.episodes, output
     return {
@@ -217,7 +268,7 @@ def share(successes: list[bool]) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cadence", "stop", "stalls", "fuzz", "success"))
+    parser.add_argument("what", choices=("cadence", "stop", "brake", "stalls", "fuzz", "success"))
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of configs/deploy.yaml, for success")
     parser.add_argument("--robot", default="panda")
     parser.add_argument("--hz", type=float, default=20)
@@ -230,9 +281,9 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     asked = {key: value for key, value in vars(args).items() if key != "policy"}
     line = {**asked, **globals()[args.what](args), "load": [round(x, 1) for x in os.getloadavg()]}
-    print(json.dumps(line))
+    print(to_json(line))
     with open(RESULTS, "a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(to_json(line) + "\n")
 
 
 if __name__ == "__main__":

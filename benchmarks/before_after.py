@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -185,13 +184,15 @@ def ratio_of(blocks: np.ndarray) -> float:
 
 def compare(checkouts: list[Path], name: str, variant: str, args: argparse.Namespace) -> list[Line]:
     """The lines of one shape and variant, one for each part."""
+    from pbrl.processor import processor_name  # which an older checkout has not
+
     launches = [measure_launch(checkouts, name, variant, args) for _ in range(args.launches)]
     commits = [commit_of(checkout) for checkout in checkouts]
     title = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
     return [{
         "name": name, "variant": variant, "part": part, "device": title, "before": commits[0], "after": commits[1],
         **summarize([found[part] for found in launches]), "torch": torch.__version__,
-        "processor": platform.machine(), "load": [round(x, 1) for x in os.getloadavg()],
+        "processor": processor_name(), "load": [round(x, 1) for x in os.getloadavg()],
     } for part in args.parts]  # fmt: skip
 
 

@@ -39,9 +39,11 @@ import numpy as np
 from benchmarks.report import RESULTS
 from pbrl.feedback.questions import Question, Value
 from pbrl.feedback.store.answers import Answer
+from pbrl.feedback.store.identity import store_id
 from pbrl.feedback.store.leases import lease
 from pbrl.feedback.store.store import Store
 from pbrl.feedback.store.writer import Writer
+from pbrl.files import to_json
 from pbrl.types import Clip, UserError
 
 EPISODES = [f"{i:032x}" for i in range(500)]
@@ -86,6 +88,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = url
+        self.cookie = f"pbrl_rater_{store_id(Store(url))[:8]}"
         self.start()
 
     def start(self) -> None:
@@ -103,8 +106,11 @@ class Server:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    def cookie_of(self, rater: int) -> str:
+        return f"{self.cookie}=token-{rater}-{'x' * 20}"
+
     def post(self, path: str, body: dict[str, Any], rater: int) -> tuple[int, dict[str, Any]]:
-        headers = {"Content-Type": "application/json", "Cookie": f"pbrl_rater=token-{rater}-{'x' * 20}"}
+        headers = {"Content-Type": "application/json", "Cookie": self.cookie_of(rater)}
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=10) as response:
@@ -143,15 +149,26 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
     """Writers send each answer until it is acknowledged, while the server is killed; then everything is counted."""
     with database(args.database) as (url, bounce):
         store = Store(url)
-        ids = ask(store, 200_000 if args.kills > 20 else 20_000)
+        ask(store, 200_000 if args.kills > 20 else 20_000)
         server = Server(url)
         stop, acknowledged = threading.Event(), [set() for _ in range(args.writers)]
         sent = [set() for _ in range(args.writers)]
 
+        def next_question(i: int) -> str | None:
+            try:
+                status, got = server.post("/api/next", {"n": 1}, i % 20)
+            except (OSError, http.client.HTTPException):
+                status, got = 0, {}
+            if status == 200:
+                return got["questions"][0]["question"]
+            time.sleep(0.05)
+            return None
+
         def write(i: int) -> None:
-            for question in ids[i :: args.writers]:
-                if stop.is_set():
-                    return
+            while not stop.is_set():
+                question = next_question(i)
+                if question is None:
+                    continue
                 uid = uuid4().hex
                 sent[i].add(uid)
                 body = {"uid": uid, "question": question, "kind": "answer", "value": {"choice": "first"}}
@@ -255,7 +272,7 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
 
         def write(i: int) -> None:
             connection = http.client.HTTPConnection("127.0.0.1", server.port)
-            headers = {"Content-Type": "application/json", "Cookie": f"pbrl_rater=token-{i % 20}-{'x' * 20}"}
+            headers = {"Content-Type": "application/json", "Cookie": server.cookie_of(i % 20)}
 
             def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
                 connection.request("POST", path, json.dumps(body), headers)
@@ -310,11 +327,11 @@ def mixed(args: argparse.Namespace) -> dict[str, Any]:
         def rate(i: int) -> None:
             chance = random.Random(i)
             time.sleep(chance.uniform(0, 2))
-            own = iter(ids[1000 + i :: args.writers])
             while time.perf_counter() < end:
-                time_call("next", lambda: server.post("/api/next", {"n": 5}, i))
+                got = time_call("next", lambda: server.post("/api/next", {"n": 5}, i))
                 time.sleep(chance.uniform(1.5, 3.5))
-                body = {"uid": uuid4().hex, "question": next(own), "kind": "answer", "value": {"choice": "first"}}
+                question = got[1]["questions"][0]["question"]
+                body = {"uid": uuid4().hex, "question": question, "kind": "answer", "value": {"choice": "first"}}
                 time_call("answer", lambda body=body: server.post("/api/answer", body, i))
 
         def vlm(i: int) -> None:
@@ -404,9 +421,9 @@ def main() -> None:
     result = globals()[args.what](args)
     asked = {k: v for k, v in vars(args).items() if k not in ("what", "url", "port")}
     line = {"what": args.what, **asked, **result, "load": [round(x, 1) for x in os.getloadavg()]}
-    print(json.dumps(line))
+    print(to_json(line))
     with open(RESULTS / "labelling.jsonl", "a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(to_json(line) + "\n")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from benchmarks.report import RESULTS
 from pbrl.data import sac_replay as sac
 from pbrl.data.behaviours import Random
 from pbrl.data.rollout import RolloutWorkers
+from pbrl.files import to_json
 from pbrl.training import evaluate
 
 LAST = ("success", "success_at_end", "return_mean", "return_iqm", "episodes")  # of the last evaluation
@@ -267,7 +268,7 @@ def merge(suite: str, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
     envs, methods = SUITES[suite]["envs"], [*SUITES[suite]["methods"], *METHODS]
     lines = sorted(every.values(), key=lambda k: (envs.index(k["env"]), methods.index(k["method"]), k["seed"]))
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{suite}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (RESULTS / f"{suite}.jsonl").write_text("".join(to_json(line) + "\n" for line in lines))
     return lines
 
 

@@ -36,7 +36,9 @@ from pbrl.data import episodes
 from pbrl.data.rollout import PolicyActor, RolloutWorkers
 from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels
+from pbrl.files import to_json
 from pbrl.objectives import Objective, bradley_terry
+from pbrl.processes import end_with_parent
 from pbrl.training.batches import Data
 from pbrl.training.evaluate import evaluation_seeds
 from pbrl.types import Episode, Observation
@@ -192,12 +194,13 @@ def main() -> None:
         process.start()
         lines[name] = parent.recv()
         process.join()
-        print(json.dumps(lines[name]), flush=True)
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines.values()))
+        print(to_json(lines[name]), flush=True)
+        file.write_text("".join(to_json(line) + "\n" for line in lines.values()))
 
 
 def send_line(pipe: Any, name: str) -> None:
     """Measures a part and sends its line."""
+    end_with_parent(by_kernel=True)
     pipe.send(measure(name))
 
 

@@ -7,7 +7,6 @@ unreliable. Where the expert itself cannot succeed any more (the puck has rolled
 hopeless segment is rated above a useful one. And where grasping is a matter of luck, one rollout is a poor estimate.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from pbrl.feedback.labels import Selection
 from pbrl.feedback.read import read
 from pbrl.feedback.sources.reference import rollout_from
 from pbrl.feedback.store.store import Store
+from pbrl.files import to_json
 from pbrl.settings import RunSettings
 
 SEGMENTS, SAMPLES, NOISE = 60, 4, 0.3  # rated segments, rollouts from each start, their action noise
@@ -79,7 +79,7 @@ def task(env: str) -> dict[str, Any]:
 def main() -> None:
     torch.set_num_threads(1)
     lines = [task(env) for env in SUITES["metaworld"]["envs"]]
-    (RESULTS / "regret_labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (RESULTS / "regret_labels.jsonl").write_text("".join(to_json(line) + "\n" for line in lines))
     print("| | hopeless segments | their mean rank | rank of the others | luck in a value |\n|---|---|---|---|---|")
     for line in lines:
         rank = "–" if line["rank_of_hopeless"] is None else f"{line['rank_of_hopeless']:.2f}"

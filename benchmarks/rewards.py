@@ -29,6 +29,8 @@ import sim.configs
 from benchmarks.report import RESULTS
 from pbrl.data import collect
 from pbrl.data.table import Table
+from pbrl.files import to_json
+from pbrl.processes import end_with_parent
 from pbrl.run import train as run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -147,14 +149,14 @@ def main() -> None:
     jobs = [
         (task, name, seed) for name in args.names or CONDITIONS for task in args.tasks for seed in range(args.seeds)
     ]
-    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), end_with_parent, (True,)) as pool:
         futures = [pool.submit(partial(measure, *job)) for job in jobs]
         for future in tqdm(futures, unit="run"):
             line = future.result()
             same = (line["task"], line["name"], line["seed"])
             known = [k for k in known if (k["task"], k["name"], k["seed"]) != same] + [line]
             known.sort(key=lambda k: (list(CONDITIONS).index(k["name"]), TASKS.index(k["task"]), k["seed"]))
-            file.write_text("".join(json.dumps(k) + "\n" for k in known))
+            file.write_text("".join(to_json(k) + "\n" for k in known))
     show(known)
 
 

@@ -14,7 +14,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -28,7 +27,11 @@ import sim.configs
 from benchmarks import speed
 from benchmarks.report import RESULTS
 from pbrl.data.table import Table
-from pbrl.training.engine import Engine
+from pbrl.files import to_json
+from pbrl.processes import end_with_parent
+from pbrl.processor import processor_name
+from pbrl.training.engine import Engine, learner_of
+from pbrl.training.precision import choose_precision
 from pbrl.types import Comparisons, Transitions
 
 CPU = torch.device("cpu")
@@ -159,7 +162,8 @@ def measure(name: str, threads: int) -> dict[str, Any]:
     sim.configs.register()
     shape, rival, aim = RIVALS[name]
     bench = speed.make_bench(shape, CPU)
-    fast = Engine(CPU, compile=True, bf16=True).prepare(bench.phase)
+    bf16 = choose_precision("auto", CPU).suits(learner_of(bench.phase), bench.draw())
+    fast = Engine(CPU, compile=True, bf16=bf16).prepare(bench.phase)
     other = rival(bench.draw, bench.data.table) if rival is not None else lambda: bench.phase.update(bench.draw())
     each = {"ours": 1, "rival": SCANNED if rival is jax_iql else 1}  # updates in a call
     sides = {"ours": lambda: fast(bench.draw()), "rival": other}
@@ -180,7 +184,8 @@ def measure(name: str, threads: int) -> dict[str, Any]:
             "float32": speed.measure_products(torch.float32, CPU),
             "bfloat16": speed.measure_products(torch.bfloat16, CPU),
         },
-        "torch": torch.__version__, "processor": platform.machine(), "load": [round(x, 1) for x in os.getloadavg()],
+        "torch": torch.__version__, "processor": processor_name(), "bf16": bf16,
+        "load": [round(x, 1) for x in os.getloadavg()],
     }  # fmt: skip
 
 
@@ -192,11 +197,11 @@ def main() -> None:
     file = RESULTS / "rivals.jsonl"
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     for name in args.names or RIVALS:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent, (True,)) as pool:
             line = pool.submit(measure, name, args.threads).result()
         known = [k for k in known if (k["name"], k["threads"]) != (name, args.threads)] + [line]
         print(f"{name:26s} {line['ratio']:5.1f} × ({line['least']:.1f} to {line['most']:.1f}, aim {line['aim']})")
-        file.write_text("".join(json.dumps(k) + "\n" for k in known))
+        file.write_text("".join(to_json(k) + "\n" for k in known))
 
 
 if __name__ == "__main__":

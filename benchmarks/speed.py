@@ -32,6 +32,9 @@ import sim.configs
 from benchmarks.report import RESULTS
 from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels
+from pbrl.files import to_json
+from pbrl.processes import end_with_parent
+from pbrl.processor import processor_name
 from pbrl.run.build import build_algorithm, build_reward
 from pbrl.settings import RunSettings
 from pbrl.training.batches import Data
@@ -204,7 +207,7 @@ def measure(name: str, threads: int, seeds: int, device_name: str) -> list[dict[
         "updates_per_cpu_second": float(np.median(cpu_rates[compile, bf16])),
         "gflop": gflop,
         "floor": gflop and measure_products(torch.bfloat16 if bf16 else torch.float32, device) / gflop,
-        "torch": torch.__version__, "load": [round(x, 1) for x in os.getloadavg()],
+        "processor": processor_name(), "torch": torch.__version__, "load": [round(x, 1) for x in os.getloadavg()],
     } for compile, bf16 in sides]  # fmt: skip
 
 
@@ -256,13 +259,13 @@ def main() -> None:
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     lines = {tuple(line[k] for k in KEY): line for line in known}
     for name in args.names or SHAPES:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent, (True,)) as pool:
             new = pool.submit(measure, name, args.threads, args.seeds, args.device).result()
         lines.update({tuple(line[k] for k in KEY): line for line in new})
         for title, line in zip(VARIANTS, new, strict=True):
             rate, cpu_rate = line["updates_per_second"], line["updates_per_cpu_second"]
             print(f"{name:12s} {title:16s} {rate:9.2f} /s  {cpu_rate:9.2f} /CPU-second", flush=True)
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines.values()))
+        file.write_text("".join(to_json(line) + "\n" for line in lines.values()))
     show(list(lines.values()))
 
 

@@ -27,6 +27,7 @@ from benchmarks.offline import run_folder
 from benchmarks.report import RESULTS
 from pbrl.data import collect
 from pbrl.data.rollout import RolloutWorkers
+from pbrl.files import to_json
 from pbrl.models.policy import load_policy
 from pbrl.training import evaluate
 from pbrl.types import Episode
@@ -216,7 +217,7 @@ def run_missing(
             continue
         lines.append(run(*job))
         with open(file, "a") as out:
-            out.write(json.dumps(lines[-1]) + "\n")
+            out.write(to_json(lines[-1]) + "\n")
         print(*job, f"success {lines[-1]['success']:.0%}", flush=True)
     return lines
 

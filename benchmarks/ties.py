@@ -34,6 +34,7 @@ from pbrl.feedback.asking import Asking
 from pbrl.feedback.questions import TIE
 from pbrl.feedback.sources.context import Context
 from pbrl.feedback.store.store import Store
+from pbrl.files import to_json
 from pbrl.run.build import build_objective
 from pbrl.settings import Query
 from pbrl.training.batches import Data
@@ -110,7 +111,7 @@ def main() -> None:
     for strategy in args.strategies:
         for seed in args.seeds:
             with open(file, "a") as results:
-                results.write(json.dumps(measure(config, table, strategy, seed)) + "\n")
+                results.write(to_json(measure(config, table, strategy, seed)) + "\n")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     print("|  | ties % | in the last round % | right about those that are none % |\n|---|---|---|---|")
     for strategy in dict.fromkeys(line["strategy"] for line in lines):

@@ -3,9 +3,9 @@
     python -m benchmarks.trace                         # four shapes of benchmarks/speed.py
     python -m benchmarks.trace dtr_paper --device cuda
 
-Twenty updates of each are traced, eager with float32 and compiled with bfloat16 products, batches drawn as in training.
-The rest is Python, dispatch and, on a GPU, waiting. Writes traces for chrome://tracing or Perfetto into `runs/trace/`,
-shares into `benchmarks/results/trace.jsonl`, and draws a picture.
+Twenty updates of each are traced, eager with float32 and compiled with the precision that runs choose by themselves,
+batches drawn as in training. The rest is Python, dispatch and, on a GPU, waiting. Writes traces for chrome://tracing or
+Perfetto into `runs/trace/`, shares into `benchmarks/results/trace.jsonl`, and draws a picture.
 """
 
 import argparse
@@ -23,7 +23,11 @@ from torch.profiler import ProfilerActivity, profile
 import sim.configs
 from benchmarks.report import RESULTS
 from benchmarks.speed import SHAPES, make_bench, synchronize
-from pbrl.training.engine import Engine
+from pbrl.files import to_json
+from pbrl.processes import end_with_parent
+from pbrl.processor import processor_name
+from pbrl.training.engine import Engine, learner_of
+from pbrl.training.precision import choose_precision
 
 UPDATES = 20
 KINDS = {  # how the operators of each are called; the first that fits
@@ -48,7 +52,8 @@ def measure(name: str, fast: bool, device: str) -> dict[str, Any]:
     inductor.cpp.enable_kernel_profile = True  # kernels that were compiled have names in the trace
     target = torch.device(device)
     bench = make_bench(name, target)
-    engine = Engine(target, compile=fast, bf16=fast)
+    bf16 = fast and choose_precision("auto", target).suits(learner_of(bench.phase), bench.draw())
+    engine = Engine(target, compile=fast, bf16=bf16)
     updates = engine.repeat(bench.draw, engine.prepare(bench.phase), [bench.data.generator])
     for _ in range(5):
         updates.run(1)
@@ -69,10 +74,10 @@ def measure(name: str, fast: bool, device: str) -> dict[str, Any]:
         spent[kind_of(event.key)] += own / 1e6 / seconds
     spent["the rest"] = max(0.0, 1 - sum(spent.values()))
     return {
-        "name": name, "device": torch.cuda.get_device_name() if on_gpu else "cpu", "compile": fast, "bf16": fast,
+        "name": name, "device": torch.cuda.get_device_name() if on_gpu else "cpu", "compile": fast, "bf16": bf16,
         "ms": 1000 * seconds / UPDATES, "shares": {k: round(v, 4) for k, v in spent.items()},
         "operators": len([e for e in traced.events() or [] if not e.cpu_parent]) / UPDATES,
-        "torch": torch.__version__, "load": [round(x, 1) for x in os.getloadavg()],
+        "processor": processor_name(), "torch": torch.__version__, "load": [round(x, 1) for x in os.getloadavg()],
     }  # fmt: skip
 
 
@@ -84,7 +89,8 @@ def show(lines: list[dict[str, Any]]) -> None:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(7, 0.34 * len(lines) + 1), layout="constrained")
-    titles = [f"{k['name']}, {'compiled, bfloat16' if k['compile'] else 'eager, float32'}" for k in lines]
+    kinds = [("compiled" if k["compile"] else "eager", "bfloat16" if k["bf16"] else "float32") for k in lines]
+    titles = [f"{k['name']}, {how}, {precision}" for k, (how, precision) in zip(lines, kinds, strict=True)]
     left = [0.0] * len(lines)
     for i, part in enumerate([*KINDS, "the rest"]):
         shares = [100 * line["shares"][part] for line in lines]
@@ -107,14 +113,13 @@ def main() -> None:
     lines = {(k["name"], k["device"], k["compile"]): k for k in known}
     for name in args.names or ("iql", "cpl_paper", "ensemble_128", "dtr_paper"):
         for fast in (False, True):
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent, (True,)) as pool:
                 line = pool.submit(measure, name, fast, args.device).result()
             lines[line["name"], line["device"], fast] = line
             shares = ", ".join(f"{part} {100 * share:.0f} %" for part, share in line["shares"].items())
-            print(
-                f"{name:12s} {'compiled bf16' if fast else 'eager fp32':14s} {line['ms']:8.1f} ms  {shares}", flush=True
-            )
-            file.write_text("".join(json.dumps(k) + "\n" for k in lines.values()))
+            how = f"{'compiled' if fast else 'eager'} {'bf16' if line['bf16'] else 'fp32'}"
+            print(f"{name:12s} {how:14s} {line['ms']:8.1f} ms  {shares}", flush=True)
+            file.write_text("".join(to_json(k) + "\n" for k in lines.values()))
     show(list(lines.values()))
 
 

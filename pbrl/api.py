@@ -13,6 +13,7 @@ from tqdm import trange
 
 from pbrl.configs import compose_config
 from pbrl.data import episodes as storage
+from pbrl.data.action_bounds import ActionUnits
 from pbrl.data.rollout import RolloutWorkers
 from pbrl.data.table import Table
 from pbrl.feedback.asking import Asking
@@ -23,14 +24,27 @@ from pbrl.run.build import build, build_algorithm, build_reward
 from pbrl.settings import RunSettings
 from pbrl.training import evaluate as evaluation
 from pbrl.training.batches import Data
-from pbrl.training.engine import Engine, pick_device, wants_compile
+from pbrl.training.engine import Engine, learner_of, pick_device, wants_compile
 from pbrl.training.evaluate import Evaluation
+from pbrl.training.precision import choose_precision
 from pbrl.types import FeedbackSource, Phase, Policy, RewardModel
 
 
-def load_table(path: str | Path, device: str = "auto") -> Table:
-    """The episodes of a Minari folder, a D4RL file or a folder of videos, on the device. Raises UserError."""
-    return Table(storage.read(Path(path).expanduser()), pick_device(device))
+def load_table(
+    path: str | Path,
+    device: str = "auto",
+    *,
+    action_low: Any = None,
+    action_high: Any = None,
+    clip_actions: bool = False,
+) -> Table:
+    """The episodes of a Minari folder, a D4RL file or a folder of videos, on the device.
+
+    `action_low` and `action_high` say which actions become -1 and 1, where a file does not: a number, or one for each
+    of an action's. What is beyond them is an error, or cut off with `clip_actions`. Raises UserError.
+    """
+    units = ActionUnits(action_low, action_high, clip_actions)
+    return Table(storage.read(Path(path).expanduser(), units), pick_device(device))
 
 
 def ask(table: Table, source: str = "perfect", *, store: str | None = None, **query: Any) -> Labels:
@@ -102,10 +116,20 @@ def _run_phases(phases: list[Phase], table: Table, labels: Labels | None, seed: 
     data = Data(table, torch.Generator(table.device).manual_seed(seed))
     if labels is not None:
         data.set_labels(labels)
+    precision = choose_precision("auto", table.target)
     for phase in phases:
         for hook in filter(None, (phase.before, phase.on_labels)):
             hook(data)
-        engine = Engine(table.target, compile=wants_compile("auto", phase.steps), bf16=False)
+        bf16 = precision.suits(learner_of(phase), _draw_example(phase, data))
+        engine = Engine(table.target, compile=wants_compile("auto", phase.steps), bf16=bf16)
         update = engine.prepare(phase)
         for _ in trange(phase.steps, desc=phase.name, unit="update"):
             update(phase.draw(data))
+
+
+def _draw_example(phase: Phase, data: Data) -> Any:
+    """A batch, without any change in what is drawn later."""
+    state = data.generator.get_state()
+    batch = phase.draw(data)
+    data.generator.set_state(state)
+    return batch

@@ -1,5 +1,6 @@
 """Where the configs are, and a run's settings composed from them without the command line."""
 
+import re
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -27,3 +28,13 @@ def compose_config(*overrides: str, name: str = "train") -> dict[str, Any]:
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
         config = compose(name, list(overrides))
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def quote_addresses(arguments: list[str]) -> list[str]:
+    """The command line's arguments, with quotes around a store's address that Hydra would not read without them."""
+    return [re.sub(r"^(\+{0,2}store)=([^'\"\[{$].*[=,:(){}\[\]].*)$", _quote, argument) for argument in arguments]
+
+
+def _quote(found: re.Match[str]) -> str:
+    address = found[2].replace("\\", "\\\\").replace("'", "\\'")
+    return f"{found[1]}='{address}'"

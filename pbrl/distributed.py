@@ -95,6 +95,15 @@ def from_rank_0(find: Callable[[], T]) -> T:
     return found[0]
 
 
+def on_rank_0(do: Callable[[], Any]) -> None:
+    """Has rank 0 do something, whose outcome stays there; the other ranks wait for it. Where it fails, all do."""
+
+    def do_it() -> None:
+        do()
+
+    from_rank_0(do_it)
+
+
 def after_rank_0(make: Callable[[], T]) -> T:
     """What each rank makes, once rank 0 has and left on the disk what the others then find."""
     mine: list[T] = []

@@ -1,19 +1,31 @@
-"""Files that are always whole, and locks on them; what a run needs to go on bit for bit."""
+"""Files that are always whole, and locks on them; JSON for every parser; what a run needs to go on bit for bit.
+
+PyTorch is imported where it is needed: clips for people are rendered without it.
+"""
+
+from __future__ import annotations
 
 import fcntl
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
 from pbrl.types import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Replaces the checkpoint atomically: a process that is killed meanwhile leaves the old one. Raises UserError."""
+    import torch
+
     partial = path.with_suffix(".partial")
     try:
         with open(partial, "wb") as file:
@@ -27,6 +39,35 @@ def save(path: Path, state: dict[str, Any]) -> None:
             f"cannot write {path} ({str(error).splitlines()[0]}): free some space and start again with the same "
             "command; the run goes on from its last checkpoint"
         ) from error
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """A value as JSON: NumPy's numbers and arrays too, and `null` for numbers that are not finite, which JSON has not.
+
+    Raises TypeError for what is no JSON.
+    """
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces a JSON file atomically, as `to_json` writes it. Raises UserError where it cannot be written."""
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        partial.write_text(to_json(value, indent=2))
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path} ({error}): free some space, or choose another folder") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 @contextmanager
@@ -46,6 +87,8 @@ def load(path: Path, device: torch.device) -> dict[str, Any] | None:
     """The checkpoint, or None where there is none. Raises UserError if it cannot be read."""
     if not path.exists():
         return None
+    import torch
+
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
@@ -66,6 +109,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     """State of torch's global generators (dropout draws from them)."""
+    import torch
+
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -74,6 +119,8 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
     """Puts torch's global generators back."""
+    import torch
+
     torch.set_rng_state(state["cpu"].cpu())
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import relu, softplus
 
 from pbrl.distributed import all_reduce_mean
+from pbrl.ranges import NotNegative, Positive, Share
 from pbrl.types import Comparisons, UserError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def agreement(scores: Tensor, label: Tensor) -> Tensor:
     return ((scores[:, :, None] > scores[:, None]) & better).sum() / better.sum().clamp(min=1)
 
 
-def logistic(scores: Tensor, label: Tensor, *, bias: float) -> Tensor:
+def logistic(scores: Tensor, label: Tensor, *, bias: Share) -> Tensor:
     """Bradley-Terry's loss, which is that of CPL, and of DPO (Rafailov et al. 2023, arXiv:2305.18290).
 
     With `bias` < 1 the loser's score counts less, so likely segments are preferred: CPL's conservative loss, Hejna et
@@ -63,13 +64,13 @@ def robust(scores: Tensor, label: Tensor, *, mistake: float) -> Tensor:
     return ((1 - mistake) * right - mistake * wrong) / (1 - 2 * _below_half(mistake))
 
 
-def hinge(scores: Tensor, label: Tensor, *, margin: float) -> Tensor:
+def hinge(scores: Tensor, label: Tensor, *, margin: NotNegative) -> Tensor:
     """Nothing to gain once the winner leads by `margin`: SLiC, Zhao et al. 2023, arXiv:2305.10425."""
     gap = scores[..., 1] - scores[..., 0]
     return label * relu(margin - gap) + (1 - label) * relu(margin + gap)
 
 
-def ipo(scores: Tensor, label: Tensor, *, margin: float) -> Tensor:
+def ipo(scores: Tensor, label: Tensor, *, margin: NotNegative) -> Tensor:
     """The winner shall lead by `margin`, no more: IPO, Azar et al. 2023, arXiv:2310.12036, eq. 17.
 
     A preference of strength `label` asks for a lead of `(2 label - 1) margin`. The paper's margin is 1 / (2 tau) for
@@ -80,7 +81,7 @@ def ipo(scores: Tensor, label: Tensor, *, margin: float) -> Tensor:
     return (gap - (2 * label - 1) * margin).square()
 
 
-def sppo(scores: Tensor, label: Tensor, *, scale: float) -> Tensor:
+def sppo(scores: Tensor, label: Tensor, *, scale: Positive) -> Tensor:
     """Each score goes to `scale` times how far its segment wins more than half: SPPO, arXiv:2405.00675.
 
     The squared-loss form of multiplicative weights, whose iteration approaches a Nash equilibrium.
@@ -107,7 +108,7 @@ def f_divergence(scores: Tensor, label: Tensor, *, divergence: str, alpha: float
     return bradley_terry(links[divergence](scores), label)
 
 
-def sft_regularised(scores: Tensor, label: Tensor, *, weight: float) -> Tensor:
+def sft_regularised(scores: Tensor, label: Tensor, *, weight: NotNegative) -> Tensor:
     """Logistic, and the winner's score shall also rise by itself: RPO, Liu et al. 2024, arXiv:2405.16436."""
     a, b = scores.unbind(-1)
     return bradley_terry(scores, label) - weight * (label * b + (1 - label) * a)

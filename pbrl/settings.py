@@ -4,12 +4,13 @@
 algorithm, reward model, …) are configs with a `_target_`, whose keys are compared with the parameters of its target.
 """
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict
 
 from pbrl.feedback.strategies import STRATEGIES, needs_reward
+from pbrl.ranges import Count, Port, Range, Seed, Share, ShareBelow1, Size, Whole, check_values, hints
 from pbrl.types import UserError
 
 
@@ -24,32 +25,27 @@ class Query:
     """
 
     kind: str
-    count: int
-    rounds: int
-    length: int
-    span: int
+    count: Count
+    rounds: Count
+    length: Size
+    span: Size
     strategy: str
-    candidates: int
-    per_list: int
-    held_out: float
-    seed: int
-    clips: int = 4
+    candidates: Size
+    per_list: Count
+    held_out: ShareBelow1
+    seed: Seed
+    clips: Count = 4
 
     def __post_init__(self) -> None:
+        check_values(vars(self), hints(Query), "query.")
         if self.kind not in ("pair", "rating", "ranking", "spans"):
             raise UserError(f"query.kind={self.kind}: it is pair, rating, ranking or spans")
-        if self.kind == "spans" and not 1 <= self.span <= self.length:
+        if self.kind == "spans" and self.span > self.length:
             raise UserError(f"query.span={self.span} lies between 1 and query.length={self.length}")
         if self.kind == "ranking" and not 3 <= self.clips <= 5:
             raise UserError(f"query.clips={self.clips}: a ranking is of 3 to 5 clips")
-        if self.per_list < 1:
-            raise UserError("query.per_list must be at least 1")
-        if self.count < 1:
-            raise UserError(f"query.count={self.count} must be at least 1")
-        if not 1 <= self.rounds <= self.count:
+        if self.rounds > self.count:
             raise UserError(f"query.rounds={self.rounds} lies between 1 and query.count={self.count}")
-        if self.length < 1 or self.candidates < 1 or not 0 <= self.held_out < 1:
-            raise UserError("query.length and query.candidates must be at least 1, and query.held_out in [0, 1)")
         if self.strategy not in STRATEGIES:
             raise UserError(f"query.strategy={self.strategy}: it is one of {', '.join(STRATEGIES)}")
         if needs_reward(self.strategy) and self.rounds == 1:
@@ -71,6 +67,9 @@ class Query:
         return self.span if self.kind == "spans" else self.length
 
 
+Episodes = Annotated[int, Range(1, 100_000)]
+
+
 @dataclass(frozen=True)
 class Schedule:
     """In updates: how long the algorithm trains, and how often it is logged, evaluated and saved; and the episodes.
@@ -78,30 +77,98 @@ class Schedule:
     `eval_seed` decides which episodes: choose settings with one, report another.
     """
 
-    steps: int
-    log_every: int
-    eval_every: int
-    checkpoint_every: int
-    eval_episodes: int
-    final_episodes: int
-    eval_seed: int = 0
+    steps: Count
+    log_every: Count
+    eval_every: Count
+    checkpoint_every: Count
+    eval_episodes: Episodes
+    final_episodes: Episodes
+    eval_seed: Annotated[int, Range(0, 20_000)] = 0  # each has 100,000 seeds of episodes, which fit in 31 bits
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            least = 0 if name == "eval_seed" else 1
-            if value < least:
-                raise UserError(f"{name}={value} must be at least {least}")
+        check_values(vars(self), hints(Schedule))
         if self.checkpoint_every % self.log_every:
             raise UserError(f"checkpoint_every={self.checkpoint_every} is not a multiple of log_every={self.log_every}")
 
 
-TYPE_NAMES = {type(None): "null", int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 Part = dict[str, Any]  # a config with a `_target_`: the name of a class or function, and its arguments
 PARTS = ("env", "feedback", "reward", "algo", "objective", "reward_objective", "policy", "baseline")
 MAY_CHANGE = {  # when a run goes on; the rest makes it another run
     "device", "threads", "workers", "compile", "only", "compare", "baseline", "video", "logger", "run", "store",
     "data_dir", "checkpoint_every", "grow",
 }  # fmt: skip
+
+
+class Places(TypedDict):
+    """What is asked, and where a run and its data lie."""
+
+    query: dict[str, Any]
+    data_dir: str
+    run: str | None
+
+
+class Recipe(TypedDict, total=False):
+    """The sizes and shares of a data set's recipe; see configs/data."""
+
+    name: str
+    path: str | None
+    episodes: Episodes
+    success: Share | None
+    skill: Share | list[Share]
+    sac: dict[str, Any] | None
+    behaviour: dict[str, Any] | None
+
+
+class SACRun(TypedDict, total=False):
+    """Those of a training run to take a data set from."""
+
+    steps: Count
+    keep_every: Count
+    hidden: list[Size]
+    learning_starts: Whole
+    batch_size: Size
+
+
+class Checks(TypedDict, total=False):
+    """Those of the labelling page's checks of raters."""
+
+    repeats: float  # whose ranges pbrl/label checks
+    gold: float
+    pass_mark: float
+
+
+class Label(TypedDict, total=False):
+    """The labelling page's settings; see configs/label.yaml."""
+
+    run: str | None
+    attached: bool
+    store: str
+    only_serve: bool
+    wanted: Count
+    instructions: str
+    port: Port
+    host: str
+    rater: str
+    names: list[str]
+    fps: float | None
+    answers_per_s: float | None
+    camera: str | None
+    cache: str
+    cache_mb: Annotated[float, Range(1, 1e9)]
+    data_dir: str
+    data_seed: Seed
+    workers: Annotated[int, Range(-1, 4096)]
+    query: dict[str, Any]
+    checks: dict[str, Any]
+
+
+def check_label(config: dict[str, Any]) -> None:
+    """Raises UserError where numbers of the labelling page's settings are no such numbers."""
+    check_values(config, hints(Label))
+    check_values(config["query"], hints(Query), "query.")
+    check_values(config["checks"], hints(Checks), "checks.")
+    check_data(config["data"])
+    _check_numbers(config)
 
 
 @dataclass(frozen=True)
@@ -121,15 +188,15 @@ class RunSettings:
     query: Query
     reference: dict[str, Any]
     schedule: Schedule
-    seed: int
-    seeds: int
-    data_seed: int
+    seed: Seed
+    seeds: Annotated[int, Range(1, 1000)]
+    data_seed: Seed
     device: str
-    threads: int
+    threads: Annotated[int, Range(0, 4096)]
     compile: str
-    bf16: bool
+    bf16: bool | Literal["auto"]
     only: str | None
-    workers: int
+    workers: Annotated[int, Range(-1, 4096)]
     compare: bool
     video: bool
     reward_scale: str
@@ -145,13 +212,14 @@ class RunSettings:
         own = {field.name for field in fields(cls)} - {"schedule", "plain"}
         schedule = {field.name for field in fields(Schedule)}
         check_names("the command line", config, own | schedule)
-        check_names("query", config["query"], {field.name for field in fields(Query)})
+        _check_present(config, own | schedule)
         values = {name: config[name] for name in own if name not in ("query", "data_dir", "run")}
-        _check_types(values, get_type_hints(cls))
-        _check_types({name: config[name] for name in schedule}, get_type_hints(Schedule))
-        _check_types(config["query"], get_type_hints(Query), "query.")
-        if config["seeds"] < 1:
-            raise UserError(f"seeds={config['seeds']} must be a whole number, at least 1")
+        check_values(values, hints(cls))
+        check_values({name: config[name] for name in ("query", "data_dir", "run")}, hints(Places))
+        check_names("query", config["query"], {field.name for field in fields(Query)})
+        _check_present(config["query"], {field.name for field in fields(Query)}, "query.")
+        check_data(config["data"])
+        _check_numbers(config)
         if config["only"] not in (None, "data", "answers"):
             raise UserError(f"only={config['only']}: it is null, data or answers")
         return cls(
@@ -176,12 +244,26 @@ def check_names(what: str, given: dict[str, Any], known: set[str]) -> None:
         raise UserError(f"{what} has no {', '.join(sorted(unknown))}; it takes {', '.join(sorted(known))}")
 
 
-def _check_types(values: dict[str, Any], hints: dict[str, Any], prefix: str = "") -> None:
-    for name, value in values.items():
-        kinds = get_args(hints[name]) if isinstance(hints[name], UnionType) else (hints[name],)
-        plain = tuple(kind for kind in kinds if isinstance(kind, type) and kind in (int, bool, str, float, type(None)))
-        is_number_for_bool = isinstance(value, bool) and bool not in plain
-        fits = isinstance(value, plain) or (float in plain and isinstance(value, int))
-        if plain and (not fits or is_number_for_bool):
-            names = " or ".join(TYPE_NAMES.get(kind, kind.__name__) for kind in plain)
-            raise UserError(f"{prefix}{name}={value} must be {names}")
+def _check_present(given: dict[str, Any], wanted: set[str], prefix: str = "") -> None:
+    """Raises UserError where a setting is missing, as where the command line took it away."""
+    missing = sorted(wanted - set(given))
+    if missing:
+        name = f"{prefix}{missing[0]}"
+        advice = f"choose one of configs/{missing[0]}" if name in PARTS else f"give it a value, as in {name}=…"
+        raise UserError(f"there is no {name}, which `~{name}` on the command line takes away: {advice}")
+
+
+def check_data(data: dict[str, Any]) -> None:
+    """Raises UserError where sizes and shares of a data set's recipe are no such numbers."""
+    _check_present(data, {"name"}, "data.")
+    check_values(data, hints(Recipe), "data.")
+    check_values(data.get("sac") or {}, hints(SACRun), "data.sac.")
+
+
+def _check_numbers(value: Any, name: str = "") -> None:
+    """Raises UserError for a NaN anywhere: no setting takes it."""
+    if isinstance(value, float) and math.isnan(value):
+        raise UserError(f"{name}={value} must be a number")
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in inside:
+        _check_numbers(inner, f"{name}.{key}".lstrip("."))

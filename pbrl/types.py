@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-from torch import Tensor
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # PyTorch among them: what renders clips for people does without
+    from torch import Tensor
+
     from pbrl.data.table import Table
     from pbrl.feedback.labels import Selection
     from pbrl.feedback.questions import Question
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pbrl.settings import Query
     from pbrl.training.batches import Data
 
-Metrics = dict[str, Tensor]
+Metrics: TypeAlias = "dict[str, Tensor]"
 Update = Callable[[Any], Metrics]
 
 
@@ -46,6 +47,7 @@ class Episode(NamedTuple):
     source: str = ""  # which behaviour made it
     video: Path | None = None  # its frames, where a camera recorded it: one for each row of obs
     instruction: str = ""  # the task in words, where it is given
+    filmed: bool = False  # a camera's recording, whose video alone says which episode it is
 
 
 class Observation(NamedTuple):
@@ -276,6 +278,7 @@ class Environment(Protocol):
     name: str  # as env=… names it
     observation_space: Any
     action_space: Any
+    action_bounds: tuple[np.ndarray, np.ndarray]  # [A] each: what -1 and 1 are in the environment's own units
     horizon: int  # steps until truncation
     control_hz: float
     instruction: str  # the task in words, or ""

@@ -1,25 +1,44 @@
 """Cameras that publish sensor_msgs/CompressedImage: of each its newest image, as long as it is new.
 
-On a link of their own, so that no state and no command waits behind an image.
+On a link of their own, so that no state and no command waits behind an image. An image has 8 bits for each channel:
+depth in millimetres, say, has 16, of which a policy would see white.
 """
 
 import base64
 import binascii
+import re
+import struct
 import time
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from pbrl.types import UserError
-from real.drivers.messages import to_seconds
-from real.robot import StateError
+from real.drivers.messages import describe_error, message_time
+from real.robot import Reading, StateError
 from real.transports import link_opener
 from real.transports.link import Latest, Link
+from real.watch import Age, Watch
 
 TYPE = "sensor_msgs/CompressedImage"
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # of Pillow, of 8 bits
+DEEP = re.compile(r"(?:16|32|64)[USF]C\d|(?:mono|rgba?|bgra?|bayer_\w+)16|compressedDepth", re.I)  # encodings of ROS
+UNREADABLE = (
+    KeyError, TypeError, ValueError, OSError, SyntaxError, EOFError, struct.error, binascii.Error,
+    Image.DecompressionBombError,
+)  # fmt: skip
+PNG, DEPTH_AT = b"\x89PNG\r\n\x1a\n", 24  # where a PNG holds its bits for each channel
+
+
+class CameraImage(NamedTuple):
+    """The newest image of a camera: the message's stamp (s; None: it has none), when it came, and [H, W, 3] uint8."""
+
+    stamp: float | None
+    t: float
+    image: np.ndarray
 
 
 class Cameras:
@@ -45,7 +64,8 @@ class Cameras:
         self.link = (open_link or link_opener(settings))(settings["url"])
         self.topics = {name: topics[name] for name in names}
         self.latest: dict[str, Latest] = {name: self.link.subscribe(topics[name], TYPE) for name in names}
-        self.newest: dict[str, tuple[float, float, np.ndarray]] = {}  # its stamp, when it came, the image
+        self.newest: dict[str, CameraImage] = {}
+        self.watch = Watch(clock, noun="image")
 
     def wait(self, timeout_s: float) -> None:
         """Until the socket is open. Raises UserError."""
@@ -54,28 +74,52 @@ class Cameras:
     def images(self) -> dict[str, np.ndarray]:
         """The newest image [H, W, 3] uint8 of each camera. Raises StateError: missing, old or unreadable."""
         for name in self.latest:
-            age = self.age(name)
-            if age > self.latest_s:
-                raise StateError("no_image", f"the newest image on {self.topics[name]} is {age:.2f} s old")
-        return {name: self.newest[name][2] for name in self.latest}
+            self._check(name)
+        return {name: self.newest[name].image for name in self.latest}
+
+    def _check(self, name: str) -> None:
+        age = self._look(name)
+        if age.is_old:
+            raise StateError("no_image", age.sentence)
 
     def age(self, name: str) -> float:
         """How old a camera's newest image is, in s: by its stamp, and by when one with a new stamp came last.
 
-        Raises StateError where there is none.
+        Raises StateError where there is none, or its clock is ahead.
         """
-        message, came = self.latest[name].received
+        return self._look(name).age_s
+
+    def _look(self, name: str) -> Age:
+        topic, (message, t) = self.topics[name], self.latest[name].received
         if message is None:
-            raise StateError("no_image", f"nothing has come on {self.topics[name]}")
+            raise StateError("no_image", f"nothing has come on {topic}")
         try:
-            stamp = to_seconds(message["header"]["stamp"], self.ros1)
-            if name not in self.newest or self.newest[name][0] != stamp:
-                data = BytesIO(base64.b64decode(message["data"], validate=True))
-                self.newest[name] = stamp, came, np.asarray(Image.open(data).convert("RGB"))
-        except (KeyError, TypeError, ValueError, OSError, SyntaxError, binascii.Error) as error:
-            raise StateError("no_image", f"an image on {self.topics[name]} that cannot be read: {error!r}") from error
-        return max(time.monotonic() - self.newest[name][1], self.clock() - stamp)
+            stamp = message_time(message, self.ros1)
+            newest = self.newest.get(name)
+            if newest is None or (newest.t != t if stamp is None else newest.stamp != stamp):
+                self.newest[name] = CameraImage(stamp, t, decode(message))
+        except UNREADABLE as error:
+            why = describe_error(error) if isinstance(error, KeyError | TypeError) else error
+            raise StateError("no_image", f"an image on {topic} that cannot be read: {why}") from error
+        (age,) = self.watch.look([Reading(topic, stamp, t, self.latest_s)], time.monotonic())
+        if age.is_ahead:
+            raise StateError("no_image", age.sentence)
+        return age
 
     def close(self) -> None:
         """Ends the connection."""
         self.link.close()
+
+
+def decode(message: dict[str, Any]) -> np.ndarray:
+    """[H, W, 3] uint8 of a sensor_msgs/CompressedImage. Raises KeyError, ValueError, OSError; for what has more than 8
+    bits too."""
+    named = message.get("format") or ""
+    data = base64.b64decode(message["data"], validate=True)
+    bits = data[DEPTH_AT] if data.startswith(PNG) and len(data) > DEPTH_AT else 8
+    if DEEP.search(named) or bits > 8:
+        raise ValueError(f"its format is {named!r}, and images have 8 bits for each channel; name a colour topic")
+    with Image.open(BytesIO(data)) as image:
+        if image.mode not in MODES:
+            raise ValueError(f"its format is {named!r} ({image.format}, {image.mode}), and images have 8 bits")
+        return np.asarray(image.convert("RGB"))

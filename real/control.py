@@ -21,8 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from real.robot import Command, Motion, Robot, State, StateError
+from real.robot import Command, Motion, Reading, Robot, State, StateError
 from real.safety import SafetyFilter
+from real.watch import Age, Watch, worst
 from robots.actions import ActionMapping
 
 FAULTS = {  # a word for the record, and the exit status of `python -m real.deploy`
@@ -30,7 +31,8 @@ FAULTS = {  # a word for the record, and the exit status of `python -m real.depl
     "second_client": 17, "no_plan": 18, "force": 19, "policy_gone": 20, "control_gone": 21, "stopped": 22,
     "refused": 23, "no_image": 24,
 }  # fmt: skip
-AHEAD_S = 0.05  # a state that says it comes from later than this is of a clock that is wrong
+HOLD_S = 1.0  # held for longer than this, less half of the time between, it is a fault
+CYCLE_S = 0.1  # a cycle that takes longer counts as one of this
 ECHO_S = 0.5  # a command that was delivered comes back on its topic within this
 POINTS = 2  # of the braking that are sent: the next one is seldom near, for a command that is late
 
@@ -54,6 +56,8 @@ class Report(NamedTuple):
     sent: np.ndarray  # [J] rad, commanded last
     t_sent: float
     count: dict[str, int]  # of interventions, since the beginning
+    rests: float = -math.inf  # s, `time.monotonic`: when the arm has come to rest as it was last commanded
+    controller: str = "unknown"  # the arm's own: unknown, switching, on, off, failed: it did not stop
 
 
 class Controller:
@@ -72,10 +76,14 @@ class Controller:
         self.now = self.armed = self.t_sent = self.t_echo = -math.inf
         self.t_last = self.ends = -math.inf  # when `last` was sent, and when the last that moves is over
         self.underway: float | None = None  # the stamp of a command that has not come back
-        self.stamp, self.changed = -math.inf, -math.inf  # of the newest state, and when it came
+        self.watch = Watch(robot.clock)
+        self.wrong: Age | None = None  # of the topics that a state is read from, the one that holds the arm
+        self.held_s = 0.0
         self.stamps: list[float] = []  # of the commands sent last
         self.echoed: float | None = None  # the last that came back
         self.jobs, self.job = ThreadPoolExecutor(1), None
+        self.controller, self.stopped = "unknown", None  # the arm's own, and the last stop of it
+        self.moves = False  # what was sent last
 
     def give(self, chunk: Chunk) -> None:
         """Takes a policy's newest actions in place of those before."""
@@ -94,8 +102,9 @@ class Controller:
             state = self.robot.observe()
         except StateError as error:
             return str(error)
-        if self.age(state, now) > self.latest_s:
-            return f"the arm's state is {self.age(state, now):.2f} s old"
+        wrong = worst(self.look(state, now))
+        if wrong is not None:
+            return wrong.sentence
         if state.mode not in ("idle", "move"):
             return f"the arm is in mode {state.mode}: release the stop, clear its errors"
         violation = self.safety.violation(state.q)
@@ -117,51 +126,78 @@ class Controller:
         self.underway = None
         self.chunk, self.target, self.until, self.fault, self.detail = None, None, -math.inf, "", ""
         self.stamps.clear()
+        self.echoed, self.held_s = self.robot.echo(), 0.0
         self.t_echo = self.now = self.t_last = now
-        self.phase, self.job = "starting", self.jobs.submit(self.robot.start)
+        self.phase, self.job = "starting", self.jobs.submit(self._switch_on, self.stopped)
 
     def stop(self, fault: str = "stopped", detail: str = "") -> None:
-        """Brakes, and then nothing moves until it is started again."""
+        """Brakes, and then nothing moves until it is started again. A stop that failed is tried again."""
         if self.phase in ("moving", "starting"):
             self._fail(fault, detail)
+        elif self.phase == "fault" and self.controller == "failed" and self.job is None:
+            self._switch_off()
+
+    def _switch_on(self, stopped: Future | None) -> None:
+        if stopped is not None and stopped.exception() is not None:
+            self.robot.stop()  # or raises: nothing is sent after a stop that failed
+        self.robot.start()
+
+    def _switch_off(self) -> None:
+        self.phase, self.job = "fault", self.jobs.submit(self.robot.stop)
+        self.stopped = self.job
 
     def cycle(self, now: float) -> Report:
         """Watches the robot, and sends the command of this cycle, at `now` (s, `time.monotonic`)."""
-        self.now, t = now, self.robot.clock()
-        state, age = None, math.inf
+        passed, self.now, t = min(now - self.now, CYCLE_S), now, self.robot.clock()
+        state, age, self.wrong = None, math.inf, None
         try:
             state = self.robot.observe()
-            age = self.age(state, now)
-            self._watch(state, age, now)
+            ages = self.look(state, now)
+            age, self.wrong = ages[0].age_s, worst(ages)
+            self._watch(state, age, now, passed)
         except StateError as error:
             self.stop(error.fault, str(error))
         if self.job is not None and self.job.done():
             self._on_finished(self.job)
-        if self.phase in ("moving", "stopping"):
-            if self._is_arm_known(state, age, now):
-                self._move(state, age, now, t)
+        if self.phase in ("moving", "stopping") and self.job is None:
+            if self.phase == "stopping" and not self.moves:
+                pass  # what was sent last ends at rest: another one would only put that off
+            elif self._is_arm_known(state, age, now):
+                self._move(state, now, t)
             elif self.phase == "moving" and now - self.t_last > self.valid_s:
-                self.count["held"] += 1
+                self._count_hold()
             if self.phase == "stopping" and now > self.ends:
-                self.phase, self.job = "fault", self.jobs.submit(self.robot.stop)
+                self._switch_off()
+        controller = self.controller if self.job is None else "switching"
         sent = np.full(self.actions.arm.dof, np.nan) if self.last is None else self.last.q
-        return Report(now, self.phase, self.fault, self.detail, state, age, sent, self.t_sent, dict(self.count))
+        return Report(
+            now,
+            self.phase,
+            self.fault,
+            self.detail,
+            state,
+            age,
+            sent,
+            self.t_sent,
+            dict(self.count),
+            self.ends,
+            controller,
+        )
 
-    def age(self, state: State, now: float) -> float:
-        """How old a state is, in s: by its stamp, and by when one with a new stamp came last."""
-        if state.t_robot != self.stamp:
-            self.stamp, self.changed = state.t_robot, state.t
-        return max(now - self.changed, self.robot.clock() - state.t_robot)
+    def look(self, state: State, now: float) -> list[Age]:
+        """How old each of the messages is that a state was read from, the joints' first."""
+        alone = Reading("the arm's connection", state.t_robot, state.t, self.latest_s)
+        return self.watch.look(state.readings or (alone,), now)
 
-    def _watch(self, state: State, age: float, now: float) -> None:
+    def _watch(self, state: State, age: float, now: float, passed: float) -> None:
         if self.phase != "moving":
             return
-        if state.t_robot - self.robot.clock() > AHEAD_S:
-            self.stop(
-                "clock", f"the arm's clock is {state.t_robot - self.robot.clock():.3f} s ahead of ours: run chrony"
-            )
-        elif age > 5 * self.latest_s:
-            self.stop("old_state", f"the arm's state is {age:.2f} s old")
+        wrong = self.wrong
+        self.held_s = max(self.held_s + (passed if wrong is not None else -passed / 2), 0.0)
+        if wrong is not None and (wrong.is_ahead or wrong.is_too_old):
+            self.stop("clock" if wrong.is_clock else "old_state", wrong.sentence)
+        elif wrong is not None and self.held_s > HOLD_S:
+            self.stop("clock" if wrong.is_clock else "old_state", f"held for {HOLD_S:g} s: {wrong.sentence}")
         elif state.mode != "move" and now - self.armed > 0.5:
             self.stop("mode", f"the arm is in mode {state.mode}")
         elif state.mode == "move" and state.success_rate < 0.9:
@@ -171,13 +207,18 @@ class Controller:
         else:
             self._watch_echo(age, now)
 
+    def _count_hold(self) -> None:
+        """Counts a cycle in which the arm is held, and for want of what."""
+        self.count["held"] += 1
+        self.count["held:echo" if self.wrong is None else f"held:{self.wrong.topic}"] += 1
+
     def _watch_echo(self, age: float, now: float) -> None:
         """Commands come back on their topic: ours, and none of another client."""
         echo = self.robot.echo()
         if echo is not None and echo != self.echoed:
             if any(abs(echo - stamp) < 1e-6 for stamp in self.stamps):
                 self.t_echo = now
-            elif self.stamps and echo > self.stamps[0]:
+            elif self.stamps and (echo > self.stamps[0] or echo == 0):  # 0: at once, without a time
                 self.stop("second_client", "another client commands the arm too")
             self.echoed = echo
         if age > self.latest_s:  # nor do states come
@@ -202,15 +243,15 @@ class Controller:
         self.underway = None
         return True
 
-    def _move(self, state: State | None, age: float, now: float, t: float) -> None:
+    def _move(self, state: State | None, now: float, t: float) -> None:
         assert self.last is not None
         over = now - self.t_last - self.valid_s
         if over > 0:
             self.last, self.t_last = self.safety.after_braking(self.last, over), now - self.valid_s
         target, expired = None, False
         if self.phase == "moving":
-            if age > self.latest_s:
-                self.count["held"] += 1
+            if self.wrong is not None:
+                self._count_hold()
             else:
                 self._take_action(now)
                 target, expired = self.target, self.target is not None and now > self.until
@@ -230,8 +271,9 @@ class Controller:
             return
         self.last, self.t_last, self.t_sent, self.underway = motion, now, now, applied.stamp
         self.stamps = [*self.stamps[-99:], applied.stamp]
-        if braking:
-            self.ends = now + self.valid_s + braking[-1][0]
+        if braking or self.moves:  # the first command at rest is reached in its time, too
+            self.ends = now + self.valid_s + (braking[-1][0] if braking else 0.0)
+        self.moves = bool(braking)
 
     def _take_action(self, now: float) -> None:
         """Makes a target of the action whose time has come."""
@@ -259,17 +301,20 @@ class Controller:
     def _on_finished(self, job: Future) -> None:
         self.job = None
         error = job.exception()
-        if self.phase == "starting":
-            if error is None:
-                self.phase, self.armed, self.t_echo = "moving", self.now, self.now
-            else:
+        if self.phase == "starting" and error is None:
+            self.phase, self.armed, self.t_echo, self.controller = "moving", self.now, self.now, "on"
+        elif self.phase == "fault":
+            self.controller = "off" if error is None else "failed"
+            if error is not None:
+                self.detail += f"; and its controller did not stop: {error}"
+        else:  # a start that failed, or that was stopped before its end
+            if self.phase == "starting":
                 self._fail("refused", str(error))
-        elif error is not None:
-            self.detail += f"; and its controller did not stop: {error}"
+            self._switch_off()
 
     def _fail(self, fault: str, detail: str) -> None:
         assert fault in FAULTS
-        self.phase = "stopping" if self.phase == "moving" else "fault"
+        self.phase = "stopping" if self.phase in ("moving", "starting") else "fault"
         self.fault, self.detail = fault, detail
         self.count[f"fault_{fault}"] += 1
 

@@ -1,8 +1,9 @@
 """`python -m real.deploy policy=<run> robot=panda`: runs a trained policy on an arm, or on a mock of it with --sim.
 
 Without --go nothing is sent: the robot's state is read, the policy decides, and what the safety filter would change is
-shown. Keys: space stops · s success · f failure · k keeps the last seconds · q ends. The exit status names the fault
-(real/control.py).
+shown. Keys: space stops · s success · f failure · k keeps the last seconds · q ends. Ctrl-C, a closed terminal, a
+dropped ssh and `kill` stop too. The exit status: 0 done, or stopped by a key; 1 not possible; 10 to 24 a fault
+(real/control.py); 129 the terminal is gone; 130 Ctrl-C; 131 Ctrl-\\; 143 `kill`.
 """
 
 import argparse
@@ -19,19 +20,21 @@ import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pbrl.ranges import check_values, hints
 from pbrl.types import UserError
 from real import preflight
 from real.agent import Agent, read_env
 from real.cameras import Cameras
 from real.control import FAULTS, Schedule
 from real.drivers import make_driver
-from real.keys import Keys
+from real.ending import StopSignal, StopSignals, write
+from real.keys import STOPS, Keys
 from real.process import Control
 from real.record import Recorder
 from real.robot import Motion, Robot, StateError
 from real.safety import SafetyFilter, SafetySettings
 from real.session import Session
-from real.settings import CONFIGS, load_robot_settings
+from real.settings import CONFIGS, Deploy, load_robot_settings
 
 if TYPE_CHECKING:
     from real.mock.process import MockProcess
@@ -49,6 +52,7 @@ def deploy(settings: dict[str, Any], mode: str) -> int:
     robot_settings["objects"], robot_settings["goal"] = agent.objects, agent.needs_goal
     safety = make_filter(agent, settings["safety"])
     with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals(keeps_on=mode == "sim"))
         mock = stack.enter_context(start_mock(agent, robot_settings)) if mode == "sim" else None
         robot_settings["url"] = settings["url"] or (mock.url if mock is not None else robot_settings["url"])
         robot_settings["transport"] = settings["transport"] or robot_settings.get("transport")
@@ -76,14 +80,24 @@ def deploy(settings: dict[str, Any], mode: str) -> int:
         stack.callback(control.close)  # the first to be closed: the arm does not wait for files
         keys = stack.enter_context(Keys())
         session = Session(agent, control, robot, cameras, recorder, keys, settings["keep_s"])
+        signals.has_moved = True
+        stack.callback(stop, session, signals)  # whatever it was that ended it
         return run_episodes(session, settings, steps, mock)
+
+
+def stop(session: Session, signals: StopSignals) -> None:
+    """Stops the arm, and says what it does now."""
+    signals.hold()
+    sentence = session.stop()
+    with contextlib.suppress(StopSignal):
+        write(f"\n{sentence}")
 
 
 def check_settings(settings: dict[str, Any], mode: str) -> None:
     """Raises UserError for numbers that are none, and for a folder that cannot be written."""
-    for name in ("episodes", "steps"):
-        if settings[name] is not None and not (isinstance(settings[name], int) and settings[name] > 0):
-            raise UserError(f"{name}={settings[name]} is a number from 1 on")
+    check_values(settings, hints(Deploy))
+    numbers = {name: hint for name, hint in hints(SafetySettings).items() if hint is float}
+    check_values(settings["safety"], numbers, "safety.")
     if settings["record"] and mode != "dry-run":
         try:
             Path(settings["record"]).mkdir(parents=True, exist_ok=True)
@@ -113,7 +127,7 @@ def run_preflight(robot: Robot, cameras: Cameras | None, *, sends: bool) -> bool
     passed = True
     images = () if cameras is None else preflight.check_cameras(cameras)
     for check in chain(images, preflight.checks(robot, sends=sends)):
-        print(check, flush=True)
+        write(str(check))
         passed &= check.passed is not False
     return passed
 
@@ -132,9 +146,9 @@ def dry_run(agent: Agent, robot: Robot, cameras: Cameras | None, safety: SafetyF
         target = agent.actions.joint_targets(state.q, np.clip(actions[0], -1, 1))
         changed.update(safety(target, Motion.at_rest(state.q), 1 / agent.hz, force=state.force).reasons)
         sizes.append(float(np.abs(actions[0]).max()))
-    print(f"dry run: {len(sizes)} actions, the largest number of each {statistics.fmean(sizes or [0]):.2f} on average")
+    write(f"dry run: {len(sizes)} actions, the largest number of each {statistics.fmean(sizes or [0]):.2f} on average")
     for reason, n in changed.most_common() or [("nothing", 0)]:
-        print(
+        write(
             f"  the safety filter would change {n:4} for {reason}" if n else "  the safety filter would change nothing"
         )
 
@@ -144,7 +158,11 @@ def run_episodes(session: Session, settings: dict[str, Any], steps: int, mock: "
     outcomes: Counter[str] = Counter()
     for i in range(settings["episodes"]):
         seed = settings["seed"] + i
-        if not prepare(session, i, seed, home=settings["home"], mock=mock):
+        refused = prepare(session, i, seed, home=settings["home"], mock=mock)
+        if refused.startswith("aborted:"):
+            outcomes[refused] += 1
+            write(describe_episode(session, i, refused))
+        if refused:
             break
         about = {
             "policy": str(session.agent.folder),
@@ -156,38 +174,43 @@ def run_episodes(session: Session, settings: dict[str, Any], steps: int, mock: "
         is_success = None if mock is None else lambda mock=mock: bool(mock.request()["reached"])
         outcome = session.run_episode(about, steps, is_success)
         outcomes[outcome] += 1
-        report = session.control.report() if session.control.is_alive else None
-        print(f"\repisode {i + 1}: {outcome}" + (f" · {report.detail}" if report and report.detail else ""), flush=True)
+        write(describe_episode(session, i, outcome))
         if outcome.startswith("aborted:"):
             break
-    session.stop()
     print_summary(session, outcomes)
     fault = next((o.removeprefix("aborted:") for o in outcomes if o.startswith("aborted:")), "stopped")
     return 0 if fault == "stopped" else FAULTS.get(fault, 1)
 
 
-def prepare(session: Session, episode: int, seed: int, *, home: bool, mock: "MockProcess | None") -> bool:
-    """Brings arm and scene to an episode's start; False where a person ends the session."""
+def describe_episode(session: Session, episode: int, outcome: str) -> str:
+    """An episode's outcome in a line, with what the controller says of a fault."""
+    detail = session.control.report().detail if session.control.is_alive else ""
+    return f"\repisode {episode + 1}: {outcome}" + (f" · {detail}" if detail else "")
+
+
+def prepare(session: Session, episode: int, seed: int, *, home: bool, mock: "MockProcess | None") -> str:
+    """Brings arm and scene to an episode's start; the outcome where a person, or a fault, keeps it from that: `ended`
+    where a key does so before it."""
     if mock is not None:
         session.stop()
         mock.request(reset=seed)
         time.sleep(RESET_S)
-        return True
-    if home:
-        session.go_home()
-    if not session.keys.is_terminal:
-        return True
-    print(f"episode {episode + 1}: set the scene, then any key; q ends", flush=True)
-    return session.keys.wait() != "q"
+        return ""
+    outcome = session.go_home() if home else ""
+    if outcome or not session.keys.is_terminal:
+        return outcome
+    session.keys.forget()
+    write(f"episode {episode + 1}: set the scene, then any key; space or q ends")
+    return "ended" if session.keys.wait() in STOPS else ""
 
 
 def print_summary(session: Session, outcomes: Counter[str]) -> None:
     """Prints outcomes, timing and what the safety filter changed."""
-    print("outcomes: " + ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items()))
-    print(f"timing:   {session.timing()}")
+    write("outcomes: " + ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items()))
+    write(f"timing:   {session.timing()}")
     if session.control.is_alive:
         counted = {reason: n for reason, n in sorted(session.control.report().count.items()) if n}
-        print("safety:   " + (", ".join(f"{n} {reason}" for reason, n in counted.items()) or "nothing changed"))
+        write("safety:   " + (", ".join(f"{n} {reason}" for reason, n in counted.items()) or "nothing changed"))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -208,6 +231,10 @@ def main(argv: list[str] | None = None) -> None:
         merged = OmegaConf.merge(defaults, OmegaConf.from_dotlist(given.settings))
         settings: Any = OmegaConf.to_container(merged, throw_on_missing=True)
         sys.exit(deploy(settings, given.mode or "dry-run"))
+    except StopSignal as ended:
+        with contextlib.suppress(StopSignal):
+            write(f"stopped: {ended}")
+        sys.exit(ended.status)
     except OmegaConfBaseException as error:
         sys.exit(f"{str(error).splitlines()[0]}: see configs/deploy.yaml")
     except UserError as error:

@@ -9,11 +9,10 @@ import numpy as np
 
 from real.cameras import Cameras
 from real.robot import Command, Motion, Robot, RobotError, State, StateError
-from robots.arm import Arm
+from real.watch import find_slow_topics
 
 WATCH_S = 1.0
 OFFSET_S = 0.05
-SAME_RAD = 1e-3
 ECHO_S = 1.0
 
 
@@ -36,6 +35,10 @@ def checks(robot: Robot, *, sends: bool) -> Iterator[Check]:
     if isinstance(states, str):
         yield Check("state", False, states)
         return
+    for sentence in robot.find_other_messages():
+        yield Check("messages", None, sentence)
+    for sentence in find_slow_topics(states):
+        yield Check("topics", False, sentence, "raise its publisher's rate, or its age limit in configs/robot")
     stamps = {state.t_robot for state in states}
     rate, needed = (len(stamps) - 1) / WATCH_S, 2 / robot.spec.latest_state_s
     yield Check(
@@ -58,11 +61,13 @@ def checks(robot: Robot, *, sends: bool) -> Iterator[Check]:
     began = time.monotonic()
     try:
         robot.stop()
-        yield Check("stop", True, f"answered in {1e3 * (time.monotonic() - began):.0f} ms")
     except RobotError as error:
-        yield Check("stop", False, str(error))
+        yield Check("stop", False, str(error), "a controller that does not stop must not be driven")
+        yield Check("commands come back", None, "nothing is sent after a stop that failed")
+        return
+    yield Check("stop", True, f"answered in {1e3 * (time.monotonic() - began):.0f} ms")
     if robot.spec.has_echo:
-        yield check_echo(robot, last)
+        yield check_echo(robot)
     else:
         yield Check("commands come back", None, "there is no echo without a bridge")
 
@@ -109,7 +114,7 @@ def check_limits(robot: Robot) -> Check:
         theirs = urdf_limits(text, robot.spec.arm.joints)
     except (xml.ParseError, KeyError, ValueError) as error:
         return Check(name, False, f"the robot's description cannot be read: {error!r}")
-    differing = differences(theirs, robot.spec.arm)
+    differing = robot.spec.arm.explain_limits(theirs)
     result = f"differ from the robot's: {differing}" if differing else "as the robot's own description has them"
     return Check(name, not differing, result)
 
@@ -123,23 +128,17 @@ def urdf_limits(text: str, joints: Sequence[str]) -> np.ndarray:
     return np.array([[float(found[name].get("lower")), float(found[name].get("upper"))] for name in joints])
 
 
-def differences(theirs: np.ndarray, arm: Arm) -> str:
-    """Which joints' limits are not ours, in words."""
-    ours = np.stack([arm.limits.position_min, arm.limits.position_max], axis=1)
-    return ", ".join(
-        f"{arm.joints[i]}: {theirs[i].tolist()} there, {ours[i].tolist()} here"
-        for i in np.flatnonzero(np.abs(theirs - ours).max(1) > SAME_RAD)
-    )
-
-
-def check_echo(robot: Robot, state: State) -> Check:
-    """Sends where the arm is, to an arm that takes no commands now, and waits for it on the topic."""
-    stamps: set[float] = set()
+def check_echo(robot: Robot) -> Check:
+    """Sends where the arm is now, to an arm that takes no commands now, and waits for it on the topic."""
+    name, stamps = "commands come back", set()
     end = time.monotonic() + ECHO_S
     while time.monotonic() < end:
-        applied = robot.apply(Command(Motion.at_rest(state.q)))
+        try:
+            applied = robot.apply(Command(Motion.at_rest(robot.observe().q)))
+        except StateError as error:
+            return Check(name, False, str(error))
         stamps |= {applied.stamp} if applied is not None else set()
         time.sleep(0.02)
         if robot.echo() in stamps:
-            return Check("commands come back", True, "the bridge delivers them")
-    return Check("commands come back", False, "the bridge drops them in silence", "look at topic and type")
+            return Check(name, True, "the bridge delivers them")
+    return Check(name, False, "the bridge drops them in silence", "look at topic and type")

@@ -16,6 +16,15 @@ from robots.observations import layout
 MODES = ("other", "idle", "move", "guiding", "reflex", "user_stopped", "recovering")  # as Franka numbers them
 
 
+class Reading(NamedTuple):
+    """Where part of a state came from, and when."""
+
+    topic: str
+    stamp: float | None  # s, by the robot's clock; None: its messages have no time
+    t: float  # s, `time.monotonic`, when it came
+    latest_s: float  # an older one holds the arm; infinite: it comes when it changes, and its age says nothing
+
+
 class State(NamedTuple):
     """The robot's newest state. `t_robot` is by its clock; `t` by ours, `time.monotonic`, when it came; both in s."""
 
@@ -29,6 +38,7 @@ class State(NamedTuple):
     goal: np.ndarray  # [3] m
     t_robot: float
     t: float
+    readings: tuple[Reading, ...] = ()  # of all topics, the joints' first; none: of one source, of t_robot and t
 
 
 class StateError(ValueError):
@@ -88,7 +98,7 @@ class RobotSpec:
     objects: int  # whose poses are observed
     goal: bool  # whether a goal is observed
     command_hz: float
-    latest_state_s: float  # an older state holds the arm
+    latest_state_s: float  # an older state of the joints holds the arm
     valid_s: float | None  # a command is reached within this time after it was sent; None: when the driver plans it
     has_echo: bool  # commands come back, so that a lost one and those of others are noticed
     is_exclusive: bool  # one process at a time may be connected
@@ -131,6 +141,10 @@ class Robot(Protocol):
 
     def stop(self) -> None:
         """Takes no more commands: the arm brakes and holds. Raises RobotError."""
+        ...
+
+    def find_other_messages(self) -> list[str]:
+        """What else came on the robot's topics and was left out, such as another node's joints: sentences."""
         ...
 
     def description(self) -> str:

@@ -27,6 +27,7 @@ from robots.model import add_arm, base_link
 
 REASONS = ("not_finite", "expired", "late", "joint_limit", "step", "workspace", "collision", "force", "no_plan")
 
+SHORTEST_S = 1e-3  # of a way to rest; controllers refuse points whose times do not increase
 CHECKED = 5  # motions between a command and rest that are checked
 SPARE_M = 0.003  # m, for what lies between them
 
@@ -153,11 +154,11 @@ class SafetyFilter:
         return self._after(self._stop(last), seconds) or Motion.at_rest(last.q)
 
     def braking(self, motion: Motion, points: int = CHECKED) -> Braking:
-        """How the arm brakes from a motion, at so many times evenly spread: none where it is at rest already.
+        """How the arm brakes from a motion, at so many times evenly spread: none where it is as good as at rest.
 
         Quintic splines through two are within 2 mrad of the plan, and at most half above its acceleration.
         """
-        if self._after(self._stop(motion), 0.0) is None or not self.trajectory.duration:
+        if self._after(self._stop(motion), 0.0) is None or self.trajectory.duration < SHORTEST_S:
             return []
         times = np.linspace(0, self.trajectory.duration, points + 1)[1:]
         return [(float(t), Motion(*map(np.array, self.trajectory.at_time(t)))) for t in times]

@@ -1,6 +1,5 @@
 """Episodes of a policy on an arm: homing, steps at a fixed rate, keys, faults, recording."""
 
-import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -12,12 +11,18 @@ from pbrl.types import UserError
 from real.agent import Agent
 from real.cameras import Cameras
 from real.control import Chunk, Report, Schedule
-from real.keys import Keys
+from real.ending import StopSignal, check_output, write
+from real.keys import STOPS, Keys
 from real.process import Control
 from real.record import Recorder, Step
 from real.robot import Robot, RobotError, State, StateError
+from real.watch import explain_no_way
 
-HOME_S, HOME_RAD, START_S = 20.0, 0.01, 3.0
+HOME_S, HOME_RAD = 20.0, 0.01
+REST_S = 0.1  # after which an arm that had no more commands is at rest, beyond the time that it was to take
+LONGEST_REST_S = 5.0
+SETTLE_S = 0.5  # that the measured arm may lag
+MOVING_RAD_S = 0.02  # a joint that is slower is at rest
 BLIND = 5  # times `latest_s` without an image: the arm is stopped
 CHECK_EVERY = 5  # steps between two checks for success in simulation
 
@@ -51,12 +56,20 @@ class Session:
         self.agent.policy.reset()
         if self.recorder is not None:
             self.recorder.begin(about)
-        outcome = self._run_steps(steps, is_success)
+        try:
+            outcome = self._run_steps(steps, is_success)
+        except StopSignal:
+            self.control.stop()  # before anything else
+            self._end_recording("aborted:stopped")
+            raise
+        self._end_recording(outcome)
+        return outcome
+
+    def _end_recording(self, outcome: str) -> None:
         if self.recorder is not None:
             self.recorder.end(outcome)
             if self.recorder.error:
-                print(f"\nnot recorded: {self.recorder.error}", file=sys.stderr)
-        return outcome
+                write(f"\nnot recorded: {self.recorder.error}", file=sys.stderr)
 
     def _run_steps(self, steps: int, is_success: IsSuccess | None) -> str:
         schedule, before, last_image = Schedule(self.agent.hz), self.control.report(), time.monotonic()
@@ -90,7 +103,7 @@ class Session:
             if since_last_s <= BLIND * self.cameras.latest_s:
                 return None, ""
             self.stop()
-            print(f"\r{error}", file=sys.stderr)
+            write(f"\r{error}", file=sys.stderr)
             return None, f"aborted:{error.fault}"
 
     def _step(
@@ -128,38 +141,77 @@ class Session:
             )
         )
 
-    def go_home(self) -> None:
-        """Moves to the home pose. Raises UserError."""
-        if self.control.start().phase != "moving":
-            return
+    def go_home(self) -> str:
+        """Moves to the home pose; the outcome where a key, or a fault, stops it on its way. Raises UserError."""
+        report = self.control.start()
+        if report.phase != "moving":
+            return f"aborted:{report.fault or 'refused'}"
         home = self.agent.arm.home
         self.control.go(home)
-        end = time.monotonic() + HOME_S
-        while np.abs(self.control.report().sent - home).max() > HOME_RAD:
-            if time.monotonic() > end or self.control.report().phase != "moving":
+        before, end = self.control.report(), time.monotonic() + HOME_S
+        while np.abs((report := self.control.report()).sent - home).max() > HOME_RAD:
+            outcome = self._requested_outcome(report)
+            if outcome.startswith("aborted:"):
+                return outcome
+            if time.monotonic() > end:
                 self.stop()
-                raise UserError("the home pose was not reached: the way is blocked; move the arm nearer by hand")
+                cycles = round((report.t - before.t) * self.robot.spec.command_hz)
+                why = report.detail or explain_no_way(before.count, report.count, cycles)
+                raise UserError(f"the home pose was not reached: {why}")
             time.sleep(0.02)
+        return ""
 
-    def stop(self) -> None:
-        """Stops the arm over a connection of its own and through the controller; returns when it is at rest."""
+    def stop(self) -> str:
+        """Stops the arm: what it does now, in a sentence.
+
+        It brakes along the way that it was last commanded, and then its controller is switched off, by the process
+        that commands it. Where that process is gone, or does not manage, the arm comes to rest by that same way; it is
+        given the time, and its controller is switched off over this process's own connection.
+        """
         self.control.stop()
-        with contextlib.suppress(RobotError):
-            self.robot.stop()
-        self.control.wait("idle", "fault", timeout_s=START_S)
+        report = self.control.wait_until_off()
+        problem = ""
+        if not (self.control.is_alive and report.controller == "off"):
+            if self.control.is_silent:
+                self.control.kill()  # what hangs must not go on to send
+            time.sleep(float(np.clip(report.rests + REST_S - time.monotonic(), 0, LONGEST_REST_S)))
+            try:
+                self.robot.stop()
+            except RobotError as error:
+                problem = str(error)
+        return describe_arm(self._wait_for_rest(), problem)
+
+    def _wait_for_rest(self) -> State | None:
+        """The arm's state when it is at rest, or when that takes too long; None where none comes."""
+        end, state = time.monotonic() + SETTLE_S, self._newest_state()
+        while (state is None or not is_at_rest(state)) and time.monotonic() < end:
+            time.sleep(0.01)
+            state = self._newest_state()
+        return state
+
+    def _newest_state(self) -> State | None:
+        if self.control.is_alive:
+            report = self.control.report()
+            return report.state if report.age < self.robot.spec.latest_state_s else None
+        try:
+            state = self.robot.observe()
+        except (StateError, RobotError):
+            return None
+        return state if time.monotonic() - state.t < self.robot.spec.latest_state_s else None
 
     def _requested_outcome(self, report: Report) -> str:
-        """The outcome that a person or a fault has brought about, or nothing."""
-        if not self.control.is_alive:
-            with contextlib.suppress(RobotError):
-                self.robot.stop()
+        """The outcome that a person or a fault has brought about, or nothing. Raises StopSignal where the terminal is
+        gone."""
+        if not self.control.is_alive or self.control.is_silent:
+            self.stop()
             return "aborted:control_gone"
         if report.phase != "moving":
             return f"aborted:{report.fault}"
+        check_output()
         key = self.keys.read_key()
         if key == "k" and self.recorder is not None:
             self.recorder.save_last(self.keep_s)
-        if key in (" ", "q"):
+        if key in STOPS:
             self.stop()
             return "aborted:stopped"
         return {"s": "success", "f": "failure"}.get(key, "")
@@ -168,7 +220,7 @@ class Session:
         if sys.stderr.isatty():
             counts = " ".join(f"{n} {name}" for name, n in sorted(report.count.items()) if n)
             line = f"step {t + 1}/{steps}  state {1e3 * report.age:.0f} ms old  {counts}"
-            print(f"\r{line:100.100}", end="", file=sys.stderr)
+            write(f"\r{line:100.100}", end="", file=sys.stderr)
 
     def timing(self) -> str:
         """How punctual the steps were, in a line."""
@@ -179,3 +231,21 @@ class Session:
             f"{len(late)} steps, {self.missed} slots missed; begun late by {np.median(late):.1f} ms (median), "
             f"{np.percentile(late, 99):.1f} (p99), {late.max():.1f} (most); inference {np.median(inference):.1f} ms"
         )
+
+
+def is_at_rest(state: State) -> bool:
+    """Whether no joint moves by more than its sensor's noise."""
+    return bool(np.abs(state.dq).max() < MOVING_RAD_S)
+
+
+def describe_arm(state: State | None, problem: str) -> str:
+    """What an arm does after a stop: `state` is its own, if one comes, `problem` why its controller may still be on."""
+    if state is None:
+        what = "no state comes from the arm, which comes to rest as it was last commanded"
+    elif is_at_rest(state):
+        what = "the arm is at rest"
+    else:
+        what = f"the arm still moves, at {np.abs(state.dq).max():.2f} rad/s"
+    if problem:
+        return f"{what}; its controller may be on ({problem}): press the arm's own stop before you go near it"
+    return f"{what}; its controller is off"

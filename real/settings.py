@@ -1,13 +1,30 @@
 """Robots' settings: configs/robot/<name>.yaml."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
 from pbrl.configs import FOLDER
+from pbrl.ranges import Count, Positive, Seed
 from pbrl.types import UserError
 
 CONFIGS = FOLDER
+
+
+class Deploy(TypedDict):
+    """Settings of a deployment; see configs/deploy.yaml."""
+
+    policy: str
+    robot: str | None
+    url: str | None
+    transport: str | None
+    episodes: Count
+    steps: Count | None
+    home: bool
+    record: str | None
+    keep_s: Positive
+    seed: Seed
+    safety: dict[str, Any]
 
 
 def load_robot_settings(name: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from robots.kinematics import Kinematics
 
 HERE = Path(__file__).parent
+SAME_RAD = 1e-3  # two limits that differ by less are the same
 NAMES = tuple(sorted(path.parent.name for path in HERE.glob("*/arm.yaml")))
 
 
@@ -68,6 +69,7 @@ class Arm:
     rates: dict[str, float]  # control_hz: the arm's own loop; state_hz: of the states that its driver publishes
     model: dict[str, Any]
     base: tuple[float, ...] = (0.0, 0.0, 0.0)  # m, where it stands in the frame of the table
+    described: tuple[np.ndarray, ...] = ()  # [J, 2] rad each: position limits that its description may have instead
 
     def __post_init__(self) -> None:
         per_joint = {f.name: getattr(self.limits, f.name) for f in fields(Limits)}
@@ -82,6 +84,20 @@ class Arm:
     def dof(self) -> int:
         """The number of joints, J."""
         return len(self.joints)
+
+    def explain_limits(self, theirs: np.ndarray) -> str:
+        """Why position limits [J, 2] rad of an arm's own description are not this arm's: a sentence, or nothing.
+
+        They may be those of `limits`, or one of the sets of `described`, within which `limits` lie.
+        """
+        ours = np.stack([self.limits.position_min, self.limits.position_max], axis=1)
+        if any(np.abs(theirs - known).max() <= SAME_RAD for known in (ours, *self.described)):
+            return ""
+        apart = np.flatnonzero(np.abs(theirs - ours).max(1) > SAME_RAD)
+        joints = ", ".join(f"{self.joints[i]}: {theirs[i].tolist()} there, {ours[i].tolist()} here" for i in apart)
+        narrow = [self.joints[i] for i in apart if theirs[i, 0] > ours[i, 0] or theirs[i, 1] < ours[i, 1]]
+        why = f"{', '.join(narrow)} may go less far there" if narrow else "no documented set is as wide"
+        return f"{joints} ({why}: is it another arm?)"
 
     @cached_property
     def kinematics(self) -> "Kinematics":
@@ -102,6 +118,7 @@ def load(name: str) -> Arm:
         found["gripper"] = Gripper(**{**gripper, "joints": tuple(gripper["joints"])})
         arrays = {key: np.array(found.pop(key), float) for key in ("home", "home_spread", "stiffness")}
         arrays |= {key: np.array(found.pop(key), float) for key in ("workspace", "safety_workspace")}
+        found["described"] = tuple(np.array(limits, float).T for limits in found.pop("described", ()))
         return Arm(**{**found, **arrays, "joints": tuple(found["joints"])}, limits=limits)
     except (KeyError, TypeError) as error:
         raise UserError(f"robots/{name}/arm.yaml: {error}") from error

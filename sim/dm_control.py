@@ -35,6 +35,10 @@ class DmControl(Simulation):
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = Box(-1.0, 1.0, bounds.shape, np.float32)
 
+    @property
+    def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.low, self.high
+
     def _reset(self, seed: int) -> np.ndarray:
         self.env.task._random = np.random.RandomState(seed)  # the suite draws all its starts from this generator
         return flatten(self.env.reset().observation)

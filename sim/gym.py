@@ -53,6 +53,10 @@ class Gym(Simulation):
         self.observation_space = Box(-np.inf, np.inf, self.env.observation_space.shape, np.float32)
         self.action_space = Box(-1.0, 1.0, bounds.shape, np.float32)
 
+    @property
+    def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.low, self.high
+
     def _reset(self, seed: int) -> np.ndarray:
         return self.env.reset(seed=seed)[0]
 

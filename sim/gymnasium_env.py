@@ -4,12 +4,10 @@ docs/environments.md shows it step by step. Whether an environment can be restor
 assumed; where it cannot, frames are kept while episodes are collected.
 """
 
-import importlib
 import inspect
 import json
 import os
 import sys
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,6 +22,7 @@ from PIL import Image
 
 from pbrl.data.video import square
 from pbrl.types import UserError
+from sim import registered
 from sim.backend import HINT, RendererMissing
 from sim.simulation import PHYSICS, Observed
 from sim.spaces import ActionScale, ObservationParts
@@ -109,10 +108,10 @@ class Gymnasium(gymnasium.Env):
         if restore not in ("auto", "always", "never"):
             raise UserError(f"env.restore={restore}: it is one of auto, always, never")
         self.id, self.name, self.instruction, self.task = id, name, instruction, id
-        self.env = make(id, module, dict(kwargs or {}))
+        self.env = registered.make(id, module, dict(kwargs or {}))
         self.base: Any = self.env.unwrapped
         assert self.env.spec is not None  # it was registered
-        self.horizon = choose_horizon(id, horizon, gymnasium.spec(self.env.spec.id).max_episode_steps)
+        self.horizon = registered.choose_horizon(id, horizon, gymnasium.spec(self.env.spec.id).max_episode_steps)
         self.control_hz = float(control_hz or self.base.metadata.get("render_fps") or 20)
         self.scale = ActionScale(self.env.action_space, id)
         self.parts = ObservationParts(self.env.observation_space, id)
@@ -122,13 +121,14 @@ class Gymnasium(gymnasium.Env):
         self._check_images(chosen=images is not None)
         self.observation_space = self._observation_space()
         self.action_space = Box(-1.0, 1.0, (self.scale.size,), np.float32)
+        self.action_bounds = self.scale.low, self.scale.low + self.scale.range
         self.success_key, self.can_restore = self._try_out(
             json.dumps([id, module, kwargs, success, restore]), success, restore
         )
         self.has_success = self.success_key is not None
         if self.images and not (self.can_restore or frames):
             raise UserError(f"{id} cannot be restored, so env.images needs the frames that env.frames=true keeps")
-        self._decide = None if expert is None else load_expert(expert)
+        self._decide = None if expert is None else registered.load_expert(expert)
         self.objects = objects
         self.expert = None if expert is None else self._expert
 
@@ -292,54 +292,6 @@ ADVICE = (
     "no states"
 )
 _tried: dict[str, tuple[str | None, bool]] = {}  # of this process, by what makes the environment
-
-
-def make(id: str, module: str | None, kwargs: dict[str, Any]) -> gymnasium.Env:
-    """The environment without a time limit, drawing frames where it can. Raises UserError."""
-    if module is not None:
-        load_module(module, "env.module")
-    given: dict[str, Any] = {"max_episode_steps": -1, "disable_env_checker": True, **kwargs}
-    try:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of render modes that it has not
-                return gymnasium.make(id, **{"render_mode": "rgb_array", **given})
-        except TypeError:  # it takes no render_mode
-            return gymnasium.make(id, **given)
-    except gymnasium.error.UnregisteredEnv as error:
-        advice = "name the package that registers it: env.module=my_package" if module is None else f"not in {module}"
-        raise UserError(f"there is no Gymnasium environment {id} ({error}): {advice}") from error
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise UserError(f"{id} needs a package that is not installed: {error}") from error
-    except (gymnasium.error.Error, TypeError) as error:
-        raise UserError(f"{id} cannot be made ({error}): its own arguments are given by env.kwargs") from error
-
-
-def load_module(module: str, flag: str) -> Any:
-    """The imported module. Raises UserError."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{flag}: {module} cannot be imported ({error}): install it, or put its folder on PYTHONPATH"
-        ) from error
-
-
-def load_expert(name: str) -> Callable[..., Any]:
-    """What "package.module:function" names. Raises UserError."""
-    module, _, attribute = name.partition(":")
-    found = vars(load_module(module, "env.expert")).get(attribute) if attribute else None
-    if not callable(found):
-        raise UserError(f"env.expert={name} names nothing that can be called: write package.module:function")
-    return found
-
-
-def choose_horizon(id: str, given: int | None, own: int | None) -> int:
-    """Steps until truncation. Raises UserError."""
-    horizon = own if given is None else given
-    if horizon is None or horizon < 1:
-        raise UserError(f"{id} says no max_episode_steps: say how many steps an episode has with env.horizon=200")
-    return horizon
 
 
 def layers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:

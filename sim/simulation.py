@@ -53,6 +53,13 @@ class Simulation(gym.Env):
     model: mujoco.MjModel
     data: mujoco.MjData
 
+    @property
+    def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """What -1 and 1 are in the task's own units: [A] each. Without units of its own, -1 and 1."""
+        space = self.action_space
+        assert isinstance(space, gym.spaces.Box)
+        return space.low, space.high
+
     def _reset(self, seed: int) -> np.ndarray:
         raise NotImplementedError
 

@@ -22,7 +22,7 @@ from pbrl.types import Episode, Phase, Spec
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SPEC = Spec(5, 2, (0.0,) * 5, (1.0,) * 5, 30)
-SMALL = {"hidden": [16], "width": 16, "heads": 2, "context": 4, "batch_size": 16, "step_batch_size": 16}
+SMALL = {"hidden": [16], "width": 16, "heads": 2, "context": 4, "layers": 1, "batch_size": 16, "step_batch_size": 16}
 LENGTH = 8  # steps of a segment
 RANDOM = {"dropout", "target_noise", "crop"}  # settings that draw random numbers in an update, where they are not 0
 sim.configs.register()

@@ -68,8 +68,8 @@ def test_every_learner_is_the_same_by_two_processes(tmp_path):
 
 @pytest.mark.slow
 def test_gradients_meet_within_a_compiled_update(tmp_path):
-    (first,), _ = by_two_processes(tmp_path, [("algo/iql", {})], compile=True)
-    alone = train_alone("algo/iql", {})
+    (first,), _ = by_two_processes(tmp_path, [("algo/bc", {})], compile=True)
+    alone = train_alone("algo/bc", {})
     for key, value in alone["state"].items():
         torch.testing.assert_close(first["state"][key], value, rtol=1e-3, atol=1e-5)
 
@@ -120,6 +120,22 @@ def test_a_killed_run_goes_on_with_more_or_fewer_processes(tmp_path, undisturbed
         torch.testing.assert_close(policies[1]["state"][key], value, rtol=1e-2, atol=1e-4)
     answers = [(folder / "run/metrics.jsonl").read_text().count('"answers"') for folder in folders]
     assert answers == [2, 2]
+
+
+@pytest.mark.slow
+def test_sigterm_ends_all_processes_with_a_checkpoint(tmp_path):
+    started = run(tmp_path, 2, *WHOLE, "reward.steps=100000")
+    metrics = tmp_path / "run/metrics.jsonl"
+    while started.poll() is None and not (metrics.exists() and '"reward"' in metrics.read_text()):
+        time.sleep(0.02)
+    began = time.monotonic()
+    started.send_signal(signal.SIGTERM)
+    said, _ = started.communicate(timeout=60)
+    assert started.returncode != 0 and said.count("stopped; the same command goes on") == 1, said
+    assert time.monotonic() - began < 25, said  # after 30 s torchrun kills what has not ended
+    state = files.load(tmp_path / "run/checkpoint.pt", CPU)
+    assert state is not None and state["position"]["step"] > 0
+    assert state["position"]["step"] % 10 or state["unread"]
 
 
 def test_a_batch_that_cannot_be_shared(monkeypatch):

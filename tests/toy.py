@@ -22,6 +22,7 @@ class Point(gym.Env):
     cameras, images, style, double = (), (), None, None
     observation_space = Box(-2, 2, (2,), np.float32)
     action_space = Box(-1, 1, (2,), np.float32)
+    action_bounds = action_space.low, action_space.high
 
     def __init__(self, *, horizon: int = 30, terminates: bool = False, goal_radius: float = 0.3):
         self.horizon, self.terminates, self.goal_radius = horizon, terminates, goal_radius

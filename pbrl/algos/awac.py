@@ -11,6 +11,7 @@ from torch import nn
 from pbrl.models.gaussian import GaussianPolicy
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam, polyak
+from pbrl.ranges import Positive, PositiveOrInfinite, Share, Size
 from pbrl.training.batches import Data
 from pbrl.types import Metrics, Phase, Spec, Transitions
 
@@ -21,13 +22,13 @@ class AWAC(nn.Module):
         spec: Spec,
         policy: GaussianPolicy,
         *,
-        hidden: list[int],
-        temperature: float,
-        max_weight: float,
-        discount: float,
-        tau: float,
-        lr: float,
-        batch_size: int,
+        hidden: list[Size],
+        temperature: Positive,
+        max_weight: PositiveOrInfinite,
+        discount: Share,
+        tau: Share,
+        lr: Positive,
+        batch_size: Size,
     ):
         super().__init__()
         self.policy = policy

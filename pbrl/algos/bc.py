@@ -7,6 +7,7 @@ from torch import nn
 
 from pbrl.models.optim import Adam
 from pbrl.models.policy import LikelihoodPolicy
+from pbrl.ranges import Positive, Size, Whole
 from pbrl.training.batches import Data
 from pbrl.types import Metrics, Phase, Spec, Transitions, UserError
 
@@ -15,7 +16,14 @@ class BC(nn.Module):
     """Imitates the `fraction` of episodes with the highest true return."""
 
     def __init__(
-        self, spec: Spec, policy: LikelihoodPolicy, *, fraction: float, lr: float, cosine_steps: int, batch_size: int
+        self,
+        spec: Spec,
+        policy: LikelihoodPolicy,
+        *,
+        fraction: float,
+        lr: Positive,
+        cosine_steps: Whole,
+        batch_size: Size,
     ):
         super().__init__()
         if not 0 < fraction <= 1:

@@ -9,9 +9,11 @@ import copy
 
 from torch import Tensor, nn
 
+from pbrl.distributed import all_reduce_mean
 from pbrl.models.optim import Adam
 from pbrl.models.policy import LikelihoodPolicy
 from pbrl.objectives import Objective, agreement
+from pbrl.ranges import NotNegative, Positive, Size, Whole
 from pbrl.training.batches import Data
 from pbrl.types import Comparisons, Metrics, Phase, Segment, Spec, UserError
 
@@ -23,15 +25,15 @@ class CPL(nn.Module):
         policy: LikelihoodPolicy,
         *,
         objective: Objective,
-        alpha: float,
-        bc_weight: float,
+        alpha: NotNegative,
+        bc_weight: NotNegative,
         reference: bool,
-        lr: float,
-        lr_after: float,
-        warmup: int,
-        cosine_steps: int,
-        pretrain_steps: int,
-        batch_size: int,
+        lr: Positive,
+        lr_after: Positive,
+        warmup: Whole,
+        cosine_steps: Whole,
+        pretrain_steps: Whole,
+        batch_size: Size,
     ):
         super().__init__()
         if reference and not pretrain_steps:
@@ -55,7 +57,7 @@ class CPL(nn.Module):
 
     def clone(self, batch: Comparisons) -> Metrics:
         """Clones all segments, preferred or not."""
-        loss = -self.policy.score(batch.segments).sum() / batch.segments.mask.sum()
+        loss = -self.policy.score(batch.segments).sum() / all_reduce_mean(batch.segments.mask.sum())
         self.optim.step(loss)
         return {"bc": loss.detach()}
 
@@ -70,7 +72,7 @@ class CPL(nn.Module):
         score = self.policy.score(batch.segments)  # sum_t log pi, [B, K], where K is 2 for pairs
         scores = self.alpha * self.relative(score, batch.segments)
         cpl = self.objective(scores, batch.label, batch.confidence)
-        bc = -score.sum() / batch.segments.mask.sum()
+        bc = -score.sum() / all_reduce_mean(batch.segments.mask.sum())
         self.optim.step(cpl + self.bc_weight * bc)
         return {"cpl": cpl.detach(), "bc": bc.detach(), "train_accuracy": agreement(scores, batch.label)}
 

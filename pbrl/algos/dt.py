@@ -7,6 +7,7 @@ from torch import nn
 
 from pbrl.models.decision_transformer import DecisionTransformer
 from pbrl.models.optim import Adam
+from pbrl.ranges import Finite, NotNegative, Positive, ShareBelow1, Size, Whole
 from pbrl.training.batches import Data
 from pbrl.types import Metrics, Phase, Spec, Windows
 
@@ -16,18 +17,18 @@ class DT(nn.Module):
         self,
         spec: Spec,
         *,
-        context: int,
-        layers: int,
-        heads: int,
-        width: int,
-        dropout: float,
-        targets: list[float],
-        state_weight: float,
-        lr: float,
-        cosine_steps: int,
-        weight_decay: float,
-        clip: float,
-        batch_size: int,
+        context: Size,
+        layers: Size,
+        heads: Size,
+        width: Size,
+        dropout: ShareBelow1,
+        targets: list[Finite],
+        state_weight: NotNegative,
+        lr: Positive,
+        cosine_steps: Whole,
+        weight_decay: NotNegative,
+        clip: Positive,
+        batch_size: Size,
     ):
         super().__init__()
         self.policy = DecisionTransformer(

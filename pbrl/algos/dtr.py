@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pbrl.distributed import all_reduce_mean
 from pbrl.models.decision_transformer import DecisionTransformer, mean
 from pbrl.models.optim import Adam, polyak
+from pbrl.ranges import Finite, NotNegative, Positive, Share, ShareBelow1, Size, Whole
 from pbrl.training.batches import Data
 from pbrl.types import Metrics, Phase, Spec, UserError, Windows
 
@@ -24,26 +25,26 @@ class DTR(nn.Module):
         self,
         spec: Spec,
         *,
-        context: int,
-        layers: int,
-        heads: int,
-        width: int,
-        dropout: float,
-        hidden: list[int],
-        targets: list[float],
+        context: Size,
+        layers: Size,
+        heads: Size,
+        width: Size,
+        dropout: ShareBelow1,
+        hidden: list[Size],
+        targets: list[Finite],
         choose: str,
-        eta: float,
-        eta_steps: int,
-        imitation: float,
-        state_weight: float,
-        discount: float,
-        tau: float,
-        policy_tau: float,
-        lr: float,
-        cosine_steps: int,
-        weight_decay: float,
-        clip: float,
-        batch_size: int,
+        eta: NotNegative,
+        eta_steps: Whole,
+        imitation: NotNegative,
+        state_weight: NotNegative,
+        discount: Share,
+        tau: Share,
+        policy_tau: Share,
+        lr: Positive,
+        cosine_steps: Whole,
+        weight_decay: NotNegative,
+        clip: Positive,
+        batch_size: Size,
     ):
         super().__init__()
         if context < 2:

@@ -12,10 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pbrl.distributed import all_reduce_mean
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam, polyak
 from pbrl.models.policy import LikelihoodPolicy
 from pbrl.objectives import agreement, bradley_terry
+from pbrl.ranges import Finite, NotNegative, OpenShare, Positive, PositiveOrInfinite, Share, Size, Whole
 from pbrl.training.batches import Data
 from pbrl.types import Comparisons, Metrics, Observation, Phase, Spec, Transitions
 
@@ -33,18 +35,18 @@ class IPL(nn.Module):
         spec: Spec,
         policy: LikelihoodPolicy,
         *,
-        hidden: list[int],
-        penalty: float,
-        usual_reward: float | None,
-        expectile: float,
-        beta: float,
-        max_weight: float,
-        discount: float,
-        tau: float,
-        lr: float,
-        actor_cosine_steps: int,
-        batch_size: int,
-        step_batch_size: int,
+        hidden: list[Size],
+        penalty: NotNegative,
+        usual_reward: Finite | None,
+        expectile: OpenShare,
+        beta: NotNegative,
+        max_weight: PositiveOrInfinite,
+        discount: Share,
+        tau: Share,
+        lr: Positive,
+        actor_cosine_steps: Whole,
+        batch_size: Size,
+        step_batch_size: Size,
     ):
         super().__init__()
         self.policy = policy
@@ -70,7 +72,7 @@ class IPL(nn.Module):
     def update(self, batch: Batch) -> Metrics:
         """A step of Q and V on preferences over Q - gamma V' (eq. 3 and 5), then of the policy by advantage weights."""
         pairs = batch.pairs
-        steps = join(batch)
+        steps, counts = join(batch)
         obs, next_obs = self.normalize(steps.obs.state), self.normalize(steps.next_obs.state)
         pair = torch.cat([obs, steps.action], -1)
 
@@ -79,15 +81,15 @@ class IPL(nn.Module):
             v_next = self.v(next_obs).float().squeeze(-1)
         v = self.v(obs).float().squeeze(-1)
         error = q_min - v
-        v_loss = (torch.where(error > 0, self.expectile, 1 - self.expectile) * error.square()).mean()
+        v_loss = mean(torch.where(error > 0, self.expectile, 1 - self.expectile) * error.square(), counts)
         q = self.q(pair).float().squeeze(-1)
         reward = q - self.discount * (1 - steps.done) * v_next  # [2, M], eq. 3
-        of_pairs = reward[:, : len(steps.action) - len(batch.steps.action)]
+        of_pairs = (reward * counts)[:, : len(steps.action) - len(batch.steps.action)]
         scores = of_pairs.reshape(2, len(pairs.label), 2, -1).sum(-1)  # [2, B, 2]
         preference = (bradley_terry(scores, pairs.label) * pairs.confidence).mean(1).sum()
-        size = (reward - self.usual_reward).square().mean(1).sum()
+        size = mean((reward - self.usual_reward).square(), counts).sum()
         weight = (self.beta * error.detach()).exp().clamp(max=self.max_weight)
-        actor_loss = -(weight * self.policy.log_prob(steps.obs, steps.action)).mean()
+        actor_loss = -mean(weight * self.policy.log_prob(steps.obs, steps.action), counts)
 
         self.critic_optim.step(v_loss + preference + self.penalty * size)  # eq. 5
         self.actor_optim.step(actor_loss)
@@ -101,8 +103,13 @@ class IPL(nn.Module):
         }
 
 
-def join(batch: Batch) -> Transitions:
-    """All steps at once, [M, …]: those of the segments but their last, whose next observation is unknown."""
+def mean(x: Tensor, counts: Tensor) -> Tensor:
+    """The mean of x [..., M] over the steps that count, in the batches of all processes: [...]."""
+    return (x * counts).mean(-1) / all_reduce_mean(counts.mean())
+
+
+def join(batch: Batch) -> tuple[Transitions, Tensor]:
+    """All steps at once, [M, …], and which count [M]: not a segment's last, whose next observation is unknown."""
     segments, steps = batch.pairs.segments, batch.steps
     state, action = segments.obs.state, segments.action  # [B, 2, L, …]
 
@@ -110,10 +117,12 @@ def join(batch: Batch) -> Transitions:
         return x.reshape(-1, x.shape[-1])
 
     none = state.new_zeros(len(flat(state[:, :, 1:])))  # a segment ends before its episode does
-    return Transitions(
+    counts = (segments.mask[:, :, :-1] * segments.mask[:, :, 1:]).flatten()
+    transitions = Transitions(
         Observation(torch.cat([flat(state[:, :, :-1]), steps.obs.state])),
         torch.cat([flat(action[:, :, :-1]), steps.action]),
         torch.cat([none, steps.reward]),
         Observation(torch.cat([flat(state[:, :, 1:]), steps.next_obs.state])),
         torch.cat([none, steps.done]),
     )
+    return transitions, torch.cat([counts, torch.ones_like(steps.reward)])

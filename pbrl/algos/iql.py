@@ -12,6 +12,7 @@ from torch import nn
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam, polyak
 from pbrl.models.policy import LikelihoodPolicy
+from pbrl.ranges import NotNegative, OpenShare, Positive, PositiveOrInfinite, Share, Size, Whole
 from pbrl.training.batches import Data
 from pbrl.types import Metrics, Phase, Spec, Transitions
 
@@ -22,15 +23,15 @@ class IQL(nn.Module):
         spec: Spec,
         policy: LikelihoodPolicy,
         *,
-        hidden: list[int],
-        expectile: float,
-        beta: float,
-        max_weight: float,
-        discount: float,
-        tau: float,
-        lr: float,
-        actor_cosine_steps: int,
-        batch_size: int,
+        hidden: list[Size],
+        expectile: OpenShare,
+        beta: NotNegative,
+        max_weight: PositiveOrInfinite,
+        discount: Share,
+        tau: Share,
+        lr: Positive,
+        actor_cosine_steps: Whole,
+        batch_size: Size,
     ):
         super().__init__()
         self.policy = policy

@@ -16,6 +16,7 @@ from pbrl.distributed import all_reduce_mean
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam
 from pbrl.models.policy import LikelihoodPolicy
+from pbrl.ranges import NotNegative, Positive, PositiveOrInfinite, Size, Whole
 from pbrl.training.batches import Data
 from pbrl.types import Comparisons, Metrics, Phase, Spec, Transitions
 
@@ -33,14 +34,14 @@ class ISWBC(nn.Module):
         spec: Spec,
         policy: LikelihoodPolicy,
         *,
-        hidden: list[int],
-        exponent: float,
-        max_weight: float,
-        lr: float,
-        weight_decay: float,
-        cosine_steps: int,
-        batch_size: int,
-        step_batch_size: int,
+        hidden: list[Size],
+        exponent: NotNegative,
+        max_weight: PositiveOrInfinite,
+        lr: Positive,
+        weight_decay: NotNegative,
+        cosine_steps: Whole,
+        batch_size: Size,
+        step_batch_size: Size,
     ):
         super().__init__()
         self.policy = policy

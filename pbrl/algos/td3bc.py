@@ -12,6 +12,7 @@ from pbrl.distributed import all_reduce_mean
 from pbrl.models.gaussian import GaussianPolicy
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam, polyak
+from pbrl.ranges import Count, NotNegative, Positive, Share, Size
 from pbrl.training.batches import Data
 from pbrl.types import Metrics, Phase, Spec, Transitions, UserError
 
@@ -24,15 +25,15 @@ class TD3BC(nn.Module):
         spec: Spec,
         policy: GaussianPolicy,
         *,
-        hidden: list[int],
-        alpha: float,
-        target_noise: float,
-        target_clip: float,
-        delay: int,
-        discount: float,
-        tau: float,
-        lr: float,
-        batch_size: int,
+        hidden: list[Size],
+        alpha: NotNegative,
+        target_noise: NotNegative,
+        target_clip: NotNegative,
+        delay: Count,
+        discount: Share,
+        tau: Share,
+        lr: Positive,
+        batch_size: Size,
     ):
         super().__init__()
         if policy.log_std is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pbrl.ranges import Count, NotNegative
 from pbrl.types import Environment, UserError
 
 SALT = 20  # keeps a behaviour's draws apart from the environment's, which come from the same seed
@@ -26,7 +27,7 @@ class Behaviour:
     name = "expert"
     max_strength = 4.0
 
-    def __init__(self, *, strength: float | None = None, noise: float = 0.0):
+    def __init__(self, *, strength: NotNegative | None = None, noise: NotNegative = 0.0):
         self.strength, self.noise = strength or 0.0, noise
 
     def start(self, envs: Sequence[Environment], seeds: Sequence[int]) -> None:
@@ -86,7 +87,9 @@ class Offset(Behaviour):
     name = "offset"
     max_strength = 0.3
 
-    def __init__(self, *, bias: list[float], hold: float | None, strength: float | None = None, noise: float = 0.0):
+    def __init__(
+        self, *, bias: list[float], hold: float | None, strength: NotNegative | None = None, noise: NotNegative = 0.0
+    ):
         super().__init__(strength=strength, noise=noise)
         self.bias, self.hold = np.array(bias), hold
         if hold is not None and hold < 1:
@@ -121,7 +124,7 @@ class Holds(Behaviour):
     name = "holds"
     max_strength = 1.0
 
-    def __init__(self, *, steps: int, strength: float | None = None, noise: float = 0.0):
+    def __init__(self, *, steps: Count, strength: NotNegative | None = None, noise: NotNegative = 0.0):
         super().__init__(strength=strength, noise=noise)
         self.steps = steps
 
@@ -145,7 +148,7 @@ class Styles(Behaviour):
 
     name = "styles"
 
-    def __init__(self, *, styles: Sequence[Mapping[str, float]], noise: float = 0.0):
+    def __init__(self, *, styles: Sequence[Mapping[str, float]], noise: NotNegative = 0.0):
         super().__init__(noise=noise)
         self.styles = [dict(style) for style in styles]
         if not self.styles:

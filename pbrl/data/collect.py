@@ -9,6 +9,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from tqdm import tqdm
 
 from pbrl import files
 from pbrl.data import episodes as storage
+from pbrl.data.action_bounds import ActionUnits, Bounds
 from pbrl.data.frames import without_images
-from pbrl.data.rollout import RolloutWorkers, drop_name, episode_seeds
+from pbrl.data.inspection import DataSet
+from pbrl.data.rollout import RolloutWorkers, drop_name, episode_seeds, make_environment
 from pbrl.types import Episode, UserError
 
 CALIBRATION_EPISODES, CALIBRATION_STEPS = 80, 7
@@ -28,17 +31,25 @@ CALIBRATION_EPISODES, CALIBRATION_STEPS = 80, 7
 def load_dataset(
     env: dict[str, Any], data: dict[str, Any], *, folder: Path, seed: int, workers: int
 ) -> tuple[list[Episode], str]:
-    """The episodes that `data` describes for `env`, and their content hash: read if they are there, else collected.
+    """The episodes that `data` describes for `env`, and their content hash; see `load_inspected`. Raises UserError."""
+    found, content_hash = load_inspected(env, data, folder=folder, seed=seed, workers=workers)
+    return found.episodes, content_hash
 
-    They are collected without images, which are rendered afterwards (see frames.py), so the data are the same.
 
-    `data` has either `path`, an existing Minari folder, folder of videos or D4RL file, or `behaviour`, `episodes` and
-    perhaps `success`, to which the behaviour's strength is calibrated, or `sac`, a training run to take them from.
-    Raises UserError.
+def load_inspected(
+    env: dict[str, Any], data: dict[str, Any], *, folder: Path, seed: int, workers: int
+) -> tuple[DataSet, str]:
+    """The data set that `data` describes for `env`, and its content hash: read if it is there, else collected.
+
+    It is collected without images, which are rendered afterwards (see frames.py), so the data are the same.
+
+    `data` has either `path`, an existing Minari folder, folder of videos or D4RL file, perhaps with the bounds of its
+    actions, or `behaviour`, `episodes` and perhaps `success`, to which the behaviour's strength is calibrated, or
+    `sac`, a training run to take them from. Raises UserError.
     """
     if data.get("path"):
-        episodes = storage.read(Path(data["path"]).expanduser())
-        return episodes, storage.content_hash(episodes)
+        found = storage.read_dataset(Path(data["path"]).expanduser(), action_units(env, data))
+        return found, storage.content_hash(found.episodes)
     if not data.get("episodes", 1) > 0:
         raise UserError("data.episodes must be at least 1")
     env = without_images(env)
@@ -51,11 +62,28 @@ def load_dataset(
             instantiate(data["behaviour"])  # says what is wrong with it before anything is made
         with files.lock(path):  # runs of a sweep make it once
             if not path.exists():
-                return _collect_and_write(recipe, path, workers)
-    episodes = storage.read(path)
+                episodes, content_hash = _collect_and_write(recipe, path, workers)
+                return DataSet(episodes, str(path)), content_hash
+    found = storage.read_dataset(path)
     provenance = storage.read_provenance(path)
     assert provenance is not None
-    return episodes, provenance["content_hash"]
+    return found, provenance["content_hash"]
+
+
+def action_units(env: dict[str, Any], data: dict[str, Any]) -> ActionUnits:
+    """What the settings say of a data set's actions: stated bounds, and those of the environment. Raises UserError."""
+    clip = data.get("clip_actions", False)
+    if not isinstance(clip, bool):
+        raise UserError(f"data.clip_actions={clip} is true or false")
+
+    def bounds() -> Bounds | None:
+        if not env.get("_target_"):  # videos are shown without one
+            return None
+        environment = make_environment(without_images(env))
+        environment.close()
+        return Bounds(*environment.action_bounds, "the environment's bounds")
+
+    return ActionUnits(data.get("action_low"), data.get("action_high"), clip, cache(bounds))
 
 
 def _collect_and_write(recipe: dict[str, Any], path: Path, workers: int) -> tuple[list[Episode], str]:

@@ -1,29 +1,38 @@
 """D4RL-style HDF5 files → episodes (Fu et al. 2020, arXiv:2004.07219)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
 import numpy as np
 
+from pbrl.data.action_bounds import ActionUnits
+from pbrl.data.inspection import DataSet, Names, Raw, inspect, refuse_non_finite, to_numbers, to_vectors
+from pbrl.data.opening import open_hdf5
 from pbrl.types import Episode, UserError
+
+NAMES = Names("observations", "actions", "rewards")
+NEEDED = ("observations", "actions", "rewards", "terminals")
+SAME = 1e-4  # of a column's standard deviation: next observations this close to the next row are that row
+UNORDERED = 0.5  # a larger share of steps that do not lead to the next row: the rows are in no order
 
 
 class Flat(NamedTuple):
     """What a D4RL file holds: N steps, one episode after the other."""
 
     obs: np.ndarray  # [N, O]
-    action: np.ndarray  # [N, A]
+    action: np.ndarray  # [N, …]
     reward: np.ndarray  # [N]
     terminal: np.ndarray  # [N] bool
     timeout: np.ndarray  # [N] bool
     after: np.ndarray | None  # [N, O], next observations, where the file has them
+    jump: np.ndarray  # [N] bool: nothing ends here by the file's marks, and yet it does not lead to the next row
 
     def episodes(self) -> Iterator[slice]:
         """The steps of each episode. Without `after`, where a timeout's step led is unknown, and it is left out."""
         start = 0
-        for end in [*np.flatnonzero(self.terminal | self.timeout), len(self.reward) - 1]:
+        for end in [*np.flatnonzero(self.terminal | self.timeout | self.jump), len(self.reward) - 1]:
             known = self.terminal[end] or self.after is not None  # a true terminal's end is never used
             steps = slice(start, int(end) + int(known))
             start = int(end) + 1
@@ -32,39 +41,139 @@ class Flat(NamedTuple):
 
 
 def _read_flat(path: Path) -> Flat:
-    with h5py.File(path) as file:
-        try:
-            obs, action, reward, terminal = (
-                np.asarray(file[k]) for k in ("observations", "actions", "rewards", "terminals")
-            )
-        except KeyError as error:
-            raise UserError(f"{path} is no D4RL file: {error}") from error
-        if "timeouts" not in file:
-            raise UserError(
-                f"{path} has no timeouts, so the ends of its episodes are unknown: take D4RL's v2, or add the array"
-            )
-        timeout = np.asarray(file["timeouts"])
-        after = np.asarray(file["next_observations"]) if "next_observations" in file else None
-    return Flat(obs, action, reward.ravel(), terminal.astype(bool).ravel(), timeout.astype(bool).ravel(), after)
+    with open_hdf5(path) as file:
+        arrays = {name: _read_array(path, file, name) for name in (*NEEDED, "timeouts")}
+        if "next_observations" in file:
+            arrays["next_observations"] = _read_array(path, file, "next_observations")
+    steps = len(arrays["rewards"])
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise UserError(f"{path} has arrays of different lengths ({found}): which rows belong together is unknown")
+    if not steps:
+        raise UserError(f"{path} holds no step: its arrays are empty")
+    obs = to_vectors(path, "observations", arrays["observations"])
+    after = arrays.get("next_observations")
+    after = None if after is None else to_vectors(path, "next_observations", after)
+    if after is not None and after.shape != obs.shape:
+        raise UserError(f"{path}: observations {obs.shape} and next_observations {after.shape} differ in shape")
+    terminal, timeout = (_read_flags(path, name, arrays[name]) for name in ("terminals", "timeouts"))
+    flat = Flat(
+        obs,
+        arrays["actions"],
+        _read_column(path, "rewards", arrays["rewards"]),
+        terminal,
+        timeout,
+        after,
+        terminal & False,
+    )
+    _check_finite(path, flat)
+    return flat._replace(jump=_find_jumps(path, flat))
 
 
-def read_d4rl(path: Path) -> list[Episode]:
+def _read_array(path: Path, file: h5py.File, name: str) -> np.ndarray:
+    found = file.get(name)
+    if isinstance(found, h5py.Dataset) and found.ndim:
+        return to_numbers(path, name, found[()])
+    if name == "timeouts" and found is None:
+        raise UserError(
+            f"{path} has no timeouts, so the ends of its episodes are unknown: take D4RL's v2, or add the array"
+        )
+    what = "is no array of rows" if found is not None else "is missing"
+    raise UserError(f"{path} is no D4RL file: {name} {what}; it holds {', '.join(file) or 'nothing'}")
+
+
+def _read_column(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """One number a row: [N]."""
+    if array.size != len(array):
+        raise UserError(f"{path}: {name} has shape {array.shape}, and must hold one number for each step")
+    return array.ravel()
+
+
+def _read_flags(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """Flags [N] of 0 and 1, of any type. Raises UserError for other numbers, as NaN, which would count as true."""
+    flags = _read_column(path, name, array)
+    strange = np.flatnonzero((flags != 0) & (flags != 1))
+    if len(strange):
+        raise UserError(f"{path}: {name}[{strange[0]}] is {flags[strange[0]]}, and flags are 0 or 1")
+    return flags.astype(bool)
+
+
+def _check_finite(path: Path, flat: Flat) -> None:
+    ends = np.flatnonzero(flat.terminal | flat.timeout)
+
+    def locate(name: str) -> Callable[[int], str]:
+        def where(row: int) -> str:
+            episode = int(np.searchsorted(ends, row))
+            step = row - (int(ends[episode - 1]) + 1 if episode else 0)
+            return f"{path}, episode {episode}, step {step} (row {row}): {name}"
+
+        return where
+
+    parts = {"observations": flat.obs, "actions": flat.action, "rewards": flat.reward, "next_observations": flat.after}
+    for name, array in parts.items():
+        if array is not None:
+            refuse_non_finite(array, locate(name))
+
+
+def _find_jumps(path: Path, flat: Flat) -> np.ndarray:
+    """Where an episode ends that no mark ends: its next observation is not the next row. [N] bool.
+
+    Raises UserError where most rows do not lead to the next one.
+    """
+    jump = np.zeros(len(flat.reward), bool)
+    if flat.after is None or len(jump) < 2:
+        return jump
+    tolerance = SAME * flat.obs.std(0, dtype=np.float64)
+    tolerance += 1e-6 * np.abs(flat.obs).max(0).astype(np.float64)
+    if flat.obs.dtype != flat.after.dtype:  # one of them was rounded
+        coarse = max(np.finfo(part.dtype).eps for part in (flat.obs, flat.after) if part.dtype.kind == "f")
+        tolerance += coarse * np.abs(flat.obs).max(0).astype(np.float64)
+    near = np.abs(flat.after[:-1].astype(np.float64) - flat.obs[1:]) <= tolerance
+    marked = flat.terminal | flat.timeout
+    jump[:-1] = ~near.all(1) & ~marked[:-1]
+    unmarked = int((~marked[:-1]).sum())
+    if jump.sum() > max(1, UNORDERED * unmarked):
+        raise UserError(
+            f"{path}: next_observations differ from the next row after {jump.sum()} of {unmarked} steps, so rows are "
+            "not in the order of time, or next_observations are something else: sort the rows, or leave them out"
+        )
+    return jump
+
+
+def read_d4rl(path: Path, units: ActionUnits) -> DataSet:
     """Episodes of flat arrays observations, actions, rewards, terminals, timeouts and, mostly, next_observations.
 
-    Raises UserError where an array is missing.
+    Where next_observations are not the next row, an episode ends, whether it is marked or not. Raises UserError where
+    an array is missing, does not fit the others, or holds what cannot be learnt from.
     """
     flat = _read_flat(path)
-    return [
-        Episode(
-            seed=0,
-            obs=np.concatenate([flat.obs[steps], _last_observation(flat, steps.stop - 1)[None]]).astype(np.float32),
-            action=np.clip(flat.action[steps], -1, 1).astype(np.float32),
-            reward=flat.reward[steps].astype(np.float32),
-            terminated=bool(flat.terminal[steps.stop - 1]),
-            source="d4rl",
+    raw = [
+        Raw(
+            f"episode {i} (from row {steps.start})",
+            Episode(
+                seed=0,
+                obs=np.concatenate([flat.obs[steps], _last_observation(flat, steps.stop - 1)[None]]),
+                action=flat.action[steps],
+                reward=flat.reward[steps],
+                terminated=bool(flat.terminal[steps.stop - 1]),
+                source="d4rl",
+            ),
         )
-        for steps in flat.episodes()
+        for i, steps in enumerate(flat.episodes())
     ]
+    return inspect(path, raw, NAMES, units, notes=_notes(flat))
+
+
+def _notes(flat: Flat) -> list[str]:
+    found = int(flat.jump.sum())
+    if found:
+        return [f"{found} ends of episodes are marked nowhere; next_observations show them: episodes are cut there"]
+    if not (flat.terminal | flat.timeout)[:-1].any() and flat.after is None:
+        return [
+            f"no end of an episode is marked, and there are no next_observations: {len(flat.reward):,} steps are one"
+        ]
+    return []
 
 
 def _last_observation(flat: Flat, last: int) -> np.ndarray:

@@ -16,9 +16,10 @@ import numpy as np
 from tqdm import tqdm
 
 from pbrl import files
-from pbrl.data.recordings import camera_files
+from pbrl.data.recordings import camera_files, describe_torn
 from pbrl.data.rollout import RolloutWorkers
-from pbrl.data.video import read_frames, read_video_info, square
+from pbrl.data.video import square
+from pbrl.data.video_reader import Torn, read_frames, read_video_info
 from pbrl.types import Environment, Episode, UserError
 
 IMAGE_SETTINGS = ("images", "image_size")  # of an environment
@@ -74,8 +75,12 @@ def write_images(env: dict[str, Any], episodes: Sequence[Episode], paths: dict[s
             np.lib.format.open_memmap(path, "w+", np.uint8, sizes[camera]).flush()
         shares = [[(row, episode)] for row, episode in zip(first, episodes, strict=False)]
         with tqdm(total=len(shares), desc=f"rendering {', '.join(paths)}", unit="episode") as bar:
-            for _ in pool.map(fill_images, shares, partial, env["image_size"]):
+            torn: dict[Path, Torn] = {}
+            for _, found in pool.map(fill_images, shares, partial, env["image_size"]):
+                torn.update(found)
                 bar.update(1)
+        if torn:
+            print(describe_torn(torn), flush=True)
         for camera, path in paths.items():
             os.replace(partial[camera], path)
     except OSError as error:
@@ -89,8 +94,12 @@ def write_images(env: dict[str, Any], episodes: Sequence[Episode], paths: dict[s
             path.unlink(missing_ok=True)
 
 
-def fill_images(envs: Sequence[Environment], share: Share, paths: dict[str, Path], size: int) -> None:
-    """Writes the images of each episode into the files of its cameras, from its first row on. Raises UserError."""
+def fill_images(envs: Sequence[Environment], share: Share, paths: dict[str, Path], size: int) -> dict[Path, Torn]:
+    """Writes the images of each episode into the files of its cameras, from its first row on.
+
+    Returns which frames of which videos were torn. Raises UserError.
+    """
+    torn: dict[Path, Torn] = {}
     out = {camera: np.lib.format.open_memmap(path, "r+") for camera, path in paths.items()}
     for row, episode in share:
         rows = {camera: images[row : row + len(episode.obs)] for camera, images in out.items()}
@@ -100,9 +109,9 @@ def fill_images(envs: Sequence[Environment], share: Share, paths: dict[str, Path
                     rows[camera][t] = image
         elif episode.video is not None:
             for camera, file in find_videos(episode.video, list(paths)).items():
-                frames = read_frames(file, read_video_info(file), first=0, last=len(episode.obs), height=None)
-                for t, frame in enumerate(frames):
-                    rows[camera][t:] = square(frame, size)  # rows beyond the last frame repeat it
+                missing = _fill_from_video(rows[camera], file, size)
+                if missing:
+                    torn[file] = Torn(missing)
         else:
             raise UserError(
                 "env.images are rendered from simulator states or cut from videos, and this data set has neither: "
@@ -110,6 +119,20 @@ def fill_images(envs: Sequence[Environment], share: Share, paths: dict[str, Path
             )
     for images in out.values():
         images.flush()
+    return torn
+
+
+def _fill_from_video(rows: np.ndarray, file: Path, size: int) -> tuple[int, ...]:
+    """Fills rows [T+1, H, W, 3] from a video; returns which of its frames are torn. Raises UserError."""
+    source, torn = read_video_info(file), list[int]()
+    if len(source.shown) not in (len(rows), len(rows) - 1):
+        raise UserError(
+            f"{file} has {len(source.shown)} frames, and its episode {len(rows)} rows: a frame belongs to each row, "
+            "but perhaps the last"
+        )
+    for t, frame in enumerate(read_frames(file, source, first=0, last=len(rows), height=None, torn=torn)):
+        rows[t:] = square(frame, size)  # the last row repeats a frame where the end was not filmed
+    return tuple(torn)
 
 
 def find_videos(video: Path, cameras: Sequence[str]) -> dict[str, Path]:

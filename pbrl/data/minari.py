@@ -12,42 +12,91 @@ import numpy as np
 from gymnasium.spaces import Box
 from minari.data_collector import EpisodeBuffer
 
+from pbrl.data.action_bounds import ActionUnits
+from pbrl.data.inspection import DataSet, Names, Raw, inspect, to_vectors
+from pbrl.data.opening import FileError, load_json, open_hdf5
 from pbrl.data.recordings import copy_video
 from pbrl.types import Episode, UserError
 
+NAMES = Names("observations", "actions", "rewards")
 
-def read_minari(path: Path) -> list[Episode]:
+
+def read_minari(path: Path, units: ActionUnits) -> DataSet:
     """Any Minari data set with vector observations; states, success and instructions are read where they are stored.
 
-    Raises UserError where observations are no vectors.
+    Raises UserError where observations are no vectors, actions are not continuous or without bounds, and for what
+    cannot be learnt from.
     """
-    dataset = minari.MinariDataset(path / "data" if (path / "data").is_dir() else path)
-    low, high = dataset.action_space.low, dataset.action_space.high  # type: ignore[attr-defined]
-    plain = (low == -1).all() and (high == 1).all()
-    episodes = []
-    for episode, meta in zip(dataset, dataset.storage.get_episode_metadata(dataset.episode_indices), strict=True):
-        if not isinstance(episode.observations, np.ndarray) or episode.observations.ndim != 2:
-            raise UserError(f"{path} has observations that are not plain vectors; flatten them first")
-        infos, options = episode.infos or {}, _options(meta)
-        video = path / options["video"] if options.get("video") else None
-        if video is not None and not video.exists():
-            raise FileNotFoundError(video)
-        action = episode.actions if plain else 2 * (episode.actions - low) / (high - low) - 1
-        episodes.append(
-            Episode(
-                seed=int(meta.get("seed") or 0),
-                obs=episode.observations.astype(np.float32),
-                action=action.astype(np.float32),
-                reward=np.asarray(episode.rewards, np.float32),
-                terminated=bool(episode.terminations[-1]),
-                success=np.asarray(infos["success"], bool) if "success" in infos else None,
-                state=np.asarray(infos["state"], np.float64) if "state" in infos else None,
-                source=str(options.get("source", "")),
-                video=video,
-                instruction=_instruction(options, infos),
-            )
+    try:
+        space, read, inner = _read(path)
+    except UserError:
+        raise
+    except Exception as error:  # HDF5, JSON and Minari each have their own ways to fail
+        raise FileError(f"the data set {path} is damaged ({error!r}): restore it from its source", True) from error
+    notes = [f"{inner} episodes go on after a true terminal: only the last step of an episode can be one"] * bool(inner)
+    return inspect(path, read, NAMES, units, (space.low.ravel(), space.high.ravel()), notes)
+
+
+def _read(path: Path) -> tuple[Box, list[Raw], int]:
+    """The space of actions, the episodes, and how many of them go on after a true terminal."""
+    dataset = _open(path)
+    space = dataset.action_space
+    if not isinstance(space, Box):
+        raise UserError(
+            f"{path} has actions in {space}, and actions must be continuous, a Box of numbers: policies here choose no "
+            "classes"
         )
-    return episodes
+    read, inner = [], 0
+    metadata = dataset.storage.get_episode_metadata(dataset.episode_indices)
+    for episode, meta in zip(dataset, metadata, strict=True):
+        read.append(_read_episode(path, episode, meta))
+        inner += bool(np.any(episode.terminations[:-1]))
+    return space, read, inner
+
+
+def _open(path: Path) -> minari.MinariDataset:
+    """The data set, whose files were tried: Minari's own errors do not say which is wrong."""
+    folder = path / "data" if (path / "data").is_dir() else path
+    if not (folder / "metadata.json").exists():
+        raise UserError(
+            f"{folder} has no metadata.json: a part of the data set is missing, or it is of Minari before 0.5"
+        )
+    metadata = load_json(folder / "metadata.json")
+    if metadata.get("minari_version") not in minari.supported_dataset_versions:
+        raise FileError(
+            f"{path} is of another version of Minari ({metadata.get('minari_version')}): the installed one "
+            f"({minari.__version__}) reads {minari.supported_dataset_versions}; `pip install -U minari`",
+            is_broken=False,
+        )
+    if metadata.get("data_format", "hdf5") == "hdf5":
+        with open_hdf5(folder / "main_data.hdf5"):
+            pass
+    return minari.MinariDataset(folder)
+
+
+def _read_episode(path: Path, episode: minari.EpisodeData, meta: dict) -> Raw:
+    if not isinstance(episode.observations, np.ndarray) or episode.observations.ndim > 2:
+        raise UserError(f"{path} has observations that are not plain vectors; flatten them first")
+    infos, options = episode.infos or {}, _options(meta)
+    video = path / options["video"] if options.get("video") else None
+    if video is not None and not video.exists():
+        raise FileNotFoundError(video)
+    return Raw(
+        f"episode {episode.id}",
+        Episode(
+            seed=int(meta.get("seed") or 0),
+            obs=to_vectors(path, "observations", episode.observations),
+            action=np.asarray(episode.actions),
+            reward=np.asarray(episode.rewards),
+            terminated=bool(episode.terminations[-1]) if len(episode.terminations) else False,
+            success=np.asarray(infos["success"], bool) if "success" in infos else None,
+            state=np.asarray(infos["state"], np.float64) if "state" in infos else None,
+            source=str(options.get("source", "")),
+            video=video,
+            instruction=_instruction(options, infos),
+            filmed=bool(options.get("filmed")),
+        ),
+    )
 
 
 def _options(meta: dict) -> dict:
@@ -65,6 +114,8 @@ def _instruction(options: dict, infos: dict) -> str:
 
 def write_minari(root: Path, name: str, episodes: Sequence[Episode], provenance: dict[str, Any]) -> Path:
     """Writes a data set with its videos under the folder `root`; returns its own folder."""
+    from pbrl.files import to_json  # PyTorch's, which what reads data sets does without
+
     buffers = [_buffer(i, episode) for i, episode in enumerate(episodes)]
     first = episodes[0]
     before = os.environ.get("MINARI_DATASETS_PATH")
@@ -82,7 +133,7 @@ def write_minari(root: Path, name: str, episodes: Sequence[Episode], provenance:
                 author_email="none",
                 code_permalink="pbrl",
                 data_format="hdf5",
-                description=json.dumps(provenance),
+                description=to_json(provenance),
             )
     finally:
         os.environ.pop("MINARI_DATASETS_PATH")
@@ -99,7 +150,7 @@ def _buffer(i: int, episode: Episode) -> EpisodeBuffer:
     ends = np.zeros(len(episode.action), bool)
     ends[-1] = True
     fields = (("success", episode.success), ("state", episode.state))
-    options = {"source": episode.source, "instruction": episode.instruction}
+    options = {"source": episode.source, "instruction": episode.instruction, "filmed": episode.filmed}
     if episode.video is not None:
         options["video"] = _video(i, episode.video)
     arrays: dict[str, Any] = {

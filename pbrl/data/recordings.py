@@ -6,74 +6,136 @@ name.json       maybe {"instruction": …, "cameras": {camera: file}}; files of 
 """
 
 import json
+import os
 import shutil
-import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from pbrl.data.video import read_video_info
+from pbrl.data.damage import is_being_written
+from pbrl.data.recorded_numbers import read_numbers
+from pbrl.data.video_reader import Torn, find_torn, read_video_info, video_digest
 from pbrl.types import Episode, UserError
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
+MOST_TORN = 0.25  # share of a video's frames
 
 
 def video_files(path: Path) -> list[Path]:
-    """The video files in a folder, by name."""
-    return sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEOS)
+    """The video files in a folder, by name, without hidden ones."""
+    found = (file for file in path.iterdir() if file.suffix.lower() in VIDEOS and not file.name.startswith("."))
+    return sorted(file for file in found if not file.is_dir())
 
 
 def read_recordings(path: Path) -> list[Episode]:
-    """A folder of videos, each an episode; see above.
+    """A folder of videos, each an episode; see above. Frames that cannot be decoded are named on the screen.
 
     Without a npz an episode can be shown and compared, but not learnt from. Raises UserError for a file that does not
     fit.
     """
-    bar = tqdm(video_files(path), desc="reading videos", unit="video", leave=False)
-    episodes = [_read_recording(i, file) for i, file in enumerate(bar)]
-    sizes = {(e.obs.shape[1], e.action.shape[1]) for e in episodes}
-    if len(sizes) > 1:
-        raise UserError(f"the recordings in {path} differ in the sizes of obs and action: {sorted(sizes)}")
+    files = video_files(path)
+    _check_names(files)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # decoding leaves Python free
+        bar = tqdm(threads.map(_read_recording, range(len(files)), files), "reading videos", len(files), False)
+        found = list(bar)
+    episodes = _without_copies([episode for episode, _ in found])
+    _check_sizes(episodes)
+    torn = {file: own for file, (_, own) in zip(files, found, strict=True) if own.frames}
+    if torn and parent_process() is None:  # once, not in each process
+        print(describe_torn(torn), flush=True)
     return episodes
 
 
-def _read_recording(i: int, file: Path) -> Episode:
+def _read_recording(i: int, file: Path) -> tuple[Episode, Torn]:
+    if is_being_written(file):
+        raise UserError(f"{file} is still being written or copied: wait until that is done, and start again")
     frames = len(read_video_info(file).shown)
-    beside = file.with_suffix(".npz")
-    obs, action, reward, success = _numbers(beside, frames)
-    if frames not in (len(action), len(action) + 1):
-        raise UserError(
-            f"{file} has {frames} frames and {beside.name} {len(action)} steps: a frame belongs to each step"
-        )
-    if not (np.isfinite(obs).all() and np.isfinite(reward).all() and (np.abs(action) <= 1).all()):
-        raise UserError(f"{beside} holds what is not finite, or actions beyond [-1, 1]: scale them")
+    obs, action, reward, success = read_numbers(file.with_suffix(".npz"), file, frames)
     details = read_details(file)
     instruction = details.get("instruction") or details.get("about", {}).get("instruction", "")  # ours; the recorder's
-    return Episode(i, obs, action, reward, False, success, source=file.stem, video=file, instruction=str(instruction))
+    episode = Episode(
+        i,
+        obs,
+        action,
+        reward,
+        False,
+        success,
+        source=file.stem,
+        video=file,
+        instruction=str(instruction),
+        filmed=details.get("video", "camera") == "camera",  # the recorder's: the arm is drawn where it has no camera
+    )
+    return episode, _look_for_torn(file, frames)
 
 
-def _numbers(file: Path, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-    """obs [T+1, O], action [T, A], reward [T] float32 and success [T+1] of a npz; of width zero where there is none."""
-    try:
-        with np.load(file) as arrays:
-            given = dict(arrays)
-        steps = len(given["action"])
-        numbers = (
-            given["obs"].reshape(steps + 1, -1),
-            given["action"].reshape(steps, -1),
-            given.get("reward", np.zeros(steps)).reshape(steps),
-        )
-        success = given["success"].reshape(steps + 1).astype(bool) if "success" in given else None
-    except FileNotFoundError:
-        numbers, success = (np.zeros((frames, 0)), np.zeros((frames - 1, 0)), np.zeros(frames - 1)), None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+def _look_for_torn(file: Path, frames: int) -> Torn:
+    """Raises UserError where more than a few frames are torn."""
+    found = find_torn(file)
+    if len(found.frames) > MOST_TORN * frames:
         raise UserError(
-            f"{file} must hold obs [T+1, O], action [T, A] and perhaps reward [T] and success [T+1] ({error})"
-        ) from error
-    obs, action, reward = (part.astype(np.float32) for part in numbers)
-    return obs, action, reward, success
+            f"{file}: {len(found.frames)} of {frames} frames cannot be decoded ({spell_out(found.frames)}): "
+            "record it again, or take it away"
+        )
+    return found
+
+
+def describe_torn(torn: dict[Path, Torn]) -> str:
+    """Which frames the picture before stands for, file by file."""
+    count = sum(len(found.frames) for found in torn.values())
+    lines = [f"torn    {count} frames in {len(torn)} videos cannot be decoded; the picture before is shown:"]
+    for file, found in torn.items():
+        after = f"; may be spoilt by it: {spell_out(found.doubtful)}" if found.doubtful else ""
+        lines.append(f"        {file.name}: frame {spell_out(found.frames)}{after}")
+    return "\n".join(lines)
+
+
+def spell_out(numbers: Sequence[int], most: int = 8) -> str:
+    """Numbers in order as ranges: "3, 7 to 9"."""
+    ranges: list[list[int]] = []
+    for n in numbers:
+        if ranges and n == ranges[-1][1] + 1:
+            ranges[-1][1] = n
+        else:
+            ranges.append([n, n])
+    words = [str(a) if a == b else f"{a} to {b}" for a, b in ranges]
+    return ", ".join(words[:most] + ["…"] * (len(words) > most))
+
+
+def _check_names(files: Sequence[Path]) -> None:
+    """Numbers belong to one video. Raises UserError."""
+    shared = [stem for stem, count in Counter(file.stem for file in files).items() if count > 1]
+    for file in files:
+        if file.stem in shared and any(file.with_suffix(suffix).exists() for suffix in (".npz", ".json")):
+            names = ", ".join(other.name for other in files if other.stem == file.stem)
+            raise UserError(f"{file.with_suffix('.npz')} could belong to each of {names}: rename all but one of them")
+
+
+def _check_sizes(episodes: Sequence[Episode]) -> None:
+    """Raises UserError where the sizes of obs and action differ."""
+    first = episodes[0]
+    for other in episodes:
+        if other.obs.shape[1:] != first.obs.shape[1:] or other.action.shape[1:] != first.action.shape[1:]:
+            words = [
+                f"{e.video.with_suffix('.npz').name if e.video and e.obs.shape[1] else f'{e.source} (no npz)'} has "
+                f"{e.obs.shape[1]} numbers an observation and {e.action.shape[1]} an action"
+                for e in (first, other)
+            ]
+            raise UserError(f"the recordings in {first.video and first.video.parent} differ: {', '.join(words)}")
+
+
+def _without_copies(episodes: Sequence[Episode]) -> list[Episode]:
+    """A video that stands beside other numbers, too (a black one, a test picture), does not say which episode it is."""
+    numbers: dict[bytes, set[bytes]] = {}
+    for e in episodes:
+        assert e.video is not None
+        numbers.setdefault(video_digest(e.video), set()).add(e.obs.tobytes() + e.action.tobytes() + e.reward.tobytes())
+    shared = {video for video, found in numbers.items() if len(found) > 1}
+    return [e._replace(filmed=e.filmed and video_digest(e.video) not in shared) if e.video else e for e in episodes]
 
 
 def read_details(video: Path) -> dict[str, Any]:

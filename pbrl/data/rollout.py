@@ -6,18 +6,19 @@ that cannot be restored to a stored state may have their frames kept while they 
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 
+from pbrl import processes
+from pbrl.data.inspection import refuse_non_finite
 from pbrl.data.video import VideoWriter
+from pbrl.processor import available_cores
 from pbrl.types import Environment, Episode, Observation, Policy, UserError
 
 LOCKSTEP = 16  # environments per process
@@ -69,6 +70,8 @@ def stack_observations(observations: Sequence[Observed]) -> Observed:
 
 def to_observation(obs: Observed) -> Observation:
     """A batch of observations as policies take it."""
+    import torch  # not above: clips for people are rendered without it
+
     if not isinstance(obs, dict):
         return Observation(torch.from_numpy(obs))
     images = {camera: torch.from_numpy(batch) for camera, batch in obs["images"].items()}
@@ -107,9 +110,9 @@ class EpisodeRecorder:
             self.film.add()
 
     def episode(self, source: str) -> Episode:
-        """The episode so far."""
+        """The episode so far. Raises UserError where an action, an observation or a reward is no finite number."""
         states = [state for state in self.state if state is not None]
-        return Episode(
+        made = Episode(
             seed=int(self.seed),
             obs=np.stack(self.obs).astype(np.float32),
             action=np.stack(self.action).astype(np.float32),
@@ -121,6 +124,15 @@ class EpisodeRecorder:
             video=None if self.film is None else self.film.close(),
             instruction=self.env.instruction,
         )
+        check_rollout(made)
+        return made
+
+
+def check_rollout(episode: Episode) -> None:
+    """Raises UserError at the first number of an episode that is not finite; actions come first."""
+    name = f"the episode of {episode.source or 'an actor'} with seed {episode.seed}"
+    for what, array in (("action", episode.action), ("reward", episode.reward), ("observation", episode.obs)):
+        refuse_non_finite(array, lambda step, what=what: f"{name}, step {step}: the {what}")
 
 
 class Film:
@@ -232,8 +244,10 @@ class RolloutWorkers:
             return
         if self.pool is None:  # forking a process that has rendered or computed hangs; a fork server does not
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([__name__, get_class(self.env["_target_"]).__module__])  # imported once
-            self.pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_use_one_thread)
+            first = ["pbrl.fork_server"] if processes.is_main_thread() else []
+            module = get_class(self.env["_target_"]).__module__
+            context.set_forkserver_preload([*first, __name__, "torch", module])  # imported once
+            self.pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker)
         futures = {self.pool.submit(_with_envs, self.env, function, share, args): i for i, share in enumerate(shares)}
         try:
             for future in as_completed(futures):
@@ -251,7 +265,7 @@ class RolloutWorkers:
 
 def worker_count(workers: int) -> int:
     """The number itself, or for -1 one per core that this process may use."""
-    return len(os.sched_getaffinity(0)) if workers < 0 else workers
+    return available_cores() if workers < 0 else workers
 
 
 def drop_name(env: dict[str, Any]) -> dict[str, Any]:
@@ -274,7 +288,10 @@ def episode_seeds(seed: int, count: int) -> list[int]:
     return [int(s) for s in np.random.SeedSequence(seed).generate_state(count) % 2**31]
 
 
-def _use_one_thread() -> None:
+def _start_worker() -> None:
+    processes.end_with_parent(by_kernel=True)  # forked by the fork server, which has one thread
+    import torch
+
     torch.set_num_threads(1)
 
 

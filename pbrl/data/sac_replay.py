@@ -198,9 +198,7 @@ def evaluate_policies(
             collected = [pool.collect(SacActor(path, seed), episode_seeds(seed + 2, 10)) for path in bar]
         finally:
             pool.close()
-        partial = file.with_suffix(f".partial-{os.getpid()}")
-        partial.write_text(json.dumps([float(np.mean([e.reward.sum() for e in episodes])) for episodes in collected]))
-        os.replace(partial, file)
+        files.write_json(file, [float(np.mean([e.reward.sum() for e in episodes])) for episodes in collected])
     return dict(zip(paths, json.loads(file.read_text()), strict=True))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pbrl.data.episodes import episode_id
+from pbrl.data.inspection import NOISE, RESOLUTION, Names, check_finite
 from pbrl.types import Clip, Episode, Observation, RewardModel, Segment, Spec, Transitions, UserError, Windows
 
 T = TypeVar("T")
@@ -42,10 +43,12 @@ class Table:
     ):
         """`capacity` rows are reserved for episodes that are appended later; beyond it the table is copied.
 
-        Raises UserError if there is no episode.
+        Raises UserError if there is no episode, or a number is not finite.
         """
         if not episodes:
             raise UserError("the data set holds no episode")
+        for i, episode in enumerate(episodes):
+            check_finite(f"the data set, episode {i}", Names(), episode)
         images = images or {}
         self.target = torch.device(device)
         columns = _columns(episodes)
@@ -70,12 +73,13 @@ class Table:
     def append(self, episode: Episode, labels: Mapping[str, np.ndarray] | None = None) -> None:
         """Adds an episode of T steps; `labels` [T, …] by name. Labels that are not given are NaN until they are set.
 
-        Clips of earlier episodes and all labels stay valid. Raises UserError where its sizes are not the table's, or
-        the table has images.
+        Clips of earlier episodes and all labels stay valid. Raises UserError where its sizes are not the table's, a
+        number is not finite, or the table has images.
         """
         sizes, ours = (episode.obs.shape[1], episode.action.shape[1]), (self.obs.shape[1], self.action.shape[1])
         if sizes != ours:
             raise UserError(f"an episode of {sizes} numbers per observation and action does not fit a table of {ours}")
+        check_finite(f"an appended episode (seed {episode.seed})", Names(), episode)
         if self._images:
             raise UserError("a table with images cannot grow: make a data set of all episodes")
         rows, more = self.row_count, _columns([episode])
@@ -162,9 +166,8 @@ class Table:
         return len(self.episode)
 
     def spec(self) -> Spec:
-        """Sizes and observation statistics over all rows; a component that hardly moves is left unscaled."""
-        mean, std = self.obs.mean(0), self.obs.std(0)
-        std = torch.where(std < 1e-3, torch.ones_like(std), std)
+        """Sizes and observation statistics over all rows; a column that is constant is left unscaled."""
+        mean, std = self.obs.mean(0), scale_of(self.obs)
         return Spec(
             self.obs.shape[1],
             self.action.shape[1],
@@ -329,6 +332,16 @@ def standardize(values: Tensor, reference: Tensor, how: str) -> Tensor:
         return values
     if how == "minmax":
         low, high = reference.amin(1, keepdim=True), reference.amax(1, keepdim=True)
-        return (values - low) / (high - low).clamp(min=1e-6)
+        return (values - low) / torch.where(high > low, high - low, torch.ones_like(low))
     mean = reference.mean(1, keepdim=True) if how == "zscore" else 0.0
-    return (values - mean) / reference.std(1, keepdim=True).clamp(min=1e-6)
+    return (values - mean) / scale_of(reference.T)[:, None]
+
+
+def scale_of(rows: Tensor) -> Tensor:
+    """The standard deviation of each column of rows [N, W], and 1 of a column that is constant: [W].
+
+    Constant is what differs by no more than float32's rounding at the size of its numbers, however small they are.
+    """
+    std, largest = rows.std(0), rows.abs().amax(0)
+    is_constant = (rows.amax(0) == rows.amin(0)) | (std <= (RESOLUTION * largest).clamp(min=NOISE))
+    return torch.where(is_constant, torch.ones_like(std), std)

@@ -1,17 +1,21 @@
 """Frames, re-rendered from simulator states or cut from recordings; as H.264 that every browser plays, or a GIF."""
 
-from collections.abc import Iterable, Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
-import av.error
 import numpy as np
 from PIL import Image
 
+from pbrl.data.video_reader import VideoFile as VideoFile
+from pbrl.data.video_reader import read_frames as read_frames
+from pbrl.data.video_reader import read_video_info as read_video_info
 from pbrl.types import Environment, Episode, UserError
+
+TICK = Fraction(1, 90_000)  # s, of videos whose frames have times of their own
 
 
 def frames(
@@ -46,51 +50,6 @@ def frames(
         )
 
 
-class VideoFile(NamedTuple):
-    """A video file. `shown` [F] says when each frame is, in units of its stream, in order; `fps` is the mean rate."""
-
-    shown: np.ndarray
-    fps: float
-
-
-@cache
-def read_video_info(path: Path) -> VideoFile:
-    """What a file that FFmpeg decodes holds. Raises UserError where it is damaged, or its frames have no times."""
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
-            shown = np.sort(np.array([np.nan if p.pts is None else p.pts for p in packets], np.float64))
-            if len(shown) < 2 or np.isnan(shown).any() or (np.diff(shown) <= 0).any():
-                raise UserError(f"{path} does not say when its frames are shown: `ffmpeg -i {path.name} better.mp4`")
-            seconds = float(shown[-1] - shown[0]) * float(stream.time_base or 0)
-            found = VideoFile(shown.astype(np.int64), (len(shown) - 1) / seconds)
-        for t in (0, len(shown) - 1):
-            if not len(list(read_frames(path, found, first=t, last=t + 1, height=16))):
-                raise UserError(f"{path} is damaged: frame {t} of {len(shown)} is not there")
-    except (av.error.FFmpegError, IndexError, OSError) as error:
-        raise UserError(f"{path} holds no video that can be read ({error}): convert it, or take it away") from error
-    return found
-
-
-def read_frames(path: Path, source: VideoFile, *, first: int, last: int, height: int | None) -> Iterator[np.ndarray]:
-    """Frames [height, W, 3] uint8 of a recording, upright, from `first` up to before `last`; None: as they are."""
-    begin, end = source.shown[first], source.shown[min(last, len(source.shown)) - 1]
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        container.seek(int(begin), stream=stream)  # to the key frame before
-        for frame in container.decode(stream):
-            if frame.pts is None or frame.pts < begin:
-                continue
-            if frame.pts > end:
-                return
-            turns = round(frame.rotation / 90) % 4
-            wide, high = (frame.width, frame.height) if turns % 2 == 0 else (frame.height, frame.width)
-            width, tall = (wide, high) if height is None else (max(2, 2 * round(height * wide / high / 2)), height)
-            size = {"width": width, "height": tall} if turns % 2 == 0 else {"width": tall, "height": width}
-            yield np.rot90(frame.reformat(**size, format="rgb24").to_ndarray(), turns)
-
-
 def square(image: np.ndarray, size: int) -> np.ndarray:
     """The middle of an image [H, W, 3] uint8, scaled to what a policy observes: [size, size, 3]."""
     side = min(image.shape[:2])
@@ -107,27 +66,65 @@ class VideoWriter:
 
     def __init__(self, path: Path, fps: float, lossless: bool = False):
         self.container = av.open(str(path), "w", options={"movflags": "faststart"})
-        self.fps, self.lossless = max(1, round(fps)), lossless
+        self.fps, self.lossless = fps, lossless
         self.stream: Any = None
 
     def add(self, image: np.ndarray) -> None:
         """Adds a frame [H, W, 3] uint8; all have one size."""
+        self._add(image, None)
+
+    def _add(self, image: np.ndarray, at: int | None) -> None:
         if self.stream is None:
             codec, pixels, quality = ("libx264rgb", "rgb24", "0") if self.lossless else ("libx264", "yuv420p", "23")
-            self.stream = self.container.add_stream(codec, rate=self.fps, options={"crf": quality, "g": "10"})
+            options = {"crf": quality, "g": "10", **({} if at is None else {"bf": "0"})}  # in the order of their times
+            self.stream = self.container.add_stream(codec, rate=_as_rate(self.fps), options=options)
             self.stream.height, self.stream.width, self.stream.pix_fmt = image.shape[0], image.shape[1], pixels
-        self.container.mux(self.stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")))
+            if at is not None:
+                self.stream.codec_context.time_base = TICK
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
+        if at is not None:
+            frame.pts, frame.time_base = at, TICK
+        self._mux(self.stream.encode(frame))
+
+    def _mux(self, packets: Sequence[Any]) -> None:
+        self.container.mux(packets)
 
     def close(self) -> None:
         """Finishes the file."""
         if self.stream is not None:
-            self.container.mux(self.stream.encode())
+            self._mux(self.stream.encode())
         self.container.close()
 
 
-def write_mp4(path: Path, images: Iterable[np.ndarray], fps: float) -> None:
-    """Writes H.264, yuv420p, with its index in front. Frame sides must be even."""
-    writer = VideoWriter(path, fps)
+class TimedVideoWriter(VideoWriter):
+    """Writes a file whose frames are shown at times of their own: `times_s` [F + 1], the last of them the end."""
+
+    def __init__(self, path: Path, times_s: np.ndarray):
+        places = np.arange(len(times_s))
+        self.ticks = np.maximum.accumulate(np.round(times_s / float(TICK)).astype(np.int64) - places) + places
+        super().__init__(path, (len(times_s) - 1) / max(float(times_s[-1] - times_s[0]), 1e-3))
+        self.count = 0
+
+    def add(self, image: np.ndarray) -> None:
+        self._add(image, int(self.ticks[self.count]))
+        self.count += 1
+
+    def _mux(self, packets: Sequence[Any]) -> None:
+        for packet in packets:
+            packet.duration = int(self.ticks[np.searchsorted(self.ticks, packet.pts) + 1]) - packet.pts
+            self.container.mux(packet)
+
+
+def _as_rate(fps: float) -> Fraction:
+    return Fraction(fps).limit_denominator(1001)  # as of 30000/1001 frames a second
+
+
+def write_mp4(path: Path, images: Iterable[np.ndarray], fps: float | np.ndarray) -> None:
+    """Writes H.264, yuv420p, with its index in front. Frame sides must be even.
+
+    `fps` is the rate, or the times [F + 1] in seconds at which each frame is shown and the last one is over.
+    """
+    writer = TimedVideoWriter(path, fps) if isinstance(fps, np.ndarray) else VideoWriter(path, fps)
     try:
         for image in images:
             writer.add(image)

@@ -9,7 +9,7 @@ ties.
 import torch
 from torch import Tensor
 
-from pbrl.data.table import Table
+from pbrl.data.table import Table, scale_of
 from pbrl.types import UserError
 
 
@@ -97,7 +97,7 @@ def choose(
         return drawn
     rows = table.segment_rows(drawn, length)  # [C, 2, L]
     mean_obs = table.obs[rows].mean(-2)
-    features = ((mean_obs - table.obs.mean(0)) / table.obs.std(0).clamp(min=1e-3)).flatten(1)  # [C, 2 O]
+    features = ((mean_obs - table.obs.mean(0)) / scale_of(table.obs)).flatten(1)  # [C, 2 O]
     logits = features.new_zeros(1, many)
     if needs_reward(strategy):
         if model is None:

@@ -9,16 +9,15 @@ import sys
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from pbrl.configs import FOLDER, register_environments
-from pbrl.label.serve import serve
-from pbrl.types import UserError
-
-register_environments()
+from pbrl.configs import FOLDER, quote_addresses, register_environments
 
 
 @hydra.main(config_path=str(FOLDER), config_name="label", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Serves the labelling page as `label.yaml` and the command line configure it."""
+    from pbrl.label.serve import serve  # not above: the page's renderers import this module once more
+    from pbrl.types import UserError
+
     try:
         serve(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
     except UserError as error:
@@ -26,4 +25,6 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    register_environments()
+    sys.argv[1:] = quote_addresses(sys.argv[1:])
     main()

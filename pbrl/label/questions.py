@@ -25,16 +25,24 @@ def ask(config: Mapping[str, Any], store: Store, table: Table, dataset: str) -> 
     kind.check_clips(width, "query.clips")
     if count < 1 or config["wanted"] < 1:
         raise UserError("query.count and wanted must be at least 1")
+    checks = config["checks"]
+    if kind.name != "pair" and (checks["gold"] or checks["practice"]):
+        raise UserError(f"checks.gold and checks.practice are of pairs, not of query.kind={kind.name}: leave them at 0")
     wording = kind.wording(config["words"])
     generator = torch.Generator().manual_seed(query["seed"])
     questions = [
         Question(kind.name, clips, wording, wanted=config["wanted"], position=i)
         for i, clips in enumerate(draw_clips(table, length, count, width, generator))
     ]
+    gold, drawn = [], torch.Generator().manual_seed(query["seed"])
+    if kind.name == "pair":  # refused before anything is asked
+        drawn.set_state(generator.get_state())
+        torch.randperm(count, generator=drawn)  # what the repeats draw
+        gold = draw_gold(table, questions, checks, drawn)
     ids = store.ask(questions, dataset)
     if kind.name == "pair":
-        store.ask(repeat_mirrored(questions, ids, config["checks"]["repeats"], generator), dataset)
-        store.ask(draw_gold(table, questions, config["checks"], generator), dataset)
+        store.ask(repeat_mirrored(questions, ids, checks["repeats"], generator), dataset)
+        store.ask(gold, dataset)
     return len(ids)
 
 
@@ -103,11 +111,26 @@ def to_clips(table: Table, starts: np.ndarray, length: int) -> list[tuple[Clip, 
     return [tuple(clips[i : i + width]) for i in range(0, len(clips), width)]
 
 
+def has_clear_pairs(table: Table) -> bool:
+    """Whether the true return tells segments apart: it is unknown of videos, which come with rewards of 0."""
+    reward = table.reward
+    return bool(torch.isfinite(reward).all()) and bool((reward != reward[0]).any())
+
+
 def pick_clearest(
     table: Table, length: int, n: int, generator: torch.Generator
 ) -> tuple[list[tuple[Clip, ...]], list[float]]:
-    """Of many pairs, those n whose true returns differ the most, and P(second preferred) by that."""
+    """Of many pairs, those n whose true returns differ the most, and P(second preferred) by that.
+
+    Raises UserError where fewer than n differ: then the right answer is not known.
+    """
     pairs = draw(table, length, 20 * n, 2, generator)
     gap = table.reward[table.segment_rows(torch.from_numpy(pairs), length)].sum(-1).diff(dim=1)[:, 0].numpy()
+    gap = np.where(np.isfinite(gap), gap, 0.0)
     best = np.argsort(-np.abs(gap))[:n]
+    if not has_clear_pairs(table) or not np.all(gap[best]):
+        raise UserError(
+            f"checks.practice and checks.gold need pairs whose right answer is known by the true return, and of this "
+            f"data it tells only {np.count_nonzero(gap[best])} of {n} apart (videos have none): leave both at 0"
+        )
     return to_clips(table, pairs[best], length), [float(gap[i] > 0) for i in best]

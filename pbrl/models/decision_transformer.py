@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pbrl.data.table import Table
+from pbrl.data.table import Table, scale_of
 from pbrl.distributed import all_reduce_mean
 from pbrl.models.layers import MLP, Dropout, Normalize, Transformer, eval_mode
 from pbrl.types import Observation, Spec, UserError, Windows
@@ -68,7 +68,7 @@ class DecisionTransformer(nn.Module):
         """Takes over how large returns are: their largest, and the deviation of returns-to-go, which scales them."""
         returns = table.labels["return_to_go"]
         self.return_max.copy_(returns[table.opening].max())
-        self.return_scale.copy_(returns[table.rows].std().clamp(min=1e-6))
+        self.return_scale.copy_(scale_of(returns[table.rows][:, None])[0])
 
     def predict(self, batch: Windows) -> tuple[Tensor, Tensor]:
         """The action of each row [B, K, A], and the normalised observation after it [B, K, O]."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pbrl.models.encoders import Encoder
 from pbrl.models.layers import MLP, Normalize, eval_mode
 from pbrl.models.policy import LikelihoodPolicy
+from pbrl.ranges import NotNegative, ShareBelow1, Size
 from pbrl.types import Observation, Spec
 
 
@@ -20,7 +21,14 @@ class GaussianPolicy(LikelihoodPolicy):
     """
 
     def __init__(
-        self, spec: Spec, *, hidden: list[int], dropout: float, std: float, channels: int = 32, features: int = 64
+        self,
+        spec: Spec,
+        *,
+        hidden: list[Size],
+        dropout: ShareBelow1,
+        std: NotNegative,
+        channels: Size = 32,
+        features: Size = 64,
     ):
         super().__init__()
         self.settings = {

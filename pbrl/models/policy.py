@@ -43,10 +43,13 @@ class LikelihoodPolicy(nn.Module):
 
 
 def save_policy(policy: Any, path: Path) -> None:
-    """Writes all that is needed to run the policy."""
+    """Writes all that is needed to run the policy. Raises UserError where a parameter is NaN: training diverged."""
     name = f"{type(policy).__module__}.{type(policy).__name__}"
     spec = {**asdict(policy.spec), "images": dict(policy.spec.images)}
     state = {key: value.clone() for key, value in policy.state_dict().items()}  # not the seeds whose memory it shares
+    spoilt = [key for key, value in state.items() if value.isnan().any()]
+    if spoilt:
+        raise UserError(f"training diverged: {', '.join(spoilt)} of the policy are NaN, so {path} was not written")
     torch.save({"class": name, "spec": spec, "settings": policy.settings, "state": state}, path)
 
 

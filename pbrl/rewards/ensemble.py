@@ -4,12 +4,15 @@ Christiano et al. 2017, arXiv:1706.03741; the ensemble with bounded outputs foll
 arXiv:2106.05091; the linear model is LiRE's, Choi et al. 2024, arXiv:2408.04190.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement
+from pbrl.ranges import Count, NotNegative, Positive, Size
 from pbrl.rewards.per_step import PerStepReward
 from pbrl.types import Comparisons, Metrics, Observation, Segment, Spec, UserError
 
@@ -26,16 +29,16 @@ class Ensemble(PerStepReward):
         spec: Spec,
         objective: Objective,
         *,
-        members: int,
-        hidden: list[int],
-        activation: str,
+        members: Size,
+        hidden: list[Size],
+        activation: Literal["relu", "tanh", "leaky_relu"],
         bounded: bool,
         linear: bool,
         normalize: str,
-        lr: float,
-        weight_decay: float,
-        steps: int,
-        batch_size: int,
+        lr: Positive,
+        weight_decay: NotNegative,
+        steps: Count,
+        batch_size: Size,
     ):
         super().__init__(objective, context=1, normalize=normalize, steps=steps, batch_size=batch_size)
         if linear and not bounded:

@@ -3,12 +3,17 @@
 Early et al. 2022, arXiv:2205.15367: a preference may depend on what happened before.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from pbrl.models.layers import Normalize
 from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement
+from pbrl.ranges import Count, NotNegative, Positive, Size
 from pbrl.rewards.per_step import PerStepReward
 from pbrl.types import Comparisons, Metrics, Observation, Phase, Spec
 
@@ -21,14 +26,14 @@ class LSTM(PerStepReward):
         spec: Spec,
         objective: Objective,
         *,
-        context: int,
-        width: int,
+        context: Size,
+        width: Size,
         bounded: bool,
         normalize: str,
-        lr: float,
-        weight_decay: float,
-        steps: int,
-        batch_size: int,
+        lr: Positive,
+        weight_decay: NotNegative,
+        steps: Count,
+        batch_size: Size,
     ):
         super().__init__(objective, context=context, normalize=normalize, steps=steps, batch_size=batch_size)
         self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)
@@ -45,9 +50,14 @@ class LSTM(PerStepReward):
     def reward(self, obs: Observation, action: Tensor) -> Tensor:
         """obs [..., L, O], action [..., L, A] → reward of each step [1, ..., L]."""
         pair = torch.cat([self.obs_normalize(obs.state), action], -1)
-        hidden, _ = self.memory(pair.flatten(0, -3))
+        with self.precision(pair.device):
+            hidden, _ = self.memory(pair.flatten(0, -3))
         out = self.out(hidden).float().reshape(1, *action.shape[:-1])
         return torch.tanh(out) if self.bounded else out
+
+    def precision(self, device: torch.device) -> AbstractContextManager[Any]:
+        """As the update around it, but float32 where there is no LSTM in bfloat16."""
+        return nullcontext() if device.type != "cpu" or has_bf16() else torch.autocast("cpu", enabled=False)
 
     def update(self, batch: Comparisons) -> Metrics:
         """Minimizes the loss on the segments' returns."""
@@ -55,3 +65,14 @@ class LSTM(PerStepReward):
         loss = self.objective(scores, batch.label, batch.confidence)
         self.optim.step(loss)
         return {"loss": loss.detach(), "train_accuracy": agreement(scores, batch.label)}
+
+
+@cache
+def has_bf16() -> bool:
+    """Whether this processor has an LSTM in bfloat16; oneDNN has one for some."""
+    try:
+        with torch.autocast("cpu", torch.bfloat16), torch.random.fork_rng([]):  # its start draws random numbers
+            nn.LSTM(1, 1)(torch.zeros(1, 1))
+    except RuntimeError:
+        return False
+    return True

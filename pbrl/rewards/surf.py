@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pbrl.objectives import Objective, agreement
+from pbrl.ranges import Count, NotNegative, Whole
 from pbrl.rewards.ensemble import Ensemble
 from pbrl.training.batches import Data
 from pbrl.types import Comparisons, Metrics, Spec, UserError
@@ -32,10 +33,10 @@ class SURF(Ensemble):
         spec: Spec,
         objective: Objective,
         *,
-        unlabelled: int,
+        unlabelled: Count,
         confidence: float,
-        weight: float,
-        crop: int,
+        weight: NotNegative,
+        crop: Whole,
         **ensemble: Any,
     ):
         super().__init__(spec, objective, **ensemble)
@@ -71,9 +72,10 @@ class SURF(Ensemble):
         }
 
     def crop_mask(self, mask: Tensor) -> Tensor:
-        """Which steps of the segments [B, 2, L] are compared: [B, 2, L] float."""
-        pairs, _, length = mask.shape
-        cropped = (length - torch.randint(self.crop + 1, (pairs, 1), device=mask.device)).clamp(min=1)
-        begin = (torch.rand(pairs, 2, device=mask.device) * (length - cropped + 1)).long()
-        step = torch.arange(length, device=mask.device)
+        """Which steps of the segments [B, 2, L], of those that count, are compared: [B, 2, L] float."""
+        length = mask.sum(-1)  # [B, 2]
+        shorter = length.amin(1, keepdim=True) - torch.randint(self.crop + 1, (len(mask), 1), device=mask.device)
+        cropped = shorter.clamp(min=1)
+        begin = (torch.rand(len(mask), 2, device=mask.device) * (length - cropped + 1)).floor()
+        step = torch.arange(mask.shape[-1], device=mask.device)
         return mask * ((step >= begin[..., None]) & (step < (begin + cropped)[..., None])).float()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pbrl.models.layers import Dropout, Normalize, Transformer, eval_mode
 from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement
+from pbrl.ranges import Count, NotNegative, Positive, ShareBelow1, Size, Whole
 from pbrl.rewards.per_step import PerStepReward
 from pbrl.types import Comparisons, Metrics, Observation, Segment, Spec
 
@@ -24,17 +25,17 @@ class PreferenceTransformer(PerStepReward):
         spec: Spec,
         objective: Objective,
         *,
-        context: int,
-        layers: int,
-        heads: int,
-        width: int,
-        dropout: float,
+        context: Size,
+        layers: Size,
+        heads: Size,
+        width: Size,
+        dropout: ShareBelow1,
         normalize: str,
-        lr: float,
-        warmup: int,
-        weight_decay: float,
-        steps: int,
-        batch_size: int,
+        lr: Positive,
+        warmup: Whole,
+        weight_decay: NotNegative,
+        steps: Count,
+        batch_size: Size,
     ):
         super().__init__(objective, context=context, normalize=normalize, steps=steps, batch_size=batch_size)
         self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)

@@ -11,17 +11,21 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
 from pbrl.objectives import Objective
+from pbrl.ranges import check_values, hints_of
 from pbrl.settings import Part, RunSettings
 from pbrl.types import Spec, UserError
 
 GIVEN = {"self", "spec", "policy", "objective", "scores", "label", "worth", "good"}  # what is handed to parts besides
 
 
-def build(config: Part, *given: Any, **named: Any) -> Any:
-    """The part that a config names, or None where it names none. Raises UserError."""
+def build(config: Part, *given: Any, flag: str = "", **named: Any) -> Any:
+    """The part that a config names, or None where it names none. `flag` is what it is called on the command line.
+
+    Raises UserError.
+    """
     if not config["_target_"]:
         return None
-    check_keys(config)
+    check_part(config, flag)
     try:
         return instantiate(config, *given, **named, _convert_="all")
     except InstantiationException as error:  # a part's own sentence, without Hydra's around it
@@ -30,24 +34,26 @@ def build(config: Part, *given: Any, **named: Any) -> Any:
         raise
 
 
-def build_objective(config: Part) -> Objective:
+def build_objective(config: Part, flag: str = "objective") -> Objective:
     """The loss that a config names, and what it is a loss of."""
-    return Objective(build(config))
+    return Objective(build(config, flag=flag))
 
 
 def build_algorithm(algo: Part, settings: RunSettings, seed: int, spec: Spec, device: torch.device) -> Any:
     """An algorithm with the config's policy and objective where it takes them; initialized by the seed alone."""
     torch.manual_seed(seed)
     takes = parameters(algo)
-    given: dict[str, Any] = {"policy": build(settings.policy, spec)} if "policy" in takes else {}
+    given: dict[str, Any] = {"policy": build(settings.policy, spec, flag="policy")} if "policy" in takes else {}
     if "objective" in takes:
         given["objective"] = build_objective(settings.objective)
-    return build(algo, spec, **given).to(device)
+    flag = "baseline" if algo is settings.baseline else "algo"
+    return build(algo, spec, flag=flag, **given).to(device)
 
 
 def build_reward(settings: RunSettings, spec: Spec) -> Any:
     """The config's reward model with its objective, or None."""
-    return build(settings.reward, spec, build_objective(settings.reward_objective))
+    objective = build_objective(settings.reward_objective, "reward_objective")
+    return build(settings.reward, spec, objective, flag="reward")
 
 
 def parameters(config: Part) -> Mapping[str, inspect.Parameter]:
@@ -58,8 +64,8 @@ def parameters(config: Part) -> Mapping[str, inspect.Parameter]:
     return {**inspect.signature(target.__base__).parameters, **own} if handed_on else own
 
 
-def check_keys(config: Part) -> None:
-    """Raises UserError when a part's config and its signature differ."""
+def check_part(config: Part, flag: str = "") -> None:
+    """Raises UserError when a part's config and its signature differ, or a value is none that its parameter takes."""
     takes = {k: p for k, p in parameters(config).items() if k not in GIVEN}
     unknown = set(config) - set(takes) - {"_target_", "_partial_"}
     missing = {k for k, p in takes.items() if p.default is p.empty} - set(config)
@@ -67,6 +73,7 @@ def check_keys(config: Part) -> None:
         words = [f"has no {', '.join(sorted(unknown))}"] if unknown else []
         words += [f"needs {', '.join(sorted(missing))}"] if missing else []
         raise UserError(f"{config['_target_']} {' and '.join(words)}; it takes {', '.join(sorted(takes))}")
+    check_values(config, hints_of(takes), f"{flag}." if flag else "")
 
 
 def name_of(config: Part) -> str:

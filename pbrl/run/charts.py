@@ -1,12 +1,17 @@
-"""Learning curves, drawn with Matplotlib: as a PNG, and as SVG whose text and axes take the colour of the page."""
+"""Learning curves, drawn with Matplotlib: as a PNG, and as SVG whose text and axes take the colour of the page.
+
+Matplotlib is imported where it draws: it takes most of a second, which a run spends at its end, if it gets there.
+"""
+
+from __future__ import annotations
 
 import re
 from html import escape
 from io import StringIO
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from matplotlib import rc_context
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = ("#3b82d6", "#d97706", "#2f9e63", "#a36bd6", "#dc5652", "#1f9aa8", "#a5784f", "#d0659d", "#8b8f98", "#8f9a2a")
 STYLES = ("-", "--", "-.", ":")
@@ -32,6 +37,9 @@ class Level(NamedTuple):
 
 def curves(lines: list[Curve], levels: list[Level], measure: str, title: str = "", ink: str = INK) -> Figure:
     """A figure of curves and levels; `measure` names the y axis, and success goes from 0 to 1."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     colours = {"text.color": ink, "axes.labelcolor": ink, "axes.edgecolor": ink, "xtick.color": ink, "ytick.color": ink}
     with rc_context({**colours, "font.size": 10}):  # type: ignore[arg-type]
         figure = Figure(figsize=(5.4, 3.5), layout="constrained")
@@ -58,6 +66,9 @@ def curves(lines: list[Curve], levels: list[Level], measure: str, title: str = "
 
 def losses(events: list[dict[str, float]], ink: str = INK) -> Figure | None:
     """Small panels of what training logged of the policy; None where it logged nothing."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     names = [key for key in (events[-1] if events else {}) if key not in ("phase", "step", "seconds")]
     if not names:
         return None
@@ -67,8 +78,8 @@ def losses(events: list[dict[str, float]], ink: str = INK) -> Figure | None:
         figure = Figure(figsize=(5.4, 1.4 * rows), layout="constrained")
         panels = figure.subplots(rows, 3, squeeze=False).ravel()
         for axes, name in zip(panels, names, strict=False):
-            found = [(event["step"], event[name]) for event in events if name in event]
-            axes.plot(*zip(*found, strict=True), color=COLOURS[0], linewidth=1.2)
+            found = [(event["step"], event[name]) for event in events if event.get(name) is not None]
+            axes.plot([step for step, _ in found], [value for _, value in found], color=COLOURS[0], linewidth=1.2)
             axes.set_title(name.replace("_", " "), fontsize=8)
             axes.spines[["top", "right"]].set_visible(False)
         for axes in panels[len(names) :]:
@@ -78,6 +89,8 @@ def losses(events: list[dict[str, float]], ink: str = INK) -> Figure | None:
 
 def svg(figure: Figure, description: str) -> str:
     """The figure as an `<svg>` element with a text alternative; `description` is escaped here."""
+    from matplotlib import rc_context
+
     out = StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -145,7 +145,10 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def find_choice(folder: str, part: dict[str, Any], config: dict[str, Any]) -> str:
     """Which choice of a group a run's `part` was made from: the one that differs in the fewest values; "" if none."""
-    named = {choice: load(folder, choice)[0] for choice in _names(folder)}
+    known, name = _names(folder), str(part.get("name"))
+    if "/" in name and f"{name.partition('/')[0]}/base" in known:  # two may differ in nothing but their name
+        return name
+    named = {choice: load(folder, choice)[0] for choice in known}
     own = {key: part.get(key) for key in ("_target_", "name")}
     same = {c: v for c, v in named.items() if all(v.get(key, value) == value for key, value in own.items())}
     if not same:

@@ -2,14 +2,21 @@
 
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
+from pbrl import files
 from pbrl.data.episodes import versions
+from pbrl.processor import processor_name
 from pbrl.run.build import digest, name_of
+from pbrl.run.lock import hold
 from pbrl.settings import RunSettings
+from pbrl.training.precision import Precision, choose_precision
 from pbrl.types import UserError
 
 
@@ -43,16 +50,40 @@ def seed_folders(settings: RunSettings, folder: Path) -> list[tuple[int, Path]]:
     return [(seed, folder / f"seed{seed}" if settings.seeds > 1 else folder) for seed in seeds]
 
 
-def write_provenance(folder: Path, settings: RunSettings, dataset: str) -> None:
+@contextmanager
+def hold_folder(settings: RunSettings, folder: Path) -> Iterator[None]:
+    """Keeps a run's folder, and those of its seeds, for this process. Raises UserError where another run has one."""
+    advice = "wait for it, stop it, or choose another folder with run=…"
+    with ExitStack() as stack:
+        for own in dict.fromkeys([folder, *(own for _, own in seed_folders(settings, folder))]):
+            stack.enter_context(hold(make_folder(own), "another run", advice))
+        yield
+
+
+def settle_precision(folder: Path, settings: RunSettings, device: torch.device) -> Precision:
+    """The precision that a run began with, else what is best on this device."""
+    known = _read_provenance(folder) or {}
+    if "precision" in known:
+        return Precision(known["precision"]["bf16"], known["precision"]["is_chosen"])
+    return choose_precision(settings.bf16, device)
+
+
+def write_provenance(folder: Path, settings: RunSettings, dataset: str, precision: Precision) -> None:
     """Writes what the run is made of, once: going on with it changes nothing of that, and is noted beside it."""
-    made_with = {"git": git_commit(), "data": dataset, **versions()}
-    first = folder / "versions.json"
-    if not first.exists() or not (folder / "checkpoint.pt").exists():
+    made_with = {"git": git_commit(), "data": dataset, **versions(), "processor": processor_name()}
+    first, known = folder / "versions.json", _read_provenance(folder)
+    if known is None:
         _write_configs(folder, settings)
-        first.write_text(json.dumps(made_with, indent=2))
-    elif (known := json.loads(first.read_text())) | made_with != known:
+        files.write_json(first, {**made_with, "precision": precision._asdict()})
+    elif known | made_with != known:
         known["continued_with"] = [*known.get("continued_with", []), made_with]
-        first.write_text(json.dumps(known, indent=2))
+        files.write_json(first, known)
+
+
+def _read_provenance(folder: Path) -> dict[str, Any] | None:
+    """What the run in a folder was made of, once it has a checkpoint."""
+    first = folder / "versions.json"
+    return json.loads(first.read_text()) if first.exists() and (folder / "checkpoint.pt").exists() else None
 
 
 def _write_configs(folder: Path, settings: RunSettings) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from pbrl.run import choices
 from pbrl.run.choices import Group
@@ -145,6 +145,9 @@ def explain(error: Exception, tasks: Tasks) -> str | None:
         return f"{error.full_key} has no default: add {error.full_key}=…"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_choice(error.missing_cfg_file, tasks)
+    if isinstance(error, InterpolationResolutionError):
+        words = str(error).splitlines()[0]
+        return f"{error.full_key} follows another setting ({words}): give that one a value, or leave out its `~`"
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override}: a value with spaces or signs needs quotes, as in 'run=\"my run\"'"
     if isinstance(error, CompactHydraException):

@@ -31,6 +31,7 @@ FILES = {
     "answers.sqlite": "questions and answers",
     "config.yaml": "every setting",
     "versions.json": "versions and the hash of the data",
+    "data.json": "what the data set holds, and what may be wrong with it",
     "checkpoint.pt": "where a stopped run goes on",
 }
 

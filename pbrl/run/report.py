@@ -5,7 +5,6 @@ page that compares them, `compare.html` where they lie, or what `--out` names.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -14,8 +13,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import torch
-
+from pbrl import files
 from pbrl.data.frames import without_images
 from pbrl.data.rollout import RolloutWorkers, make_environment
 from pbrl.data.table import Table
@@ -34,16 +32,14 @@ def begin(
     data: Evaluation,
     *,
     asks: bool,
-    device: torch.device,
+    device: str,
 ) -> None:
     """Prints the header of a run, keeps it in the folder with the data's evaluation, and writes a first report."""
     found = f"{len(table.steps)} episodes, {len(table):,} steps, {data}"
-    threads = f", threads={torch.get_num_threads()}" if device.type == "cpu" else ""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    rows = summary.header(config, folder, found, asks, name + threads)
+    rows = summary.header(config, folder, found, asks, device)
     print(summary.lines(rows), flush=True)
     content = {"header": rows, "evaluation": asdict(data), "dataset": dataset_id(table.ids)}
-    (folder / outcome.START).write_text(json.dumps(content, indent=2))
+    files.write_json(folder / outcome.START, content)
     write_page(folder)
 
 
@@ -78,7 +74,7 @@ def write(
                 "reward_model": validated[-1] if validated else None,
             }
         )
-        (seed.folder / "result.json").write_text(json.dumps(results[-1], indent=2))
+        files.write_json(seed.folder / "result.json", results[-1])
         print(summary.results(results[-1], f"seed {seed.seed}" if len(seeds) > 1 else ""))
         plot(seed.folder)
     if len(seeds) == 1:
@@ -87,7 +83,7 @@ def write(
     last = [found["last"][measure] for found in summaries]
     print(f"\n  {measure} of {len(seeds)} seeds: {mean(last):.3g} ± {stdev(last):.2g} (standard deviation)")
     together = {"seeds": results}
-    (folder / "result.json").write_text(json.dumps(together, indent=2))
+    files.write_json(folder / "result.json", together)
     return together
 
 

@@ -14,7 +14,7 @@ BASELINE = "BC"
 
 
 def header(config: dict[str, Any], folder: Path, data: str, asks: bool, device: str) -> list[tuple[str, str]]:
-    """The lines of a run's header: name and text. `data` describes the data set; `asks`: whether answers are used."""
+    """The lines of a run's header: name and text. `data` and `device` in words; `asks`: whether answers are used."""
     name, seeds = choices.names(config), config["seeds"]
     rows = [
         ("run", str(folder)),
@@ -28,8 +28,7 @@ def header(config: dict[str, Any], folder: Path, data: str, asks: bool, device: 
     rows.append(("policy", _part("algo", name["algo"], f"{config['steps']:,} updates, {of}")))
     compared = f"{name['baseline']} on the same data, {config['steps']:,} updates"
     rows.append(("baseline", compared if config["compare"] else "none (compare=false)"))
-    precision = "bfloat16 products, float32 weights" if config["bf16"] else "float32"
-    rows.append(("device", f"{device}, {precision}, compile={config['compile']}"))
+    rows.append(("device", device))
     return rows
 
 
@@ -56,7 +55,11 @@ def results(result: dict[str, Any], name: str = "") -> str:
     """The table of one seed's `result.json`: data, baseline and policy with their intervals, reward model, answers."""
     title = ", ".join(filter(None, [result["env"].get("task", ""), name, "95 % intervals"]))
     rows = [(row, f"{evaluation}, {evaluation.episodes} episodes") for row, evaluation in evaluations(result)]
-    tested = [f"{key} {value:.2f}" for key, value in (result["reward_model"] or {}).items() if key != "round"]
+    tested = [
+        f"{key} {value:.2f}"
+        for key, value in (result["reward_model"] or {}).items()
+        if key != "round" and value is not None
+    ]
     if tested:
         rows.append(("reward model", ", ".join(tested)))
     if result["answers"]:

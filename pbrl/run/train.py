@@ -12,26 +12,30 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pbrl import distributed
+from pbrl import distributed, files
 from pbrl.data import collect, frames
+from pbrl.data.inspection import Report
+from pbrl.data.inspection import report as report_data
 from pbrl.data.rollout import RolloutWorkers, worker_count
 from pbrl.data.table import Table
 from pbrl.feedback.asking import Asking
 from pbrl.feedback.sources.context import Context
-from pbrl.feedback.store.datasets import adopt
+from pbrl.feedback.store.datasets import adopt, adopt_recordings
 from pbrl.feedback.store.store import Store
 from pbrl.models.policy import save_policy
-from pbrl.run import report
+from pbrl.processor import available_cores
+from pbrl.run import report, summary
 from pbrl.run.build import build, build_algorithm, build_reward
-from pbrl.run.folder import make_folder, run_folder, seed_folders, write_provenance
+from pbrl.run.folder import hold_folder, make_folder, run_folder, seed_folders, settle_precision, write_provenance
 from pbrl.run.validate import Plan, check_sizes, validate
 from pbrl.settings import Part, RunSettings
 from pbrl.training.engine import pick_device
 from pbrl.training.evaluate import Evaluation, summarize
 from pbrl.training.log import Log
 from pbrl.training.loop import Training
+from pbrl.training.precision import Precision, choose_precision
 from pbrl.training.replica import Replica
-from pbrl.types import FeedbackSource
+from pbrl.types import Episode, FeedbackSource
 
 
 class World(NamedTuple):
@@ -39,10 +43,12 @@ class World(NamedTuple):
 
     table: Table
     dataset: str  # hash of the content
+    report: Report  # of what the data set holds
     data: Evaluation  # of the data set's own episodes
     workers: RolloutWorkers | None
     experts: RolloutWorkers | None  # without images, which a scripted expert does not need
     device: torch.device
+    recordings: list[Episode]  # of the data set, those of a camera
 
 
 def train(config: dict[str, Any]) -> dict[str, Any]:
@@ -61,26 +67,32 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train(settings: RunSettings, plan: Plan, device: torch.device, scratch: Path, stack: ExitStack) -> dict[str, Any]:
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads or min(torch.get_num_threads(), available_cores()))
     world = make_world(settings, plan, device, stack)
     if settings.only == "data":
-        print(f"data    {len(world.table.steps)} episodes, {world.data}")
+        print(summary.lines(world.report.lines()))
         return {}
-    folder = make_folder(run_folder(settings) if distributed.is_rank_0() else scratch)
-    write_provenance(folder, settings, world.dataset)
+    folder = run_folder(settings) if distributed.is_rank_0() else make_folder(scratch)
+    distributed.on_rank_0(lambda: stack.enter_context(hold_folder(settings, folder)))
+    precision = distributed.from_rank_0(lambda: settle_precision(folder, settings, device))
+    write_provenance(folder, settings, world.dataset, precision)
+    files.write_json(folder / "data.json", world.report.to_dict())
     table = world.table
     if distributed.is_rank_0():
-        report.begin(settings.plain, folder, table, world.data, asks=plan.query is not None, device=device)
+        where = name_device(settings, device, precision)
+        report.begin(settings.plain, folder, table, world.data, asks=plan.query is not None, device=where)
+        print(
+            summary.lines([("WARNING", text) for text in world.report.warnings]), end="\n" * bool(world.report.warnings)
+        )
 
     table.relabel_true(settings.reward_scale)
     clones = None
     if settings.compare and settings.only is None:
-        clones = train_baseline(settings, world, folder / "bc")
+        clones = train_baseline(settings, world, precision, folder / "bc")
     replicas = make_replicas(settings, world, folder, settings.algo, settings.logger, stack)
     asking = make_asking(settings, plan, world, folder, stack)
     training = Training(
-        folder=folder, replicas=replicas, asking=asking, query=plan.query, **shared_settings(settings, world)
+        folder=folder, replicas=replicas, asking=asking, query=plan.query, **shared_settings(settings, world, precision)
     )
     if settings.only == "answers":
         training.ask_first()
@@ -95,7 +107,8 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
     """Collects or reads the data, and starts the rollout workers. Raises UserError."""
     processes = worker_count(settings.workers)
     source = {"folder": settings.data_dir, "seed": settings.data_seed, "workers": processes}
-    episodes, dataset = distributed.after_rank_0(lambda: collect.load_dataset(settings.env, settings.data, **source))
+    found, dataset = distributed.after_rank_0(lambda: collect.load_inspected(settings.env, settings.data, **source))
+    episodes, inspected = found.episodes, report_data(found)
     images = {}
     if settings.only != "data":
         check_sizes(settings, episodes[0], plan)
@@ -109,17 +122,30 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
         experts = RolloutWorkers(frames.without_images(settings.env), processes)
     for own in filter(None, (workers, experts)):
         stack.callback(own.close)
-    return World(table, dataset, data, workers, experts, device)
+    recordings = [episode for episode in episodes if episode.filmed]
+    return World(table, dataset, inspected, data, workers, experts, device, recordings)
 
 
-def shared_settings(settings: RunSettings, world: World) -> dict[str, Any]:
+def name_device(settings: RunSettings, device: torch.device, precision: Precision) -> str:
+    """The device in words, and how updates run on it."""
+    threads = f", threads={torch.get_num_threads()}" if device.type == "cpu" else ""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    words = str(precision)
+    if settings.bf16 == "auto":
+        here = choose_precision("auto", device)
+        faster = "bfloat16" if here.bf16 else "float32"
+        words += " (bf16=auto" + (f" where this run began; {faster} is faster here)" if here != precision else ")")
+    return f"{name}{threads}, {words}, compile={settings.compile}"
+
+
+def shared_settings(settings: RunSettings, world: World, precision: Precision) -> dict[str, Any]:
     """What trainings of the run have in common."""
     return {
         "schedule": settings.schedule,
         "workers": world.workers,
         "device": world.device,
         "compile": settings.compile,
-        "bf16": settings.bf16,
+        "precision": precision,
         "settings": settings.identity,
         "grow": settings.grow,
     }
@@ -154,11 +180,13 @@ def make_replicas(
     return replicas
 
 
-def train_baseline(settings: RunSettings, world: World, folder: Path) -> list[dict[str, Any]]:
+def train_baseline(settings: RunSettings, world: World, precision: Precision, folder: Path) -> list[dict[str, Any]]:
     """Trains `baseline` (behavior cloning) on the data with as many updates; returns each seed's summary."""
     with ExitStack() as stack:
         replicas = make_replicas(settings, world, folder, settings.baseline, {}, stack)
-        return Training(folder=folder, replicas=replicas, name="bc", **shared_settings(settings, world)).run()
+        return Training(
+            folder=folder, replicas=replicas, name="bc", **shared_settings(settings, world, precision)
+        ).run()
 
 
 def make_asking(settings: RunSettings, plan: Plan, world: World, folder: Path, stack: ExitStack) -> Asking | None:
@@ -168,6 +196,7 @@ def make_asking(settings: RunSettings, plan: Plan, world: World, folder: Path, s
     source: FeedbackSource = build(settings.feedback)
     store, table = Store(settings.store or f"sqlite:///{folder / 'answers.sqlite'}"), world.table
     adopt(store, world.dataset, table.ids, table.steps)
+    adopt_recordings(store, world.recordings)
     experts = world.experts or world.workers
     source.start(Context(store, table, plan.query, settings.data_dir, world.dataset, folder, world.workers, experts))
     stack.callback(source.stop)

@@ -17,7 +17,8 @@ from pbrl.feedback.labels import Labels
 from pbrl.feedback.sources.reference import Reference
 from pbrl.feedback.strategies import needs_reward
 from pbrl.objectives import Objective
-from pbrl.run.build import build, build_algorithm, build_objective, build_reward, name_of
+from pbrl.ranges import check_values, hints_of
+from pbrl.run.build import build, build_algorithm, build_objective, build_reward, check_part, name_of
 from pbrl.settings import PARTS, Query, RunSettings, check_names
 from pbrl.training.batches import Data
 from pbrl.training.engine import pick_device, wants_compile
@@ -48,7 +49,7 @@ class Draws(NamedTuple):
 def validate(settings: RunSettings) -> Plan:
     """Checks a run's settings against each other. Raises UserError."""
     _check_values(settings)
-    env = build(settings.env)
+    env = build(settings.env, flag="env")
     env.close()
     device, query = torch.device("cpu"), settings.query
     tiny = Spec(1, 1, (0.0,), (1.0,), 1, frames.image_shapes(settings.env))  # the parts find what is wrong with them
@@ -72,7 +73,9 @@ def _check_values(settings: RunSettings) -> None:
     pick_device(settings.device)
     wants_compile(settings.compile, 0)
     given = {"table", "workers", "dataset", "folder", "discount"}
-    check_names("reference", settings.reference, set(inspect.signature(Reference).parameters) - given)
+    takes = inspect.signature(Reference).parameters
+    check_names("reference", settings.reference, set(takes) - given)
+    check_values(settings.reference, hints_of(takes), "reference.")
     if settings.reward_scale not in NORMALIZE:
         raise UserError(f"reward_scale={settings.reward_scale}: it is one of {', '.join(NORMALIZE)}")
     if settings.reward.get("normalize", "auto") not in ("auto", *NORMALIZE):
@@ -80,6 +83,8 @@ def _check_values(settings: RunSettings) -> None:
     for part in PARTS:
         if "_target_" not in getattr(settings, part):
             raise UserError(f"{part} names nothing to build: choose one of configs/{part}")
+    if settings.data.get("behaviour"):
+        check_part(settings.data["behaviour"], "data.behaviour")
 
 
 def _check_learners(settings: RunSettings, draws: Draws, reward: Any) -> None:
@@ -143,7 +148,7 @@ def _check_objectives(settings: RunSettings, algo: Any, reward: Any) -> None:
 
 def _check_source(settings: RunSettings, env: Any) -> None:
     """Raises UserError where the feedback source cannot answer what is asked."""
-    source: FeedbackSource = build(settings.feedback)
+    source: FeedbackSource = build(settings.feedback, flag="feedback")
     if not source.kinds and not settings.store:
         raise UserError("feedback=stored takes answers from a store: name it with store=sqlite:///answers.sqlite")
     source.check(settings.query, env)

@@ -9,6 +9,7 @@ lies above or below the mean of its list, or of all ratings.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,7 +58,7 @@ class Data:
         """Draws from these labels from now on."""
         self.labels, self.length = labels, labels.length
         train, test = split(labels, self.held_out)
-        self.train, self.test = (Answers.of(part, self.table.device) for part in (train, test))
+        self.train, self.test = (Answers.of(_comparable(part), self.table.device) for part in (train, test))
         group, value = self.train.group.cpu(), self.train.value.double().cpu()
         count = torch.bincount(group)
         self._mean = (torch.bincount(group, value) / count).to(self.table.device)
@@ -120,7 +121,10 @@ class Data:
 
     def _check(self, segments: int) -> None:
         if self.labels is None or len(self.train) < (1 if self._has_pairs else 2):
-            raise UserError("there are no usable answers to learn from: every question was skipped")
+            raise UserError(
+                "there are no usable answers to learn from: every question is open, was skipped, taken back, or held "
+                "out (query.held_out), or no list has two segments left; ask more (query.count), or answer some"
+            )
         if segments > 2 and self._has_pairs:
             raise UserError("the objective learns from lists: query.kind=ranking or rating")
         if segments > 2 and self._shortest < segments:
@@ -167,6 +171,13 @@ class Data:
             if answer.ndim == 2:  # of values by the same rater or not, as sure as both are together
                 rater, confidence = rater[:, 0], confidence.prod(1)
         return self.table.to_target(Comparisons(segments, label, rater, confidence))
+
+
+def _comparable(labels: Labels) -> Labels:
+    """The labels without segments that are alone in their list: nothing is left to compare those with."""
+    if labels.kind == "pair" or not labels.size:
+        return labels
+    return labels.take(np.bincount(labels.group)[labels.group] > 1)
 
 
 def order(worth: Tensor) -> Tensor:

@@ -53,6 +53,11 @@ def has_compiler() -> bool:
     return False
 
 
+def learner_of(phase: Phase) -> nn.Module:
+    """The learner whose method the phase's update is."""
+    return phase.update.__self__  # type: ignore[attr-defined]
+
+
 class Engine:
     """Runs learners' updates on `device`, with bf16 matrix products if `bf16`."""
 
@@ -118,6 +123,15 @@ class Updates:
         """Mean metrics of the updates since this was last called."""
         count, self.count = self.count, 0
         return self.mean.read(count)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sums of metrics since they were last read, and of how many updates."""
+        return {"sums": dict(self.mean.sums), "count": self.count}
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Adds to such sums, if there are any."""
+        if state:
+            self.mean.sums, self.count = dict(state["sums"]), state["count"]
 
     def forget(self) -> None:
         """To be called when what is drawn from has changed."""

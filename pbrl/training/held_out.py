@@ -1,5 +1,6 @@
 """How well a reward model does on answers that it was not trained on."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -37,8 +38,14 @@ def evaluate_reward(data: Data, model: RewardModel) -> dict[str, float]:
     return {
         "held_out_accuracy": accuracy(scores, pairs.label),
         "calibration_error": calibration_error(torch.sigmoid(scores[:, 1] - scores[:, 0]), pairs.label),
-        "rank_correlation": float(spearmanr(scores.flatten().cpu(), true.flatten().cpu())[0]),  # type: ignore[arg-type]
+        "rank_correlation": rank_correlation(scores.flatten().cpu(), true.flatten().cpu()),
     }
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Spearman's, of a and b [N]; NaN where either is the same everywhere."""
+    varies = bool((a != a[0]).any() and (b != b[0]).any())
+    return float(spearmanr(a, b)[0]) if varies else math.nan  # type: ignore[arg-type]
 
 
 def held_out_pairs(data: Data) -> Pairs:
@@ -55,7 +62,7 @@ def accuracy(scores: Tensor, label: Tensor) -> float:
     """How often the preferred segment scores higher, ties left out; NaN without any."""
     clear = label != 0.5
     correct = ((scores[:, 1] > scores[:, 0]) == (label > 0.5))[clear]
-    return correct.float().mean().item() if len(correct) else float("nan")
+    return correct.float().mean().item() if len(correct) else math.nan
 
 
 def calibration_error(probability: Tensor, label: Tensor) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pbrl import files
 from pbrl.types import UserError
 
 
@@ -44,7 +45,7 @@ class Log:
         tensors = {key: value.float() for key, value in values.items() if isinstance(value, Tensor)}
         read = torch.stack(list(tensors.values())).tolist() if tensors else []  # at once: each time waits for a GPU
         plain = {**values, **dict(zip(tensors, read, strict=True))}
-        self.file.write(json.dumps({"phase": phase, "step": step, **plain}) + "\n")
+        self.file.write(files.to_json({"phase": phase, "step": step, **plain}) + "\n")
         self.file.flush()
         numbers = {f"{phase}/{k}": v for k, v in plain.items() if isinstance(v, (int, float))}
         if self.wandb is not None:

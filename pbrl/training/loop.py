@@ -5,6 +5,7 @@ table, and the algorithm is trained. Position in that list, parameters, generato
 so a run that was killed goes on from there and ends with the same bits.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,9 +21,11 @@ from pbrl.data.rollout import RolloutWorkers
 from pbrl.feedback.asking import Asking
 from pbrl.models.policy import save_policy
 from pbrl.settings import Query, Schedule
-from pbrl.training.engine import Engine, Updates, wants_compile
+from pbrl.training import interrupts
+from pbrl.training.engine import Engine, Updates, learner_of, wants_compile
 from pbrl.training.evaluate import evaluate
 from pbrl.training.held_out import evaluate_reward
+from pbrl.training.precision import FLOAT32, Precision
 from pbrl.training.replica import Replica
 from pbrl.training.stages import Stage, plan
 from pbrl.training.vmap import LearnerStack
@@ -45,7 +48,7 @@ class Training:
         workers: RolloutWorkers | None,
         device: torch.device,
         compile: str = "auto",
-        bf16: bool = False,
+        precision: Precision = FLOAT32,
         query: Query | None = None,
         asking: Asking | None = None,
         name: str = "",
@@ -54,7 +57,7 @@ class Training:
     ):
         self.folder, self.replicas, self.grow = folder, replicas, grow
         self.schedule, self.workers, self.asking = schedule, workers, asking
-        self.device, self.compile, self.bf16, self.settings = device, compile, bf16, settings or {}
+        self.device, self.compile, self.precision, self.settings = device, compile, precision, settings or {}
         self.name = name or type(replicas[0].algo).__name__
         rounds = query.rounds if query else 1
         self.stages = plan(replicas, schedule.steps, rounds=rounds, asks=query is not None)
@@ -62,6 +65,7 @@ class Training:
         self.updates: dict[str, Updates] = {}  # prepared for one stage, they serve all of its name
         self.stacks: dict[int, LearnerStack] = {}  # by the first of the learners
         self.stage, self.step, self.policy_step, self.round = 0, 0, 0, 0
+        self.unread: dict[str, Any] = {}  # metrics of a run that was stopped between an update and what follows it
         self.seconds = {"train": 0.0, "evaluate": 0.0}
 
     # Updates
@@ -69,7 +73,7 @@ class Training:
     def _prepare(self, stage: Stage) -> Updates:
         """The updates of a stage, compiled where there are enough to pay for it."""
         if stage.name not in self.updates:
-            engine = Engine(self.device, compile=self._is_compiled(stage), bf16=self.bf16)
+            engine = Engine(self.device, compile=self._is_compiled(stage), bf16=self._is_bf16(stage))
             generators = [replica.generator for replica in self.replicas]
             self.updates[stage.name] = engine.repeat(
                 lambda: self._draw(stage), self._update_of(stage, engine), generators
@@ -82,22 +86,29 @@ class Training:
         batch = batches[0] if len(batches) == 1 else tree_map(lambda *parts: torch.stack(parts), *batches)
         return distributed.share(batch)
 
+    def _draw_example(self, stage: Stage) -> Any:
+        """Such a batch, without any change in what is drawn later."""
+        states = [replica.generator.get_state() for replica in self.replicas]
+        batch = self._draw(stage)
+        for replica, state in zip(self.replicas, states, strict=True):
+            replica.generator.set_state(state)
+        return batch
+
     def _update_of(self, stage: Stage, engine: Engine) -> Callable[[Any], Any]:
         if len(stage.phases) == 1:
             return engine.prepare(stage.phases[0])
-        learners = [phase.update.__self__ for phase in stage.phases]  # type: ignore[attr-defined]
+        learners = [learner_of(phase) for phase in stage.phases]
         if id(learners[0]) not in self.stacks:  # a second stack would take the learners' tensors from the first
             self.stacks[id(learners[0])] = LearnerStack(learners)
         stack = self.stacks[id(learners[0])]
-        states = [replica.generator.get_state() for replica in self.replicas]
-        update = engine.prepare_stack(stack, stage.phases[0], self._draw(stage))
-        for replica, state in zip(self.replicas, states, strict=True):
-            replica.generator.set_state(state)
-        return update
+        return engine.prepare_stack(stack, stage.phases[0], self._draw_example(stage))
 
     def _is_compiled(self, stage: Stage) -> bool:
         total = sum(other.steps for other in self.stages if other.name == stage.name)
         return wants_compile(self.compile, total)
+
+    def _is_bf16(self, stage: Stage) -> bool:
+        return self.precision.suits(learner_of(stage.phases[0]), self._draw_example(stage))
 
     def _forget_captured(self) -> None:
         """Labels or rewards have changed: captured graphs would read the old ones."""
@@ -188,14 +199,28 @@ class Training:
         if compiling:
             bar.set_postfix_str("compiling")
         clock = Stopwatch(self.seconds)
+        updates.go_on_from(self.unread)
+        if self.unread:
+            self._pause(stage, updates, clock, bar)
+            self.unread = {}
         while self.step < stage.steps:
-            updates_done = updates.run(self._updates_until_pause(stage))
-            self.step += updates_done
-            self.policy_step += updates_done * stage.trains_policy
-            bar.update(updates_done)
+            with interrupts.deferred():
+                updates_done = updates.run(self._updates_until_pause(stage))
+                self.step += updates_done
+                self.policy_step += updates_done * stage.trains_policy
+                bar.update(updates_done)
+            if interrupts.is_due():
+                clock.stop("train")
+                self._stop(updates)
             self._pause(stage, updates, clock, bar)
         clock.stop("train")
         bar.close()
+
+    def _stop(self, updates: Updates) -> None:
+        """Saves what an uninterrupted run has between an update and what follows it, and ends the run."""
+        self.unread = updates.state_dict()
+        self._save()
+        raise interrupts.Stopped
 
     def _pause(self, stage: Stage, updates: Updates, clock: "Stopwatch", bar: tqdm) -> None:
         """Logs, evaluates and saves, where it is time for that."""
@@ -224,13 +249,23 @@ class Training:
         for i, replica in enumerate(self.replicas):
             own = {name: value if len(self.replicas) == 1 else value[i] for name, value in means.items()}
             values = replica.log.write(stage.name, step, {**own, "seconds": seconds})
+            self._check_finite(stage, step, values)
             if i == 0:
                 bar.set_postfix({name: f"{value:.3g}" for name, value in list(values.items())[:3]})
 
+    def _check_finite(self, stage: Stage, step: int, values: dict[str, Any]) -> None:
+        """Raises UserError where a logged metric is no finite number: what trains is spoilt, and is not saved."""
+        spoilt = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+        if spoilt:
+            raise UserError(
+                f"training diverged: {', '.join(spoilt)} of {stage.name} became {values[spoilt[0]]} within the "
+                f"{self.schedule.log_every} updates up to {step}; no policy was saved. Lower the learning rate "
+                "(algo.lr=…, reward.lr=…), or look at the scales that only=data reports, and start in another run=…"
+            )
+
     def _is_evaluation_due(self, stage: Stage, is_last: bool) -> bool:
         """Whether episodes are rolled out now: at the end of each of the algorithm's phases, and on the way."""
-        learner = stage.phases[0].update.__self__  # type: ignore[attr-defined]
-        if self.workers is None or learner is not self.replicas[0].algo:
+        if self.workers is None or learner_of(stage.phases[0]) is not self.replicas[0].algo:
             return False
         if not stage.trains_policy:
             return is_last
@@ -270,6 +305,7 @@ class Training:
             "replicas": [replica.state_dict() for replica in self.replicas],
             "asking": None if self.asking is None else self.asking.state_dict(),
             "random": files.random_state(self.device),
+            "unread": self.unread,
             "seconds": self.seconds,
         }
         files.save(self._path, state)
@@ -285,6 +321,7 @@ class Training:
         self.stage, self.step, self.policy_step, self.round = (
             position[key] for key in ("stage", "step", "policy_step", "round")
         )
+        self.unread = state.get("unread", {})
         self._resume_answers(state["asking"])
         try:
             for replica, own in zip(self.replicas, state["replicas"], strict=True):

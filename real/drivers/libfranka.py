@@ -265,6 +265,10 @@ class LibfrankaDriver:
         if not self._is_gone():
             self.broken = None
 
+    def find_other_messages(self) -> list[str]:
+        """None: the arm alone speaks on this path."""
+        return []
+
     def description(self) -> str:
         """The arm's URDF, as the arm has it. Raises RobotError."""
         return str(self._robot().model_urdf)

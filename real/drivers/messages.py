@@ -4,7 +4,7 @@ Which there are, configs/robot/<name>.yaml says by topic and type; a make that i
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,11 +26,26 @@ class ArmStatus(NamedTuple):
 
 
 def franka_status(messages: Mapping[str, Message], ros1: bool) -> ArmStatus:
-    """From franka_msgs/FrankaState on `arm`. Raises KeyError, IndexError, TypeError for another message."""
+    """From franka_msgs/FrankaState or, of today's franka_ros2, FrankaRobotState on `arm`: wrenches of either form.
+
+    Raises KeyError, TypeError, ValueError for another message.
+    """
     state = messages["arm"]
-    wrench = np.array(state["O_F_ext_hat_K" if ros1 else "o_f_ext_hat_k"], float)
-    force = float(np.linalg.norm(wrench[:3]))
-    return ArmStatus(MODES[state["robot_mode"]], force, float(state["control_command_success_rate"]))
+    force = wrench_force(state["O_F_ext_hat_K" if ros1 else "o_f_ext_hat_k"])
+    mode = int(state["robot_mode"])
+    named = MODES[mode] if 0 <= mode < len(MODES) else "other"
+    return ArmStatus(named, force, float(state["control_command_success_rate"]))
+
+
+def wrench_force(wrench: Any) -> float:
+    """The force in N of a wrench: six numbers, geometry_msgs/Wrench or WrenchStamped. Raises KeyError, ValueError."""
+    if isinstance(wrench, Mapping):
+        force = wrench.get("wrench", wrench)["force"]
+        return math.hypot(*(float(force[axis]) for axis in "xyz"))
+    numbers = np.array(wrench, float)
+    if numbers.shape != (6,):
+        raise ValueError(f"a wrench of shape {list(numbers.shape)} instead of 6 numbers")
+    return float(np.linalg.norm(numbers[:3]))
 
 
 def universal_robots_status(messages: Mapping[str, Message], ros1: bool) -> ArmStatus:
@@ -38,14 +53,14 @@ def universal_robots_status(messages: Mapping[str, Message], ros1: bool) -> ArmS
 
     A running arm counts as one that moves; the arm reports no success rate of commands. Raises KeyError, TypeError.
     """
-    force = messages["wrench"]["wrench"]["force"]
-    newtons = math.sqrt(sum(float(force[axis]) ** 2 for axis in "xyz"))
+    newtons = wrench_force(messages["wrench"])
     return ArmStatus(UNIVERSAL_ROBOTS_MODES.get(messages["arm"]["mode"], "other"), newtons, 1.0)
 
 
 STATUS: dict[str, Callable[[Mapping[str, Message], bool], ArmStatus]] = {
     "FrankaState": franka_status,
     "RobotMode": universal_robots_status,
+    "FrankaRobotState": franka_status,
 }
 
 
@@ -57,10 +72,26 @@ def status_reader(type_: str) -> Callable[[Mapping[str, Message], bool], ArmStat
     return STATUS[name]
 
 
+def missing_joints(message: Message, joints: Sequence[str]) -> list[str]:
+    """Which of `joints` a sensor_msgs/JointState does not have. Raises KeyError, TypeError for another message."""
+    names = set(message["name"])
+    return [joint for joint in joints if joint not in names]
+
+
+def joint_values(message: Message, field: str, joints: Sequence[str]) -> np.ndarray:
+    """[J] of a field of a sensor_msgs/JointState, in the order of `joints`, whatever order they come in.
+
+    Raises KeyError, ValueError where the field is empty, as the message allows, or of another length than its names.
+    """
+    names, values = list(message["name"]), message[field]
+    if len(values) != len(names):
+        raise ValueError(f"{len(values)} numbers in `{field}` for {len(names)} joints: its publisher must send all")
+    return np.array([values[names.index(joint)] for joint in joints], float)  # None: rosbridge's NaN
+
+
 def gripper_width(message: Message, gripper: Gripper) -> float:
     """The width in m from a sensor_msgs/JointState with the gripper's joints. Raises KeyError, ValueError."""
-    names = list(message["name"])
-    return float(sum(message["position"][names.index(name)] for name in gripper.joints))
+    return float(joint_values(message, "position", gripper.joints).sum())
 
 
 def gripper_goal(topics: Mapping[str, Any], gripper: Gripper, close: bool) -> tuple[str, Message]:
@@ -91,3 +122,31 @@ def to_seconds(stamp: Mapping[str, int], ros1: bool) -> float:
     """The inverse of `to_stamp`. Raises KeyError."""
     second, nano = ("secs", "nsecs") if ros1 else ("sec", "nanosec")
     return stamp[second] + stamp[nano] * 1e-9
+
+
+def message_time(message: Message, ros1: bool) -> float | None:
+    """The time in a message's header, in s; None without a header, or where its stamp was not set. Raises KeyError."""
+    if "header" not in message:
+        return None
+    return to_seconds(message["header"]["stamp"], ros1) or None
+
+
+def describe_error(error: Exception) -> str:
+    """Why a message cannot be read, in words."""
+    if isinstance(error, KeyError):
+        return f"it has no field {error}"
+    return str(error) if isinstance(error, ValueError) else "its fields are of other types"
+
+
+def is_finite(found: Any) -> bool:
+    """Whether all numbers are, of what was read from a message."""
+    numbers = (found.force, found.success_rate) if isinstance(found, ArmStatus) else found
+    return found is None or bool(np.isfinite(numbers).all())
+
+
+def parse_poses(message: Message, count: int) -> np.ndarray:
+    """[N, 7] of a geometry_msgs/PoseArray: m, quaternion (w, x, y, z). Raises KeyError, ValueError."""
+    poses = [(pose["position"], pose["orientation"]) for pose in message["poses"]]
+    if len(poses) != count:
+        raise ValueError(f"{len(poses)} objects instead of {count}")
+    return np.array([[*(p[k] for k in "xyz"), *(r[k] for k in "wxyz")] for p, r in poses], float)

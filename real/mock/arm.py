@@ -1,6 +1,8 @@
 """The arm behind the mock's bridge: MuJoCo in real time, a trajectory controller, and faults at a switch.
 
-The controller does with trajectories what ros_control's does (`real.mock.trajectory`). What no policy may send is
+The controller does with trajectories what ros_control's does (`real.mock.trajectory`), and is started and stopped as
+controller_manager does it (`real.mock.controllers`): it holds the arm where it was wanted, whatever its speed, from one
+step to the next. What no policy may send is
 counted as it arrives, and every step of the physics at which the controller wants more speed or acceleration than the
 arm has. The arm has no reflexes of its own: those are switched on, like every fault.
 """
@@ -21,8 +23,10 @@ import numpy as np
 
 from real.drivers.messages import UNIVERSAL_ROBOTS_MODES, gripper_actions, to_stamp
 from real.mock.cameras import MockCameras
+from real.mock.controllers import Controllers
 from real.mock.hub import Hub
-from real.mock.trajectory import Point, Trajectory, parse_trajectory
+from real.mock.trajectory import Point, Trajectory, parse_trajectory, refusal
+from real.mock.urdf import urdf
 from real.robot import MODES
 from sim.tabletop import Tabletop
 
@@ -43,6 +47,7 @@ class Faults:
     force: float = 0.0  # N
     gripper: str = ""  # stuck: does not move; blocks: moves, and its action does not end
     refuses: bool = False  # to switch controllers
+    switch_s: float = 0.0  # that a switch takes
     cameras: str = ""  # silent, frozen, torn
 
 
@@ -53,10 +58,11 @@ class MockArm:
         self.hub, self.env, self.settings = hub, env, settings
         self.ros1, self.faults = settings["dialect"] == "ros1", Faults()
         self.topics = {name: (topic, type_) for name, (topic, type_) in settings["topics"].items()}
-        self.lock, self.running, self.active = threading.RLock(), True, False
+        self.lock, self.running = threading.RLock(), True
         self.count: Counter[str] = Counter()
         self.ages: deque[float] = deque(maxlen=100_000)  # s, of the commands that moved the arm, when they came
-        self.oldest = self.stopped = 0.0  # s: the oldest of those
+        self.oldest = self.stopped = 0.0  # s: the oldest of those; when the controller was last stopped
+        self.stopped_speed = 0.0  # that the controller wanted then, as a share of the arm's limits
         self.builders = {
             "joint_states": self._joint_states,
             "arm": self._arm_status,
@@ -79,7 +85,10 @@ class MockArm:
             self.hub.advertise(*self.topics[name])
         self.hub.subscribe(*self.topics["command"], self._command)
         services = self.settings["services"]
+        (self.name,) = services["start"][1]["start_controllers" if self.ros1 else "activate_controllers"]
+        self.controllers = Controllers([self.name], ros1=self.ros1, prepare=self._is_startable, stopping=self._hold)
         self.hub.serve(services["start"][0], "controller_manager_msgs/SwitchController", self._switch)
+        self.hub.serve(services["controllers"][0], "controller_manager_msgs/ListControllers", self.controllers.list)
         self.hub.serve(services["description"][0], "rosapi/GetParam", self._description)
         for name in gripper_actions(self.topics):
             if self.ros1:
@@ -87,11 +96,16 @@ class MockArm:
             else:
                 self.hub.act(*self.topics[name], self._grip)
 
+    @property
+    def active(self) -> bool:
+        """Whether the controller runs."""
+        return self.controllers.is_running(self.name)
+
     def reset(self, seed: int) -> None:
         """The task's beginning; the controller stops."""
         with self.lock:
             self.env.reset(seed=seed)
-            self.active, self.reached = False, False
+            self.controllers.running[self.name] = self.reached = False
             q = self.env.joint_targets.copy()
             self.trajectory, self.before = Trajectory([Point.at_rest(q)]), None
             self.fastest = self.hardest = 0.0
@@ -100,8 +114,9 @@ class MockArm:
 
     def report(self) -> dict[str, Any]:
         """What happened so far: success now and ever, commands by what became of them, how old those were that moved
-        the arm (s: the oldest; median and p99 of the last), when it was stopped (its clock); what the controller wanted
-        since the beginning at most, as shares of the arm's limits of speed and acceleration."""
+        the arm (s: the oldest; median and p99 of the last), when its controller was stopped (its clock) and at what
+        speed; what the controller wanted since the beginning at most; speeds and accelerations as shares of the arm's
+        limits."""
         with self.lock:
             _, success = self.env.evaluate()
             return {
@@ -111,6 +126,7 @@ class MockArm:
                 "oldest": self.oldest,
                 "ages": np.percentile(self.ages or [0.0], [50, 99]).tolist(),
                 "stopped": self.stopped,
+                "stopped_speed": self.stopped_speed,
                 "active": self.active,
                 "q": self.env.joint_positions.tolist(),
                 "fastest": self.fastest,
@@ -120,8 +136,9 @@ class MockArm:
     def fault(self, **which: Any) -> None:
         """Switches faults on or off."""
         self.faults = replace(self.faults, **which)
+        self.controllers.refuses, self.controllers.delay_s = self.faults.refuses, self.faults.switch_s
         if which.get("mode") in ("reflex", "user_stopped", "guiding"):
-            self._halt()
+            self.controllers.halt(self.name)
 
     def close(self) -> None:
         """Ends the arm and its cameras."""
@@ -198,9 +215,12 @@ class MockArm:
             running = next(number for number, name in UNIVERSAL_ROBOTS_MODES.items() if name == "move")
             return {"mode": running if mode in ("idle", "move") else -1}
         force, rate = "O_F_ext_hat_K", "control_command_success_rate"
+        wrench: Any = [self.faults.force, 0, 0, 0, 0, 0]
+        if self.topics["arm"][1].endswith("FrankaRobotState"):
+            wrench = self._wrench()
         return {
             "header": self._header(),
-            force if self.ros1 else force.lower(): [self.faults.force, 0, 0, 0, 0, 0],
+            force if self.ros1 else force.lower(): wrench,
             rate: self.faults.success_rate if self.active else 0.0,
             "robot_mode": MODES.index(mode),
         }
@@ -233,6 +253,9 @@ class MockArm:
 
     def _command(self, message: dict[str, Any]) -> None:
         now = time.time()
+        if refusal(message, self.env.arm.joints):
+            self.count["refused" if self.active else "ignored"] += 1
+            return
         begin, points = parse_trajectory(message, self.env.arm.joints, now)
         limits = self.env.arm.limits
         with self.lock:
@@ -242,6 +265,9 @@ class MockArm:
                 self.count["out_of_limits"] += 1
             elif not self.active:
                 self.count["ignored"] += 1
+            elif not points:
+                self.count["empty"] += 1
+                self._hold(self.name)
             else:
                 updated = self.begun + self.steps * self.env.model.opt.timestep
                 trajectory = self.trajectory.replace(points, updated, now, jumps=not self.ros1)
@@ -254,23 +280,21 @@ class MockArm:
                 self.oldest = max(self.oldest, now - begin)
 
     def _switch(self, request: dict[str, Any]) -> dict[str, Any]:
-        first = "start_controllers" if self.ros1 else "activate_controllers"
-        if self.faults.refuses:
-            return {"ok": False}
+        was_active, answer = self.active, self.controllers.switch(request)
         with self.lock:
-            if request[first]:
-                self.active = self.faults.mode in ("", "idle", "move")
-                return {"ok": self.active}
-            self.count["stops"] += 1
-            self.stopped = time.time()
-            self._halt()
-            return {"ok": True}
+            self.count.update({"stops": was_active and not self.active, "switches_refused": not answer["ok"]})
+            self.count = +self.count
+        return answer
 
-    def _halt(self) -> None:
-        """Takes no more commands, and stays."""
+    def _is_startable(self, name: str) -> bool:
+        return self.faults.mode in ("", "idle", "move")
+
+    def _hold(self, name: str) -> None:
+        """Stays where the controller wanted the arm to be now."""
         with self.lock:
-            self.active = False
-            self.trajectory = Trajectory([Point.at_rest(self.trajectory.at(time.time()).q)])
+            wanted, self.stopped = self.trajectory.at(time.time()), time.time()
+            self.stopped_speed = float((np.abs(wanted.dq) / self.env.arm.limits.velocity).max())
+            self.trajectory = Trajectory([Point.at_rest(wanted.q)])
 
     def _grip(self, goal: dict[str, Any]) -> dict[str, Any]:
         width = goal["command"]["position"] if "command" in goal else goal["width"]
@@ -283,17 +307,4 @@ class MockArm:
         return {"success": True, "error": ""}
 
     def _description(self, request: dict[str, Any]) -> dict[str, Any]:
-        limits = self.env.arm.limits
-        joints = "".join(
-            f'<joint name="{name}" type="revolute"><limit lower="{low}" upper="{high}" velocity="{speed}" '
-            f'effort="{effort}"/></joint>'
-            for name, low, high, speed, effort in zip(
-                self.env.arm.joints,
-                limits.position_min,
-                limits.position_max,
-                limits.velocity,
-                limits.torque,
-                strict=True,
-            )
-        )
-        return {"value": json.dumps(f'<robot name="{self.settings["robot"]}">{joints}</robot>')}
+        return {"value": json.dumps(urdf(self.env.arm))}

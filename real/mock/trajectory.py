@@ -1,12 +1,15 @@
 """What a joint trajectory controller wants of an arm: as ros_control (ROS 1) and ros2_control (ROS 2) make it.
 
-Points whose time has passed are dropped, and a command that has no other is refused. A spline leads from what is wanted
+A command whose points do not increase in time is refused as a whole, and so is one for other joints, or with numbers
+missing: what was wanted before goes on. One without points holds the arm. Points whose time has passed are dropped, and
+a command that has no other is refused. A spline leads from what is wanted
 now to the first point that is left, and on from point to point: quintic, or cubic where a point says no acceleration.
 The last point is held, at speed 0. ROS 2 differs in one thing: once the first point has passed, what is wanted jumps
 onto the spline between the points around now. (The page UnderstandingTrajectoryReplacement of
 wiki.ros.org/joint_trajectory_controller; joint_trajectory_controller/src/trajectory.cpp of ros2_controllers.)
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -79,13 +82,28 @@ def spline(a: Point, b: Point, t: float) -> Point:
     return Point(t, q, dq, ddq)
 
 
+def refusal(message: dict[str, Any], joints: Sequence[str]) -> str:
+    """Why a controller of such joints takes no such command (trajectory_msgs/JointTrajectory), or nothing."""
+    points = message["points"]
+    if sorted(message["joint_names"]) != sorted(joints):
+        return "it does not contain the expected joints"
+    times = [nanoseconds(point["time_from_start"]) for point in points]
+    if any(later <= earlier for earlier, later in itertools.pairwise(times)):
+        return "waypoints are not strictly increasing in time"
+    for point in points:
+        sizes = [len(point[key]) for key in ("positions", "velocities", "accelerations")]
+        if sizes[0] != len(joints) or any(size not in (0, len(joints)) for size in sizes):
+            return "size mismatch in a point's positions, velocities or accelerations"
+    return ""
+
+
 def parse_trajectory(message: dict[str, Any], joints: Sequence[str], now: float) -> tuple[float, list[Point]]:
     """A trajectory_msgs/JointTrajectory of either dialect: when it begins (a stamp of 0 means now), and its points."""
     begin = seconds(message["header"]["stamp"]) or now
     order = [message["joint_names"].index(name) for name in joints]
     points = []
     for point in message["points"]:
-        q, dq = (np.array(point[key], float)[order] for key in ("positions", "velocities"))
+        q, dq = (np.array(point[key] or [0.0] * len(order), float)[order] for key in ("positions", "velocities"))
         ddq = np.array(point["accelerations"], float)[order] if point["accelerations"] else None
         points.append(Point(begin + seconds(point["time_from_start"]), q, dq, ddq))
     return begin, points
@@ -93,5 +111,10 @@ def parse_trajectory(message: dict[str, Any], joints: Sequence[str], now: float)
 
 def seconds(time: dict[str, int]) -> float:
     """A time of either dialect in s."""
+    return 1e-9 * nanoseconds(time)
+
+
+def nanoseconds(time: dict[str, int]) -> int:
+    """A time of either dialect in ns."""
     whole, nano = (time["secs"], time["nsecs"]) if "secs" in time else (time["sec"], time["nanosec"])
-    return whole + 1e-9 * nano
+    return whole * 10**9 + nano

@@ -6,6 +6,7 @@ to: a bag that is played beside a robot does not move it.
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from io import BytesIO
@@ -67,6 +68,10 @@ def export(folder: Path, out: Path) -> str:
         raise UserError(f"{out} is there already: take it away, or choose another name")
     if out.suffix in (".mcap", ".bag"):
         return f"{out}: {bag(folder, out)} messages of {len(episode_files(folder))} episodes"
+    if not re.fullmatch(r"[\w-]+", out.name, re.ASCII):
+        raise UserError(
+            f"{out.name} is no name for a Minari data set: use letters, digits, - and _; a bag's ends in .mcap or .bag"
+        )
     episode_files(folder)
     read = [episode._replace(video=None) for episode in episodes.read_recordings(folder)]
     provenance = episodes.write(out, read, {"recordings": folder.name})
@@ -120,8 +125,10 @@ def messages(file: Path, types: Any, first: bool) -> Iterator[Message]:
     since = info["clock"]["wall_s"] - info["clock"]["monotonic_s"]
     none = np.zeros(0)
 
-    def ns(seconds: float) -> int:
-        return round((since + float(np.nan_to_num(seconds))) * 1e9)
+    def ns(*seconds: float) -> int:
+        """The first of these times that there is; nothing was sent yet at an episode's first step, say."""
+        known = next((t for t in map(float, seconds) if np.isfinite(t)), info["clock"]["monotonic_s"])
+        return round((since + known) * 1e9)
 
     def header(at: int, index: int) -> Any:
         stamp = types["builtin_interfaces/msg/Time"](sec=at // 10**9, nanosec=at % 10**9)
@@ -134,8 +141,9 @@ def messages(file: Path, types: Any, first: bool) -> Iterator[Message]:
     begun = round(info["clock"]["wall_s"] * 1e9)
     yield Message(begun, "/recorded/episode", text(json.dumps(info)))
     for i, index in enumerate(numbers["index"]):
-        observed, sent = ns(numbers["t_observed"][i]), ns(numbers["t_sent"][i])
-        measured = ns(numbers["t_observed"][i] - numbers["age"][i])
+        times = [numbers[name][i] for name in ("t_observed", "t_scheduled")]
+        observed, sent = ns(*times), ns(numbers["t_sent"][i], *times)
+        measured = ns(times[0] - numbers["age"][i], *times)
         position = np.append(numbers["q"][i], [numbers["gripper"][i] / 2] * 2)
         velocity = np.append(numbers["dq"][i], [0.0, 0.0])
         state = types["sensor_msgs/msg/JointState"](header(measured, index), names + fingers, position, velocity, none)
@@ -150,7 +158,7 @@ def messages(file: Path, types: Any, first: bool) -> Iterator[Message]:
         place = file.parent if name == f"{info['name']}.mp4" else file.parent / "cameras"
         with av.open(str(place / name)) as container:
             for i, frame in enumerate(container.decode(video=0)):
-                at, data = ns(numbers["t_observed"][i]), BytesIO()
+                at, data = ns(numbers["t_observed"][i], numbers["t_scheduled"][i]), BytesIO()
                 Image.fromarray(frame.to_ndarray(format="rgb24")).save(data, "JPEG", quality=92)
                 content = np.frombuffer(data.getvalue(), np.uint8)
                 picture = types[PICTURE](header(at, numbers["index"][i]), "jpeg", content)

@@ -56,15 +56,25 @@ class Row(NamedTuple):
 
     numbers: dict[str, Any]
     pictures: dict[str, bytes]
+    problem: str = ""  # why a picture is missing
 
     @classmethod
     def of(cls, index: int, step: Step) -> "Row":
-        """Of the step that was the `index`-th to be offered. Raises ValueError, TypeError for what is no step."""
+        """Of the step that was the `index`-th to be offered. Raises ValueError, TypeError for what is no step.
+
+        What is no picture is left out: the numbers are worth having without it.
+        """
         numbers: dict[str, Any] = {"index": index}
         numbers |= {name: float(getattr(step, name)) for name in SINGLE}
         numbers |= {name: np.asarray(getattr(step, name), float).reshape(-1).tolist() for name in VECTORS}
         numbers |= {"why": [str(reason) for reason in step.why], "mode": str(step.mode)}
-        return cls(numbers, {plain(camera): jpeg(image) for camera, image in step.images.items()})
+        pictures, problem = {}, ""
+        for camera, image in step.images.items():
+            try:
+                pictures[plain(camera)] = jpeg(image, camera)
+            except ValueError as error:
+                problem = str(error)
+        return cls(numbers, pictures, problem)
 
 
 def plain(name: str) -> str:
@@ -72,10 +82,11 @@ def plain(name: str) -> str:
     return re.sub(r"[^\w-]+", "_", name).strip("_") or "camera"
 
 
-def jpeg(image: np.ndarray) -> bytes:
-    """[H, W, 3] uint8 → JPEG. Raises ValueError for what is no picture."""
+def jpeg(image: np.ndarray, camera: str) -> bytes:
+    """[H, W, 3] uint8 → JPEG. Raises ValueError for what is no picture: depth, of 16 bits, would become white."""
+    image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"a picture is [H, W, 3] uint8, not {list(image.shape)} {image.dtype}")
+        raise ValueError(f"a picture of camera {camera} is [H, W, 3] uint8, not {list(image.shape)} {image.dtype}")
     out = BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(out, "JPEG", quality=JPEG_QUALITY)
     return out.getvalue()

@@ -113,7 +113,7 @@ class Writer:
             lost = {"begin": "an episode is lost", "step": "a step is lost", "save_last": "a clip is lost"}
             self._fail(lost.get(kind, f"it could not {kind} well"), error)
 
-    def _fail(self, what: str, error: Exception) -> None:
+    def _fail(self, what: str, error: Exception | str) -> None:
         detail = "what was recorded before is kept"
         self.status.fail(f"recording to {self.folder}: {what} ({error}); {detail}, in {PARTS} if not yet whole")
 
@@ -133,8 +133,10 @@ class Writer:
         if self.journal is None:
             return
         row = Row.of(*value)
+        if row.problem:
+            self._fail("a picture is lost", row.problem)
         self.kept.append(row)
-        while self.kept[0].numbers["t_scheduled"] <= row.numbers["t_scheduled"] - self.keep_s:
+        while self.kept and self.kept[0].numbers["t_scheduled"] <= row.numbers["t_scheduled"] - self.keep_s:
             self.kept.popleft()
         self.journal.add(row)
         self.steps += 1

@@ -3,19 +3,26 @@
 Guarded against what it does by itself. Its `Topic` keeps what is published while the link is down, and sends all of it
 when it comes back: here nothing is given to anything but the connection that is open now. Subscriptions are sent
 again on each connection. A frozen peer is noticed by pings, and is dialled anew after a second at most, not after up to
-an hour. roslibpy calls back in one thread for all links of a process: what is called only stores what came.
+an hour. The pings are our own: autobahn's timers end at whole seconds, so that a ping may be overdue as it is sent and
+a sound connection is dropped; and it warns of every pong that comes after other traffic. roslibpy calls back in one
+thread for all links of a process: what is called only stores what came.
 """
 
+import logging
 from typing import Any
 
 from pbrl.types import UserError
 from real.transports.link import Latest
-from real.transports.websockets import CLOSE_S, PING_S, PONG_S, REDIAL_S, WebsocketsLink
+from real.transports.websockets import PONG_S, REDIAL_S, WebsocketsLink
 
 try:
     from roslibpy.comm import select_factory
 except ImportError as error:
     raise UserError(f"transport: roslibpy is not there ({error}): pip install roslibpy") from error
+
+UNANSWERED = 2  # pings without any frame between, after which a peer is left: all links of a process share a thread
+for name in ("autobahn", "roslibpy"):  # the link says itself what is wrong; their warnings hide a fault's line
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class RoslibpyLink(WebsocketsLink):
@@ -27,13 +34,8 @@ class RoslibpyLink(WebsocketsLink):
             factory: Any = select_factory("asyncio")(self.url)
         except ValueError:  # no address: `wait` says so
             return
-        factory.setProtocolOptions(
-            autoPingInterval=2 * PING_S,
-            autoPingTimeout=2 * PONG_S,  # its timers are as coarse as 0.2 s
-            closeHandshakeTimeout=CLOSE_S,
-            openHandshakeTimeout=2,
-            perMessageCompressionOffers=[],
-        )
+        factory.setProtocolOptions(openHandshakeTimeout=2, closeHandshakeTimeout=1, perMessageCompressionOffers=[])
+        factory.protocol = pinging(factory.protocol)
         factory.initialDelay, factory.maxDelay = REDIAL_S[0], REDIAL_S[-1]
         factory.on("ready", self._ready)
         factory.on("close", lambda _: self._on_disconnected())
@@ -75,3 +77,33 @@ class RoslibpyLink(WebsocketsLink):
             socket.send_ros_action_goal(frame, *3 * [lambda result: None])
         else:
             socket.send_message(text.encode())
+
+
+def pinging(protocol: Any) -> Any:
+    """A class of roslibpy's connections that pings, and drops a peer of which nothing is heard."""
+
+    class Pinging(protocol):
+        unanswered = 0
+
+        def onOpen(self) -> None:
+            super().onOpen()
+            self._ping()
+
+        def onMessage(self, payload: bytes, isBinary: bool) -> None:
+            self.unanswered = 0
+            super().onMessage(payload, isBinary)
+
+        def onPong(self, payload: bytes) -> None:
+            self.unanswered = 0
+
+        def _ping(self) -> None:
+            if self.state != self.STATE_OPEN:
+                return
+            if self.unanswered == UNANSWERED:
+                self.dropConnection(abort=True)
+                return
+            self.unanswered += 1
+            self.sendPing()
+            self.factory.manager.loop.call_later(PONG_S, self._ping)
+
+    return Pinging

@@ -206,6 +206,22 @@ def test_cpl_does_not_count_masked_steps():
         torch.testing.assert_close(found[key], expected[key])
 
 
+def test_ipl_leaves_out_masked_steps():
+    """Segments of five steps that count are segments of five steps, in every loss."""
+    ipl = build("algo/ipl", usual_reward=0.5)
+    (batch,) = draw_batches(ipl, 1)
+    obs, action, mask = batch.pairs.segments
+    masked = Segment(obs, action, mask * (torch.arange(8) < 5))
+    short = Segment(Observation(obs.state[:, :, :5]), action[:, :, :5], mask[:, :, :5])
+    updates = [
+        copy.deepcopy(ipl).update(batch._replace(pairs=batch.pairs._replace(segments=segments)))
+        for segments in (masked, short, batch.pairs.segments)
+    ]
+    for key, found in updates[0].items():
+        torch.testing.assert_close(found, updates[1][key])
+    assert updates[0]["preference"] != updates[2]["preference"]
+
+
 def test_ipl_weighs_an_answer_by_its_confidence():
     ipl = build("algo/ipl")
     (batch,) = draw_batches(ipl, 1)

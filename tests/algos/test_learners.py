@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pbrl import objectives
-from pbrl.run.build import check_keys
+from pbrl.run.build import check_part
 from pbrl.training.engine import Engine
 from pbrl.types import Phase, UserError
 from tests.parts import build, config, draw_batches, names, phases
@@ -95,12 +95,12 @@ def test_every_yaml_key_is_a_parameter(name):
     found = config(f"{part}={choice}")[part]
     if not found["_target_"]:
         return
-    check_keys(found)
+    check_part(found)
     with pytest.raises(UserError, match="has no wings"):
-        check_keys({**found, "wings": 2})
+        check_part({**found, "wings": 2})
     if len(found) > 2:
         with pytest.raises(UserError, match="needs"):
-            check_keys({"_target_": found["_target_"]})
+            check_part({"_target_": found["_target_"]})
 
 
 def test_autocast_follows_a_stepped_network():

@@ -79,7 +79,8 @@ def d4rl_file(path, with_next):
     arrays = {"observations": obs, "actions": np.zeros((10, 1), np.float32), "rewards": np.arange(10, dtype=np.float32),
               "terminals": np.arange(10) == 3, "timeouts": np.arange(10) == 7}  # fmt: skip
     if with_next:
-        arrays["next_observations"] = obs + 0.5
+        ends = np.isin(np.arange(10), [3, 7, 9])[:, None]
+        arrays["next_observations"] = np.where(ends, obs + 0.5, obs + 1)
     with h5py.File(path, "w") as file:
         for key, value in arrays.items():
             file[key] = value

@@ -214,7 +214,7 @@ def test_preferences_train_a_policy_with_images(tmp_path):
         (["algo=bc", "env.images=[back]"], "no back; it takes front, side, wrist"),
         (["algo=bc", "env.image_size=8"], "between 16 and 512"),
         (["algo=bc", "env.state=none"], "one of full, robot"),
-        (["algo=bc", "policy.channels=0"], "channels=0 and policy.features=64 must be at least 1"),
+        (["algo=bc", "policy.channels=0"], "policy.channels=0 must be a whole number, at least 1"),
         (["algo=iql"], "IQL reads states and not images"),
         (["algo=dtr", "reward=ensemble"], "a reward model reads states"),
         (["algo=iql", "reward=ensemble"], "a reward model reads states"),

@@ -10,6 +10,7 @@ from pbrl.data.video import read_frames, read_video_info, write_mp4
 from pbrl.feedback.page.clips import Clips, Look, Renderers
 from pbrl.types import UserError
 from tests import toy
+from tests.films import film, which
 from tests.training.test_loop import BASE, train
 
 FORMATS = {  # what robots and people save; browsers play neither MPEG-4 part 2, as OpenCV writes it, nor HEVC
@@ -20,25 +21,6 @@ FORMATS = {  # what robots and people save; browsers play neither MPEG-4 part 2,
     "vp9.webm": ("libvpx-vp9", {}),
     "prores.mov": ("prores_ks", {}),
 }
-
-
-def film(path, frames=40, codec="libx264", options=None, size=(64, 48), fps=30, rotate=0):
-    """Writes a video whose frame t says so in eight bits, each a stripe from top to bottom."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps, options=options or {})
-        stream.width, stream.height = size
-        stream.pix_fmt = "yuv422p10le" if codec == "prores_ks" else "yuv420p"
-        for t in range(frames):
-            bits = np.array([t >> bit & 1 for bit in range(8)], np.uint8)
-            image = np.repeat(np.tile(200 * bits, (size[1], 1)), size[0] // 8, axis=1)[..., None].repeat(3, -1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
-        container.mux(stream.encode())
-
-
-def which(image) -> int:
-    """Which frame of a film it is."""
-    centres = ((np.arange(8) + 0.5) * image.shape[1] / 8).astype(int)
-    return sum(int(bright) << bit for bit, bright in enumerate(image[:, centres].mean((0, 2)) > 100))
 
 
 def numbers(path, episode, **more):
@@ -128,7 +110,6 @@ def test_invalid_recordings(tmp_path):
     film(tmp_path / "a.mp4", len(e.obs))
 
     def refuses(match):
-        read_video_info.cache_clear()
         with pytest.raises(UserError, match=match):
             episodes.read(tmp_path)
 
@@ -137,7 +118,7 @@ def test_invalid_recordings(tmp_path):
     numbers(tmp_path / "a.npz", e, action=e.action[:-4], obs=e.obs[:-4], reward=e.reward[:-4], success=e.success[:-4])
     refuses("31 frames and a.npz 26 steps")
     numbers(tmp_path / "a.npz", e, obs=e.obs[:-1])
-    refuses("must hold obs")
+    refuses(r"obs has shape \[30, 2\], and must have 31 rows")
     numbers(tmp_path / "a.npz", e, action=2 + e.action)
     refuses("scale them")
     np.savez(tmp_path / "a.npz", obs=np.array([{}] * 31), action=e.action)  # objects: would be unpickled
@@ -145,8 +126,8 @@ def test_invalid_recordings(tmp_path):
     (tmp_path / "a.npz").unlink()
     whole = (tmp_path / "a.mp4").read_bytes()
     (tmp_path / "a.mp4").write_bytes(whole[: len(whole) // 2])
-    refuses("no video that can be read")
+    refuses("no video that can be read: it is cut off")
     (tmp_path / "a.mp4").write_text("hello")
-    refuses("no video that can be read")
+    refuses("no video that can be read: it is text")
     (tmp_path / "a.mp4").unlink()
     refuses("neither a Minari data set nor videos")

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from pbrl.algos.bc import BC
 from pbrl.data.episodes import content_hash, episode_id
-from pbrl.data.table import Table, standardize
+from pbrl.data.table import Table, scale_of, standardize
+from pbrl.models.gaussian import GaussianPolicy
 from pbrl.objectives import Objective, bradley_terry
 from pbrl.rewards import per_step
 from pbrl.rewards.per_step import PerStepReward
@@ -289,3 +291,40 @@ def test_views_have_labels_of_their_own():
     assert view.labels["reward"].sum() == 16, "rows that hold no step have none"
     assert torch.equal(view.reward, table.reward), "the true reward stays as it is"
     assert view.transitions(view.rows).reward.tolist() == [1.0] * 16
+
+
+@pytest.mark.parametrize("offset, half_width", [(0, 1), (0, 1e-3), (0, 1e-6), (0, 1e-9), (0.3, 1e-4), (17_000, 1)])
+def test_a_column_is_scaled_by_its_own_size(offset, half_width):
+    """A law of one number is cloned to 0.005, in whatever unit the number is; constant columns beside it are left."""
+    random, rows = np.random.default_rng(0), []
+    for i in range(20):
+        x = random.uniform(-1, 1, 51)
+        obs = np.stack([offset + half_width * x, np.full(51, 0.3), np.zeros(51)], 1).astype(np.float32)
+        rows.append(Episode(i, obs, np.tanh(3 * x[:-1, None]).astype(np.float32), np.zeros(50, np.float32), False))
+    table = Table(rows)
+    spec = table.spec()
+    assert spec.obs_std[0] == pytest.approx(half_width / 3**0.5, rel=0.03) and spec.obs_std[1:] == (1, 1)
+    torch.manual_seed(0)
+    policy = GaussianPolicy(spec, hidden=[64, 64], dropout=0.0, std=0.0)
+    learner = BC(spec, policy, fraction=1.0, lr=1e-3, cosine_steps=0, batch_size=256)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(400):
+        learner.update(table.transitions(table.rows[torch.randint(len(table.rows), (256,), generator=generator)]))
+    with torch.no_grad():
+        error = (policy.act(table.observe(table.rows)) - table.action[table.rows]).abs().mean().item()
+    assert error < 0.015
+
+
+def test_what_differs_by_rounding_alone_is_constant():
+    """Next to 17,000 float32 counts in steps of 0.002; sums that should be zero leave 1e-16 in double precision."""
+    noise = np.random.default_rng(0).integers(0, 2, 1000)
+    columns = [17_000 + noise / 512, 0.3 + noise * 2**-25, 1e-15 * noise, 17_000 + noise]
+    scale = scale_of(torch.from_numpy(np.stack(columns, 1).astype(np.float32)))
+    assert scale[:3].tolist() == [1, 1, 1] and scale[3].item() == pytest.approx(0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("how", ["std", "zscore", "minmax"])
+def test_rewards_are_normalised_whatever_their_unit_and_constant_ones_stay_small(how):
+    values = torch.linspace(0, 1, 101)[None]
+    torch.testing.assert_close(standardize(1e-9 * values, 1e-9 * values, how), standardize(values, values, how))
+    assert standardize(torch.full((1, 9), 0.1), torch.full((1, 9), 0.1), how).abs().max() <= 0.1

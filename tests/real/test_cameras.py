@@ -1,13 +1,17 @@
 """Cameras behind the mock's bridge: a policy sees what it saw in training, and nothing moves on old pictures."""
 
+import base64
+import contextlib
 import json
 import subprocess
 import sys
 import time
+from io import BytesIO
 
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from pbrl.data import collect, frames
 from pbrl.data.video import square
@@ -15,8 +19,9 @@ from pbrl.models.gaussian import GaussianPolicy
 from pbrl.models.policy import save_policy
 from pbrl.run import train as training
 from pbrl.types import Spec, UserError
-from real.cameras import Cameras
+from real.cameras import Cameras, decode
 from real.control import FAULTS
+from real.drivers.messages import to_stamp
 from real.mock.arm import MockArm
 from real.mock.bridge import Bridge
 from real.mock.hub import Hub
@@ -25,6 +30,7 @@ from real.robot import StateError
 from real.settings import load_robot_settings
 from sim.tabletop import Tabletop
 from tests.parts import config
+from tests.real.memory import MemoryLink
 from tests.real.test_deploy import wait_for
 
 LOOKING = ("env=franka/reach", "env.images=[front,wrist]", "env.image_size=32", "env.state=robot", "env.horizon=40")
@@ -106,6 +112,96 @@ def test_impossible_settings_are_explained():
         Cameras(load_robot_settings("panda"), ["front", "ceiling"])
     with pytest.raises(UserError, match="over ROS"):
         Cameras(load_robot_settings("fr3_direct"), ["front"])
+
+
+class Pictures:
+    """A camera whose messages are put in by hand."""
+
+    def __init__(self):
+        self.now, self.link = time.time(), MemoryLink()
+        self.cameras = Cameras(load_robot_settings("panda"), ["front"], lambda: self.now, lambda url: self.link)
+        self.topic = "/front/image_raw/compressed"
+
+    def show(self, pixels, format_, kind="PNG", offset_s=0.0, stamped=True):
+        """The image that comes of pixels, as a message of this format."""
+        out = BytesIO()
+        Image.fromarray(pixels).save(out, kind)
+        self.now += 0.01
+        stamp = to_stamp(self.now + offset_s if stamped else 0.0, True)
+        message = {"header": {"stamp": stamp}, "format": format_, "data": base64.b64encode(out.getvalue()).decode()}
+        self.link.topics[self.topic].received = message, time.monotonic()
+        return self.cameras.images()["front"]
+
+
+RAMP = np.linspace(0, 255, 48 * 64).reshape(48, 64)
+RED = np.dstack([np.full((48, 64), 200, np.uint8), np.zeros((48, 64, 2), np.uint8)])
+DEPTH = (400 + 4 * RAMP).astype(np.uint16)  # mm
+
+
+@pytest.mark.parametrize("pixels, format_, kind, expected", [
+    (RAMP.astype(np.uint8), "mono8; jpeg compressed ", "JPEG", RAMP), (RED, "bgr8; jpeg compressed bgr8", "JPEG", RED),
+    (RED, "rgb8; png compressed bgr8", "PNG", RED), (RED, "", "PNG", RED), (RED, "jpeg", "JPEG", RED),
+    (np.dstack([RED, np.full((48, 64), 128, np.uint8)]), "rgba8; png compressed ", "PNG", RED),
+    (np.dstack([RAMP, RAMP]).astype(np.uint8), "png", "PNG", RAMP), (RAMP > 128, "png", "PNG", 255 * (RAMP > 128)),
+])  # fmt: skip
+def test_images_of_8_bits_are_what_they_show(pixels, format_, kind, expected):
+    seen = Pictures().show(pixels, format_, kind).astype(float)
+    expected = expected if expected.ndim == 3 else np.dstack([expected] * 3)
+    assert seen.shape == (48, 64, 3) and np.abs(seen - expected).max() < 4
+
+
+@pytest.mark.parametrize("pixels, format_, kind", [
+    (DEPTH, "16UC1; png compressed ", "PNG"), (DEPTH, "png", "PNG"), (DEPTH, "mono16; png compressed ", "PNG"),
+    (DEPTH, "16UC1; tiff compressed", "TIFF"), (DEPTH.astype(np.int32), "tiff", "TIFF"),
+    (RAMP.astype(np.float32), "32FC1; tiff compressed", "TIFF"), (RAMP.astype(np.float32), "tiff", "TIFF"),
+    (RAMP.astype(np.uint8), "16UC1; compressedDepth png", "PNG"),
+])  # fmt: skip
+def test_images_of_more_bits_are_refused_by_their_format(pixels, format_, kind):
+    with pytest.raises(StateError, match="8 bits") as raised:
+        Pictures().show(pixels, format_, kind)
+    assert raised.value.fault == "no_image"
+    assert repr(format_) in str(raised.value) and "/front/image_raw/compressed" in str(raised.value)
+
+
+def test_a_colour_png_of_16_bits_is_refused():
+    """Pillow would read it as 8 bits without a word; a PNG's header says how many there are."""
+    out = BytesIO()
+    Image.fromarray(RED).save(out, "PNG")
+    deep = bytearray(out.getvalue())
+    deep[24] = 16
+    with pytest.raises(ValueError, match="'rgb8; png'.* 8 bits"):
+        decode({"format": "rgb8; png", "data": base64.b64encode(bytes(deep)).decode()})
+
+
+@pytest.mark.parametrize("offset, words", [(-0.3, "0.30 s old"), (0.3, "0.300 s ahead of ours")])
+def test_a_cameras_clock_is_named_as_that(offset, words):
+    pictures = Pictures()
+    for _ in range(3):
+        with pytest.raises(StateError, match=words) as raised:
+            pictures.show(RED, "png", offset_s=offset)
+    with pytest.raises(StateError) if offset > 0 else contextlib.nullcontext():
+        assert pictures.cameras.age("front") == pytest.approx(0.3, abs=0.05)
+    assert raised.value.fault == "no_image"
+
+
+def test_a_camera_without_stamps_is_watched_by_arrivals():
+    pictures = Pictures()
+    assert pictures.show(RED, "png", stamped=False).any()
+    assert not pictures.show(0 * RED, "png", stamped=False).any(), "a new one, though its stamp is the same"
+    message, t = pictures.link.topics[pictures.topic].received
+    pictures.link.topics[pictures.topic].received = message, t - 0.3
+    with pytest.raises(StateError, match="newest image on /front/image_raw/compressed is 0.3"):
+        pictures.cameras.images()
+
+
+@pytest.mark.parametrize("data", ["", "bm8gaW1hZ2U=", "no base64", None])
+def test_what_is_no_image_is_named_in_words(data):
+    pictures = Pictures()
+    message = {"header": {"stamp": to_stamp(pictures.now, True)}, "format": "png", "data": data}
+    pictures.link.topics[pictures.topic].received = message, time.monotonic()
+    with pytest.raises(StateError, match="image on /front/image_raw/compressed that cannot be read") as raised:
+        pictures.cameras.images()
+    assert "Error(" not in str(raised.value)
 
 
 @pytest.fixture(scope="module")

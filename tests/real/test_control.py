@@ -35,6 +35,9 @@ class Arm:
 
     def connect(self, timeout_s): ...
     def close(self): ...
+    def find_other_messages(self):
+        return []
+
     def description(self):
         return ""
 

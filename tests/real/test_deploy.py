@@ -1,10 +1,16 @@
 """`python -m real.deploy`: a policy that was just learnt moves the arm behind the mock, and says what happened."""
 
+import fcntl
 import json
+import os
+import pty
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +18,10 @@ import pytest
 from pbrl.data import episodes
 from real.control import FAULTS
 from real.deploy import main
+from real.drivers.ros import RosDriver
 from real.mock.process import MockProcess
+from real.settings import load_robot_settings
+from robots import arm
 
 
 @pytest.fixture(scope="module")
@@ -94,20 +103,132 @@ def test_a_fault_aborts_the_episode_by_name_and_stores_it_apart(run, robot, tmp_
     assert outcomes == ["aborted:mode"]
 
 
-def test_ctrl_c_leaves_an_arm_at_rest(run, robot, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-         "from real.deploy import main; main()", "--go", f"policy={run}", f"url={robot.url}", "steps=400",
-         f"record={tmp_path}/episodes"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    wait_for(lambda: robot.request()["count"].get("executed", 0) > 50)
-    process.send_signal(signal.SIGINT)
-    process.wait(timeout=20)
-    wait_for(lambda: not robot.request()["active"], 3)
-    time.sleep(0.3)
-    q = np.array(robot.request()["q"])
-    time.sleep(0.3)
-    assert np.abs(np.array(robot.request()["q"]) - q).max() < 1e-4
+class Terminal:
+    """`python -m real.deploy --go` at a terminal of its own; a context manager."""
+
+    def __init__(self, *flags):
+        self.ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "real.deploy", "--go", "home=false", "steps=4000", *flags],
+            stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=take_terminal,
+        )  # fmt: skip
+        os.close(theirs)
+        self.printed, self.is_open = "", True
+
+    def read(self):
+        """What was printed until now."""
+        while self.is_open and select.select([self.ours], [], [], 0)[0]:
+            try:
+                self.printed += os.read(self.ours, 65_536).decode()
+            except OSError:  # its other end is closed
+                break
+        return self.printed
+
+    def close(self):
+        """As when a window is closed, or an ssh is dropped: SIGHUP to the whole group."""
+        self.is_open = False
+        os.close(self.ours)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.process.kill()
+        self.process.wait()
+        if self.is_open:
+            self.close()
+
+
+def take_terminal():
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # a parent process may ignore them
+
+
+ENDS = {  # how it is ended: the exit status, and what is printed
+    "space": (0, "episode 1: aborted:stopped"), "ctrl-c": (130, "stopped: Ctrl-C"), "kill": (143, "SIGTERM"),
+    "close": (129, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_however_it_is_ended_the_arm_brakes_and_its_controller_is_off(run, robot, tmp_path, how):
+    status, words = ENDS[how]
+    with Terminal(f"policy={run}", f"url={robot.url}", f"record={tmp_path}/episodes") as deployed:
+        wait_for(lambda: "then any key" in deployed.read() or deployed.process.poll() is not None)
+        os.write(deployed.ours, b"x")
+        wait_for(lambda: robot.request()["count"].get("executed", 0) > 20)
+        if how == "close":
+            deployed.close()
+        elif how == "kill":
+            deployed.process.terminate()
+        else:
+            os.write(deployed.ours, {"space": b"kk ", "ctrl-c": b"\x03"}[how])
+        wait_for(lambda: not robot.request()["active"], 3)
+        report = robot.request()
+        assert report["stopped_speed"] < 1e-6, "it braked before its controller went off"
+        counts = report["count"]
+        assert counts["stops"] == 1 and counts["ignored"] == 1, "preflight's, and nothing is sent after the stop"
+        assert deployed.process.wait(timeout=30) == status
+        if words is not None:
+            assert "the arm is at rest; its controller is off" in deployed.read(), deployed.printed
+            assert words in deployed.printed and "Traceback" not in deployed.printed
+    outcomes = [json.loads(path.read_text())["outcome"] for path in (tmp_path / "episodes").rglob("*.json")]
+    assert outcomes == ["aborted:stopped"]
+
+
+@pytest.mark.parametrize("victim", ["control", "policy"])
+def test_a_process_that_is_killed_leaves_none_behind_and_a_controller_that_is_off(run, robot, victim):
+    with Terminal(f"policy={run}", f"url={robot.url}", "record=null") as deployed:
+        wait_for(lambda: "then any key" in deployed.read() or deployed.process.poll() is not None)
+        os.write(deployed.ours, b"x")
+        wait_for(lambda: robot.request()["count"].get("executed", 0) > 20)
+        children = find_children(deployed.process.pid)
+        control = next(pid for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text())
+        os.kill(control if victim == "control" else deployed.process.pid, signal.SIGKILL)
+        wait_for(lambda: not robot.request()["active"], 4)
+        assert robot.request()["stopped_speed"] < 1e-6
+        if victim == "control":
+            assert deployed.process.wait(timeout=30) == FAULTS["control_gone"]
+            assert "aborted:control_gone" in deployed.read() and "its controller is off" in deployed.printed
+        wait_for(lambda: not any(map(is_running, children)), 10)
+
+
+def is_running(pid):
+    """Whether a process is there, and no zombie that nobody has waited for."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text() != ""
+    except OSError:
+        return False
+
+
+def find_children(parent):
+    """The ids of a process's children."""
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def test_it_can_go_as_often_as_one_likes(run, robot):
+    """Its controller is off, on, and on with another's command: the real controller manager refuses only STRICT."""
+    for _ in range(2):
+        done = deploy("--go", f"policy={run}", f"url={robot.url}", "steps=5", "home=false", "record=null")
+        assert done.returncode == 0 and done.stdout.count("✓") == 7, done.stdout + done.stderr
+        assert "the arm is at rest; its controller is off" in done.stdout
+    assert "switches_refused" not in robot.request()["count"] and not robot.request()["active"]
+
+
+def test_nothing_is_sent_after_a_stop_that_failed(run, robot):
+    driver = RosDriver(arm.load("panda"), {**load_robot_settings("panda"), "url": robot.url})
+    driver.connect(5)
+    driver.start()
+    driver.close()
+    robot.request(fault={"refuses": True})
+    done = deploy("--go", f"policy={run}", f"url={robot.url}", "record=null")
+    assert done.returncode == 1 and "✗ stop" in done.stdout and "· commands come back" in done.stdout, done.stdout
+    report = robot.request()
+    assert report["active"] and report["count"] == {"switches_refused": 1}, (
+        "the arm's controller is on, and had nothing"
+    )
 
 
 def test_an_arm_without_ros_needs_no_transport(run, tmp_path):

@@ -13,6 +13,7 @@ from real.mock.trajectory import Point, Trajectory, parse_trajectory
 from real.robot import State
 from real.safety import SafetyFilter, SafetySettings
 from real.settings import load_robot_settings
+from real.transports.link import Latest
 from robots import arm
 from robots.actions import ActionMapping
 
@@ -26,7 +27,9 @@ class Wire:
     def __init__(self, url: str):
         self.now, self.delay_s, self.held, self.underway, self.is_connected = 0.0, 0.002, False, deque(), True
 
-    def subscribe(self, topic, type_): ...
+    def subscribe(self, topic, type_):
+        return Latest(type_)
+
     def advertise(self, topic, type_): ...
     def publish(self, topic, message):
         self.underway.append((self.now + self.delay_s, json.loads(json.dumps(message))))
@@ -115,7 +118,7 @@ class Run:
                 self.control.give(Chunk(self.arm.now, wild[None]))
             report = self.control.cycle(self.arm.now)
             if self.control.job is not None:
-                self.control.job.result()
+                self.control.job.exception()  # waits
         return report
 
 

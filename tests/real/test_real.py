@@ -134,9 +134,9 @@ def test_preflight_checks_everything(mock, robot):
     "fault, word, within",
     [
         ({"state": "nan"}, "bad_state", 0.2),
-        ({"state": "short"}, "bad_state", 0.2), ({"state": "drop_name"}, "bad_state", 0.2),
+        ({"state": "short"}, "bad_state", 0.2), ({"state": "drop_name"}, "old_state", 0.7),
         ({"state": "frozen"}, "old_state", 0.7), ({"state": "silent"}, "old_state", 0.7),
-        ({"clock_s": 0.3}, "clock", 0.2), ({"clock_s": -5.0}, "old_state", 0.2), ({"mode": "reflex"}, "mode", 0.2),
+        ({"clock_s": 0.3}, "clock", 0.2), ({"clock_s": -5.0}, "clock", 0.2), ({"mode": "reflex"}, "mode", 0.2),
         ({"mode": "user_stopped"}, "mode", 0.2), ({"mode": "guiding"}, "mode", 0.2),
         ({"success_rate": 0.5}, "lost_commands", 0.2), ({"force": 40.0}, "force", 0.2),
     ],

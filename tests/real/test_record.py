@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -187,6 +188,59 @@ def test_minari(session, tmp_path):
         assert all(np.array_equal(x, y) for x, y in zip(a[1:4] + a[5:6], b[1:4] + b[5:6], strict=True))
     with pytest.raises(SystemExit, match="holds no episodes"):
         main(["export", str(tmp_path), str(tmp_path / "b.bag")])
+
+
+@pytest.mark.parametrize("name", ["name.with.dot", "two words", "größe", "out.mcap2", "a@b"])
+def test_a_name_that_minari_does_not_take_is_refused_in_a_sentence(session, tmp_path, name):
+    with pytest.raises(SystemExit, match=f"error: {re.escape(name)} is no name for a Minari data set: use letters"):
+        main(["export", str(session[0]), str(tmp_path / name)])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["mine-v2", "under_score", "7"])
+def test_names_that_minari_takes(session, tmp_path, name):
+    main(["export", str(session[0]), str(tmp_path / name)])
+    assert len(episodes.read(tmp_path / name)) == 4
+
+
+def test_steps_without_a_time_are_exported_at_the_next_time_that_there_is(tmp_path):
+    """Nothing was sent before an episode's first command; a driver's clock may give no number."""
+    from rosbags.highlevel import AnyReader
+
+    none = {"t_sent": -np.inf}, {"t_sent": np.nan, "age": np.inf}, {"t_observed": np.nan, "t_sent": np.nan}
+    with Recorder(tmp_path / "films", "panda") as recorder:
+        recorder.begin({})
+        for i in range(6):
+            recorder.add(step(i, {}, **(none[i] if i < 3 else {})))
+        recorder.end("success")
+    assert recorder.error is None
+    (about,) = read_json_files(tmp_path / "films").values()
+    main(["export", str(tmp_path / "films"), str(tmp_path / "out.bag")])
+    with AnyReader([tmp_path / "out.bag"]) as bag:
+        sent = [at for connection, at, _ in bag.messages() if connection.topic == "/recorded/command"]
+    offset = about["clock"]["wall_s"] - about["clock"]["monotonic_s"]
+    expected = [
+        100.001,
+        100.051,
+        100.1,
+        *(100 + i / HZ + 0.012 for i in range(3, 6)),
+    ]  # observed, or scheduled, or sent
+    np.testing.assert_allclose(np.array(sent) / 1e9 - offset, expected, atol=1e-5)
+
+
+def test_a_picture_of_another_kind_is_named_with_its_camera(tmp_path):
+    """Depth of 16 bits would be white; the step's numbers are kept, and the picture before stands for it."""
+    with Recorder(tmp_path / "films", "panda") as recorder:
+        recorder.begin({})
+        for i in range(4):
+            depth = {"front": np.full((48, 64), 900, np.uint16)} if i == 3 else grey(i)
+            recorder.add(step(i, depth))
+        recorder.end("success")
+    lost = "a picture is lost (a picture of camera front is [H, W, 3] uint8, not [48, 64] uint16)"
+    assert lost in str(recorder.error)
+    (file,) = (tmp_path / "films").glob("*.npz")
+    assert numbers(file)["index"].tolist() == [0, 1, 2, 3]
+    assert np.allclose(shades(file.with_suffix(".mp4")), [shade(i) for i in (0, 1, 2, 2)], atol=3)
 
 
 def test_a_table_of_nothing(tmp_path):

@@ -155,6 +155,29 @@ def test_the_wrong_arms_limits_are_wrong():
     assert "joint_limit" in safe(target, Motion.at_rest(safe.arm.home), DT).reasons
 
 
+def limits(arm_, **joints):
+    """[J, 2] rad of a description that differs from an arm's own in the joints given."""
+    found = np.stack([arm_.limits.position_min, arm_.limits.position_max], axis=1)
+    for name, pair in joints.items():
+        found[int(name.removeprefix("j")) - 1] = pair
+    return found
+
+
+def test_a_research_3_may_describe_itself_by_either_documented_set():
+    """The rectangular one, and the wider one, within which the speed that is allowed depends on the position."""
+    fr3 = arm.load("fr3")
+    wide = np.array([[-2.7437, 2.7437], [-1.7837, 1.7837], [-2.9007, 2.9007], [-3.0421, -0.1518], [-2.8065, 2.8065],
+                     [0.5445, 4.5169], [-3.0159, 3.0159]])  # fmt: skip
+    assert fr3.explain_limits(limits(fr3)) == fr3.explain_limits(wide) == ""
+    assert (wide[:, 0] <= fr3.limits.position_min).all() and (wide[:, 1] >= fr3.limits.position_max).all()
+    between = fr3.explain_limits(limits(fr3, j1=(-2.5, 2.5)))
+    assert "fr3_joint1: [-2.5, 2.5] there, [-2.3093, 2.3093] here" in between and "no documented set" in between
+    assert "fr3_joint6 may go less far there" in fr3.explain_limits(limits(fr3, j6=(0.9, 4.5)))
+    panda = arm.load("panda")
+    assert "panda_joint6" in panda.explain_limits(limits(panda, j6=(0.5445, 4.5169)))
+    assert panda.explain_limits(limits(panda, j2=(-1.7625, 1.7631))) == "", "rounded"
+
+
 def test_invalid_settings():
     for wrong in ({"speed": 0}, {"jerk": 2}, {"joint_margin": -1}, {"latest": 0}):
         with pytest.raises(UserError, match="safety"):

@@ -135,6 +135,13 @@ def test_masked_steps_do_not_count(name):
     assert not torch.allclose(model.score(segments), model.score(short))
 
 
+def test_cropping_takes_as_many_steps_of_both_segments_as_the_shorter_one_allows():
+    mask = torch.ones(2000, 2, 8)
+    mask[:, 1, 5:] = 0
+    cropped = build("reward/surf", crop=3).crop_mask(mask).sum(-1)
+    assert (cropped[:, 0] == cropped[:, 1]).all() and set(cropped.flatten().tolist()) == {2, 3, 4, 5}
+
+
 def test_cropping_keeps_masked_steps_out():
     mask = torch.ones(200, 2, 8)
     mask[..., 4:] = 0

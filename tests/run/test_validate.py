@@ -12,12 +12,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pbrl.run import train as run
-from pbrl.run.validate import Draws, draws_of
+from pbrl.run.validate import Draws, draws_of, validate
 from pbrl.settings import Query, RunSettings, Schedule
 from pbrl.training.engine import pick_device
 from pbrl.types import UserError
 from tests.parts import build, config, phases
 from tests.training.test_loop import BASE, command, train
+
+POINT = "hydra.searchpath=[file://tests/configs]"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,7 @@ from tests.training.test_loop import BASE, command, train
         (["seeds=1.5"], "seeds=1.5 must be a whole number"),
         (["seed=true"], "seed=True must be a whole number"),
         (["steps=abc"], "steps=abc must be a whole number"),
-        (["bf16=7"], "bf16=7 must be true or false"),
+        (["bf16=7"], "bf16=7 must be true or false or auto"),
         (["compile=3"], "compile=3 must be text"),
         (["store=7"], "store=7 must be text or null"),
         (["algo=cpl", "reward=ensemble"], "algo=dppo"),
@@ -173,7 +175,8 @@ def test_settings_are_typed():
         ("seeds", 1.5, "seeds=1.5 must be a whole number"),
         ("seeds", 0, "seeds=0 must be a whole number, at least 1"),
         ("seed", True, "seed=True must be a whole number"),
-        ("bf16", 7, "bf16=7 must be true or false"),
+        ("bf16", 7, "bf16=7 must be true or false or auto"),
+        ("bf16", "fast", "bf16=fast must be true or false or auto"),
         ("steps", "abc", "steps=abc must be a whole number"),
         ("steps", 10.0, "steps=10.0 must be a whole number"),
         ("log_every", None, "log_every=None must be a whole number"),
@@ -194,3 +197,49 @@ def test_a_setting_of_a_question_must_have_a_name_and_a_kind():
     for name, value in (("count", 2.5), ("count", "many"), ("kind", 7), ("held_out", "some"), ("count", True)):
         with pytest.raises(UserError, match=f"query.{name}={value} must be"):
             RunSettings.parse({**config(), "query": {**config()["query"], name: value}})
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["seed=-1"], ["seed=2147483648"], ["data_seed=1.5"], ["seeds=1001"], ["threads=-1"], ["workers=-2"],
+        ["steps=1e9"], ["eval_episodes=true"], ["final_episodes=0"], ["checkpoint_every=ten"], ["eval_seed=20001"],
+        ["query.count=-3"], ["query.length=0"], ["query.held_out=1.0"], ["query.held_out=nan"], ["query.seed=-1"],
+        ["query.rounds=0"], ["query.candidates=1e9"], ["query.per_list=0"], ["query.span=2.5"],
+        ["data.episodes=0"], ["data.success=1.2"], ["data.behaviour.noise=-1"], ["data.behaviour.strength=nan"],
+        ["data=medium", "data.sac.batch_size=0"], ["data=medium", "data.skill=2"],
+        ["algo=iql", "algo.batch_size=0"], ["algo=iql", "algo.batch_size=2000000"], ["algo=iql", "algo.expectile=1"],
+        ["algo=iql", "algo.hidden=[256,0]"], ["algo=iql", "algo.hidden=256"], ["algo=iql", "algo.lr=nan"],
+        ["algo=iql", "algo.lr=true"], ["algo=iql", "algo.discount=1.01"], ["algo=iql", "algo.actor_cosine_steps=-1"],
+        ["algo=td3bc", "policy.std=0", "algo.delay=0"], ["algo=dt", "algo.dropout=1.0"], ["algo=dt", "algo.width=64.0"],
+        ["algo=cpl", "algo.pretrain_steps=-5"], ["algo=cpl", "algo.alpha=.inf"], ["policy.hidden=[a]"],
+        ["policy.dropout=-0.1"], ["baseline.batch_size=0"], ["algo=cpl", "objective=hinge", "objective.margin=-1"],
+        ["algo=cpl", "objective.bias=2"], ["algo=iql", "reward=ensemble", "reward.members=0"],
+        ["algo=iql", "reward=ensemble", "reward.activation=swish"], ["algo=iql", "reward=lstm", "reward.steps=0"],
+        ["algo=iql", "reward=surf", "reward.unlabelled=0"], ["feedback=skip", "feedback.skip=-0.5"],
+        ["feedback=boltzmann", "feedback.beta=-1"], ["feedback=people", "feedback.port=0"],
+        ["feedback=people", "feedback.strengths=[0.7,2]"], ["reference.steps=0"], ["reference.noise=-1"],
+    ],
+    ids=lambda flags: " ".join(flags),
+)  # fmt: skip
+def test_numbers_that_are_none_are_named_with_their_flag(flags):
+    name, _, value = flags[-1].partition("=")
+    with pytest.raises(UserError) as found:
+        validate(RunSettings.parse(config(POINT, "env=tests/point", "algo=cpl", "feedback=perfect", *flags)))
+    assert str(found.value).startswith(f"{name}=") and " must be " in str(found.value), found.value
+
+
+@pytest.mark.parametrize(
+    "flags,says",
+    [
+        (["~algo"], "there is no algo, which `~algo` on the command line takes away: choose one of configs/algo"),
+        (["~reward"], "choose one of configs/reward"),
+        (["~log_every"], "there is no log_every"),
+        (["~query.count"], "there is no query.count"),
+        (["~data.name"], "there is no data.name"),
+        (["env=franka/lift", "env.style.speed=nan"], "env.style.speed=nan must be a number"),
+    ],
+)
+def test_what_the_command_line_takes_away_or_makes_no_number_is_named(flags, says):
+    with pytest.raises(UserError, match=re.escape(says)):
+        RunSettings.parse(config(*flags))

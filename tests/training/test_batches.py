@@ -57,6 +57,24 @@ def test_calibration_is_the_gap_between_confidence_and_being_right(table):
     assert evaluate_reward(data, Sure(np.log(4)))["calibration_error"] < 0.03  # type: ignore[arg-type]
 
 
+def test_a_segment_alone_in_its_list_is_compared_with_nothing(table):
+    """Of a list only one segment may be left, where the others were skipped, taken back or held out."""
+    starts = table.segment_starts(LENGTH)[:5, None].numpy()
+    data = data_with(table, "ranking", starts, [0.0, 1.0, 2.0, 1.0, 3.0], group=np.array([0, 1, 1, 1, 2]))
+    assert len(data.train) == 3 and set(sum(rows_of(table, data.comparisons(200).segments), [])) <= {*starts[1:4, 0]}
+    alone = data_with(table, "ranking", starts[:2], [0.0, 1.0], group=np.array([0, 1]))
+    with pytest.raises(UserError, match="no usable answers"):
+        alone.comparisons(3)
+
+
+def test_answers_that_are_all_ties_measure_no_accuracy(table):
+    starts = table.segment_starts(LENGTH)[:40].numpy().reshape(20, 2)
+    data = data_with(table, "pair", starts, [0.5] * 20, held_out=0.5)
+    measures = evaluate_reward(data, Sure(0.0))  # type: ignore[arg-type]
+    assert np.isnan(measures["held_out_accuracy"]) and np.isnan(measures["rank_correlation"])
+    assert measures["calibration_error"] == 0.0
+
+
 def test_without_held_out_answers_nothing_is_measured(table):
     assert evaluate_reward(data_with(table, "pair", [[0, 40], [1, 41]], [1.0, 0.5]), Sure(1.0)) == {}  # type: ignore[arg-type]
 

@@ -71,3 +71,13 @@ def test_wandb_offline(tmp_path, monkeypatch):
         sink.close()
         assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
         assert json.loads((folder / "metrics.jsonl").read_text())["loss"] == 0.5 + i
+
+
+def test_what_is_no_number_is_null_for_every_parser(tmp_path):
+    sink = Log(tmp_path)
+    sink.write("held_out", 1, {"accuracy": float("nan"), "loss": torch.tensor(float("inf")), "count": 3})
+    sink.close()
+    line = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(line, parse_constant=lambda word: pytest.fail(word)) == {
+        "phase": "held_out", "step": 1, "accuracy": None, "loss": None, "count": 3,
+    }  # fmt: skip

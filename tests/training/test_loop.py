@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from pbrl.training.loop import Training
 from pbrl.training.replica import Replica
 from pbrl.types import UserError
 from tests import toy
+from tests.forks import Forks, is_alive, kill
 from tests.parts import names
 
 sim.configs.register()
@@ -77,8 +77,12 @@ def command(folder: Path, *extra: str) -> list[str]:
 
 def train(folder: Path, *extra: str, base: Sequence[str] = BASE) -> dict:
     """What the command does, in this process."""
+    return train_flags(flags(folder, *extra, base=base))
+
+
+def train_flags(words: list[str]) -> dict:
     with initialize_config_dir(str(Path("configs").absolute()), version_base="1.3"):
-        config = compose("train", flags(folder, *extra, base=base))
+        config = compose("train", words)
     return run.train(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
 
 
@@ -116,9 +120,15 @@ def assert_same(a, b, where="") -> None:
         assert a == b or (a != a and b != b), f"{where}: {a} {b}"
 
 
+@pytest.fixture(scope="module")
+def forks():
+    with Forks() as forks:
+        yield forks
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_killed_and_resumed_is_uninterrupted(tmp_path, name):
+def test_killed_and_resumed_is_uninterrupted(tmp_path, name, forks):
     extra = RUNS[name]
     train(tmp_path / "whole", *extra)
     os.makedirs(tmp_path / "killed")
@@ -126,19 +136,16 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path, name):
     for folder in ("whole", "killed"):
         (tmp_path / folder / "data").symlink_to(tmp_path / "data")
     kills, rng = 0, random.Random(name)  # each run is killed at other moments
+    metrics = tmp_path / "killed" / "run" / ("seed2" if "seeds=3" in extra else "") / "metrics.jsonl"
     for _ in range(60):
-        process = subprocess.Popen(
-            command(tmp_path / "killed", *extra), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        metrics = tmp_path / "killed" / "run" / ("seed2" if "seeds=3" in extra else "") / "metrics.jsonl"
         before = metrics.stat().st_size if metrics.exists() else 0
-        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size > before):
+        process = forks.start(flags(tmp_path / "killed", *extra))
+        while is_alive(process) and not (metrics.exists() and metrics.stat().st_size > before):
             time.sleep(0.01)  # until it has gone on
         time.sleep(rng.uniform(0, 0.25))
-        if process.poll() is not None:
+        if not is_alive(process):
             break
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        kill(process)
         kills += 1
         if kills == 3:
             train(tmp_path / "killed", *extra)
@@ -247,6 +254,18 @@ def test_a_run_on_a_d4rl_file(tmp_path):
 def test_every_question_skipped(tmp_path):
     with pytest.raises(UserError, match="no usable answers"):
         train(tmp_path, "query.kind=pair", "feedback=skip", "feedback.skip=100", "compare=false")
+
+
+@pytest.mark.parametrize("name", ["ipl", "piql-in-rounds"])
+def test_every_question_a_tie(tmp_path, name):
+    """Nothing is preferred to anything: training goes on, and what cannot be measured is null in the result."""
+    extra = [flag for flag in RUNS[name] if "strategy" not in flag]
+    result = train(tmp_path, *extra, "query.kind=pair", "feedback=equal", "feedback.equal=1e6", "query.held_out=0.3")
+    assert result["answers"]["ties"] == result["answers"]["answered"] == 60
+    kept = json.loads((tmp_path / "run" / "result.json").read_text(), parse_constant=pytest.fail)
+    assert kept["label_accuracy"] is None
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
 
 
 def test_a_run_folder_of_another_run(tmp_path):

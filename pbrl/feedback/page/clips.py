@@ -8,24 +8,30 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import cache, partial
-from multiprocessing import get_context, parent_process
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from pbrl.types import UserError
+from pbrl import processes
+from pbrl.data.video_reader import VideoFile, read_video_info
+from pbrl.types import Episode, UserError
 
 
 @dataclass(frozen=True)
 class Look:
-    """How clips are shown: `size` pixels high at `fps`, each frame one step, so that a step can be pointed at."""
+    """How clips are shown: `size` pixels high at `fps`, each frame one step, so that a step can be pointed at.
+
+    With `as_recorded` frames of a video are shown at the times at which they were recorded, whatever `fps` is.
+    """
 
     size: int = 256
     fps: int = 20
     camera: str | None = None
+    as_recorded: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 16 or self.size % 2 or self.fps < 1:
@@ -36,9 +42,14 @@ class Renderers:
     """Processes that make clips of one data set. `source` are the arguments of `collect.load_dataset`."""
 
     def __init__(self, source: dict[str, Any], workers: int = 1):
-        self.begin = partial(ProcessPoolExecutor, workers, get_context("spawn"), initializer=_load, initargs=(source,))
+        self.source, self.workers = source, workers
         self.pool = self.begin()
         self.pool.submit(os.getpid)  # their imports take seconds: start early
+
+    def begin(self) -> ProcessPoolExecutor:
+        """New processes; they start with the first task."""
+        given = (self.source, processes.is_main_thread())
+        return ProcessPoolExecutor(self.workers, get_context("spawn"), initializer=_load, initargs=given)
 
     def read(self) -> None:
         """Reads the data set, which exists now, before the first clip is wanted."""
@@ -58,10 +69,14 @@ class Renderers:
 
 
 class Clips:
-    """Files of clips under `folder`, below a limit."""
+    """Files of clips under `folder`, below a limit. `episodes` are those of the data set, whose videos have times."""
 
-    def __init__(self, renderers: Renderers, folder: Path, *, look: Look, limit_mb: float):
+    def __init__(
+        self, renderers: Renderers, folder: Path, *, look: Look, limit_mb: float, episodes: Sequence[Episode] = ()
+    ):
         self.renderers, self.folder, self.look, self.limit = renderers, Path(folder), look, limit_mb * 1e6
+        self.first = first_rows(episodes)
+        self.videos = [read_video_info(e.video) if e.video is not None else None for e in episodes]
         self.folder.mkdir(parents=True, exist_ok=True)
         self.wanted: dict[str, Future[Path]] = {}
         self.lock = Lock()
@@ -69,7 +84,14 @@ class Clips:
     def path(self, clip: str) -> Path:
         """Where a clip's file is, once it is made."""
         camera = f"-{self.look.camera}" if self.look.camera else ""
-        return self.folder / f"{clip}-{self.look.size}-{self.look.fps}{camera}.mp4"
+        speed = "recorded" if self.look.as_recorded else self.look.fps
+        return self.folder / f"{clip}-{self.look.size}-{speed}{camera}.mp4"
+
+    def times_s(self, row: int, length: int) -> np.ndarray:
+        """When each frame of a clip is shown, and when the last one is over, from its start: [length + 1] s."""
+        e = int(np.searchsorted(self.first, row, side="right")) - 1
+        video = self.videos[e] if e < len(self.videos) else None
+        return frame_times(video, row - int(self.first[e]), length, self.look)
 
     def get(self, clip: str, row: int, length: int) -> "Future[Path]":
         """The file of the segment of `length` steps that begins at `row`: at once where it is kept."""
@@ -102,11 +124,20 @@ class Clips:
             file.unlink(missing_ok=True)
 
 
-_source: dict[str, Any] = {}  # of a rendering process
+def frame_times(video: VideoFile | None, first: int, length: int, look: Look) -> np.ndarray:
+    """The same of a clip that begins at step `first` of an episode with this video, or none: [length + 1] s."""
+    if video is not None and look.as_recorded:
+        return video.times_s(first, first + length)
+    return np.arange(length + 1) / look.fps
 
 
-def _load(source: dict[str, Any]) -> None:
-    Thread(target=_leave_with, args=[parent_process()], daemon=True).start()
+# In a rendering process, which does without PyTorch and what else takes long to import, as far as it can
+
+_source: dict[str, Any] = {}
+
+
+def _load(source: dict[str, Any], by_kernel: bool) -> None:
+    processes.end_with_parent(by_kernel)
     _source.update(source)
     if source["env"]:  # recordings have none
         from hydra.utils import get_class
@@ -131,13 +162,7 @@ def _env() -> Any:
     return make_environment(without_images(_source["env"]))
 
 
-def _leave_with(server: Any) -> None:
-    """Ends this process with its server: a server that is killed cannot end its renderers."""
-    server.join()
-    os._exit(1)
-
-
-def first_rows(episodes: Sequence[Any]) -> np.ndarray:
+def first_rows(episodes: Sequence[Episode]) -> np.ndarray:
     """At which row of a table each episode begins."""
     return np.cumsum([0, *(len(e.action) + 1 for e in episodes)])
 
@@ -149,11 +174,12 @@ def _render(row: int, length: int, look: Look, path: Path) -> Path:
     e = int(np.searchsorted(first, row, side="right")) - 1
     t, episode = row - int(first[e]), episodes[e]
     env = None if episode.video is not None else _env()
+    times = frame_times(episode.video and read_video_info(episode.video), t, length, look)
     size = {"width": look.size, "height": look.size}
     images = frames(env, episode, first=t, last=t + length, camera=look.camera, **size)
     part = path.with_suffix(f".{os.getpid()}.part.mp4")
     try:
-        write_mp4(part, images, look.fps)
+        write_mp4(part, images, times)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -3,8 +3,9 @@
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from threading import Thread
 
 from tqdm import tqdm
 
@@ -13,6 +14,7 @@ from pbrl.feedback.labels import Selection
 from pbrl.feedback.questions import Question
 from pbrl.feedback.sources.context import Context
 from pbrl.feedback.store.store import Store
+from pbrl.ranges import Port, Share
 from pbrl.settings import Query
 from pbrl.types import Environment, UserError
 
@@ -26,6 +28,7 @@ class People:
 
     kinds = tuple(KINDS)
     pause_s = 0.5  # between reads of the store
+    restarts = 3  # of a page that ends by itself
 
     def __init__(
         self,
@@ -35,9 +38,9 @@ class People:
         text: str | None,
         better: str,
         strength: bool,
-        strengths: list[float] | None,
+        strengths: list[Share] | None,
         serve: bool,
-        port: int,
+        port: Port,
         rater: str,
     ):
         if wanted < 1 or (minimum is not None and minimum < 1):
@@ -59,6 +62,7 @@ class People:
         if context.folder is None:
             self.where = "at a labelling page of this store"
         elif self.serve:
+            self.flags = flags
             self.page, self.where = open_page(flags)
         else:
             self.where = f"at the page of `python -m pbrl.label {flags[0]}`"
@@ -73,12 +77,29 @@ class People:
         enough = min(self.minimum or len(questions), len(questions))
         with tqdm(total=enough, desc=f"waiting for answers, {self.where}", unit="answer") as bar:
             while True:
+                self._watch_page(bar)
                 outcomes = [answer.value.outcome for answer in self.store.answers(questions) if answer.value]
                 given = len(outcomes) - outcomes.count(SKIP)
                 bar.update(min(given, enough) - bar.n)
                 if given >= enough or not self.store.has_missing(questions):
                     return  # all are answered, though some raters could not tell
                 time.sleep(self.pause_s)
+
+    def _watch_page(self, bar: tqdm) -> None:
+        """Opens the page again, where it was, if it has ended. Raises UserError if it goes on ending."""
+        status = None if self.page is None else self.page.poll()
+        if status is None:
+            return
+        if self.restarts < 1:
+            raise UserError(
+                f"the labelling page ended again (exit status {status}), and no answers can come: see what it said "
+                "above. The same command goes on from here; no answer is lost"
+            )
+        self.restarts -= 1
+        bar.write(f"the labelling page ended (exit status {status}): it is opened again")
+        port = self.where.rstrip("/").rsplit(":", 1)[1]  # browsers that wait there find it again
+        self.page, self.where = open_page([f"port={port}" if f.startswith("port=") else f for f in self.flags])
+        bar.set_description(f"waiting for answers, {self.where}")
 
     def stop(self) -> None:
         """Closes the page."""
@@ -95,7 +116,14 @@ def open_page(flags: Sequence[str]) -> tuple[subprocess.Popen, str]:
     for line in page.stdout:
         if line.startswith("answers "):
             print(line, end="", flush=True)
+            Thread(target=_pass_on, args=[page.stdout], daemon=True).start()
             return page, f"at {line.split()[1]}"
     page.wait()
     time.sleep(0.1)  # its own message goes first
     raise UserError("the labelling page did not start: it says why above; feedback.serve=false goes on without it")
+
+
+def _pass_on(lines: Iterable[str]) -> None:
+    """Prints what the page says later; it would stop at a full pipe."""
+    for line in lines:
+        print(line, end="", flush=True)

@@ -20,6 +20,7 @@ from pbrl import files
 from pbrl.data.rollout import RolloutWorkers, drop_name, stack_observations, to_observation
 from pbrl.data.table import Table
 from pbrl.models.policy import load_policy
+from pbrl.ranges import Count, NotNegative
 from pbrl.types import Environment, Policy, UserError
 
 VERSION = 2  # of what a value means; kept values of another one are not read
@@ -39,9 +40,9 @@ class Reference:
         folder: Path,
         discount: float,
         policy: str | None,
-        steps: int,
-        samples: int = 1,
-        noise: float = 0.0,
+        steps: Count,
+        samples: Count = 1,
+        noise: NotNegative = 0.0,
     ):
         if table.state is None:
             raise UserError(

@@ -22,6 +22,7 @@ from pbrl.feedback.questions import ANSWER, SKIP, TIE, Question, Value, identity
 from pbrl.feedback.sources.context import Context
 from pbrl.feedback.sources.reference import Reference, check_settings
 from pbrl.feedback.store.answers import Answer
+from pbrl.ranges import NotNegative, NotNegativeOrInfinite, Seed, Share
 from pbrl.settings import Query
 from pbrl.types import Environment, UserError
 
@@ -39,13 +40,13 @@ class Teacher:
         self,
         *,
         criterion: str,
-        discount: float,
-        beta: float,
+        discount: Share,
+        beta: NotNegativeOrInfinite,
         gamma: float,
         mistake: float,
-        skip: float,
-        equal: float,
-        seed: int,
+        skip: NotNegative,
+        equal: NotNegative,
+        seed: Seed,
         reference: dict[str, Any] | None,
     ):
         if criterion not in ("return", "regret"):
@@ -171,7 +172,7 @@ class Teacher:
         return worth.max(1) < self.skip * mean
 
     def scores(self, table: Table, starts: torch.Tensor, length: int) -> np.ndarray:
-        """The score by which segments are compared [Q, k] float64: their return, or regret."""
+        """The score by which segments are compared [Q, k] float64: their return, or regret. Not finite: UserError."""
         rows = table.segment_rows(starts, length)
         reward = table.reward[rows].double().cpu().numpy()
         recency = self.gamma ** np.arange(length - 1, -1, -1)  # a myopic teacher remembers the end best
@@ -181,7 +182,19 @@ class Teacher:
             discounts = self.discount ** np.arange(length)
             alive = 1 - table.done[rows].amax(-1).double().cpu().numpy()  # nothing follows a true terminal
             score = (reward * discounts).sum(-1) + alive * self.discount**length * value[1] - value[0]
+        self._check_finite(table, starts, score)
         return score
+
+    def _check_finite(self, table: Table, starts: torch.Tensor, score: np.ndarray) -> None:
+        """Raises UserError where a score is no finite number: every comparison with it would be false."""
+        wrong = ~np.isfinite(score)
+        if wrong.any():
+            row = int(starts.cpu().numpy()[wrong][0])
+            episode = int(table.episode[row])
+            raise UserError(
+                f"the {self.criterion} of the segment of episode {episode} from step {row - int(table.first[episode])} "
+                f"on is {score[wrong][0]}: a scripted teacher cannot compare it; mend the rewards"
+            )
 
     def scale(self, table: Table, length: int) -> float:
         """The mean return of a segment of this length in the data: what the thresholds are shares of."""

@@ -9,6 +9,7 @@ from pbrl.feedback.questions import Question
 from pbrl.feedback.read import count_held, describe_left_out, read, stored_kind
 from pbrl.feedback.sources.context import Context
 from pbrl.feedback.store.database import Unavailable
+from pbrl.ranges import Share
 from pbrl.settings import Query
 from pbrl.types import Environment, UserError
 
@@ -30,7 +31,7 @@ class Stored:
         count: int | None,
         aggregate: bool,
         attribute: str | None,
-        strengths: list[float] | None,
+        strengths: list[Share] | None,
     ):
         if count is not None and count < 1:
             raise UserError(f"feedback.count={count} must be at least 1; null: all there are")

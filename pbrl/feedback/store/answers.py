@@ -209,7 +209,12 @@ LATER = EventRow.__table__.alias("later")
 STANDS = ~select(LATER.c.seq).where(LATER.c.supersedes == EventRow.uid).exists()
 # Built once: to build a statement takes longer than to run it.
 GIVEN = current(func.count()).where(EventRow.question == QuestionRow.id).correlate(QuestionRow).scalar_subquery()
-LEASED = select(func.count()).where(LeaseRow.question == QuestionRow.id).correlate(QuestionRow).scalar_subquery()
+LEASED = (
+    select(func.count())
+    .where(LeaseRow.question == QuestionRow.id, LeaseRow.until > literal_column("0"))  # 0: it has run out
+    .correlate(QuestionRow)
+    .scalar_subquery()
+)
 RECOUNT = (
     update(QuestionRow)
     .where(QuestionRow.id.in_(bindparam("questions", expanding=True)))

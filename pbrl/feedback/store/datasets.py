@@ -5,17 +5,19 @@ So answers are kept when data sets grow, are merged or filtered. A data set's id
 
 import time
 from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, or_, select, update
 
+from pbrl.data.episodes import episode_id, former_ids
 from pbrl.feedback.questions import clip_id, identity
 from pbrl.feedback.store.database import Database, add, batches
 from pbrl.feedback.store.reading import read_questions
 from pbrl.feedback.store.schema import ClipRow, DatasetRow, ItemRow, MemberRow, QuestionRow
-from pbrl.types import Clip
+from pbrl.types import Clip, Episode
 
 FRESH_S = 1.0  # how long it may take until questions about a data set that is new to the store are found
 
@@ -58,12 +60,17 @@ class SharingDatasets:
 
     def concern(self, connection: Connection, dataset: str) -> ColumnElement[bool]:
         """A condition on questions: that they concern the data set."""
-        sharing = self.find(connection, dataset)
-        within = QuestionRow.dataset.in_([other.id for other in sharing if other.is_within])
-        others = [other.id for other in sharing if not other.is_within]
-        if not others:  # mostly so; and to build the other condition takes longer than to look it up
-            return within
-        return or_(within, and_(QuestionRow.dataset.in_(others), is_inside(dataset)))
+        return is_about(dataset, tuple(self.find(connection, dataset)))
+
+
+@lru_cache(64)
+def is_about(dataset: str, sharing: tuple[SharingDataset, ...]) -> ColumnElement[bool]:
+    """A condition on questions: that they concern the data set, which shares episodes with those others."""
+    within = QuestionRow.dataset.in_([other.id for other in sharing if other.is_within])
+    others = [other.id for other in sharing if not other.is_within]
+    if not others:
+        return within
+    return or_(within, and_(QuestionRow.dataset.in_(others), is_inside(dataset)))
 
 
 def is_inside(dataset: str) -> ColumnElement[bool]:
@@ -122,16 +129,21 @@ def adopt(store: Database, old_dataset: str, episodes: Sequence[str], steps: Arr
 
 def _rename_clips(connection: Connection, old_dataset: str, clips: dict[str, tuple[Clip, int]]) -> None:
     """Gives clips their new ids, and with them what points at them."""
-    if not clips:
+    rows = {
+        old: {"id": clip_id(clip), **clip._asdict(), "old_dataset": old_dataset, "old_row": row}
+        for old, (clip, row) in clips.items()
+    }
+    _replace_clips(connection, rows)
+
+
+def _replace_clips(connection: Connection, rows: dict[str, dict[str, Any]]) -> None:
+    """Puts clips in the places of others, by whose ids they are given."""
+    if not rows:
         return
-    rows = [
-        {"id": clip_id(clip), **clip._asdict(), "old_dataset": old_dataset, "old_row": row}
-        for clip, row in clips.values()
-    ]
-    add(connection, ClipRow, rows)
+    add(connection, ClipRow, list(rows.values()))
     point = update(ItemRow).where(ItemRow.clip == bindparam("old")).values(clip=bindparam("new"))
-    connection.execute(point, [{"old": old, "new": clip_id(clip)} for old, (clip, _) in clips.items()])
-    for batch in batches(list(clips)):
+    connection.execute(point, [{"old": old, "new": row["id"]} for old, row in rows.items()])
+    for batch in batches(list(rows)):
         connection.execute(delete(ClipRow).where(ClipRow.id.in_(batch)))
 
 
@@ -144,3 +156,47 @@ def _move_questions(connection: Connection, old_dataset: str, dataset: str) -> N
         move = update(QuestionRow).where(QuestionRow.id == bindparam("old"))
         move = move.values(dataset=dataset, same_as=bindparam("new"))
         connection.execute(move, [{"old": old, "new": question.id} for old, question in questions.items()])
+
+
+# Recordings that stores knew by their place in a folder and the numbers beside them
+
+
+def adopt_recordings(store: Database, episodes: Sequence[Episode]) -> int:
+    """Gives clips of recordings, known to an earlier store by `former_ids`, the ids of their videos.
+
+    `episodes` are a data set's. Returns how many clips there were; all or none of them are changed.
+    """
+    filmed = {episode_id(e): e for e in episodes if e.filmed}
+    if not filmed:
+        return 0
+    with store.reading() as connection:
+        known = connection.execute(select(ClipRow.episode).where(ClipRow.episode.is_not(None)).distinct())
+        unknown = set(known.scalars()) - set(filmed)
+    names = {
+        old: new
+        for new, e in (filmed if unknown else {}).items()
+        for old in former_ids(e, len(episodes))
+        if old in unknown
+    }
+    if not names:
+        return 0
+    with store.writing() as connection:
+        rows = connection.execute(select(ClipRow.__table__).where(ClipRow.episode.in_(names))).mappings().all()
+        clips = {row["id"]: Clip(names[row["episode"]], row["first"], row["length"]) for row in rows}
+        _replace_clips(
+            connection, {r["id"]: {**r, "id": clip_id(clips[r["id"]]), "episode": clips[r["id"]].episode} for r in rows}
+        )
+        _know_anew(connection, [clip_id(clip) for clip in clips.values()], register(connection, list(filmed)))
+    return len(clips)
+
+
+def _know_anew(connection: Connection, clips: Sequence[str], dataset: str) -> None:
+    """Questions about these clips are questions about the data set, where it holds all of theirs."""
+    for batch in batches(list(clips)):
+        query = select(ItemRow.question).where(ItemRow.clip.in_(batch)).distinct()
+        questions = read_questions(connection, connection.execute(query).scalars().all())
+        if questions:
+            same = update(QuestionRow).where(QuestionRow.id == bindparam("old")).values(same_as=bindparam("new"))
+            connection.execute(same, [{"old": old, "new": question.id} for old, question in questions.items()])
+            move = update(QuestionRow).where(QuestionRow.id.in_(list(questions)), is_inside(dataset))
+            connection.execute(move.values(dataset=dataset))

@@ -10,11 +10,18 @@ from typing import Any
 from sqlalchemy import JSON, CheckConstraint, DateTime, Float, ForeignKey, Index, Integer, String, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-HEAD = "0003"  # the last migration; see migrations/versions
+HEAD = "0004"  # the last migration; see migrations/versions
 
 
 class Base(DeclarativeBase):
     pass
+
+
+class IdentityRow(Base):
+    """The store's own id, in one row; see identity.py."""
+
+    __tablename__ = "identity"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
 
 
 class ClipRow(Base):

@@ -1,4 +1,4 @@
-"""Answers of many raters at once, kept durably: one thread commits whatever has come in since its last commit.
+"""Requests of many raters at once, in turns: one thread takes whatever has come in since its last transaction.
 
 A disk flushes a few hundred times a second; so an answer that waits for a flush of its own waits in a queue, and one
 that shares a flush does not.
@@ -6,27 +6,30 @@ that shares a flush does not.
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
+from typing import Generic, Self, TypeVar
 
 from pbrl.feedback.store.answers import Answer, Refused
 from pbrl.feedback.store.database import Unstorable
 from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
 
-MOST = 256  # events in one commit
+MOST = 256  # requests in one transaction
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
-class Writer:
-    """Used in a `with`: each answer is kept, or refused, when it ends."""
+class Turns(Generic[Job, Result]):
+    """Used in a `with`: each job is done when it ends. `work` returns for each job its result or why there is none."""
 
-    def __init__(self, store: Store):
-        self.store = store
-        self.waiting: queue.SimpleQueue[tuple[Answer, Future[int]] | None] = queue.SimpleQueue()
-        self.thread = threading.Thread(target=self._work, name="writer", daemon=True)
+    def __init__(self, work: Callable[[Sequence[Job]], Sequence[Result | Exception]], name: str):
+        self.work = work
+        self.waiting: queue.SimpleQueue[tuple[Job, Future[Result]] | None] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> Self:
         self.thread.start()
         return self
 
@@ -34,39 +37,54 @@ class Writer:
         self.waiting.put(None)
         self.thread.join()
 
-    def append(self, answer: Answer) -> "Future[int]":
-        """The event's number, once it is on the disk.
-
-        The future raises Refused (Conflict), or Unavailable if the database fails: then it may be sent again.
-        """
-        future: Future[int] = Future()
-        self.waiting.put((answer, future))
+    def put(self, job: Job) -> "Future[Result]":
+        """What comes of the job, once it has had its turn."""
+        future: Future[Result] = Future()
+        self.waiting.put((job, future))
         return future
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while True:
             taken = [self.waiting.get()]
             while len(taken) < MOST and not self.waiting.empty():
                 taken.append(self.waiting.get())
             jobs = [job for job in taken if job is not None]
             if jobs:
-                self._commit(jobs)
+                self._do(jobs)
             if len(jobs) < len(taken):
                 return
 
-    def _commit(self, jobs: Sequence[tuple[Answer, "Future[int]"]]) -> None:
-        results = self._append([answer for answer, _ in jobs])
+    def _do(self, jobs: Sequence[tuple[Job, "Future[Result]"]]) -> None:
+        try:
+            results = self.work([job for job, _ in jobs])
+        except Exception as error:  # this thread must go on
+            results = [error] * len(jobs)
         for (_, future), result in zip(jobs, results, strict=True):
-            if isinstance(result, UserError):
+            if isinstance(result, Exception):
                 future.set_exception(result)
             else:
                 future.set_result(result)
 
-    def _append(self, answers: Sequence[Answer]) -> list[int | UserError]:
+
+class Writer(Turns[Answer, int]):
+    """Used in a `with`: each answer is kept, or refused, when it ends."""
+
+    def __init__(self, store: Store):
+        super().__init__(self._append, "writer")
+        self.store = store
+
+    def append(self, answer: Answer) -> "Future[int]":
+        """The event's number, once it is on the disk.
+
+        The future raises Refused (Conflict), or Unavailable if the database fails: then it may be sent again.
+        """
+        return self.put(answer)
+
+    def _append(self, answers: Sequence[Answer]) -> list[int | Exception]:
         """The events' numbers, or why they are not kept. Where one fails a commit, the others are kept in halves."""
         try:
             return [*self.store.append_each(answers)]
-        except Exception as error:  # this thread must go on
+        except Exception as error:  # the others must not suffer for one
             if isinstance(error, UserError) and not isinstance(error, Unstorable):
                 return [error] * len(answers)
             if len(answers) == 1:

@@ -1,69 +1,55 @@
 // One page, one question at a time: the next ones are loaded while this one is watched, and an answer goes to the
 // outbox before anything else happens.
 
-import { ACTIONS, Keys } from "./keys.js";
-import { newId, Outbox } from "./outbox.js";
+import { makeFigures, whyBroken } from "./clips.js";
+import { Help } from "./help.js";
+import { makeKept, showKept } from "./kept.js";
+import { Keys } from "./keys.js";
+import { Large } from "./large.js";
+import { Notices } from "./notices.js";
+import { isSame, newId, Outbox } from "./outbox.js";
+import { Own } from "./own.js";
 import { PANELS } from "./panels.js";
 import { Player } from "./player.js";
+import { explain, get, post } from "./requests.js";
 
 const AHEAD = 4; // questions that are ready before they are needed
 const DEEP = 50; // answers that can be undone
 const RENEW = 45000; // ms; the server hands questions to others after two minutes
 const DEAD = 150; // ms after a new question in which a key is meant for the last one
+const AGAIN = 4000; // ms after which questions are asked for again
+const SESSION = "pbrl-session"; // whose page was opened last in this browser
 const $ = (id) => document.getElementById(id);
 const controls = { scrubber: $("scrubber"), frame: $("frame"), play: $("play"), speed: $("speed") };
 const keys = new Keys();
+const large = new Large($("clips"));
+const notices = new Notices();
 
-let about, outbox, current, player, panel, shownAt, fetching = false, done = 0, left = 0;
-const queue = [];
+let about, help, outbox, current, player, panel, shownAt, fetching = false, reached = false, done = 0, left = 0;
+let queue = []; // { question, figures, before: what was answered to it, where it is shown again }
 const known = new Set(); // questions shown here
 let past = []; // { question, uid, kind }, the last one last
 let times = [];
 
-async function post(path, body) {
-  const headers = { "Content-Type": "application/json" };
-  const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
-  if (!response.ok) throw new Error((await response.json()).detail);
-  return response.json();
-}
-
 // Questions
 
-function load(question) {
-  const figures = question.order.map((place) => {
-    const figure = document.createElement("figure");
-    const video = document.createElement("video");
-    Object.assign(video, { muted: true, playsInline: true, preload: "auto", src: question.clips[place] });
-    video.disablePictureInPicture = true;
-    video.addEventListener("error", () => current?.question === question && broken(video));
-    figure.append(video, document.createElement("figcaption"));
-    return figure;
-  });
-  return { question, figures };
+function load(question, before = null) {
+  const hooks = { broken: (video) => current?.question === question && broken(video), choose: (slot) => panel.choose?.(slot) };
+  return { question, figures: makeFigures(question, hooks), before };
 }
 
 async function refill() {
-  if (fetching) return;
+  if (fetching || outbox.stopped) return;
   fetching = true;
   try {
-    const waiting = outbox.events.length;
-    const n = Math.min(30, AHEAD + 1 + waiting + (current ? 1 : 0));
-    const got = await post("/api/next", { n });
-    left = got.left;
-    if (got.again) {
-      known.clear();
-      toast("Some practice answers were not what was expected. Read the help, and try once more.");
-      openHelp();
-    }
-    for (const question of got.questions) {
-      if (known.has(question.question)) continue;
-      known.add(question.question);
-      queue.push(load(question));
-    }
-    if (!outbox.events.length) trouble("");
+    const n = Math.min(30, AHEAD + 1 + outbox.events.length + (current ? 1 : 0));
+    take(await post("/api/next", { n }));
+    reached = true;
+    notices.trouble("");
   } catch (error) {
-    const why = error instanceof TypeError ? "The server cannot be reached; trying again." : error.message;
-    if (!outbox.events.length) trouble(why); // else the outbox says more
+    notices.trouble(explain(error));
+    clearTimeout(refill.timer);
+    refill.timer = setTimeout(refill, AGAIN);
   } finally {
     fetching = false;
   }
@@ -71,112 +57,169 @@ async function refill() {
   if (!current) next();
 }
 
+function take(got) {
+  if ("rater" in got && !isSame(got, outbox.owner)) return outbox.stop();
+  left = got.left;
+  if (!outbox.events.length) done = got.done;
+  about.practice = got.practice;
+  if (got.again) {
+    known.clear();
+    notices.toast("Some practice answers were not what was expected. Read the help, and try once more.");
+    help.open();
+  }
+  for (const question of got.questions ?? []) {
+    if (known.has(question.question)) continue;
+    known.add(question.question);
+    queue.push(load(question));
+  }
+}
+
 function next() {
   player?.end();
+  large.set(null);
   current = queue.shift() ?? null;
   current ? show() : rest();
+  const isPractice = current?.question.purpose === "practice";
+  notices.above({ isPractice, practice: about.practice, before: current?.before });
   if (queue.length < AHEAD) refill();
 }
 
 function show() {
   const { question, figures } = current;
+  const videos = figures.map((figure) => figure.firstChild);
   $("text").textContent = question.words.text ?? "Which clip is better?";
   $("clips").replaceChildren(...figures);
-  $("timeline").hidden = $("more").hidden = false;
+  $("rest").hidden = true;
+  for (const name of ["stage", "timeline", "answers", "more", "pass", "note-label"]) $(name).hidden = false;
   $("marks").replaceChildren();
   $("note").value = "";
-  figures.forEach((figure, i) => figure.firstChild.setAttribute("aria-label", `Clip ${i + 1}`));
-  const videos = figures.map((figure) => figure.firstChild);
-  player = new Player(videos, about.fps, controls);
-  const captions = (texts) => figures.forEach((figure, i) => { figure.lastChild.textContent = texts[i] ?? ""; });
-  panel = PANELS[question.kind]({ question, root: $("answers"), keys, send, captions, player, marked });
-  shownAt = Infinity; // until the clips are there
+  for (const id of ["clips", "answers"]) Object.assign($(id).dataset, { kind: question.kind, count: videos.length });
+  const clocks = question.order.map((place) => ({ fps: question.fps[place], times: question.times[place] }));
+  player = new Player(videos, clocks, controls);
+  const caption = (slot, content) => figures[slot].lastChild.replaceChildren(content);
+  panel = PANELS[question.kind]({ question, root: $("answers"), keys, send, caption, player, marked });
+  help.show(question);
+  wait(videos);
+}
+
+// Until the clips are there nothing can be said of them.
+function wait(videos) {
+  const mine = player;
+  shownAt = Infinity;
   delete document.body.dataset.question;
   $("clips").classList.add("loading");
-  const mine = player;
   player.ready.then(() => {
     if (player !== mine) return;
-    if ($("trouble").textContent.startsWith("A clip")) trouble("");
+    if (notices.text.startsWith("A clip")) notices.trouble("");
     $("clips").classList.remove("loading");
     shownAt = performance.now();
-    document.body.dataset.question = question.question;
+    document.body.dataset.question = current.question.question;
   });
   for (const video of videos) if (video.error) broken(video);
 }
 
+// Nothing to answer: for good, for now, or because the server is away.
 function rest() {
-  $("text").textContent = "There is nothing to answer now. Thank you!";
   $("clips").replaceChildren();
   $("answers").replaceChildren();
-  $("timeline").hidden = true;
-  $("more").hidden = !past.length;
+  for (const name of ["stage", "timeline", "answers", "pass", "note-label"]) $(name).hidden = true;
+  $("more").hidden = !past.length && !done;
+  $("rest").hidden = false;
   player = null;
   delete document.body.dataset.question;
+  sayRest();
   clearTimeout(rest.timer);
   rest.timer = setTimeout(refill, 2000); // a training run may ask more
+}
+
+function sayRest() {
+  if (!current) notices.rest({ reached, waiting: outbox.events.length, left });
 }
 
 // A clip that does not play is no answer: the page says why and tries again; raters who do not want to wait skip.
 async function broken(video) {
   const question = current?.question;
-  let why = "this browser does not play it";
-  try {
-    const response = await fetch(video.src);
-    if (!response.ok) why = (await response.json()).detail;
-  } catch {
-    why = "the server cannot be reached";
-  }
+  const why = await whyBroken(video);
   if (current?.question !== question) return;
-  trouble(`A clip is not there (${why}). Trying again; you may skip.`);
+  notices.trouble(`A clip is not there (${why}). Trying again; you may skip.`);
   setTimeout(() => current?.question === question && video.load(), 3000);
 }
 
 // Answers
 
 function send(answer) {
-  if (shownAt === Infinity) return toast("The clips are not there yet.");
+  if (shownAt === Infinity) return notices.toast("The clips are not there yet.");
   if (performance.now() - shownAt < DEAD) return;
   const note = $("note").value.trim();
   times = [...times.slice(-19), (performance.now() - shownAt) / 1000];
   record("answer", { ...answer, ...(note ? { note } : {}) });
 }
 
-function record(kind, value, more = {}) {
-  const { question } = current;
+function record(kind, value) {
+  const { question, before } = current;
   const uid = newId();
-  const shown = { order: question.order, watched: round(player.watched), speed: player.speed, ...more };
+  const shown = { order: question.order, watched: round(player.watched), speed: player.speed };
   const seconds = shownAt === Infinity ? 0 : round((performance.now() - shownAt) / 1000);
   outbox.add({ uid, question: question.question, kind, ...(value ? { value } : {}), shown, seconds });
   past = [...past.slice(1 - DEEP), { question, uid, kind }];
   keepPast();
-  if (kind === "answer") done += 1;
+  if (kind === "answer" && !before) count(question, 1);
   next();
   progress();
 }
 
+function count(question, by) {
+  if (question.purpose !== "practice") done += by;
+  else if (about.practice) about.practice.answered += by;
+}
+
+// A question that is shown again is left as it was answered.
+function pass() {
+  if (!current) return;
+  if (!current.before) return record("pass");
+  next();
+}
+
 function replied(reply) {
-  if (reply.right === true) toast("Practice: right.");
-  if (reply.right === false) toast("Practice: the other answer was expected.");
+  if (notices.text.startsWith("The server")) notices.trouble("");
+  if (reply.right === true) notices.toast("Practice: right.");
+  if (reply.right === false) notices.toast("Practice: the other answer was expected.");
   if (!current && !queue.length) refill(); // practice may be over
 }
 
 function undo() {
   const last = past.pop();
-  if (!last) return toast("There is nothing to undo.");
+  if (!last) return notices.toast("There is nothing to undo.");
   keepPast();
   if (last.kind === "answer") {
     outbox.add({ uid: newId(), question: last.question.question, kind: "retract", supersedes: last.uid });
-    done -= 1;
+    count(last.question, -1);
   }
-  if (current) queue.unshift(load(current.question));
-  queue.unshift(load(last.question));
+  showNow(last.question);
+  notices.toast("Taken back: answer again.");
+}
+
+// Shows a question at once, and what was shown after it.
+function showNow(question, before = null) {
+  if (current && !current.before) queue.unshift(load(current.question));
+  queue = [load(question, before), ...queue.filter((one) => one.question.question !== question.question)];
   next();
   progress();
-  toast("Taken back: answer again.");
 }
 
 function keepPast() {
-  sessionStorage.setItem("pbrl-past", JSON.stringify(past));
+  sessionStorage.setItem(`pbrl-past-${about.project ?? ""}`, JSON.stringify(past));
+}
+
+async function skipPractice() {
+  try {
+    take(await post("/api/practice", { skip: true }));
+    queue = queue.filter((one) => one.question.purpose !== "practice");
+    if (current?.question.purpose === "practice") next();
+    notices.toast("Practice is over: from now on answers count.");
+  } catch (error) {
+    notices.toast(explain(error));
+  }
 }
 
 const round = (seconds) => Math.round(seconds * 1000) / 1000;
@@ -185,18 +228,10 @@ const round = (seconds) => Math.round(seconds * 1000) / 1000;
 
 function progress() {
   const pace = times.length ? ` · ${(times.reduce((a, b) => a + b) / times.length).toFixed(1)} s each` : "";
-  $("progress").textContent = `${about.rater}: ${done} answered, ${left + queue.length + (current ? 1 : 0)} to go${pace}`;
-}
-
-function trouble(text) {
-  $("trouble").textContent = text;
-  $("trouble").hidden = !text;
-}
-
-function toast(text) {
-  $("toast").textContent = text;
-  clearTimeout(toast.timer);
-  toast.timer = setTimeout(() => { $("toast").textContent = ""; }, 6000);
+  const waiting = [current, ...queue].filter((one) => one && !one.before).length;
+  $("progress").textContent = `${about.rater}: ${done} answered, ${left + waiting} to go${pace}`;
+  $("open-own").hidden = about.project === undefined;
+  sayRest();
 }
 
 function marked(parts, open) {
@@ -212,90 +247,72 @@ function marked(parts, open) {
 }
 
 const OWN = {
-  pass: () => record("pass"), undo, play: () => player.toggle(), restart: () => player.restart(),
-  back: () => player.step(-1), forward: () => player.step(1), slower: () => player.faster(-1),
-  faster: () => player.faster(1), note: () => $("note").focus(), help: openHelp,
+  pass, undo, play: () => player.toggle(), restart: () => player.restart(), back: () => player.step(-1),
+  forward: () => player.step(1), slower: () => player.faster(-1), faster: () => player.faster(1),
+  large: () => large.turn(), note: () => $("note").focus(), help: () => help.open(),
 };
 
 addEventListener("keydown", (event) => {
   const typing = event.target.matches("input, textarea, select");
-  if (typing && event.key === "Escape") event.target.blur();
-  if (typing && event.target === $("note") && event.key === "Enter") event.target.blur();
-  if (!keys.on || event.repeat || event.ctrlKey || event.altKey || event.metaKey || typing || $("help").open) return;
-  if (event.target.matches("button") && (event.key === " " || event.key === "Enter")) return;
-  const action = keys.action(event.key);
+  if (typing && (event.key === "Escape" || (event.target === $("note") && event.key === "Enter"))) event.target.blur();
+  if (!help || event.repeat || event.ctrlKey || event.altKey || event.metaKey || typing || $("help").open || $("own").open) return;
+  if (event.key === "Escape") return large.set(null);
+  if (event.target.matches("button, a, summary") && (event.key === " " || event.key === "Enter")) return;
+  const action = keys.on && keys.action(event.key);
   if (!action) return;
-  const needsQuestion = !["undo", "help"].includes(action);
-  if (needsQuestion && !current) return;
+  document.body.classList.add("keyboard");
   if (current && panel.act(action)) event.preventDefault();
-  else if (OWN[action]) {
+  else if (OWN[action] && (current || ["undo", "help"].includes(action))) {
     event.preventDefault();
     OWN[action]();
   }
 });
 addEventListener("keyup", (event) => current && panel.release?.(keys.action(event.key)));
+// A click or a drag leaves no focus behind: the next Space or arrow is the question's, not the button's or the slider's.
+document.addEventListener("click", (event) => {
+  if (event.detail && !event.target.closest("dialog")) event.target.closest("button, a, summary")?.blur();
+}, true);
+$("scrubber").addEventListener("pointerup", () => $("scrubber").blur());
 
-// Help and keys
-
-function openHelp() {
-  $("help").showModal();
-}
-
-function showKeys() {
-  for (const label of document.querySelectorAll("[data-key]")) label.textContent = keys.name(label.dataset.key);
-  $("keys-on").checked = keys.on;
-  $("keys").replaceChildren(...Object.entries(ACTIONS).map(([action, [, text]]) => {
-    const row = document.createElement("tr");
-    const change = document.createElement("button");
-    change.type = "button";
-    change.textContent = keys.name(action);
-    change.setAttribute("aria-label", `${text}: ${keys.name(action)}`);
-    change.onclick = () => {
-      change.textContent = "press a key";
-      change.onkeydown = (event) => {
-        if (["Tab", "Escape", "Shift"].includes(event.key)) return;
-        event.preventDefault();
-        event.stopPropagation();
-        keys.set(action, event.key.length === 1 ? event.key.toLowerCase() : event.key);
-        showKeys();
-      };
-    };
-    row.insertCell().textContent = text;
-    row.insertCell().append(change);
-    return row;
-  }));
-}
-
-$("keys-on").onchange = () => { keys.on = $("keys-on").checked; keys.keep(); };
-$("reset-keys").onclick = () => { keys.reset(); showKeys(); };
-$("close-help").onclick = () => $("help").close();
-$("open-help").onclick = openHelp;
 $("undo").onclick = undo;
-$("pass").onclick = () => current && record("pass");
+$("pass").onclick = pass;
+$("leave-practice").onclick = skipPractice;
 $("play").onclick = () => player?.toggle();
 $("slower").onclick = () => player?.faster(-1);
 $("faster").onclick = () => player?.faster(1);
+$("larger").onclick = () => large.turn();
+$("open-help").onclick = () => help?.open();
+
+// Another tab opened another project or another rater's link: this one sends nothing more in that name.
+addEventListener("storage", ({ key, newValue }) => {
+  if (key === SESSION && newValue && outbox && !isSame(JSON.parse(newValue), outbox.owner)) outbox.stop();
+});
 
 async function start() {
   try {
-    const response = await fetch("/api/about");
-    if (!response.ok) throw new Error((await response.json()).detail);
-    about = await response.json();
+    about = await get("/api/about");
   } catch (error) {
-    trouble(error instanceof TypeError ? "The server cannot be reached; trying again." : error.message);
+    notices.trouble(explain(error));
     setTimeout(start, 1000);
     return;
   }
+  const owner = { rater: about.rater, ...(about.project === undefined ? {} : { project: about.project }) };
   ({ done, left } = about);
-  past = JSON.parse(sessionStorage.getItem("pbrl-past") ?? "[]");
-  outbox = new Outbox(about.rater, (waiting, text) => trouble(text), replied);
+  past = JSON.parse(sessionStorage.getItem(`pbrl-past-${about.project ?? ""}`) ?? "[]");
+  localStorage.setItem(SESSION, JSON.stringify(owner));
+  const changed = (box) => { if (outbox) { notices.trouble(); showKept(box); sayRest(); } };
+  help = new Help(keys, about.instructions);
+  outbox = new Outbox(owner, { changed, kept: replied, identify: () => get("/api/about") });
+  notices.outbox = outbox;
   for (const event of outbox.events) known.add(event.question); // answered before a reload, and still on its way
-  $("instructions").textContent = about.instructions;
-  showKeys();
-  trouble("");
+  makeKept(outbox);
+  showKept(outbox);
+  new Own(showNow);
+  $("open-stats").hidden = !about.owner;
+  notices.trouble("");
   if (!localStorage.getItem("pbrl-welcome")) {
     localStorage.setItem("pbrl-welcome", "1");
-    openHelp();
+    help.open();
   }
   refill();
   setInterval(() => document.visibilityState === "visible" && refill(), RENEW); // what is on the screen stays ours

@@ -4,8 +4,8 @@ const SPEEDS = [0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4];
 const HOLD = 350; // ms at the end before they start again
 
 export class Player {
-  constructor(videos, fps, controls) {
-    Object.assign(this, { videos, fps, controls, playing: true, watched: 0, alive: true });
+  constructor(videos, clocks, controls) { // of each video its { fps, times }: times (s) where frames are not shown evenly
+    Object.assign(this, { videos, clocks, controls, playing: true, watched: 0, alive: true });
     this.speed = Number(localStorage.getItem("pbrl-speed") ?? 1);
     for (const video of videos) video.playbackRate = this.speed;
     controls.scrubber.oninput = () => this.seek(Number(controls.scrubber.value));
@@ -16,12 +16,21 @@ export class Player {
     return this.videos.reduce((a, b) => (b.duration > a.duration ? b : a));
   }
 
+  get clock() {
+    return this.clocks[this.videos.indexOf(this.lead)];
+  }
+
   get frames() {
-    return Math.max(1, Math.round((this.lead.duration || 0) * this.fps)); // no duration is known before it loads
+    const { fps, times } = this.clock;
+    if (times) return times.length - 1; // the last is the end
+    return Math.max(1, Math.round((this.lead.duration || 0) * fps)); // no duration is known before it loads
   }
 
   get frame() {
-    return Math.min(this.frames - 1, Math.floor(this.lead.currentTime * this.fps + 1e-3));
+    const { fps, times } = this.clock;
+    const now = this.lead.currentTime;
+    const frame = times ? times.findLastIndex((at) => at <= now + 1e-3) : Math.floor(now * fps + 1e-3);
+    return Math.min(this.frames - 1, frame);
   }
 
   begin() {
@@ -40,7 +49,7 @@ export class Player {
     if (this.playing) {
       this.watched += (now - this.last) / 1000;
       for (const video of this.videos) {
-        const apart = Math.abs(video.currentTime - lead.currentTime) > 1 / this.fps;
+        const apart = Math.abs(video.currentTime - lead.currentTime) > 1 / this.clock.fps;
         if (apart && !video.ended && !lead.ended && !video.seeking) video.currentTime = lead.currentTime;
       }
       if (lead.ended && !this.ending) this.ending = setTimeout(() => this.playing && this.restart(), HOLD);
@@ -78,7 +87,9 @@ export class Player {
     if (!this.lead.duration) return;
     this.run(false);
     const to = Math.max(0, Math.min(this.frames - 1, frame));
-    for (const video of this.videos) video.currentTime = Math.min((to + 0.5) / this.fps, video.duration - 1e-3);
+    const { fps, times } = this.clock;
+    const middle = times ? (times[to] + times[to + 1]) / 2 : (to + 0.5) / fps;
+    for (const video of this.videos) video.currentTime = Math.min(middle, video.duration - 1e-3);
   }
 
   step(by) {

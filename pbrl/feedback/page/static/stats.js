@@ -1,51 +1,102 @@
-// The overview of raters, drawn anew every few seconds.
+// The overview of raters, drawn anew every few seconds: a table to sort, their notes, and what the owner may do.
+
+import { explain, get, post } from "./requests.js";
 
 const $ = (id) => document.getElementById(id);
-const SVG = "http://www.w3.org/2000/svg";
 const percent = (share) => (share === null || share === undefined ? "–" : `${Math.round(100 * share)}\u00a0%`);
-const number = (value, digits) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+const number = (digits) => (value) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 
-function note(rater) {
-  if (rater.guesses) return "guesses";
-  if (rater.one_sided) return "presses one side";
-  return "";
+const COLUMNS = [ // name, value of a rater, how it is shown
+  ["Rater", (r) => r.name, String],
+  ["Answers", (r) => r.answers, String],
+  ["Seconds, median", (r) => r.median_seconds, number(1)],
+  ["Equal", (r) => r.equal, percent],
+  ["Can’t tell", (r) => r.cant_tell, percent],
+  ["Left", (r) => r.left, percent],
+  ["Gold right", (r) => r.gold, percent],
+  ["Same when mirrored", (r) => r.consistent, percent],
+  ["Agrees, κ", (r) => r.kappa, number(2)],
+  ["Believed", (r) => r.accuracy, percent],
+  ["Remark", (r) => (r.guesses ? "guesses" : r.one_sided ? "presses one side" : ""), String],
+  ["Link", (r) => r.link, (link) => (link ? "open" : "none")],
+];
+let sorted = { column: 0, down: false };
+let raters = [];
+let me; // whose link is not revoked here
+
+function compare(a, b) {
+  const of = COLUMNS[sorted.column][1];
+  const [x, y] = [of(a), of(b)];
+  if ((x ?? null) === null || (y ?? null) === null) return ((x ?? null) === null) - ((y ?? null) === null); // unknown ones last
+  return (sorted.down ? -1 : 1) * (typeof x === "string" ? x.localeCompare(y) : x - y);
 }
 
-function table({ raters, accuracy }) {
-  const rows = Object.entries(raters).map(([name, r]) => [
-    name, r.answers, number(r.median_seconds, 1), percent(r.equal), percent(r.cant_tell), percent(r.left),
-    percent(r.gold), percent(r.consistent), number(r.kappa, 2), percent(accuracy[name]), note(r),
-  ]);
-  $("raters").tBodies[0].replaceChildren(...rows.map((cells) => {
+function sortBy(column, down) {
+  sorted = { column, down };
+  $("sort").value = column;
+  heads().forEach((head, i) => head.ariaSort = i === column ? (down ? "descending" : "ascending") : null);
+  table();
+}
+
+const heads = () => [...$("raters").tHead.rows[0].cells];
+
+function makeHeads() {
+  $("raters").tHead.rows[0].replaceChildren(...COLUMNS.map(([name], i) => {
+    const head = document.createElement("th");
+    const button = document.createElement("button");
+    Object.assign(button, { type: "button", textContent: name });
+    button.onclick = () => sortBy(i, sorted.column === i ? !sorted.down : i > 0);
+    head.scope = "col";
+    head.append(button);
+    return head;
+  }));
+  $("sort").replaceChildren(...COLUMNS.map(([name], i) => new Option(name, i)));
+  $("sort").onchange = () => sortBy(Number($("sort").value), Number($("sort").value) > 0);
+  sortBy(0, false);
+}
+
+function table() {
+  if (document.activeElement?.closest("tbody")) return; // a button there is about to be pressed
+  $("raters").hidden = !raters.length;
+  $("raters").tBodies[0].replaceChildren(...raters.toSorted(compare).map((rater) => {
     const row = document.createElement("tr");
     const head = document.createElement("th");
     head.scope = "row";
-    head.textContent = cells[0];
+    head.textContent = rater.name;
     row.append(head);
-    for (const cell of cells.slice(1)) row.insertCell().textContent = cell;
+    for (const [name, of, show] of COLUMNS.slice(1)) {
+      const cell = row.insertCell();
+      cell.dataset.label = name;
+      cell.textContent = show(of(rater)) || "–";
+      if (name === "Link" && rater.link && rater.name !== me) cell.replaceChildren(revoker(rater.name));
+    }
     return row;
   }));
 }
 
+function revoker(rater) {
+  const button = document.createElement("button");
+  Object.assign(button, { type: "button", textContent: "Revoke" });
+  button.setAttribute("aria-label", `Revoke the link of ${rater}`);
+  button.onclick = async () => {
+    button.blur();
+    if (!confirm(`The link of ${rater} opens nothing more, and a new start makes no new one. Answers stay. Go on?`)) return;
+    await post("/api/revoke", { rater }).catch((error) => alert(explain(error)));
+    show();
+  };
+  return button;
+}
+
 // Bars of [label, count].
-function bars(root, values, unit) {
+function bars(root, values) {
   const most = Math.max(1, ...values.map(([, n]) => n));
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", `0 0 640 ${24 * values.length + 4}`);
-  svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", values.map(([label, n]) => `${label}: ${n} ${unit}`).join(", "));
-  values.forEach(([label, n], i) => {
-    const make = (kind, attributes, text) => {
-      const element = document.createElementNS(SVG, kind);
-      for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-      if (text !== undefined) element.textContent = text;
-      svg.append(element);
-    };
-    make("text", { x: 0, y: 24 * i + 17 }, label);
-    make("rect", { x: 140, y: 24 * i + 4, width: (440 * n) / most, height: 16, rx: 3 });
-    make("text", { x: 146 + (440 * n) / most, y: 24 * i + 17 }, n);
-  });
-  root.replaceChildren(svg);
+  root.replaceChildren(...values.flatMap(([label, n]) => {
+    const [name, bar] = [document.createElement("dt"), document.createElement("dd")];
+    name.textContent = label;
+    bar.textContent = n;
+    bar.style.setProperty("--share", n / most);
+    return [name, bar];
+  }));
 }
 
 function histogram(seconds) {
@@ -56,22 +107,50 @@ function histogram(seconds) {
   });
 }
 
-async function show() {
-  try {
-    const response = await fetch("/api/stats");
-    const stats = await response.json();
-    if (!response.ok) throw new Error(stats.detail);
-    const { asked, answered, ties, skipped } = stats.counts;
-    const alpha = stats.alpha === null ? "no two raters have answered the same question yet" : stats.alpha.toFixed(2);
-    $("summary").textContent = `${asked} questions, ${answered} answers, ${ties} of them equal, ${skipped} could not tell. ` +
-      `Agreement (Krippendorff's α): ${alpha}.`;
-    table(stats);
-    bars($("answers-plot"), Object.entries(stats.raters).map(([name, r]) => [name, r.answers]), "answers");
-    bars($("seconds-plot"), histogram(stats.seconds), "answers");
-  } catch (error) {
-    $("summary").textContent = error instanceof TypeError ? "The server cannot be reached; trying again." : error.message;
-  }
-  setTimeout(show, 5000);
+function notes(found) {
+  $("noted").hidden = !found.length;
+  $("notes").replaceChildren(...found.map(({ rater, text }) => {
+    const item = document.createElement("li");
+    item.textContent = `${rater}: ${text}`;
+    return item;
+  }));
 }
 
+function summary({ counts: { asked, answered, ties, skipped }, alpha }) {
+  const agreement = alpha === null ? "no two raters have answered the same question yet" : alpha.toFixed(2);
+  $("summary").textContent = answered
+    ? `${asked} questions, ${answered} answers, ${ties} of them equal, ${skipped} could not tell. ` +
+      `Agreement (Krippendorff's α): ${agreement}.`
+    : `${asked} questions; nobody has answered yet.`;
+}
+
+// Every rater with a link is there, also one who has not answered.
+function merge(stats, links) {
+  const found = Object.entries(stats.raters).map(([name, r]) => ({ name, ...r, accuracy: stats.accuracy[name] }));
+  const silent = links.filter(({ rater }) => !stats.raters[rater]).map(({ rater }) => ({ name: rater, answers: 0 }));
+  const hasLink = Object.fromEntries(links.map(({ rater, link }) => [rater, link]));
+  return [...found, ...silent].map((rater) => ({ ...rater, link: hasLink[rater.name] ?? false }));
+}
+
+async function show() {
+  clearTimeout(show.timer);
+  try {
+    const stats = await get("/api/stats");
+    const { owner, rater } = await get("/api/about");
+    me = rater;
+    $("exports").hidden = !owner;
+    raters = merge(stats, owner ? (await get("/api/raters")).raters : []);
+    summary(stats);
+    table();
+    notes(stats.notes ?? []);
+    $("plots").hidden = !stats.counts.answered;
+    bars($("answers-plot"), raters.map(({ name, answers }) => [name, answers]));
+    bars($("seconds-plot"), histogram(stats.seconds));
+  } catch (error) {
+    $("summary").textContent = explain(error);
+  }
+  show.timer = setTimeout(show, 5000);
+}
+
+makeHeads();
 show();

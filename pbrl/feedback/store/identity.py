@@ -1,0 +1,23 @@
+"""What a store is, wherever it lies: browsers keep unsent answers by it, so that they go to no other store."""
+
+from uuid import uuid4
+
+from sqlalchemy import select
+
+from pbrl.feedback.store.database import Database
+from pbrl.feedback.store.schema import IdentityRow
+
+
+def store_id(store: Database) -> str:
+    """The id of a store, 32 hexadecimal digits; made when it is first asked for, and kept."""
+    query = select(IdentityRow.id)
+    with store.reading() as connection:
+        known = connection.execute(query).scalar()
+    if known is not None:
+        return known
+    with store.writing() as connection:
+        known = connection.execute(query).scalar()  # another program may have been first
+        if known is None:
+            known = uuid4().hex
+            connection.execute(IdentityRow.__table__.insert().values(id=known))
+    return known
