@@ -9,14 +9,14 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from threading import Lock
 
-from sqlalchemy import Connection, Row, bindparam, func, or_, select
+from sqlalchemy import Connection, Row, bindparam, func, literal_column, or_, select, union
 
 from pbrl.feedback.questions import Question
 from pbrl.feedback.store.answers import IS_OPEN, Answer
 from pbrl.feedback.store.schema import EventRow, LeaseRow, QuestionRow
 from pbrl.feedback.store.store import Store
 
-LONG_S, PAUSE = 3e-4, 100  # a count that takes longer is made anew after so many times as long
+LONG_S, PAUSE = 3e-4, 500  # a count that takes longer is made anew after so many times as long
 FEW = 50  # questions, which are always counted
 EVENTS = (
     select(
@@ -31,11 +31,15 @@ EVENTS = (
 _RATER = bindparam("who")
 _FOR_PEOPLE = or_(QuestionRow.rater_kind.is_(None), QuestionRow.rater_kind == "human")
 OPEN = select(func.count()).select_from(QuestionRow).where(IS_OPEN, _FOR_PEOPLE, QuestionRow.purpose != "practice")
-OWN = OPEN.where(
-    or_(
-        QuestionRow.id.in_(select(EventRow.question).where(EventRow.rater == _RATER, EventRow.kind != "retract")),
-        QuestionRow.id.in_(select(LeaseRow.question).where(LeaseRow.rater == _RATER, LeaseRow.until > 0)),
-    )
+_OWN = union(
+    select(EventRow.question).where(EventRow.rater == _RATER, EventRow.kind != "retract"),
+    select(LeaseRow.question).where(LeaseRow.rater == _RATER, LeaseRow.until > literal_column("0")),
+).subquery()
+OWN = (  # each looked up by its id
+    select(func.count())
+    .select_from(_OWN)
+    .join(QuestionRow, QuestionRow.id == _OWN.c.question)
+    .where(IS_OPEN, _FOR_PEOPLE, QuestionRow.purpose != "practice")
 )
 
 
@@ -63,6 +67,7 @@ class Progress:
         self.since = 0  # number of the last event that the records know
         self.records: defaultdict[str, Record] = defaultdict(Record)
         self.lock = Lock()
+        self.open, self.recount_at = 0, 0.0  # questions for people, when they were last counted; s
 
     def catch_up(self) -> None:
         """Reads the events that have come since last time."""
@@ -93,9 +98,12 @@ class Progress:
         return record.left
 
     def _count(self, connection: Connection, rater: str) -> int:
-        about = self.store.conditions(connection, {"dataset": self.dataset})
-        all_open = connection.execute(OPEN.where(*about)).scalar() or 0
-        return all_open - (connection.execute(OWN.where(*about), {"who": rater}).scalar() or 0)
+        about, now = self.store.conditions(connection, {"dataset": self.dataset}), time.monotonic()
+        if now >= self.recount_at or self.open < FEW:
+            self.open = connection.execute(OPEN.where(*about)).scalar() or 0
+            took = time.monotonic() - now
+            self.recount_at = now + (PAUSE * took if took > LONG_S else 0.0)
+        return self.open - (connection.execute(OWN.where(*about), {"who": rater}).scalar() or 0)
 
     def _catch_up(self, connection: Connection) -> None:
         newest = connection.execute(select(func.max(EventRow.seq))).scalar() or 0

@@ -32,7 +32,7 @@ def pairs(table: Table, starts, **more) -> list[Question]:
     ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def renderers(data):
     renderers = Renderers(data[0])
     yield renderers
