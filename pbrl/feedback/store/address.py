@@ -7,8 +7,9 @@ VARIABLE = "PBRL_STORE"  # in the environment: the whole address, for processes 
 
 
 def hide_passwords(text: str) -> str:
-    """The text with *** for the password in every address of it."""
+    """The text with `***` for the password in every address of it."""
     text = re.sub(r"(\w://[^\s:/@]*:)[^\s/]*(?=@)", r"\1***", text)
+    text = re.sub(r":[^\s:@/]+(?=@)", ":***", text)  # what stands before an @ may be one, whatever else is wrong
     return re.sub(r"(?i)((?:password|passwd|token|secret)=)[^&\s]*", r"\1***", text)
 
 
