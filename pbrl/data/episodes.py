@@ -165,6 +165,8 @@ def read_dataset(path: Path, units: ActionUnits = NOTHING_KNOWN) -> DataSet:
     path = Path(path).absolute()
     if not path.exists():
         raise UserError(f"there is no data set at {path}")
+    if not (path.is_dir() or path.is_file()):
+        raise UserError(f"{path} is neither a file nor a folder, so no data set")
     try:
         if path.is_dir() and video_files(path):
             return _read_videos(path)
@@ -173,7 +175,8 @@ def read_dataset(path: Path, units: ActionUnits = NOTHING_KNOWN) -> DataSet:
         provenance = read_provenance(path) if path.is_dir() else None
         if provenance is not None:  # our own: written with actions in [-1, 1]
             units = replace(units, environment=lambda: None)
-        data = read_d4rl(path, units) if path.is_file() else read_minari(path, units)
+        with np.errstate(over="ignore"):  # what is too large for float32 is refused
+            data = read_d4rl(path, units) if path.is_file() else read_minari(path, units)
     except FileError as error:
         if not error.is_broken or not (path / "provenance.json").exists():
             raise

@@ -5,6 +5,7 @@ name.npz        its numbers, a row for each frame: obs [T+1, O], action [T, A], 
 name.json       maybe {"instruction": …, "cameras": {camera: file}}; files of further cameras are in cameras/
 """
 
+import codecs
 import json
 import os
 import shutil
@@ -142,13 +143,21 @@ def read_details(video: Path) -> dict[str, Any]:
     """What the json beside a video holds; {} where there is none. Raises UserError where it is damaged."""
     file = video.with_suffix(".json")
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_bytes().removeprefix(codecs.BOM_UTF8))
         if not isinstance(found, dict):
             raise ValueError(f"it holds a {type(found).__name__}")
+        for name in ("about", "cameras"):
+            if not isinstance(found.get(name, {}), dict):
+                raise ValueError(f"{name} is a {type(found[name]).__name__} and no object")
+        for camera, name in found.get("cameras", {}).items():
+            if not isinstance(name, str) or Path(name).name != name:
+                raise ValueError(f"camera {camera} is the name of a file, not {name!r:.60}")
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} must hold an object of JSON ({error}): mend it, or take it away") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror or error}): mend it, or take it away") from error
     return found
 
 
