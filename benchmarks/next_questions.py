@@ -69,10 +69,10 @@ class Served:
         assert answer.status == 200, (answer.status, text)
         return json.loads(text)
 
-    def ask(self, i: int) -> tuple[float, list[str]]:
-        """How long five questions took, and which they are."""
+    def ask(self, i: int, n: int = 5) -> tuple[float, list[str]]:
+        """How long n questions took, and which they are."""
         began = time.perf_counter()
-        got = self.post(i, "/api/next", {"n": 5})["questions"]
+        got = self.post(i, "/api/next", {"n": n})["questions"]
         return time.perf_counter() - began, [question["question"] for question in got]
 
     def answer(self, i: int, questions: list[str]) -> None:
@@ -81,10 +81,10 @@ class Served:
             body = {"uid": uuid4().hex, "question": question, "kind": "answer", "said": {"choice": "first"}}
             self.post(i, "/api/tell", body)
 
-    def turn(self) -> None:
+    def turn(self, n: int = 5) -> None:
         """Each rater asks, and then answers."""
         before, indices = self.cpu_s(), range(len(self.raters))
-        found = list(self.pool.map(self.ask, indices))
+        found = list(self.pool.map(lambda i: self.ask(i, n), indices))
         self.cpu += self.cpu_s() - before
         self.took += [took for took, _ in found]
         list(self.pool.map(self.answer, indices, [questions for _, questions in found]))
@@ -105,19 +105,23 @@ class Served:
         }
 
 
-def measure(checkouts: dict[str, Path], questions: int, raters: int, turns: int) -> dict[str, Any]:
-    """The result of each checkout, all of them taking turns."""
+def measure(checkouts: dict[str, Path], *, questions: int, raters: int, answered: int, turns: int) -> dict[str, Any]:
+    """The result of each checkout, all of them taking turns; at the end so many questions are still open."""
     with contextlib.ExitStack() as stack:
         served = {}
         for name, checkout in checkouts.items():
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            served[name] = Served(checkout, folder, questions, raters)
+            served[name] = Served(checkout, folder, questions + raters * (answered + 30 + 5 * turns), raters)
             stack.callback(served[name].process.kill)
-        for turn in range(turns + 2):
+        for one in served.values():
+            for connection, _ in one.raters:
+                connection.close()  # it was idle while the others started, and opens anew
+            for _ in range(-(-answered // 30)):
+                one.turn(30)
+            one.took, one.cpu = [], 0.0
+        for _ in range(turns):
             for one in served.values():
                 one.turn()
-                if turn < 2:  # what is built once
-                    one.took, one.cpu = [], 0.0
         return {name: one.result() for name, one in served.items()}
 
 
@@ -125,13 +129,14 @@ def main() -> None:
     """Measures, prints and keeps a line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, help="a checkout of an earlier commit")
-    parser.add_argument("--questions", type=int, default=20_000)
+    parser.add_argument("--questions", type=int, default=20_000, help="that are still open at the end")
     parser.add_argument("--raters", type=int, default=20)
+    parser.add_argument("--answered", type=int, default=300, help="questions that each rater has answered before")
     parser.add_argument("--turns", type=int, default=20)
     args = parser.parse_args()
     checkouts = {"now": HERE} | ({"before": args.before.resolve()} if args.before else {})
-    found = measure(checkouts, args.questions, args.raters, args.turns)
-    about = {"questions": args.questions, "raters": args.raters, "turns": args.turns}
+    about = {name: getattr(args, name) for name in ("questions", "raters", "answered", "turns")}
+    found = measure(checkouts, **about)
     line = {"what": "next_questions", **about, **found, "load": [round(x, 1) for x in os.getloadavg()]}
     print(json.dumps(line))
     with open(RESULTS / "labelling.jsonl", "a") as file:

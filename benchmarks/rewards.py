@@ -125,7 +125,7 @@ def show(lines: list[dict[str, Any]]) -> None:
             for task in TASKS
         ]
         cells = [f"{np.mean(f):.1f} ± {np.std(f, ddof=1) if len(f) > 1 else np.nan:.1f}" for f in found]
-        mean = np.mean([np.mean(f) for f in found])
+        mean = np.mean([float(np.mean(f)) for f in found])
         print(f"| {name} | " + " | ".join(cells) + f" | {mean:.1f} |")
         for i, f in enumerate(found):
             axis.plot(f, [y] * len(f), ".", color=f"C{i}", label=None if y else TASKS[i].split("/")[1])

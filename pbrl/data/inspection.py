@@ -5,7 +5,7 @@ actions without bounds or beyond them, and differences that float32 cannot hold 
 the episode and the step, or counted and reported.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ NOISE = 1e-12  # what calculating in double precision leaves of numbers of size 
 RESOLUTION = 4 * EPSILON  # a column whose standard deviation is less, relative to its largest number, is constant
 GLITCH = 300  # standard deviations
 SAMPLE = 10_000  # rows that are looked at for differences that float32 loses
+MEND = "mend it, or leave the episode out"
 UNUSED, SATURATED = 0.02, 0.5  # of the range of actions; of the numbers
 
 
@@ -77,10 +78,11 @@ def inspect(
         bounds = action_bounds.choose_bounds(file, actions, units, declared)
         clipped = action_bounds.scale(file, [one.where for one in raw], actions, bounds, units.clip)
         notes += _compare_bounds(bounds, units, is_declared=declared is not None)
-    episodes = [
-        e._replace(obs=e.obs.astype(np.float32), action=a.astype(np.float32), reward=e.reward.astype(np.float32))
-        for e, a in zip(given, actions, strict=True)
-    ]
+    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+        episodes = [
+            e._replace(obs=e.obs.astype(np.float32), action=a.astype(np.float32), reward=e.reward.astype(np.float32))
+            for e, a in zip(given, actions, strict=True)
+        ]
     for one, episode in zip(raw, episodes, strict=True):
         check_finite(f"{file}, {one.where}", names, episode)  # again: float32 has a largest number
     return DataSet(episodes, str(file), bounds, clipped, notes)
@@ -128,15 +130,14 @@ def check_finite(where: str, names: Names, episode: Episode) -> None:
             refuse_non_finite(array, lambda row, name=name: f"{where}, step {row}: {name}")
 
 
-def refuse_non_finite(array: np.ndarray, locate: Any) -> None:
+def refuse_non_finite(array: np.ndarray, locate: Callable[[int], str], advice: str = MEND) -> None:
     """Raises UserError at the first number of an array that is not finite; `locate(row)` says where that is."""
     if array.dtype.kind not in "fc" or np.isfinite(array).all():
         return
     row, *place = (int(x) for x in np.argwhere(~np.isfinite(array))[0])
     column = f"[{', '.join(map(str, place))}]" if place else ""
     raise UserError(
-        f"{locate(row)}{column} is {array[(row, *place)]}, and nothing is learnt from what is no finite number of "
-        "float32: mend it, or leave the episode out"
+        f"{locate(row)}{column} is {array[(row, *place)]}, and must be a finite number of float32: {advice}"
     )
 
 

@@ -131,8 +131,14 @@ class EpisodeRecorder:
 def check_rollout(episode: Episode) -> None:
     """Raises UserError at the first number of an episode that is not finite; actions come first."""
     name = f"the episode of {episode.source or 'an actor'} with seed {episode.seed}"
-    for what, array in (("action", episode.action), ("reward", episode.reward), ("observation", episode.obs)):
-        refuse_non_finite(array, lambda step, what=what: f"{name}, step {step}: the {what}")
+    diverged, broken = "a policy whose training diverged acts so", "the environment must not return it"
+    parts = {
+        "action": (episode.action, diverged),
+        "reward": (episode.reward, broken),
+        "observation": (episode.obs, broken),
+    }
+    for what, (array, advice) in parts.items():
+        refuse_non_finite(array, lambda step, what=what: f"{name}, step {step}: the {what}", advice)
 
 
 class Film:

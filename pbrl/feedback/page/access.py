@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from pbrl.feedback.store.schema import RaterRow
 from pbrl.feedback.store.store import Store
 
-FRESH_S = 1.0  # how long a link that was ended, or made, elsewhere may go unnoticed
+FRESH_S = 1.0  # how long a link that was ended elsewhere may go on opening this page
 
 
 class Access:
@@ -34,14 +34,15 @@ class Access:
             return self.me
         if not token:
             return None
-        if time.monotonic() > self.read_at + FRESH_S:
-            self.names = {hashed: name for name, hashed in linked(self.store).items()}
+        hashed = hash_token(token)
+        if hashed not in self.names or time.monotonic() > self.read_at + FRESH_S:
+            self.names = {other: name for name, other in linked(self.store).items()}
             self.read_at = time.monotonic()
-        return self.names.get(hash_token(token))
+        return self.names.get(hashed)
 
     def revoke(self, name: str) -> bool:
         """Ends a rater's link, here at once; returns whether there was one."""
-        self.read_at = 0.0
+        self.names = {}
         return revoke(self.store, name)
 
 

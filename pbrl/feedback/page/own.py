@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from sqlalchemy import select
+
 from pbrl.feedback.kinds import SKIP, Value
 from pbrl.feedback.page.project import Project
 from pbrl.feedback.store.answers import COLUMNS, current, from_row
@@ -12,14 +14,16 @@ CHOICES = {0.0: "first", 0.5: "equal", 1.0: "second"}
 
 def list_answers(project: Project, rater: str, n: int, before: int | None) -> dict[str, Any]:
     """Up to n answers of a rater that stand, the latest first, of those before the event of that number."""
-    query = current(EventRow.seq, *COLUMNS).join(QuestionRow, EventRow.question == QuestionRow.id)
+    query = current(*COLUMNS).join(QuestionRow, EventRow.question == QuestionRow.id)
     query = query.where(EventRow.rater == rater, QuestionRow.purpose != "practice")
     if before is not None:
         query = query.where(EventRow.seq < before)
     with project.store.reading() as connection:
         query = query.where(*project.store.conditions(connection, {"dataset": project.dataset}))
         rows = connection.execute(query.order_by(EventRow.seq.desc()).limit(n + 1)).all()
-    answers = [(row.seq, from_row(row)) for row in rows[:n]]
+        numbered = select(EventRow.uid, EventRow.seq).where(EventRow.uid.in_([row.uid for row in rows]))
+        number = {uid: seq for uid, seq in connection.execute(numbered)}
+    answers = [(number[row.uid], from_row(row)) for row in rows[:n]]
     questions = project.store.questions([answer.question for _, answer in answers])
     shown = [
         {

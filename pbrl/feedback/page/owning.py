@@ -38,7 +38,7 @@ def statistics(project: TheProject, owner: Owner) -> dict[str, Any]:
     notes = [
         {"rater": answer.rater, "question": answer.question, "text": answer.value.detail["note"], "uid": answer.uid}
         for answer, _ in answers
-        if answer.value and (answer.value.detail or {}).get("note")
+        if answer.value and answer.value.detail and answer.value.detail.get("note")
     ]
     return {
         "counts": project.store.counts(dataset=project.dataset),

@@ -154,6 +154,7 @@ class Project:
 
     def skip_practice(self, rater: str) -> dict[str, Any]:
         """Ends a rater's practice; returns the progress."""
+        self._repeat_practice(rater, only_look=True)
         passed = self.at.of(rater).passed
         self.store.append([Answer(uuid4().hex, question, rater, kind="pass") for question in self.practice - passed])
         return self.about(rater)

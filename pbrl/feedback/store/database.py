@@ -32,6 +32,10 @@ class Unavailable(UserError):
     """The database cannot be reached, is in use, full, read-only or damaged: nothing that is asked of it would work."""
 
 
+class Unstorable(UserError):
+    """A value that the database does not keep: what was asked with other values may work."""
+
+
 class Database:
     """Tables at a `url`, such as `sqlite:///answers.sqlite`. On any trouble a UserError says what to do.
 
@@ -171,5 +175,5 @@ def _trouble(address: str, error: Exception) -> UserError:
     safe = " Answers stored before are safe." if word in SAFE or not word else ""
     is_python = isinstance(error, StatementError) and not isinstance(error, DBAPIError)  # a value that has no SQL
     is_about_values = not word and (is_python or isinstance(error, (DataError, IntegrityError)))
-    make = UserError if is_about_values else Unavailable
+    make = Unstorable if is_about_values else Unavailable
     return make(f"the {kind} of answers at {address} refused ({reason}): {advice}.{safe}")

@@ -2,7 +2,7 @@
 
 from uuid import uuid4
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 
 from pbrl.feedback.store.database import Database
 from pbrl.feedback.store.schema import IdentityRow
@@ -19,5 +19,5 @@ def store_id(store: Database) -> str:
         known = connection.execute(query).scalar()  # another program may have been first
         if known is None:
             known = uuid4().hex
-            connection.execute(IdentityRow.__table__.insert().values(id=known))
+            connection.execute(insert(IdentityRow).values(id=known))
     return known

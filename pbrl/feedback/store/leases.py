@@ -26,7 +26,7 @@ RENEW = 0.75  # of a lease that is left when it is made longer: to ask again at 
 
 # Built once: to build a statement takes longer than to run it. `question = … AND rater = …` is looked up by question,
 # which has few events; the rater, who may have thousands, is kept out of the index by the empty text.
-_RATER = bindparam("rater")
+_RATER = bindparam("who")
 _HELD = select(LeaseRow.question).where(
     LeaseRow.question == QuestionRow.id, LeaseRow.rater == _RATER, LeaseRow.until > 0
 )
@@ -132,11 +132,11 @@ def lease_each(
 
 def _renew(store: Store, connection: Connection, wish: Wish, now: float, seconds: float) -> list[str]:
     """The questions that the rater holds, their leases made longer."""
-    values = {"rater": wish.rater, "n": wish.n}
+    values = {"who": wish.rater, "n": wish.n}
     held = connection.execute(_statements(store, connection, wish).mine, values).tuples().all()
     short = [question for question, until in held if until < now + RENEW * seconds]
     if short:
-        connection.execute(RENEWED, {"rater": wish.rater, "questions": short, "to": now + seconds})
+        connection.execute(RENEWED, {"who": wish.rater, "questions": short, "to": now + seconds})
     return [question for question, _ in held]
 
 
@@ -146,7 +146,7 @@ def _lease_new(store: Store, connection: Connection, wish: Wish, n: int, until: 
         return []
     found: list[Any] = []
     for query in _statements(store, connection, wish).next:
-        found += connection.execute(query, {"rater": wish.rater, "n": n}).all()
+        found += connection.execute(query, {"who": wish.rater, "n": n}).all()
     found.sort(key=lambda row: (-row.priority, row.round, row.position, row.id))
     new = [row.id for row in found[:n]]
     if new:

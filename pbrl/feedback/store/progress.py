@@ -17,6 +17,7 @@ from pbrl.feedback.store.schema import EventRow, LeaseRow, QuestionRow
 from pbrl.feedback.store.store import Store
 
 LONG_S, PAUSE = 3e-4, 100  # a count that takes longer is made anew after so many times as long
+FEW = 50  # questions, which are always counted
 EVENTS = (
     select(
         *(EventRow.__table__.c[name] for name in ("seq", "uid", "question", "rater", "kind", "label", "supersedes")),
@@ -27,7 +28,7 @@ EVENTS = (
     .where(EventRow.seq > bindparam("since"))
     .order_by(EventRow.seq)
 )
-_RATER = bindparam("rater")
+_RATER = bindparam("who")
 _FOR_PEOPLE = or_(QuestionRow.rater_kind.is_(None), QuestionRow.rater_kind == "human")
 OPEN = select(func.count()).select_from(QuestionRow).where(IS_OPEN, _FOR_PEOPLE, QuestionRow.purpose != "practice")
 OWN = OPEN.where(
@@ -73,24 +74,24 @@ class Progress:
         """How many questions, practice aside, could still be handed to a rater besides those that are.
 
         `is_all` says that there was none; `taken` were handed out since the last count. Where counting takes long the
-        number may be some seconds old, but for its end: 0 is never said too early or too late.
+        number may be some seconds old, but not where few are left.
         """
         with self.lock, self.store.reading() as connection:
             record, now = self.records[rater], time.monotonic()
             if is_all:
                 record.left, record.recount_at = 0, 0.0
-            elif now >= record.recount_at:
+            elif now >= record.recount_at or record.left - taken < FEW:
                 record.left = max(0, self._count(connection, rater))
                 took = time.monotonic() - now
                 record.recount_at = now + (PAUSE * took if took > LONG_S else 0.0)
             else:
-                record.left = max(1, record.left - taken)
+                record.left -= taken
             return record.left
 
     def _count(self, connection: Connection, rater: str) -> int:
         about = self.store.conditions(connection, {"dataset": self.dataset})
         all_open = connection.execute(OPEN.where(*about)).scalar() or 0
-        return all_open - (connection.execute(OWN.where(*about), {"rater": rater}).scalar() or 0)
+        return all_open - (connection.execute(OWN.where(*about), {"who": rater}).scalar() or 0)
 
     def _catch_up(self, connection: Connection) -> None:
         newest = connection.execute(select(func.max(EventRow.seq))).scalar() or 0

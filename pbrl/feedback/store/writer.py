@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from pbrl.feedback.store.answers import Answer, Refused
-from pbrl.feedback.store.database import Unavailable
+from pbrl.feedback.store.database import Unstorable
 from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
 
@@ -84,9 +84,9 @@ class Writer(Turns[Answer, int]):
         """The events' numbers, or why they are not kept. Where one fails a commit, the others are kept in halves."""
         try:
             return [*self.store.append_each(answers)]
-        except Unavailable as error:
-            return [error] * len(answers)
-        except Exception as error:  # the others must not suffer for one
+        except Exception as error:  # this thread must go on
+            if isinstance(error, UserError) and not isinstance(error, Unstorable):
+                return [error] * len(answers)
             if len(answers) == 1:
                 return [Refused(f"the answer cannot be kept ({_reason(error)})")]
         half = len(answers) // 2

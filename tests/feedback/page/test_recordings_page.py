@@ -12,7 +12,7 @@ from pbrl.feedback.page.clips import Clips, Look, Renderers
 from pbrl.feedback.page.project import Project, first_rows
 from pbrl.feedback.questions import KINDS, Question
 from pbrl.feedback.store.store import Store
-from pbrl.label.network import free_port
+from pbrl.label.network import listen
 from pbrl.types import Clip
 from tests.feedback.page.page import CHROMIUM, QUIET, needs_browser
 from tests.films import film
@@ -56,9 +56,10 @@ def test_frames_of_varying_length_are_found_where_the_scrubber_says(project):
 
     from pbrl.feedback.page.server import make_app
 
-    port = free_port("127.0.0.1", 23000)
-    server = uvicorn.Server(uvicorn.Config(make_app(project, ["localhost"]), port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run)
+    at = listen("127.0.0.1", 23000)
+    port = at.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(make_app(project, ["localhost"]), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [at]})
     thread.start()
     try:
         while not server.started:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select, text
 
 from pbrl.feedback.store.answers import IS_OPEN, Answer, Refused
-from pbrl.feedback.store.leases import ORDER, lease, release
+from pbrl.feedback.store.leases import ORDER, Wish, lease, lease_each, release, was_handed_out
 from pbrl.feedback.store.schema import QuestionRow
 from pbrl.feedback.store.store import Store
 from pbrl.feedback.store.writer import Writer
@@ -57,6 +57,25 @@ def test_an_expired_lease_goes_to_another_rater_and_a_late_answer_is_stored(stor
     assert [k.id for k in lease(store, "bob", 1, now=111)] == [question]
     store.append([answer(question, "ada"), answer(question, "bob", 0.0)])
     assert sorted(labels_of(store)) == [0.0, 1.0] and store.find_miscounted() == []
+
+
+def test_a_lease_is_made_longer_while_its_rater_is_there(store):
+    (question,) = ask(store, 1)
+    people(store, "ada", "bob")
+    lease(store, "ada", 1, seconds=10, now=100)
+    assert [k.until for k in lease(store, "ada", 1, seconds=10, now=106)] == [116]
+    assert lease(store, "bob", 1, now=115) == []
+    assert [k.id for k in lease(store, "bob", 1, now=117)] == [question]
+    assert was_handed_out(store, "ada", question) and not was_handed_out(store, "eve", question)
+    assert store.find_miscounted() == []
+
+
+def test_raters_who_ask_at_once_get_different_questions(store):
+    ids = ask(store, 5)
+    people(store, "ada", "bob")
+    ada, bob = lease_each(store, [Wish("ada", 2), Wish("bob", 4)])
+    assert ([k.id for k in ada.leased], ada.is_all) == (ids[:2], False)
+    assert ([k.id for k in bob.leased], bob.is_all) == (ids[2:], True), "three of the four that bob wanted"
 
 
 def test_a_passed_question_goes_to_other_raters(store):
