@@ -22,7 +22,7 @@ from pbrl.data.d4rl import read_d4rl
 from pbrl.data.inspection import DataSet, check_episodes, report
 from pbrl.data.minari import read_minari, write_minari
 from pbrl.data.opening import FileError, load_json
-from pbrl.data.recordings import VIDEOS, size_on_disk, video_files
+from pbrl.data.recordings import VIDEOS, inspect_recordings, size_on_disk, video_files
 from pbrl.data.recordings import read_recordings as read_recordings
 from pbrl.data.video_reader import read_video_info, video_digest
 from pbrl.types import Episode, UserError
@@ -169,7 +169,7 @@ def read_dataset(path: Path, units: ActionUnits = NOTHING_KNOWN) -> DataSet:
         raise UserError(f"{path} is neither a file nor a folder, so no data set")
     try:
         if path.is_dir() and video_files(path):
-            return _read_videos(path)
+            return inspect_recordings(path)
         if path.is_dir() and not any((path / name).exists() for name in ("data", "main_data.hdf5", "metadata.json")):
             raise UserError(f"{path} holds neither a Minari data set nor videos ({', '.join(VIDEOS)})")
         provenance = read_provenance(path) if path.is_dir() else None
@@ -187,12 +187,6 @@ def read_dataset(path: Path, units: ActionUnits = NOTHING_KNOWN) -> DataSet:
             f"the data set {path} is not what was written (its hash differs); delete it, and it is made again"
         )
     return data
-
-
-def _read_videos(path: Path) -> DataSet:
-    found = read_recordings(path)
-    check_episodes(path, found)
-    return DataSet(found, str(path))
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:

@@ -71,7 +71,7 @@ def inspect(
     for one, episode in zip(raw, given, strict=True):
         check_episode(f"{file}, {one.where}", names, episode)
     _check_widths(file, raw)
-    notes = [*notes, *_check_precision(file, names, given)]
+    notes = [*notes, *check_precision(file, names, given)]
     bounds = None
     clipped = 0
     if actions[0].shape[1]:
@@ -86,6 +86,12 @@ def inspect(
     for one, episode in zip(raw, episodes, strict=True):
         check_finite(f"{file}, {one.where}", names, episode)  # again: float32 has a largest number
     return DataSet(episodes, str(file), bounds, clipped, notes)
+
+
+def to_float32(episode: Episode) -> Episode:
+    """The episode with observations, actions and rewards of the type that is learnt from."""
+    obs, action, reward = (np.asarray(part, np.float32) for part in (episode.obs, episode.action, episode.reward))
+    return episode._replace(obs=obs, action=action, reward=reward)
 
 
 def check_episodes(name: Path | str, episodes: Sequence[Episode]) -> None:
@@ -204,7 +210,7 @@ def _check_widths(file: Path | str, raw: Sequence[Raw]) -> None:
         )
 
 
-def _check_precision(file: Path | str, names: Names, episodes: Sequence[Episode]) -> list[str]:
+def check_precision(file: Path | str, names: Names, episodes: Sequence[Episode]) -> list[str]:
     """Notes on observations that float32 cannot tell apart. Raises UserError for rewards that it cannot."""
     reward = lost_in_float32([e.reward[:, None] for e in episodes])
     if reward.any():
