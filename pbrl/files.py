@@ -51,13 +51,26 @@ def to_json(value: Any, indent: int | None = None) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Replaces a JSON file atomically, as `to_json` writes it. Raises UserError where it cannot be written."""
+    text = to_json(value, indent=2)
+    with replacing(path) as partial:
+        partial.write_text(text)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new file beside `path`, which takes its place when the block ends: a file is there whole, or as it was before.
+
+    Raises UserError where it cannot be written.
+    """
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
-        partial.write_text(to_json(value, indent=2))
+        yield partial
         os.replace(partial, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        words = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot write {path} ({words}): free some space, or choose another folder") from error
+    finally:
         partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path} ({error}): free some space, or choose another folder") from error
 
 
 def _plain(value: Any) -> Any:
