@@ -148,9 +148,10 @@ def write(path: Path, episodes: Sequence[Episode], recipe: dict[str, Any]) -> di
             if path.exists():
                 shutil.rmtree(path)
             os.replace(whole, path)
-    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as a RuntimeError
+    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as a RuntimeError, in many lines
+        words = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
-            f"cannot write the data set {path} ({error}): free some space, or choose another folder with data_dir=…"
+            f"cannot write the data set {path} ({words}): free some space, or choose another folder with data_dir=…"
         ) from error
     return provenance
 
