@@ -139,6 +139,7 @@ def write(path: Path, episodes: Sequence[Episode], recipe: dict[str, Any]) -> di
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         needed = 2**20 + 2 * sum(part.nbytes for e in episodes for part in e if isinstance(part, np.ndarray))
+        _reserve(path.parent, needed)
         needed += sum(size_on_disk(e.video) for e in episodes if e.video is not None)
         if shutil.disk_usage(path.parent).free < needed:  # HDF5 can crash when a disk fills under its hands
             raise OSError(f"it takes {needed / 1e6:.0f} MB, more than is free")
@@ -154,6 +155,12 @@ def write(path: Path, episodes: Sequence[Episode], recipe: dict[str, Any]) -> di
             f"cannot write the data set {path} ({words}): free some space, or choose another folder with data_dir=…"
         ) from error
     return provenance
+
+
+def _reserve(folder: Path, size: int) -> None:
+    """Raises OSError where no file of so many bytes can be: a full disk, a quota or a limit of the shell's."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, size)
 
 
 def read(path: Path, units: ActionUnits = NOTHING_KNOWN) -> list[Episode]:
