@@ -159,7 +159,7 @@ class Reader:
         event |= {"question": question["id"], "rater": rater}
         value = None if event["outcome"] is None else Value(event["outcome"], event["label"], event["detail"])
         if event["kind"] == "answer":
-            check_value(_asked(question, clips), value or Value(event["outcome"]))
+            check_value(_asked(question, clips), value or Value("nothing"))
         elif value is not None or (event["kind"] == "retract") != (event["supersedes"] is not None):
             raise UserError(f"a {event['kind']} has no outcome, and only a retract names an event_supersedes")
         names = ("uid", "question", "rater", "kind", "confidence", "seconds", "time", "shown", "supersedes")
