@@ -159,7 +159,9 @@ class Reader:
         event |= {"question": question["id"], "rater": rater}
         value = None if event["outcome"] is None else Value(event["outcome"], event["label"], event["detail"])
         if event["kind"] == "answer":
-            check_value(_asked(question, clips), value or Value("nothing"))
+            if value is None:
+                raise UserError("event_outcome is missing: an outcome is answer, tie or skip")
+            check_value(_asked(question, clips), value)
         elif value is not None or (event["kind"] == "retract") != (event["supersedes"] is not None):
             raise UserError(f"a {event['kind']} has no outcome, and only a retract names an event_supersedes")
         names = ("uid", "question", "rater", "kind", "confidence", "seconds", "time", "shown", "supersedes")
