@@ -12,6 +12,7 @@ import yaml
 from pbrl import files
 from pbrl.data.episodes import versions
 from pbrl.data.opening import load_json
+from pbrl.feedback.store.address import without_password
 from pbrl.processor import processor_name
 from pbrl.run.build import digest, name_of
 from pbrl.run.lock import hold
@@ -98,9 +99,9 @@ def _read_provenance(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_configs(folder: Path, settings: RunSettings) -> None:
-    _write_config(folder, settings.plain)
+    _write_config(folder, without_password(settings.plain))
     for seed, own in seed_folders(settings, folder) if settings.seeds > 1 else []:
-        alone = {**settings.plain, "seed": seed, "seeds": 1, "run": str(own)}
+        alone = {**without_password(settings.plain), "seed": seed, "seeds": 1, "run": str(own)}
         _write_config(make_folder(own), alone)
 
 
