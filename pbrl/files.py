@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pbrl.processes import delay_signals
 from pbrl.types import UserError
 
 if TYPE_CHECKING:
@@ -23,22 +24,26 @@ if TYPE_CHECKING:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Replaces the checkpoint atomically: a process that is killed meanwhile leaves the old one. Raises UserError."""
+    """Replaces the checkpoint atomically: a process that is killed meanwhile leaves the old one. Raises UserError.
+
+    Ctrl-C and SIGTERM that come meanwhile count when it is saved.
+    """
     import torch
 
     partial = path.with_suffix(".partial")
     try:
-        with open(partial, "wb") as file:
+        with delay_signals(), open(partial, "wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+            os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        partial.unlink(missing_ok=True)
         raise UserError(
             f"cannot write {path} ({str(error).splitlines()[0]}): free some space and start again with the same "
             "command; the run goes on from its last checkpoint"
         ) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -51,13 +56,26 @@ def to_json(value: Any, indent: int | None = None) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Replaces a JSON file atomically, as `to_json` writes it. Raises UserError where it cannot be written."""
+    text = to_json(value, indent=2)
+    with replacing(path) as partial:
+        partial.write_text(text)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new file beside `path`, which takes its place when the block ends: a file is there whole, or as it was before.
+
+    Raises UserError where it cannot be written.
+    """
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
-        partial.write_text(to_json(value, indent=2))
+        yield partial
         os.replace(partial, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        words = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot write {path} ({words}): free some space, or choose another folder") from error
+    finally:
         partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path} ({error}): free some space, or choose another folder") from error
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import CDLL
 from multiprocessing import parent_process
 from multiprocessing.process import BaseProcess
@@ -35,6 +37,24 @@ def kill_with_starter() -> None:
 def is_main_thread() -> bool:
     """Whether processes that are started now are started by a thread that lives as long as this process."""
     return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def delay_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM that come in this block count after it: processes that are half started cannot be ended."""
+    if not is_main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # none: not of Python
+    for number in came:
+        signal.raise_signal(number)
 
 
 def _leave_after(parent: BaseProcess) -> None:

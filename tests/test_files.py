@@ -1,11 +1,14 @@
 """Files: JSON that every parser reads, and that is whole."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
+import torch
 
 from pbrl import files
+from pbrl.training import interrupts
 from pbrl.types import UserError
 
 
@@ -27,3 +30,19 @@ def test_json_that_cannot_be_written(tmp_path):
         files.write_json(tmp_path / "nowhere" / "a.json", {})
     with pytest.raises(TypeError):
         files.to_json({"a": object()})
+
+
+def test_a_signal_while_a_checkpoint_is_saved_comes_after_it(tmp_path, monkeypatch):
+    """The second checkpoint is whole though the signal came in the middle of it, and nothing else is left."""
+    files.save(tmp_path / "checkpoint.pt", {"step": 1})
+    whole = torch.save
+
+    def interrupted(state, file):
+        signal.raise_signal(signal.SIGTERM)
+        whole(state, file)
+
+    with monkeypatch.context() as patch, interrupts.handled(), pytest.raises(interrupts.Stopped):
+        patch.setattr(torch, "save", interrupted)
+        files.save(tmp_path / "checkpoint.pt", {"step": 2})
+    assert files.load(tmp_path / "checkpoint.pt", torch.device("cpu")) == {"step": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]

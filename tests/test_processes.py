@@ -106,3 +106,17 @@ def test_renderers_start_without_what_takes_long():
     """What a renderer imports, and the page's own module, which it imports again; PyTorch takes seconds."""
     code = "import sys, pbrl.feedback.page.clips, pbrl.label.__main__, pbrl.data.collect; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_signals_count_after_the_block():
+    """A signal while processes start is seen when they have; the handlers are those from before."""
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.append("handled"))
+    try:
+        with processes.delay_signals():
+            signal.raise_signal(signal.SIGTERM)
+            seen.append("started")
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == ["started", "handled", "handled"]

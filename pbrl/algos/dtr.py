@@ -49,6 +49,8 @@ class DTR(nn.Module):
         super().__init__()
         if context < 2:
             raise UserError(f"algo.context={context}: a critic looks at least one step ahead, so 2 or more")
+        if not hidden:
+            raise UserError("algo.hidden=[]: the critic needs a hidden layer, as in algo.hidden=[256]")
         self.policy = DecisionTransformer(
             spec,
             context=context,

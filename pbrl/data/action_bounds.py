@@ -102,6 +102,11 @@ def choose_bounds(
     if stated is not None:
         return stated
     if declared is not None:
+        if len(declared[0]) != size:
+            raise UserError(
+                f"{file} declares actions of {len(declared[0])} numbers, and they have {size}: its space of actions is "
+                f"not that of its actions. {advice(size)}"
+            )
         if not (np.isfinite(declared[0]).all() and np.isfinite(declared[1]).all()):
             bounds = Bounds(*declared, "the file")
             raise UserError(

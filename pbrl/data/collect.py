@@ -66,7 +66,10 @@ def load_inspected(
                 return DataSet(episodes, str(path)), content_hash
     found = storage.read_dataset(path)
     provenance = storage.read_provenance(path)
-    assert provenance is not None
+    if provenance is None:
+        raise UserError(
+            f"{path} has no provenance.json, so how it was made is unknown: delete it, and it is made again"
+        )
     return found, provenance["content_hash"]
 
 

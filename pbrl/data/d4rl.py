@@ -8,7 +8,17 @@ import h5py
 import numpy as np
 
 from pbrl.data.action_bounds import ActionUnits
-from pbrl.data.inspection import DataSet, Names, Raw, inspect, refuse_non_finite, to_numbers, to_vectors
+from pbrl.data.inspection import (
+    DataSet,
+    Names,
+    Raw,
+    inspect,
+    refuse_non_finite,
+    to_column,
+    to_flags,
+    to_numbers,
+    to_vectors,
+)
 from pbrl.data.opening import open_hdf5
 from pbrl.types import Episode, UserError
 
@@ -57,11 +67,11 @@ def _read_flat(path: Path) -> Flat:
     after = None if after is None else to_vectors(path, "next_observations", after)
     if after is not None and after.shape != obs.shape:
         raise UserError(f"{path}: observations {obs.shape} and next_observations {after.shape} differ in shape")
-    terminal, timeout = (_read_flags(path, name, arrays[name]) for name in ("terminals", "timeouts"))
+    terminal, timeout = (to_flags(path, name, arrays[name]) for name in ("terminals", "timeouts"))
     flat = Flat(
         obs,
         arrays["actions"],
-        _read_column(path, "rewards", arrays["rewards"]),
+        to_column(path, "rewards", arrays["rewards"]),
         terminal,
         timeout,
         after,
@@ -81,22 +91,6 @@ def _read_array(path: Path, file: h5py.File, name: str) -> np.ndarray:
         )
     what = "is no array of rows" if found is not None else "is missing"
     raise UserError(f"{path} is no D4RL file: {name} {what}; it holds {', '.join(file) or 'nothing'}")
-
-
-def _read_column(path: Path, name: str, array: np.ndarray) -> np.ndarray:
-    """One number a row: [N]."""
-    if array.size != len(array):
-        raise UserError(f"{path}: {name} has shape {array.shape}, and must hold one number for each step")
-    return array.ravel()
-
-
-def _read_flags(path: Path, name: str, array: np.ndarray) -> np.ndarray:
-    """Flags [N] of 0 and 1, of any type. Raises UserError for other numbers, as NaN, which would count as true."""
-    flags = _read_column(path, name, array)
-    strange = np.flatnonzero((flags != 0) & (flags != 1))
-    if len(strange):
-        raise UserError(f"{path}: {name}[{strange[0]}] is {flags[strange[0]]}, and flags are 0 or 1")
-    return flags.astype(bool)
 
 
 def _check_finite(path: Path, flat: Flat) -> None:
@@ -169,11 +163,20 @@ def _notes(flat: Flat) -> list[str]:
     found = int(flat.jump.sum())
     if found:
         return [f"{found} ends of episodes are marked nowhere; next_observations show them: episodes are cut there"]
+    lost = _count_lost(flat)
+    if lost:
+        return [f"{lost} episodes of a single step are left out: without next_observations, where it led is unknown"]
     if not (flat.terminal | flat.timeout)[:-1].any() and flat.after is None:
         return [
             f"no end of an episode is marked, and there are no next_observations: {len(flat.reward):,} steps are one"
         ]
     return []
+
+
+def _count_lost(flat: Flat) -> int:
+    """How many episodes have no step whose next observation is known."""
+    ends = flat.terminal | flat.timeout | flat.jump
+    return int(ends[:-1].sum()) + 1 - sum(1 for _ in flat.episodes())
 
 
 def _last_observation(flat: Flat, last: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from pbrl.data.d4rl import read_d4rl
 from pbrl.data.inspection import DataSet, check_episodes, report
 from pbrl.data.minari import read_minari, write_minari
 from pbrl.data.opening import FileError, load_json
-from pbrl.data.recordings import VIDEOS, size_on_disk, video_files
+from pbrl.data.recordings import VIDEOS, inspect_recordings, size_on_disk, video_files
 from pbrl.data.recordings import read_recordings as read_recordings
 from pbrl.data.video_reader import read_video_info, video_digest
 from pbrl.types import Episode, UserError
@@ -139,6 +139,7 @@ def write(path: Path, episodes: Sequence[Episode], recipe: dict[str, Any]) -> di
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         needed = 2**20 + 2 * sum(part.nbytes for e in episodes for part in e if isinstance(part, np.ndarray))
+        _reserve(path.parent, needed)
         needed += sum(size_on_disk(e.video) for e in episodes if e.video is not None)
         if shutil.disk_usage(path.parent).free < needed:  # HDF5 can crash when a disk fills under its hands
             raise OSError(f"it takes {needed / 1e6:.0f} MB, more than is free")
@@ -148,11 +149,18 @@ def write(path: Path, episodes: Sequence[Episode], recipe: dict[str, Any]) -> di
             if path.exists():
                 shutil.rmtree(path)
             os.replace(whole, path)
-    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as a RuntimeError
+    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as a RuntimeError, in many lines
+        words = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
-            f"cannot write the data set {path} ({error}): free some space, or choose another folder with data_dir=…"
+            f"cannot write the data set {path} ({words}): free some space, or choose another folder with data_dir=…"
         ) from error
     return provenance
+
+
+def _reserve(folder: Path, size: int) -> None:
+    """Raises OSError where no file of so many bytes can be: a full disk, a quota or a limit of the shell's."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, size)
 
 
 def read(path: Path, units: ActionUnits = NOTHING_KNOWN) -> list[Episode]:
@@ -165,15 +173,18 @@ def read_dataset(path: Path, units: ActionUnits = NOTHING_KNOWN) -> DataSet:
     path = Path(path).absolute()
     if not path.exists():
         raise UserError(f"there is no data set at {path}")
+    if not (path.is_dir() or path.is_file()):
+        raise UserError(f"{path} is neither a file nor a folder, so no data set")
     try:
         if path.is_dir() and video_files(path):
-            return _read_videos(path)
+            return inspect_recordings(path)
         if path.is_dir() and not any((path / name).exists() for name in ("data", "main_data.hdf5", "metadata.json")):
             raise UserError(f"{path} holds neither a Minari data set nor videos ({', '.join(VIDEOS)})")
         provenance = read_provenance(path) if path.is_dir() else None
         if provenance is not None:  # our own: written with actions in [-1, 1]
             units = replace(units, environment=lambda: None)
-        data = read_d4rl(path, units) if path.is_file() else read_minari(path, units)
+        with np.errstate(over="ignore"):  # what is too large for float32 is refused
+            data = read_d4rl(path, units) if path.is_file() else read_minari(path, units)
     except FileError as error:
         if not error.is_broken or not (path / "provenance.json").exists():
             raise
@@ -184,12 +195,6 @@ def read_dataset(path: Path, units: ActionUnits = NOTHING_KNOWN) -> DataSet:
             f"the data set {path} is not what was written (its hash differs); delete it, and it is made again"
         )
     return data
-
-
-def _read_videos(path: Path) -> DataSet:
-    found = read_recordings(path)
-    check_episodes(path, found)
-    return DataSet(found, str(path))
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:

@@ -71,7 +71,7 @@ def inspect(
     for one, episode in zip(raw, given, strict=True):
         check_episode(f"{file}, {one.where}", names, episode)
     _check_widths(file, raw)
-    notes = [*notes, *_check_precision(file, names, given)]
+    notes = [*notes, *check_precision(file, names, given)]
     bounds = None
     clipped = 0
     if actions[0].shape[1]:
@@ -86,6 +86,12 @@ def inspect(
     for one, episode in zip(raw, episodes, strict=True):
         check_finite(f"{file}, {one.where}", names, episode)  # again: float32 has a largest number
     return DataSet(episodes, str(file), bounds, clipped, notes)
+
+
+def to_float32(episode: Episode) -> Episode:
+    """The episode with observations, actions and rewards of the type that is learnt from."""
+    obs, action, reward = (np.asarray(part, np.float32) for part in (episode.obs, episode.action, episode.reward))
+    return episode._replace(obs=obs, action=action, reward=reward)
 
 
 def check_episodes(name: Path | str, episodes: Sequence[Episode]) -> None:
@@ -108,6 +114,9 @@ def check_episode(where: str, names: Names, episode: Episode) -> None:
     for name, array in zip(names, (episode.obs, episode.action), strict=False):
         if array.ndim != 2:
             raise UserError(f"{where}: {name} has shape {array.shape}, and each row must be a vector of numbers")
+    for name, array in ((names.reward, episode.reward), ("success", episode.success)):
+        if array is not None and array.ndim != 1:
+            raise UserError(f"{where}: {name} has shape {array.shape}, and must hold one number for each step")
     lengths = {names.obs: (episode.obs, (steps + 1,)), names.reward: (episode.reward, (steps,))}
     lengths |= {"state": (episode.state, (steps + 1,)), "success": (episode.success, (steps, steps + 1))}
     for name, (array, fitting) in lengths.items():
@@ -160,6 +169,23 @@ def to_vectors(file: Path | str, name: str, array: Any) -> np.ndarray:
     )
 
 
+def to_column(file: Path | str, name: str, array: Any) -> np.ndarray:
+    """One number for each step [T], of shape [T] or [T, 1]. Raises UserError for other shapes, and for text."""
+    found = to_numbers(file, name, array)
+    if not found.ndim or found.size != len(found):
+        raise UserError(f"{file}: {name} has shape {found.shape}, and must hold one number for each step")
+    return found.ravel()
+
+
+def to_flags(file: Path | str, name: str, array: Any) -> np.ndarray:
+    """Flags [T] of 0 and 1, of any type. Raises UserError for other numbers, as NaN, which would count as true."""
+    flags = to_column(file, name, array)
+    strange = np.flatnonzero((flags != 0) & (flags != 1))
+    if len(strange):
+        raise UserError(f"{file}: {name}[{strange[0]}] is {flags[strange[0]]}, and flags are 0 or 1")
+    return flags.astype(bool)
+
+
 def check_continuous(file: Path | str, name: str, actions: np.ndarray, units: ActionUnits) -> np.ndarray:
     """Actions [T, A], of one axis or more. Raises UserError where they are whole numbers, unless bounds are stated."""
     actions = actions[:, None] if actions.ndim == 1 else actions.reshape(len(actions), int(np.prod(actions.shape[1:])))
@@ -184,7 +210,7 @@ def _check_widths(file: Path | str, raw: Sequence[Raw]) -> None:
         )
 
 
-def _check_precision(file: Path | str, names: Names, episodes: Sequence[Episode]) -> list[str]:
+def check_precision(file: Path | str, names: Names, episodes: Sequence[Episode]) -> list[str]:
     """Notes on observations that float32 cannot tell apart. Raises UserError for rewards that it cannot."""
     reward = lost_in_float32([e.reward[:, None] for e in episodes])
     if reward.any():
@@ -335,6 +361,8 @@ def _warnings(data: DataSet, columns: Columns, action: np.ndarray) -> list[str]:
         )
     if action.size and 0 < np.abs(action).max() < UNUSED:
         found.append(f"actions use {np.abs(action).max():.1%} of their range: are the bounds those of these actions?")
+    if action.size and len(action) > 1 and (action == action[0]).all():
+        found.append("actions are the same in every step: there is nothing to learn from them")
     if action.size and (np.abs(action) >= 1).mean() > SATURATED:
         found.append(f"{(np.abs(action) >= 1).mean():.0%} of the numbers of actions are -1 or 1")
     return found

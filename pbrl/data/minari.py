@@ -13,7 +13,7 @@ from gymnasium.spaces import Box
 from minari.data_collector import EpisodeBuffer
 
 from pbrl.data.action_bounds import ActionUnits
-from pbrl.data.inspection import DataSet, Names, Raw, inspect, to_vectors
+from pbrl.data.inspection import DataSet, Names, Raw, inspect, to_column, to_flags, to_numbers, to_vectors
 from pbrl.data.opening import FileError, load_json, open_hdf5
 from pbrl.data.recordings import copy_video
 from pbrl.types import Episode, UserError
@@ -81,16 +81,20 @@ def _read_episode(path: Path, episode: minari.EpisodeData, meta: dict) -> Raw:
     video = path / options["video"] if options.get("video") else None
     if video is not None and not video.exists():
         raise FileNotFoundError(video)
+    where = f"{path}, episode {episode.id}"
+    steps, ends = len(episode.actions), to_flags(where, "terminations", episode.terminations)
+    if len(ends) != steps:
+        raise UserError(f"{where}: {steps} actions need {steps} rows of terminations, and there are {len(ends)}")
     return Raw(
         f"episode {episode.id}",
         Episode(
             seed=int(meta.get("seed") or 0),
-            obs=to_vectors(path, "observations", episode.observations),
-            action=np.asarray(episode.actions),
-            reward=np.asarray(episode.rewards),
-            terminated=bool(episode.terminations[-1]) if len(episode.terminations) else False,
-            success=np.asarray(infos["success"], bool) if "success" in infos else None,
-            state=np.asarray(infos["state"], np.float64) if "state" in infos else None,
+            obs=to_vectors(where, "observations", episode.observations),
+            action=to_numbers(where, "actions", episode.actions),
+            reward=to_column(where, "rewards", episode.rewards),
+            terminated=bool(ends.size and ends[-1]),
+            success=to_flags(where, "success", infos["success"]) if "success" in infos else None,
+            state=to_vectors(where, "state", infos["state"]).astype(np.float64) if "state" in infos else None,
             source=str(options.get("source", "")),
             video=video,
             instruction=_instruction(options, infos),

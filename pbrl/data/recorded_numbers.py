@@ -16,9 +16,9 @@ WANTED = "obs [T+1, O], action [T, A] and perhaps reward [T] and success [T+1]"
 class Numbers(NamedTuple):
     """What stands beside a video; of width zero where nothing does."""
 
-    obs: np.ndarray  # [T+1, O] float32
+    obs: np.ndarray  # [T+1, O]; numbers that float32 holds, of the file's type
     action: np.ndarray  # [T, A] float32
-    reward: np.ndarray  # [T] float32
+    reward: np.ndarray  # [T], as observations
     success: np.ndarray | None  # [T+1] bool
 
 
@@ -37,12 +37,14 @@ def read_numbers(file: Path, video: Path, frames: int) -> Numbers:
         if name in Numbers._fields and array.dtype.kind not in "biuf":
             raise UserError(f"{file}: {name} is of type {array.dtype}; it must be numbers, or true and false")
     steps = _steps(file, arrays["action"], video, frames)
-    obs = _rows(file, "obs", arrays["obs"], steps + 1).astype(np.float32)
+    obs = _rows(file, "obs", arrays["obs"], steps + 1)
     action = _rows(file, "action", arrays["action"], steps).astype(np.float32)
-    reward = _column(file, "reward", arrays.get("reward", np.zeros(steps)), steps).astype(np.float32)
+    reward = _column(file, "reward", arrays.get("reward", np.zeros(steps, np.float32)), steps)
     success = _column(file, "success", arrays["success"], steps + 1) if "success" in arrays else None
     for name, array in (("obs", obs), ("action", action), ("reward", reward)):
-        _refuse(file, name, array, ~np.isfinite(array), "which is not finite: leave the row out, or mend it")
+        with np.errstate(over="ignore"):
+            wrong = ~np.isfinite(array.astype(np.float32))
+        _refuse(file, name, array, wrong, "which is not finite in float32: leave the row out, or mend it")
     _refuse(file, "action", action, np.abs(action) > 1, "beyond [-1, 1]: scale them")
     if success is not None:
         _refuse(file, "success", success, (success != 0) & (success != 1), "neither true nor false")

@@ -5,6 +5,7 @@ name.npz        its numbers, a row for each frame: obs [T+1, O], action [T, A], 
 name.json       maybe {"instruction": …, "cameras": {camera: file}}; files of further cameras are in cameras/
 """
 
+import codecs
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pbrl.data.damage import is_being_written
+from pbrl.data.inspection import DataSet, Names, check_episodes, check_precision, to_float32
 from pbrl.data.recorded_numbers import read_numbers
 from pbrl.data.video_reader import Torn, find_torn, read_video_info, video_digest
 from pbrl.types import Episode, UserError
@@ -29,10 +31,15 @@ MOST_TORN = 0.25  # share of a video's frames
 def video_files(path: Path) -> list[Path]:
     """The video files in a folder, by name, without hidden ones."""
     found = (file for file in path.iterdir() if file.suffix.lower() in VIDEOS and not file.name.startswith("."))
-    return sorted(file for file in found if not file.is_dir())
+    return sorted(file for file in found if file.is_file() or (file.is_symlink() and not file.exists()))
 
 
 def read_recordings(path: Path) -> list[Episode]:
+    """The episodes of a folder of videos. Raises UserError for a file that does not fit."""
+    return inspect_recordings(path).episodes
+
+
+def inspect_recordings(path: Path) -> DataSet:
     """A folder of videos, each an episode; see above. Frames that cannot be decoded are named on the screen.
 
     Without a npz an episode can be shown and compared, but not learnt from. Raises UserError for a file that does not
@@ -48,7 +55,10 @@ def read_recordings(path: Path) -> list[Episode]:
     torn = {file: own for file, (_, own) in zip(files, found, strict=True) if own.frames}
     if torn and parent_process() is None:  # once, not in each process
         print(describe_torn(torn), flush=True)
-    return episodes
+    notes = check_precision(path, Names(), episodes)
+    episodes = [to_float32(episode) for episode in episodes]
+    check_episodes(path, episodes)
+    return DataSet(episodes, str(path), notes=notes)
 
 
 def _read_recording(i: int, file: Path) -> tuple[Episode, Torn]:
@@ -142,13 +152,22 @@ def read_details(video: Path) -> dict[str, Any]:
     """What the json beside a video holds; {} where there is none. Raises UserError where it is damaged."""
     file = video.with_suffix(".json")
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_bytes().removeprefix(codecs.BOM_UTF8))
         if not isinstance(found, dict):
             raise ValueError(f"it holds a {type(found).__name__}")
+        found = {name: value for name, value in found.items() if value is not None}
+        for name in ("about", "cameras"):
+            if not isinstance(found.get(name, {}), dict):
+                raise ValueError(f"{name} is a {type(found[name]).__name__} and no object")
+        for camera, name in found.get("cameras", {}).items():
+            if not isinstance(name, str) or Path(name).name != name:
+                raise ValueError(f"camera {camera} is the name of a file, not {name!r:.60}")
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} must hold an object of JSON ({error}): mend it, or take it away") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror or error}): mend it, or take it away") from error
     return found
 
 

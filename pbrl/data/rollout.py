@@ -254,7 +254,10 @@ class RolloutWorkers:
             module = get_class(self.env["_target_"]).__module__
             context.set_forkserver_preload([*first, __name__, "torch", module])  # imported once
             self.pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker)
-        futures = {self.pool.submit(_with_envs, self.env, function, share, args): i for i, share in enumerate(shares)}
+        with processes.delay_signals():  # the first of these start the processes
+            futures = {
+                self.pool.submit(_with_envs, self.env, function, share, args): i for i, share in enumerate(shares)
+            }
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()

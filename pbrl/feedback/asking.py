@@ -41,6 +41,9 @@ class Asking:
             self._ask_lists(n, round_) if self.by_comparisons else self._ask_chosen(n, round_, model)
         self.event = self.store.last()
         self._read()
+        if 0 < self.counts["answered"] == self.counts["ties"]:
+            words = f"all {self.counts['ties']} answers are ties: nothing is preferred to anything"
+            print(f"WARNING   {words}, and what is learnt from them says so", flush=True)
         return self._report()
 
     def refresh(self) -> dict[str, float]:

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 from pbrl.data.table import Table
 from pbrl.feedback.answer_files import read_rows
+from pbrl.feedback.kinds import ANSWER
 from pbrl.feedback.limits import check_text
 from pbrl.feedback.questions import Question, Value, check_value, clip_id, find_kind, identity
+from pbrl.feedback.store.answers import Answer, check_event, check_rater_name
 from pbrl.feedback.store.fields import is_missing, to_field, to_object, to_whole
 from pbrl.feedback.store.merging import Merged, Rows
 from pbrl.feedback.store.schema import Base, ClipRow, EventRow, ItemRow, QuestionRow, RaterRow, WordingRow
@@ -103,6 +105,7 @@ class Reader:
         kind.check_clips(len(clips), "clips")
         question = self._question(row, clips, words)
         rater = self._part("rater", row)
+        check_rater_name(rater["name"], "rater_name")
         event = self._event(row, question, rater["name"], clips)
         self._check_places(clips)
         self._keep(where, question, clips, words, rater, event)
@@ -142,6 +145,9 @@ class Reader:
             question["id"] = question["id"] or today
         if not today:
             raise UserError("question_id is missing")
+        if question["wanted"] < 0:
+            raise UserError(f"question_wanted is a whole number from 0, not {question['wanted']}")
+        _check_expected(question, clips)
         if question["repeats"] is not None and (question["kind"], question["purpose"]) != ("pair", "repeat"):
             raise UserError("question_repeats is of pairs with question_purpose=repeat")
         return question
@@ -151,13 +157,15 @@ class Reader:
         uid = identity("imported", *about, str(row.get("event_detail")), str(row.get("event_time")))
         event = self._part("event", row, uid=uid, stored=self.now)
         event |= {"question": question["id"], "rater": rater}
-        if event["kind"] != "answer":
-            if event["outcome"] is not None or (event["kind"] == "retract") != (event["supersedes"] is not None):
-                raise UserError(f"a {event['kind']} has no outcome, and only a retract names an event_supersedes")
-            return event
-        value = Value(event["outcome"], event["label"], event["detail"])
-        asked = to_question(question, [{**clip, "episode": clip["episode"] or ""} for clip in clips], None)
-        check_value(asked, value)
+        value = None if event["outcome"] is None else Value(event["outcome"], event["label"], event["detail"])
+        if event["kind"] == "answer":
+            if value is None:
+                raise UserError("event_outcome is missing: an outcome is answer, tie or skip")
+            check_value(_asked(question, clips), value)
+        elif value is not None or (event["kind"] == "retract") != (event["supersedes"] is not None):
+            raise UserError(f"a {event['kind']} has no outcome, and only a retract names an event_supersedes")
+        names = ("uid", "question", "rater", "kind", "confidence", "seconds", "time", "shown", "supersedes")
+        check_event(Answer(**{name: event[name] for name in names}, value=value))
         return event
 
     def _check_places(self, clips: list[dict]) -> None:
@@ -207,6 +215,24 @@ def to_question(question: Mapping[str, Any], clips: list[dict], words: Mapping[s
     return Question(question["kind"], tuple(map(to_clip, clips)), words, **{name: question[name] for name in own})
 
 
+def _asked(question: Mapping[str, Any], clips: list[dict]) -> Question:
+    """The question of a row, whose clips may have no episode yet."""
+    return to_question(question, [{**clip, "episode": clip["episode"] or ""} for clip in clips], None)
+
+
+def _check_expected(question: Mapping[str, Any], clips: list[dict]) -> None:
+    """Raises UserError where the right answer is missing, or could be none."""
+    label = question["expected"]
+    if label is None:
+        if question["purpose"] == "gold":
+            raise UserError("question_expected is missing: a question with question_purpose=gold has a right answer")
+        return
+    try:
+        check_value(_asked(question, clips), Value(ANSWER, label))
+    except UserError as error:
+        raise UserError(f"question_expected={label:g} is no right answer: {error}") from error
+
+
 def _clips(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The clips of a row; older exports have rows of a data set, as `starts`."""
     parts = {name: row.get(name) for name in ("episodes", "firsts", "lengths", "old_rows")}
@@ -234,5 +260,7 @@ def _clips(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"id": identity("clip", dataset, clip["old_row"], length), **clip}
         else:
             clip["episode"] = check_text(episode, 64, "a clip's episode")
+            if not clip["episode"]:
+                raise UserError("a clip's episode is empty: it is the episode's id")
             clip["first"] = to_whole(first, "a clip's first step", low=0)
             yield {"id": clip_id(to_clip(clip)), **clip}

@@ -148,7 +148,7 @@ def frame_rate(episodes: Sequence[Episode]) -> int:
             "another data=…, or data=recordings data.path=<a folder of videos>"
         )
     rates = [read_video_info(e.video).fps for e in episodes if e.video is not None]
-    return round(float(np.median(rates))) if rates else 20
+    return max(1, round(float(np.median(rates)))) if rates else 20
 
 
 def settings_of_run(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from hydra.utils import get_class
 from torch import Tensor, nn
 
+from pbrl import files
 from pbrl.types import Observation, Policy, Segment, Spec, UserError
 
 MOVED = {  # classes of policies that were saved before their modules had these names
@@ -50,7 +51,8 @@ def save_policy(policy: Any, path: Path) -> None:
     spoilt = [key for key, value in state.items() if value.isnan().any()]
     if spoilt:
         raise UserError(f"training diverged: {', '.join(spoilt)} of the policy are NaN, so {path} was not written")
-    torch.save({"class": name, "spec": spec, "settings": policy.settings, "state": state}, path)
+    with files.replacing(path) as partial, open(partial, "wb") as file:
+        torch.save({"class": name, "spec": spec, "settings": policy.settings, "state": state}, file)
 
 
 def load_policy(path: str | Path, device: str = "cpu") -> Policy:

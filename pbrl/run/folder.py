@@ -1,6 +1,5 @@
 """The folder of a run: its name, the folders of its seeds, and what the run is made of."""
 
-import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +11,7 @@ import yaml
 
 from pbrl import files
 from pbrl.data.episodes import versions
+from pbrl.data.opening import load_json
 from pbrl.feedback.store.address import without_password
 from pbrl.processor import processor_name
 from pbrl.run.build import digest, name_of
@@ -82,16 +82,32 @@ def write_provenance(folder: Path, settings: RunSettings, dataset: str, precisio
 
 
 def _read_provenance(folder: Path) -> dict[str, Any] | None:
-    """What the run in a folder was made of, once it has a checkpoint."""
+    """What the run in a folder was made of, once it has a checkpoint. Raises UserError where that is damaged."""
     first = folder / "versions.json"
-    return json.loads(first.read_text()) if first.exists() and (folder / "checkpoint.pt").exists() else None
+    if not (first.exists() and (folder / "checkpoint.pt").exists()):
+        return None
+    try:
+        found = load_json(first)
+    except UserError as error:
+        raise UserError(f"{error}: delete it, and it is written again") from error
+    precision = found.get("precision", {"bf16": False, "is_chosen": False})
+    if not isinstance(precision, dict) or not all(isinstance(precision.get(k), bool) for k in Precision._fields):
+        raise UserError(
+            f"{first}: precision is not what a run writes there ({precision!r:.60}): put back what was changed"
+        )
+    return found
 
 
 def _write_configs(folder: Path, settings: RunSettings) -> None:
-    (folder / "config.yaml").write_text(yaml.safe_dump(without_password(settings.plain), sort_keys=False))
+    _write_config(folder, without_password(settings.plain))
     for seed, own in seed_folders(settings, folder) if settings.seeds > 1 else []:
         alone = {**without_password(settings.plain), "seed": seed, "seeds": 1, "run": str(own)}
-        (make_folder(own) / "config.yaml").write_text(yaml.safe_dump(alone, sort_keys=False))
+        _write_config(make_folder(own), alone)
+
+
+def _write_config(folder: Path, plain: dict[str, Any]) -> None:
+    with files.replacing(folder / "config.yaml") as partial:
+        partial.write_text(yaml.safe_dump(plain, sort_keys=False))
 
 
 def git_commit() -> str:

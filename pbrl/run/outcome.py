@@ -100,7 +100,7 @@ def read(folder: Path) -> Outcome:
         number, count = config["seed"], config["seeds"]
     except OSError as error:
         raise UserError(f"{folder} is no run folder: it has no config.yaml") from error
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not the config of a run ({type(error).__name__})") from error
     if count == 1:
         return Outcome(folder, config, [SeedOutcome(number, folder, _baseline(folder))])

@@ -3,7 +3,6 @@
 Everything shown is read from the folder (see pbrl/run/outcome.py); Jinja escapes all of it but the charts.
 """
 
-import os
 import shlex
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,12 +11,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from pbrl import files
 from pbrl.feedback.store.address import hide_passwords
 from pbrl.run import charts, choices, comparing
 from pbrl.run.answers import rater_rows
 from pbrl.run.outcome import Outcome, SeedOutcome, measure
 from pbrl.run.summary import BASELINE
-from pbrl.types import UserError
 
 TEMPLATES = Path(__file__).parent / "templates"
 FILES = {
@@ -56,12 +55,8 @@ def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
     environment.filters |= {"percent": "{:.0%}".format, "number": "{:.4g}".format, "size": _size}
     own = {name: Markup((TEMPLATES / name).read_text()) for name in ("style.css", "page.js")}
     text = environment.get_template(template).render(css=own["style.css"], js=own["page.js"], **context)
-    partial = path.with_suffix(".partial")
-    try:
+    with files.replacing(path) as partial:  # a browser never loads half a page
         partial.write_text(text)
-        os.replace(partial, path)  # a browser never loads half a page
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error})") from error
     return path
 
 

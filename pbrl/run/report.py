@@ -103,7 +103,8 @@ def plot(folder: Path) -> None:
     line = comparing.curve("policy", run.seeds)
     measure = outcome.measure(run.seeds[0].evaluations[0])
     figure = charts.curves([line], comparing.levels(run), measure, run.config["env"].get("task", ""), ink="0.2")
-    figure.savefig(folder / "curve.png", dpi=120)
+    with files.replacing(folder / "curve.png") as partial:
+        figure.savefig(partial, dpi=120)
 
 
 def video(

@@ -72,10 +72,8 @@ def validate(settings: RunSettings) -> Plan:
 def _check_values(settings: RunSettings) -> None:
     pick_device(settings.device)
     wants_compile(settings.compile, 0)
-    given = {"table", "workers", "dataset", "folder", "discount"}
-    takes = inspect.signature(Reference).parameters
-    check_names("reference", settings.reference, set(takes) - given)
-    check_values(settings.reference, hints_of(takes), "reference.")
+    _check_reference(settings.reference, "reference")
+    _check_reference(settings.feedback.get("reference") or {}, "feedback.reference")
     if settings.reward_scale not in NORMALIZE:
         raise UserError(f"reward_scale={settings.reward_scale}: it is one of {', '.join(NORMALIZE)}")
     if settings.reward.get("normalize", "auto") not in ("auto", *NORMALIZE):
@@ -85,6 +83,13 @@ def _check_values(settings: RunSettings) -> None:
             raise UserError(f"{part} names nothing to build: choose one of configs/{part}")
     if settings.data.get("behaviour"):
         check_part(settings.data["behaviour"], "data.behaviour")
+
+
+def _check_reference(given: dict[str, Any], name: str) -> None:
+    """Raises UserError where the settings of reference returns are none."""
+    takes = inspect.signature(Reference).parameters
+    check_names(name, given, set(takes) - {"table", "workers", "dataset", "folder", "discount"})
+    check_values(given, hints_of(takes), f"{name}.")
 
 
 def _check_learners(settings: RunSettings, draws: Draws, reward: Any) -> None:

@@ -20,7 +20,10 @@ class Log:
 
     def __init__(self, folder: Path, *, wandb: bool = False, tensorboard: bool = False, config: dict | None = None):
         self.path = folder / "metrics.jsonl"
-        self.file = self.path.open("a")
+        try:
+            self.file = self.path.open("a")
+        except OSError as error:
+            raise UserError(f"cannot write {self.path} ({error.strerror}): choose another folder with run=…") from error
         self.wandb = self.tensorboard = None
         try:
             if wandb:
@@ -45,8 +48,14 @@ class Log:
         tensors = {key: value.float() for key, value in values.items() if isinstance(value, Tensor)}
         read = torch.stack(list(tensors.values())).tolist() if tensors else []  # at once: each time waits for a GPU
         plain = {**values, **dict(zip(tensors, read, strict=True))}
-        self.file.write(files.to_json({"phase": phase, "step": step, **plain}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(files.to_json({"phase": phase, "step": step, **plain}) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path} ({error.strerror}): free some space and start again with the same command; "
+                "the run goes on from its last checkpoint"
+            ) from error
         numbers = {f"{phase}/{k}": v for k, v in plain.items() if isinstance(v, (int, float))}
         if self.wandb is not None:
             self.wandb.log({**numbers, "step": step})
@@ -62,7 +71,16 @@ class Log:
         return os.path.getsize(self.path)
 
     def rewind(self, position: int) -> None:
-        """Forgets what was written after `position`: the work after a checkpoint is done again, and logged again."""
+        """Forgets what was written after `position`: the work after a checkpoint is done again, and logged again.
+
+        Raises UserError where less than that is there.
+        """
+        size = os.path.getsize(self.path)
+        if size < position:
+            raise UserError(
+                f"{self.path} is cut off: the checkpoint beside it was made when {position:,} bytes were there, and "
+                f"now {size:,} are: put the file back, or delete the checkpoint to start this run anew"
+            )
         self.file.truncate(position)
         self.file.seek(0, os.SEEK_END)
 
@@ -78,9 +96,13 @@ class Log:
 def read(folder: Path, phase: str | None = None) -> list[dict[str, Any]]:
     """The events of a run, of one phase if given; without one that is being written. Raises UserError."""
     path = folder / "metrics.jsonl"
-    lines = path.read_text().split("\n")[:-1]  # a line that was cut short has no end
     try:
+        lines = path.read_bytes().decode().split("\n")[:-1]  # a line that was cut short has no end
         events = [json.loads(line) for line in lines]
+        if not all(isinstance(event, dict) and "phase" in event for event in events):
+            raise ValueError("a line has no phase")
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror})") from error
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): it holds one JSON object in each line") from error
     return [event for event in events if phase in (None, event["phase"])]

@@ -104,3 +104,20 @@ def test_no_end_at_all_is_said(tmp_path):
     arrays = d4rl_arrays() | {"next_observations": None, "timeouts": np.zeros(150, bool)}
     data = episodes.read_dataset(write_d4rl(tmp_path / "a.hdf5", arrays))
     assert len(data.episodes) == 1 and "no end of an episode is marked" in data.notes[0]
+
+
+def test_episodes_that_nothing_is_left_of_are_counted(tmp_path):
+    """Without next observations a timeout's last step is left out: of 1, 40 and 1 steps 39 are read."""
+    arrays = d4rl_arrays(lengths=(1, 40, 1)) | {"next_observations": None}
+    found = episodes.read_dataset(write_d4rl(tmp_path / "a.hdf5", arrays))
+    assert [len(e.action) for e in found.episodes] == [39]
+    assert found.notes[0].startswith("2 episodes of a single step are left out")
+
+
+def test_numbers_too_large_are_refused_without_warnings(tmp_path, recwarn):
+    arrays = d4rl_arrays()
+    arrays["observations"] = arrays["observations"].astype(np.float64)
+    arrays["observations"][60, 1] = 1e300
+    with pytest.raises(UserError, match=r"observations\[1\] is inf"):
+        episodes.read(write_d4rl(tmp_path / "a.hdf5", arrays))
+    assert not recwarn.list

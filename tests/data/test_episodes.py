@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -208,6 +209,18 @@ def test_a_full_disk(tmp_path):
         assert not (disk / "set").exists() and not list(disk.glob(".partial*"))
     finally:
         subprocess.run(["umount", disk])
+
+
+def test_a_limit_on_files_is_found_before_hdf5_does(tmp_path):
+    """HDF5 crashes where it cannot write on: a quota, or `ulimit -f`, is tried first."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write the data set .*File too large.: free some space"):
+            episodes.write(tmp_path / "set", toy.episodes(4), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 class Still(LikelihoodPolicy):

@@ -120,6 +120,7 @@ def test_the_report_says_what_there_is(tmp_path):
         ),
         ({"action": np.full((400000, 1), 0.01, np.float32)}, "actions use 1.0% of their range"),
         ({"action": np.full((400000, 1), -1, np.float32)}, "100% of the numbers of actions are -1 or 1"),
+        ({"action": np.full((400000, 1), 0.3, np.float32)}, "actions are the same in every step"),
     ],
 )
 def test_the_report_warns(changes, match):

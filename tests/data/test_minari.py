@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete, MultiBinary
@@ -84,3 +85,44 @@ def test_another_version_a_cut_file_and_a_missing_part(tmp_path):
     file.unlink()
     with pytest.raises(UserError, match="no metadata.json"):
         episodes.read(path)
+
+
+@pytest.mark.parametrize(
+    "more, match",
+    [
+        ({"infos": {"success": np.r_[np.zeros(19), np.nan]}}, r"episode 0: success\[19\] is nan, and flags are 0 or 1"),
+        ({"infos": {"success": np.full(20, 0.3)}}, r"success\[0\] is 0.3, and flags are 0 or 1"),
+        ({"infos": {"success": np.zeros((20, 3), bool)}}, r"success has shape \(20, 3\)"),
+        ({"infos": {"success": np.zeros(10, bool)}}, "20 actions need 21 rows of success, and there are 10"),
+        ({"terminations": np.r_[np.zeros(19), np.nan]}, r"terminations\[19\] is nan"),
+        ({"terminations": np.zeros(3, bool)}, "20 actions need 20 rows of terminations, and there are 3"),
+        ({"rewards": np.zeros((20, 2))}, r"rewards has shape \(20, 2\)"),
+        ({"rewards": np.r_[np.zeros(19), np.inf]}, "episode 0, step 19: rewards is inf"),
+    ],
+)
+def test_flags_and_columns_that_are_none(tmp_path, more, match):
+    with pytest.raises(UserError, match=match) as error:
+        episodes.read(write_minari_set(tmp_path, ACTIONS, UNIT, **more))
+    assert "damaged" not in str(error.value)
+
+
+def test_columns_of_one_number_a_row(tmp_path):
+    success, reward = np.arange(20)[:, None] > 17, np.arange(20)[:, None] / 2
+    read = episodes.read(write_minari_set(tmp_path, ACTIONS, UNIT, rewards=reward, infos={"success": success}))
+    assert read[0].reward.tolist() == [i / 2 for i in range(20)] and read[0].success is not None
+    assert read[0].success.tolist() == [False] * 18 + [True] * 2
+
+
+@pytest.mark.parametrize("name, values", [("actions", [[b"1", b"0"]] * 20), ("rewards", [b"1.0"] * 20)])
+def test_text_is_no_number(tmp_path, name, values):
+    path = write_minari_set(tmp_path, ACTIONS, UNIT)
+    with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
+        del file[f"episode_1/{name}"]
+        file[f"episode_1/{name}"] = np.array(values)
+    with pytest.raises(UserError, match=rf"episode 1: {name} holds \|S., and must hold numbers"):
+        episodes.read(path)
+
+
+def test_a_space_of_other_actions(tmp_path):
+    with pytest.raises(UserError, match="declares actions of 3 numbers, and they have 2"):
+        episodes.read(write_minari_set(tmp_path, ACTIONS, Box(-1, 1, (3,), np.float32)))

@@ -1,9 +1,13 @@
 """Numbers beside a video are compared with its frames, never reshaped until they fit."""
 
+import os
+
 import numpy as np
 import pytest
 
+from pbrl.data import episodes
 from pbrl.data.recorded_numbers import read_numbers
+from pbrl.data.video import write_mp4
 from pbrl.types import UserError
 
 T = 50
@@ -70,3 +74,44 @@ def test_files_that_hold_no_arrays(tmp_path):
     (tmp_path / "a.npy").rename(tmp_path / "a.npz")
     with pytest.raises(UserError, match="a single NumPy array"):
         read_numbers(tmp_path / "a.npz", tmp_path / "a.mp4", 51)
+
+
+def write_recording(folder, **arrays):
+    """A folder with a video of 51 frames and these arrays beside it."""
+    write_mp4(folder / "a.mp4", [np.full((48, 64, 3), i, np.uint8) for i in range(51)], 20)
+    np.savez(folder / "a.npz", **{"obs": OBS, "action": ACTION, **arrays})
+    return folder
+
+
+def test_differences_that_float32_loses_are_named_as_in_other_files(tmp_path):
+    reward = 1e9 + np.random.default_rng(0).standard_normal(50)
+    with pytest.raises(UserError, match="reward is about 1e.09 .*all answers would be ties"):
+        episodes.read(write_recording(tmp_path, reward=reward))
+    np.savez(tmp_path / "a.npz", obs=np.column_stack([OBS, 1.7e9 + np.arange(51)]), action=ACTION)
+    found = episodes.read_dataset(tmp_path)
+    assert found.notes[0].startswith(f"observation columns {OBS.shape[1]} lose their differences")
+    assert found.episodes[0].obs.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "content, match",
+    [
+        (b'{"cameras": ["front"]}', "cameras is a list and no object"),
+        (b'{"cameras": {"front": "../../b.mp4"}}', "camera front is the name of a file, not '../../b.mp4'"),
+        (b'{"about": "x"}', "about is a str and no object"),
+        (b"[" * 100_000, "must hold an object of JSON"),
+        (None, "cannot be read .Is a directory"),
+    ],
+)
+def test_a_json_beside_that_is_none(tmp_path, content, match):
+    write_recording(tmp_path)
+    (tmp_path / "a.json").mkdir() if content is None else (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=f"a.json .*{match}"):
+        episodes.read(tmp_path)
+
+
+def test_a_json_beside_with_a_mark_and_gaps_and_a_pipe_that_is_no_video(tmp_path):
+    write_recording(tmp_path)
+    os.mkfifo(tmp_path / "b.mp4")  # opening it would wait for ever
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"instruction": "lift", "about": null, "cameras": null}')
+    assert [episode.instruction for episode in episodes.read(tmp_path)] == ["lift"]

@@ -103,6 +103,14 @@ def test_labels_are_what_the_teacher_answered(store, kind, noise):
     assert is_same(other.labels, asking.labels) and other.counts == asking.counts
 
 
+def test_nothing_but_ties_is_said(store, capsys):
+    """A teacher to whom returns less than a million apart are equal."""
+    table = toy.table(40)
+    for equal, said in ((0.0, False), (1e6, True)):
+        Asking(table=table, query=query(), source=teacher(store, table, equal=equal), store=store).ask(0, None)
+        assert ("all 20 answers are ties: nothing is preferred" in capsys.readouterr().out) == said
+
+
 def test_asking_again_asks_and_answers_the_same(store):
     """As a run does that was killed between asking and saving."""
     table = toy.table(40)

@@ -189,6 +189,16 @@ BAD = [  # what is done to row 3 of six, and what is said of it
     (lambda row, i: {**row, "firsts": [0, 1]}, "line 2: question_id .* is not that of its kind, clips"),
     (changed(rater_kind="robot"), "line 3: rater_kind is human, vlm, script, not 'robot'"),
     (changed(rater_name=None), "line 3: rater_name is missing"),
+    (changed(rater_name=" "), "line 3: rater_name is 1 to 64 characters, without blanks around them, not ' '"),
+    (changed(rater_name="ada "), "line 3: rater_name is 1 to 64 characters, without blanks .* not 'ada '"),
+    (changed(event_confidence=-0.5), "line 3: an answer's confidence is a number from 0 to 1, not -0.5"),
+    (changed(event_confidence=90), "line 3: an answer's confidence is a number from 0 to 1, not 90"),
+    (changed(event_seconds=-5), "line 3: an answer's seconds are a finite number from 0, not -5"),
+    (changed(event_uid="u", event_supersedes="u"), "line 3: an answer's supersedes names an earlier one"),
+    (changed(episodes=["", EPISODE]), "line 3: a clip's episode is empty"),
+    (changed(question_wanted=-1), "line 3: question_wanted is a whole number from 0, not -1"),
+    (changed(question_purpose="gold"), "line 3: question_expected is missing"),
+    (changed(question_purpose="gold", question_expected=7), "line 3: question_expected=7 is no right answer: .*to 1"),
     (changed(rater_name="a" * 65), "line 3: rater_name is text of up to 64 characters"),
 ]  # fmt: skip
 

@@ -1,6 +1,7 @@
 """A run has its folder for itself, and ends by a signal with a checkpoint and a status."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,3 +101,43 @@ def test_what_fails_because_the_others_have_left_is_a_stop():
         raise RuntimeError("Connection closed by peer")
     with interrupts.handled(), pytest.raises(RuntimeError), interrupts.deferred():
         raise RuntimeError("Connection closed by peer")
+
+
+SPOILT = [  # a file of a run that ended, what becomes of it, and what the same command says
+    ("versions.json", b'{"git": ', "versions.json is cut off .*delete it, and it is written again"),
+    ("versions.json", b'{"precision": {}}', "versions.json: precision is not what a run writes"),
+    ("config.yaml", b"\xff: [", "config.yaml is not the config of a run"),
+    ("metrics.jsonl", b"", "metrics.jsonl is cut off: .* and now 0 are: put the file back, or delete the checkpoint"),
+    ("policy.pt", None, "cannot write .*policy.pt .*Is a directory"),
+    ("curve.png", None, "cannot write .*curve.png .*Is a directory"),
+]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A run of a few updates that has ended."""
+    folder = tmp_path_factory.mktemp("ended")
+    train(folder, *SMALL, *SHORT)
+    return folder
+
+
+SHORT = ["steps=10", "log_every=5", "checkpoint_every=5", "eval_every=10", "eval_episodes=2", "final_episodes=2",
+         "data.episodes=4"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, content, match", SPOILT)
+def test_a_spoilt_file_of_a_run_is_named(tmp_path, ended, name, content, match):
+    shutil.copytree(ended, tmp_path / "copy")
+    file = tmp_path / "copy" / "run" / name
+    file.unlink()
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(UserError, match=match):
+        train(tmp_path / "copy", *SMALL, *SHORT)
+    assert not list((tmp_path / "copy" / "run").glob(".partial*"))
+
+
+def test_a_data_set_whose_origin_is_gone(tmp_path, ended):
+    shutil.copytree(ended, tmp_path / "copy")
+    next((tmp_path / "copy" / "data").glob("*/provenance.json")).unlink()
+    with pytest.raises(UserError, match="has no provenance.json, .*delete it, and it is made again"):
+        train(tmp_path / "copy", *SMALL, *SHORT)

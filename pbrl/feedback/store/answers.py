@@ -38,7 +38,7 @@ class Answer:
     rater: str  # name
     value: Value | None = None
     kind: str = "answer"
-    confidence: float = 1.0  # the weight it is learnt with
+    confidence: float = 1.0  # from 0 to 1, the weight it is learnt with
     seconds: float | None = None  # how long it took
     time: datetime | None = None  # by the rater's clock
     shown: dict[str, Any] | None = None  # order of the clips, what was played, page version
@@ -105,10 +105,22 @@ def check_event(answer: Answer) -> None:
         check_outcome(answer.value)
     if answer.shown is not None:
         check_json(answer.shown, "`shown`", SHOWN)
-    if not is_number(answer.confidence, 0) or not (answer.seconds is None or is_number(answer.seconds, 0)):
-        raise UserError("an answer's confidence and seconds are finite numbers from 0")
+    if answer.supersedes is not None and answer.supersedes == answer.uid:
+        raise UserError("an answer's supersedes names an earlier one, and not itself")
+    if not is_number(answer.confidence, 0, 1):
+        raise UserError(f"an answer's confidence is a number from 0 to 1, not {answer.confidence!r:.60}")
+    if not (answer.seconds is None or is_number(answer.seconds, 0)):
+        raise UserError(f"an answer's seconds are a finite number from 0, not {answer.seconds!r:.60}")
     if answer.time is not None:
         to_utc(answer.time, "an answer's time")
+
+
+def check_rater_name(name: Any, what: str) -> str:
+    """The name of a rater, to which blanks would make another. Raises UserError where it is none."""
+    text = check_text(name, 64, what)
+    if not text or text != text.strip():
+        raise UserError(f"{what} is 1 to 64 characters, without blanks around them, not {text!r:.60}")
+    return text
 
 
 def add_events(connection: Connection, answers: Sequence[Answer]) -> list[int | Refused]:

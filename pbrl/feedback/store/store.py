@@ -12,15 +12,24 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, text, update
 
-from pbrl.feedback.limits import check_text
 from pbrl.feedback.questions import Question, clip_id
-from pbrl.feedback.store.answers import GIVEN, IS_OPEN, LEASED, Answer, Refused, add_events, current, recount
+from pbrl.feedback.store.answers import (
+    GIVEN,
+    IS_OPEN,
+    LEASED,
+    Answer,
+    Refused,
+    add_events,
+    check_rater_name,
+    current,
+    recount,
+)
 from pbrl.feedback.store.database import Database, add, batches
 from pbrl.feedback.store.datasets import SharingDatasets, register
 from pbrl.feedback.store.merging import Merged, Rows, fill_in, merge
 from pbrl.feedback.store.reading import read_answers, read_questions
 from pbrl.feedback.store.schema import ClipRow, DatasetRow, EventRow, ItemRow, QuestionRow, RaterRow, WordingRow
-from pbrl.types import Clip, UserError
+from pbrl.types import Clip
 
 
 class Store(Database):
@@ -134,8 +143,7 @@ class Store(Database):
 
     def add_rater(self, name: str, kind: str, about: dict[str, Any] | None = None, token: str | None = None) -> None:
         """Makes a rater known, once: a human, a vlm or a script. Raises UserError where the name is none."""
-        if not check_text(name, 64, "a rater's name").strip():
-            raise UserError("a rater's name is empty")
+        check_rater_name(name, "a rater's name")
         with self.writing() as connection:
             add(connection, RaterRow, [{"name": name, "kind": kind, "about": about, "token": token}])
 
