@@ -255,7 +255,7 @@ def wait_for(is_done, seconds=40):
         (("policy={run}", "safety.speed=2"), "share of the arm's limit"),
         (("policy={run}", "safety.sped=1"), "sped"),
         (("policy={run}", "safety.workspace=[1,2]"), "two corners"),
-        (("policy={run}", "steps=many"), "steps=many is a number"),
+        (("policy={run}", "steps=many"), "steps=many must be a whole number"),
         (("policy={run}", "--sim", "record=/proc/nowhere"), "cannot record to /proc/nowhere"),
         (("policy={run}", "transport=pigeon"), "transport: pigeon: it is one of websockets"),
         (("policy={run}", "transport=rclpy"), "dialect ros1 has rospy"),
