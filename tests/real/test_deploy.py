@@ -266,3 +266,15 @@ def test_impossible_settings_are_explained(run, flags, sentence):
     with pytest.raises(SystemExit) as ended:
         main([flag.format(run=run) for flag in flags])
     assert isinstance(ended.value.code, str) and sentence in ended.value.code
+
+
+def test_it_is_interrupted_before_it_has_begun_and_says_so():
+    """What it imports takes seconds, in which a person may well press Ctrl-C."""
+    command = [sys.executable, "-X", "importtime", "-m", "real.deploy", "--go", "policy=nowhere"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    next(line for line in process.stderr if "omegaconf" in line)  # the first of what takes long
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    assert printed == "\nthe arm was not moved\nstopped: Ctrl-C\n"
