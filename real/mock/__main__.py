@@ -42,9 +42,9 @@ def serve(args: argparse.Namespace) -> None:
     hub = Hub(dialect=settings["dialect"])
     arm = MockArm(hub, env, settings)
     bridge = Bridge(hub, port=args.port, threads=not args.serial)
-    bridge.start()
-    print(json.dumps({"url": f"ws://127.0.0.1:{bridge.port}"}), flush=True)
     try:
+        bridge.start()
+        print(json.dumps({"url": f"ws://127.0.0.1:{bridge.port}"}), flush=True)
         for line in sys.stdin:
             print(json.dumps(carry_out(line, arm, bridge)), flush=True)
     finally:

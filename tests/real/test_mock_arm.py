@@ -270,3 +270,8 @@ def test_a_line_that_is_no_request_is_answered_and_ends_no_mock(robot, line):
     answer = carry_out(line, robot.arm, Bridge(robot.hub, port=0))
     assert list(answer) == ["error"] and "is no request" in answer["error"]
     assert "count" in carry_out('{"report": true}', robot.arm, Bridge(robot.hub, port=0))
+
+
+def test_a_port_that_there_is_not_is_no_wait_for_ever():
+    with pytest.raises(OverflowError, match="port"):
+        Bridge(Hub("ros1"), port=99999).start()
