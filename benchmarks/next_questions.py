@@ -46,7 +46,7 @@ class Served:
         self.raters = [self._connect(i) for i in range(raters)]
         self.pool = ThreadPoolExecutor(raters)
         self.took: list[float] = []
-        self.cpu = 0.0
+        self.cpu = self.idle_since = 0.0
 
     def _connect(self, i: int) -> tuple[http.client.HTTPConnection, str]:
         """A rater's connection and cookie."""
@@ -83,11 +83,16 @@ class Served:
 
     def turn(self, n: int = 5) -> None:
         """Each rater asks, and then answers."""
+        if time.perf_counter() > self.idle_since + 2:  # servers end what is idle for 5 s
+            for connection, _ in self.raters:
+                connection.close()
+                connection.connect()
         before, indices = self.cpu_s(), range(len(self.raters))
         found = list(self.pool.map(lambda i: self.ask(i, n), indices))
         self.cpu += self.cpu_s() - before
         self.took += [took for took, _ in found]
         list(self.pool.map(self.answer, indices, [questions for _, questions in found]))
+        self.idle_since = time.perf_counter()
 
     def cpu_s(self) -> float:
         """What the server's threads have used so far."""
@@ -114,8 +119,6 @@ def measure(checkouts: dict[str, Path], *, questions: int, raters: int, answered
             served[name] = Served(checkout, folder, questions + raters * (answered + 30 + 5 * turns), raters)
             stack.callback(served[name].process.kill)
         for one in served.values():
-            for connection, _ in one.raters:
-                connection.close()  # it was idle while the others started, and opens anew
             for _ in range(-(-answered // 30)):
                 one.turn(30)
             one.took, one.cpu = [], 0.0

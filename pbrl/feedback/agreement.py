@@ -2,13 +2,11 @@
 
 What is compared, and how:
 
-| kind | a unit that raters may agree on | its values |
-|---|---|---|
-| pair, triplet | the question | first, equal, second: nominal |
-| attributes | each attribute of the question | first, equal, second: nominal |
-| ranking | each two clips of the question | which is better, or equal: nominal |
-| rating | the question | 1 to 5: ordinal for alpha, quadratic weights for kappa (Cohen 1968) |
-| spans | each step of the clip | good, bad, neither: nominal |
+- pair, triplet: each question; first, equal or second, nominal
+- attributes: each attribute of a question; first, equal or second, nominal
+- ranking: each two clips of a question; which is better, or equal, nominal
+- rating: each question; 1 to 5, ordinal for alpha, quadratic weights for kappa (Cohen 1968)
+- spans: each step of a clip; good, bad or neither, nominal
 
 Only questions that were asked to learn from count. Scripted scores that are no ratings from 1 to 5 are on a scale of
 their own and left out, and there is no figure for stage marks.

@@ -18,6 +18,7 @@ from pbrl.data.rollout import worker_count
 from pbrl.data.table import Table
 from pbrl.data.video import read_video_info
 from pbrl.feedback.page.clips import Clips, Look, Renderers
+from pbrl.feedback.store.address import hide_passwords, whole_address
 from pbrl.feedback.store.datasets import adopt, adopt_recordings
 from pbrl.feedback.store.progress import count_open
 from pbrl.feedback.store.store import Store
@@ -157,7 +158,11 @@ def settings_of_run(config: Mapping[str, Any]) -> dict[str, Any]:
         run = yaml.safe_load((folder / "config.yaml").read_text())
     except OSError as error:
         raise UserError(f"there is no run in {folder} ({error}): start it first, or leave run=… out") from error
-    store = run["store"] or f"sqlite:///{folder / 'answers.sqlite'}"
+    store = whole_address(run["store"] or f"sqlite:///{folder / 'answers.sqlite'}")
+    if "***" in store:  # the folder keeps no password: the whole address must be given
+        if hide_passwords(config["store"]) != store:
+            raise UserError(f"the password of {store} is not kept in {folder}: give the whole address with store=…")
+        store = config["store"]
     return {**config, "store": store, **{key: run[key] for key in ("env", "data", "data_dir", "data_seed")}}
 
 

@@ -3,6 +3,7 @@
 from statistics import median
 from typing import Any
 
+from pbrl.feedback.store.address import whole_address
 from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.store import Store
 from pbrl.run.outcome import Outcome
@@ -16,7 +17,7 @@ def rater_rows(run: Outcome) -> list[dict[str, Any]]:
     began with (all of them, where that is not known). No rows where the store cannot be read.
     """
     own = run.folder / "answers.sqlite"
-    url = run.config["store"] or (f"sqlite:///{own}" if own.exists() else None)
+    url = (run.config["store"] and whole_address(run.config["store"])) or (f"sqlite:///{own}" if own.exists() else None)
     if url is None:
         return []
     try:

@@ -12,6 +12,7 @@ import yaml
 
 from pbrl import files
 from pbrl.data.episodes import versions
+from pbrl.feedback.store.address import without_password
 from pbrl.processor import processor_name
 from pbrl.run.build import digest, name_of
 from pbrl.run.lock import hold
@@ -87,9 +88,9 @@ def _read_provenance(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_configs(folder: Path, settings: RunSettings) -> None:
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings.plain, sort_keys=False))
+    (folder / "config.yaml").write_text(yaml.safe_dump(without_password(settings.plain), sort_keys=False))
     for seed, own in seed_folders(settings, folder) if settings.seeds > 1 else []:
-        alone = {**settings.plain, "seed": seed, "seeds": 1, "run": str(own)}
+        alone = {**without_password(settings.plain), "seed": seed, "seeds": 1, "run": str(own)}
         (make_folder(own) / "config.yaml").write_text(yaml.safe_dump(alone, sort_keys=False))
 
 

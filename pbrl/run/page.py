@@ -11,9 +11,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
+from pbrl.feedback.store.address import hide_passwords
 from pbrl.run import charts, choices, comparing
 from pbrl.run.answers import rater_rows
 from pbrl.run.outcome import Outcome, SeedOutcome, measure
@@ -70,11 +69,11 @@ def _run(run: Outcome) -> dict[str, Any]:
     rows = _results(run)
     name = choices.names(run.config)
     learner = name["algo"] + (f" on {name['reward']}" if name["reward"] != "none" else "")
-    settings = [setting._replace(value=_hide_password(setting.value)) for setting in choices.settings(run.config)]
+    settings = [setting._replace(value=hide_passwords(setting.value)) for setting in choices.settings(run.config)]
     return {
         "title": f"{name['env']}: {learner}",
         "run": run,
-        "header": [(key, _hide_password(text)) for key, text in run.start.get("header", [])],
+        "header": [(key, hide_passwords(text)) for key, text in run.start.get("header", [])],
         "steps": run.config["steps"],
         "rows": rows,
         "means": _means(run),
@@ -179,18 +178,3 @@ def _files(run: Outcome) -> list[dict[str, Any]]:
 
 def _size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{max(count / 1e3, 0.1):.1f} kB"
-
-
-def _hide_password(value: str) -> str:
-    """A database URL without its password; anything else as it is."""
-    if "://" not in value or "@" not in value:
-        return value
-    words = value.split(" ")
-    return " ".join(make_url(word).render_as_string() if "://" in word and _is_url(word) else word for word in words)
-
-
-def _is_url(word: str) -> bool:
-    try:
-        return bool(make_url(word))
-    except ArgumentError:
-        return False

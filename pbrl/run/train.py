@@ -20,6 +20,7 @@ from pbrl.data.rollout import RolloutWorkers, worker_count
 from pbrl.data.table import Table
 from pbrl.feedback.asking import Asking
 from pbrl.feedback.sources.context import Context
+from pbrl.feedback.store.address import remember_address, without_password
 from pbrl.feedback.store.datasets import adopt, adopt_recordings
 from pbrl.feedback.store.store import Store
 from pbrl.models.policy import save_policy
@@ -80,7 +81,9 @@ def _train(settings: RunSettings, plan: Plan, device: torch.device, scratch: Pat
     table = world.table
     if distributed.is_rank_0():
         where = name_device(settings, device, precision)
-        report.begin(settings.plain, folder, table, world.data, asks=plan.query is not None, device=where)
+        report.begin(
+            without_password(settings.plain), folder, table, world.data, asks=plan.query is not None, device=where
+        )
         print(
             summary.lines([("WARNING", text) for text in world.report.warnings]), end="\n" * bool(world.report.warnings)
         )
@@ -162,7 +165,7 @@ def make_replicas(
         torch.manual_seed(seed)
         reward = None if is_baseline else build_reward(settings, spec)
         learner = build_algorithm(algo, settings, seed, spec, world.device)
-        log = Log(own, **logger, config={**settings.plain, "seed": seed})
+        log = Log(own, **logger, config={**without_password(settings.plain), "seed": seed})
         stack.callback(log.close)
         table = world.table.view() if settings.seeds > 1 else world.table
         replicas.append(
@@ -194,6 +197,8 @@ def make_asking(settings: RunSettings, plan: Plan, world: World, folder: Path, s
     if plan.query is None or world.workers is None:
         return None
     source: FeedbackSource = build(settings.feedback)
+    if settings.store:
+        remember_address(settings.store)  # the run folder keeps no password
     store, table = Store(settings.store or f"sqlite:///{folder / 'answers.sqlite'}"), world.table
     adopt(store, world.dataset, table.ids, table.steps)
     adopt_recordings(store, world.recordings)
@@ -215,7 +220,7 @@ def finish(
     """Saves the policies and writes the report; returns the result."""
     for replica in replicas:
         save_policy(replica.algo.policy, replica.folder / "policy.pt")
-    result = report.write(replicas, folder, settings.plain, world.data, clones, summaries, counts)
+    result = report.write(replicas, folder, without_password(settings.plain), world.data, clones, summaries, counts)
     if settings.video and world.workers is not None:
         first = replicas[0]
         report.video(first.folder, settings.env, world.workers, first.algo.policy, settings.schedule.eval_seed)

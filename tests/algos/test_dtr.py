@@ -146,7 +146,7 @@ def test_dtr_is_its_formulas():
 def test_the_critic_pulls_more_and_more(eta_steps, turn, eta):
     """With imitation off, the policy's gradient is eta times one critic's mean over the other's mean size."""
     torch.manual_seed(0)
-    dtr = without_dropout("algo/dtr", eta=3.0, eta_steps=eta_steps, imitation=0.0, lr=0.0)
+    dtr = without_dropout("algo/dtr", eta=3.0, eta_steps=eta_steps, imitation=0.0, lr=1e-12)
     dtr.turn.fill_(turn)
     losses = []
     dtr.actor_optim.step = lambda loss: losses.append(loss.detach())

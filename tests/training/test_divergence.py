@@ -15,7 +15,7 @@ from tests.parts import build, config
 
 def test_a_training_that_diverges(tmp_path):
     flags = ["env=tests/point", "data=noise", "data.success=null", "data.behaviour.strength=0.7", "data.episodes=10",
-             "algo=bc", "algo.lr=1e30", "feedback=none", "compare=false", "video=false", "workers=0", "compile=never",
+             "algo=iql", "algo.lr=1e9", "feedback=none", "compare=false", "video=false", "workers=0", "compile=never",
              "steps=20", "eval_every=20", "log_every=5", "checkpoint_every=5", "policy.hidden=[8]",
              f"run={tmp_path / 'run'}", f"data_dir={tmp_path / 'data'}",
              "hydra.searchpath=[file://tests/configs]"]  # fmt: skip

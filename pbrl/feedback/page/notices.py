@@ -1,7 +1,6 @@
 """Why a request is refused: in words, as a page for people and as JSON for the page's own requests."""
 
 import logging
-import re
 from html import escape
 from typing import Any
 
@@ -11,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from pbrl.feedback.store.address import hide_passwords
 from pbrl.feedback.store.answers import Conflict, Refused
 from pbrl.types import UserError
 
@@ -72,12 +72,6 @@ def may_know(request: Request) -> bool:
     """Whether the request is by whoever runs the project."""
     project: Any = request.app.state.project
     return project.access.is_open or request.state._state.get("rater") == project.me
-
-
-def hide_passwords(text: str) -> str:
-    """The text with *** for the password in every address of it."""
-    text = re.sub(r"(\w://[^\s:/@]*:)[^\s/]*(?=@)", r"\1***", text)
-    return re.sub(r"(?i)((?:password|passwd|token|secret)=)[^&\s]*", r"\1***", text)
 
 
 HANDLERS = {

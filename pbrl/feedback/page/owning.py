@@ -35,14 +35,15 @@ def statistics_page(owner: Owner) -> FileResponse:
 def statistics(project: TheProject, owner: Owner) -> dict[str, Any]:
     """The quality of raters so far."""
     answers = answers_with_questions(project.store, project.dataset)
+    noted = [(answer, (answer.value.detail or {}).get("note")) for answer, _ in answers if answer.value]
     notes = [
-        {"rater": answer.rater, "question": answer.question, "text": answer.value.detail["note"], "uid": answer.uid}
-        for answer, _ in answers
-        if answer.value and answer.value.detail and answer.value.detail.get("note")
+        {"rater": answer.rater, "question": answer.question, "text": note, "uid": answer.uid}
+        for answer, note in noted
+        if note
     ]
     return {
         "counts": project.store.counts(dataset=project.dataset),
-        "alpha": raters.alpha(answers),
+        "alpha": raters.alphas(answers),
         "raters": raters.describe(answers),
         "accuracy": raters.dawid_skene(answers).accuracy,
         "seconds": [answer.seconds for answer, _ in answers if answer.seconds is not None],

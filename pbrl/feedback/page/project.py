@@ -63,6 +63,7 @@ class Project:
         most: dict[str, int] = {}
         for rater, n in wishes:
             most[rater] = max(n, most.get(rater, 0))
+        self.at.catch_up()
         again = {rater: self._repeat_practice(rater) for rater in most}
         handed = lease_each(self.store, [self._wish(rater, n) for rater, n in most.items()], known=self.questions)
         found = {rater: self._show(rater, one, again[rater]) for rater, one in zip(most, handed, strict=True)}
@@ -117,6 +118,7 @@ class Project:
 
     def about(self, rater: str) -> dict[str, Any]:
         """The progress of a rater who has asked for no question yet."""
+        self.at.catch_up()
         self._repeat_practice(rater, only_look=True)
         return self.progress(rater, self.at.count_left(rater))
 
@@ -132,7 +134,7 @@ class Project:
 
     def _repeat_practice(self, rater: str, *, only_look: bool = False) -> bool:
         """Whether practice begins again. It comes first, until enough of it is right or all of it was passed on."""
-        record = self.at.of(rater)
+        record = self.at.records[rater]
         if rater in self.practiced:
             return False
         if self.has_practice:
@@ -149,13 +151,13 @@ class Project:
                 Answer(uuid4().hex, question, rater, kind="retract", supersedes=uid)
                 for question, (uid, _) in found.items()
             ])  # fmt: skip
-            self.at.of(rater)
+            self.at.catch_up()
         return True
 
     def skip_practice(self, rater: str) -> dict[str, Any]:
         """Ends a rater's practice; returns the progress."""
-        self._repeat_practice(rater, only_look=True)
-        passed = self.at.of(rater).passed
+        self.about(rater)
+        passed = self.at.records[rater].passed
         self.store.append([Answer(uuid4().hex, question, rater, kind="pass") for question in self.practice - passed])
         return self.about(rater)
 

@@ -22,10 +22,11 @@ from pbrl import __version__
 from pbrl.feedback.page import owning
 from pbrl.feedback.page.answering import take_answer
 from pbrl.feedback.page.guard import Guard
-from pbrl.feedback.page.notices import HANDLERS, hide_passwords
+from pbrl.feedback.page.notices import HANDLERS
 from pbrl.feedback.page.own import list_answers
 from pbrl.feedback.page.project import Project
 from pbrl.feedback.page.visitors import Rater, TheProject, cookie_of, rater_of
+from pbrl.feedback.store.address import hide_passwords
 from pbrl.feedback.store.writer import Turns, Writer
 
 PAGE = Path(__file__).parent / "static"

@@ -1,7 +1,6 @@
 """A database of answers: connected to, brought up to date, read, and written by one at a time. SQLite or PostgreSQL."""
 
 import os
-import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import (
-    ArgumentError,
     DatabaseError,
     DataError,
     DBAPIError,
@@ -21,6 +19,7 @@ from sqlalchemy.exc import (
 )
 
 from pbrl.feedback.store import migrations
+from pbrl.feedback.store.address import hide_passwords
 from pbrl.feedback.store.schema import HEAD, Base
 from pbrl.types import UserError
 
@@ -46,7 +45,7 @@ class Database:
     patience_s = 10.0  # for another program that writes
 
     def __init__(self, url: str):
-        self.url, self.address, self.lock = url, hide_password(url), Lock()
+        self.url, self.address, self.lock = url, hide_passwords(url), Lock()
         self.opened: tuple[int, int] | None = None  # the file, while there is one
         try:
             kind = make_url(url).get_backend_name()
@@ -173,15 +172,6 @@ def add(connection: Connection, model: type[Base], rows: list[dict]) -> None:
 def _begin(connection: Connection) -> None:
     writes = connection.get_execution_options().get("writes")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def hide_password(url: str) -> str:
-    """The address of a database as it may be shown: with *** for what opens it."""
-    try:
-        shown = make_url(url).render_as_string(hide_password=True)
-    except (ArgumentError, ValueError):  # no address at all; what stands before an @ may still be a password
-        shown = re.sub(r":[^:@/]*@", ":***@", url)
-    return re.sub(r"(?i)((?:password|passwd|token|secret)=)[^&]*", r"\1***", shown)
 
 
 HINTS = (  # what a driver says, and what to do

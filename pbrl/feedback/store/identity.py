@@ -2,9 +2,9 @@
 
 from uuid import uuid4
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 
-from pbrl.feedback.store.database import Database
+from pbrl.feedback.store.database import Database, add
 from pbrl.feedback.store.schema import IdentityRow
 
 
@@ -19,5 +19,5 @@ def store_id(store: Database) -> str:
         known = connection.execute(query).scalar()  # another program may have been first
         if known is None:
             known = uuid4().hex
-            connection.execute(insert(IdentityRow).values(id=known))
+            add(connection, IdentityRow, [{"id": known}])
     return known

@@ -9,14 +9,14 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from threading import Lock
 
-from sqlalchemy import Connection, Row, bindparam, func, or_, select
+from sqlalchemy import Connection, Row, bindparam, func, literal_column, or_, select, union
 
 from pbrl.feedback.questions import Question
 from pbrl.feedback.store.answers import IS_OPEN, Answer
 from pbrl.feedback.store.schema import EventRow, LeaseRow, QuestionRow
 from pbrl.feedback.store.store import Store
 
-LONG_S, PAUSE = 3e-4, 100  # a count that takes longer is made anew after so many times as long
+LONG_S, PAUSE = 3e-4, 500  # a count that takes longer is made anew after so many times as long
 FEW = 50  # questions, which are always counted
 EVENTS = (
     select(
@@ -31,11 +31,15 @@ EVENTS = (
 _RATER = bindparam("who")
 _FOR_PEOPLE = or_(QuestionRow.rater_kind.is_(None), QuestionRow.rater_kind == "human")
 OPEN = select(func.count()).select_from(QuestionRow).where(IS_OPEN, _FOR_PEOPLE, QuestionRow.purpose != "practice")
-OWN = OPEN.where(
-    or_(
-        QuestionRow.id.in_(select(EventRow.question).where(EventRow.rater == _RATER, EventRow.kind != "retract")),
-        QuestionRow.id.in_(select(LeaseRow.question).where(LeaseRow.rater == _RATER, LeaseRow.until > 0)),
-    )
+_OWN = union(
+    select(EventRow.question).where(EventRow.rater == _RATER, EventRow.kind != "retract"),
+    select(LeaseRow.question).where(LeaseRow.rater == _RATER, LeaseRow.until > literal_column("0")),
+).subquery()
+OWN = (  # each looked up by its id
+    select(func.count())
+    .select_from(_OWN)
+    .join(QuestionRow, QuestionRow.id == _OWN.c.question)
+    .where(IS_OPEN, _FOR_PEOPLE, QuestionRow.purpose != "practice")
 )
 
 
@@ -63,12 +67,17 @@ class Progress:
         self.since = 0  # number of the last event that the records know
         self.records: defaultdict[str, Record] = defaultdict(Record)
         self.lock = Lock()
+        self.open, self.recount_at = 0, 0.0  # questions for people, when they were last counted; s
+
+    def catch_up(self) -> None:
+        """Reads the events that have come since last time."""
+        with self.lock, self.store.reading() as connection:
+            self._catch_up(connection)
 
     def of(self, rater: str) -> Record:
         """The rater's record, as of now."""
-        with self.lock, self.store.reading() as connection:
-            self._catch_up(connection)
-            return self.records[rater]
+        self.catch_up()
+        return self.records[rater]
 
     def count_left(self, rater: str, *, is_all: bool = False, taken: int = 0) -> int:
         """How many questions, practice aside, could still be handed to a rater besides those that are.
@@ -76,22 +85,25 @@ class Progress:
         `is_all` says that there was none; `taken` were handed out since the last count. Where counting takes long the
         number may be some seconds old, but not where few are left.
         """
-        with self.lock, self.store.reading() as connection:
-            record, now = self.records[rater], time.monotonic()
-            if is_all:
-                record.left, record.recount_at = 0, 0.0
-            elif now >= record.recount_at or record.left - taken < FEW:
+        record, now = self.records[rater], time.monotonic()
+        if is_all:
+            record.left, record.recount_at = 0, 0.0
+        elif now >= record.recount_at or record.left - taken < FEW:
+            with self.lock, self.store.reading() as connection:
                 record.left = max(0, self._count(connection, rater))
-                took = time.monotonic() - now
-                record.recount_at = now + (PAUSE * took if took > LONG_S else 0.0)
-            else:
-                record.left -= taken
-            return record.left
+            took = time.monotonic() - now
+            record.recount_at = now + (PAUSE * took if took > LONG_S else 0.0)
+        else:
+            record.left -= taken
+        return record.left
 
     def _count(self, connection: Connection, rater: str) -> int:
-        about = self.store.conditions(connection, {"dataset": self.dataset})
-        all_open = connection.execute(OPEN.where(*about)).scalar() or 0
-        return all_open - (connection.execute(OWN.where(*about), {"who": rater}).scalar() or 0)
+        about, now = self.store.conditions(connection, {"dataset": self.dataset}), time.monotonic()
+        if now >= self.recount_at or self.open < FEW:
+            self.open = connection.execute(OPEN.where(*about)).scalar() or 0
+            took = time.monotonic() - now
+            self.recount_at = now + (PAUSE * took if took > LONG_S else 0.0)
+        return self.open - (connection.execute(OWN.where(*about), {"who": rater}).scalar() or 0)
 
     def _catch_up(self, connection: Connection) -> None:
         newest = connection.execute(select(func.max(EventRow.seq))).scalar() or 0

@@ -32,11 +32,21 @@ def pairs(table: Table, starts, **more) -> list[Question]:
     ]
 
 
+class Shared(Renderers):
+    """Renderers of all tests of a file: an app that ends does not end them."""
+
+    def close(self) -> None:
+        pass
+
+    def end(self) -> None:
+        super().close()
+
+
 @pytest.fixture(scope="module")
 def renderers(data):
-    renderers = Renderers(data[0])
+    renderers = Shared(data[0])
     yield renderers
-    renderers.close()
+    renderers.end()
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from starlette.testclient import TestClient
 from pbrl.feedback.page.access import linked
 from pbrl.feedback.page.clips import Renderers
 from pbrl.feedback.page.limits import Rates
-from pbrl.feedback.page.notices import hide_passwords
 from pbrl.feedback.page.own import to_json
 from pbrl.feedback.page.project import Project
 from pbrl.feedback.page.server import make_app
 from pbrl.feedback.questions import Question, parse
+from pbrl.feedback.store.address import hide_passwords
 from pbrl.feedback.store.database import Unavailable
 from pbrl.feedback.store.store import Store
 from pbrl.label.links import check_names, end_links, make_links

@@ -167,7 +167,7 @@ def test_statistics(client):
     for question in client.post("/api/next", json={"n": 3}).json()["questions"]:
         client.post("/api/answer", json=event(question["question"], seconds=1.5, shown={"order": question["order"]}))
     found = client.get("/api/stats").json()
-    assert found["counts"]["answered"] == 3 and found["alpha"] is None and found["seconds"] == [1.5] * 3
+    assert found["counts"]["answered"] == 3 and found["alpha"] == {"pair": None} and found["seconds"] == [1.5] * 3
     assert found["raters"]["me"]["median_seconds"] == 1.5 and found["raters"]["me"]["guesses"] is None
 
 
@@ -198,6 +198,28 @@ def test_checks_are_asked_among_the_others(tmp_path, data, checks, extra):
     assert sum(one.question.purpose == "repeat" for one in leased) == 5 * bool(checks)
     if checks:
         assert [one.question.purpose for one in leased[:2]] == ["practice"] * 2
+
+
+@pytest.mark.parametrize("checks", [{"practice": 2}, {"gold": 0.5}])
+def test_checks_are_refused_where_no_answer_is_known(tmp_path, data, checks):
+    """Videos have rewards of 0 throughout: then no clip is better by the true return, and nothing is asked."""
+    table = data[1]
+    config = {
+        "query": {"kind": "pair", "count": 4, "length": 8, "clips": 4, "seed": 0}, "wanted": 1,
+        "words": {"text": None, "better": "is better", "strength": False, "attributes": [], "stages": []},
+        "checks": {"repeats": 0.0, "gold": 0.0, "practice": 0, "pass_mark": 0.8} | checks,
+    }  # fmt: skip
+    store, known = Store(f"sqlite:///{tmp_path / 'labels.sqlite'}"), table.reward.clone()
+    try:
+        table.reward.zero_()
+        with pytest.raises(UserError, match="tells only 0 of 2 apart"):
+            ask(config, store, table, store.register(table.ids))
+    finally:
+        table.reward.copy_(known)
+    assert store.counts()["asked"] == 0
+    config["query"]["kind"], config["words"]["text"] = "rating", "?"
+    with pytest.raises(UserError, match="are of pairs"):
+        ask(config, store, table, store.register(table.ids))
 
 
 def test_a_database_in_trouble_is_no_lost_answer(client, project, monkeypatch):

@@ -154,6 +154,39 @@ def test_rankings_become_lists_as_they_come(tmp_path):
     assert asking.refresh()["answered"] == 1 and asking.labels.size == 4
 
 
+def waiting(tmp_path, monkeypatch, pages):
+    """A run that waits, and the pages that are opened for it one after another, each another process."""
+    asking, store = asking_people(tmp_path, minimum=1)
+    source, opened = asking.source, []
+
+    def open_page(flags):
+        opened.append(flags)
+        return subprocess.Popen([sys.executable, "-c", pages[len(opened) - 1]]), "at http://localhost:8123/"
+
+    monkeypatch.setattr("pbrl.feedback.sources.people.open_page", open_page)
+    source.flags = ["run=x", "port=8000"]
+    source.page, source.where = open_page(source.flags)
+    return asking, store, opened
+
+
+def test_a_page_that_ends_is_opened_again_where_it_was(tmp_path, monkeypatch):
+    asking, store, opened = waiting(tmp_path, monkeypatch, ["exit(3)", "import time; time.sleep(60)"])
+    thread, found = first_round(asking)
+    while len(opened) < 2:
+        time.sleep(0.01)
+    answer(store, asking.questions[0], 1.0)
+    thread.join(5)
+    asking.source.stop()
+    assert found[0]["answered"] == 1 and opened == [["run=x", "port=8000"], ["run=x", "port=8123"]]
+
+
+def test_a_page_that_goes_on_ending_ends_the_run_in_a_sentence(tmp_path, monkeypatch):
+    asking, _, opened = waiting(tmp_path, monkeypatch, ["exit(3)"] * 4)
+    with pytest.raises(UserError, match=r"exit status 3.*no answer is lost"):
+        asking.ask(0, None)
+    assert len(opened) == 1 + People.restarts
+
+
 def start(folder, *extra: str) -> tuple[subprocess.Popen, str]:
     """A run that asks people, and the address it says."""
     command = [

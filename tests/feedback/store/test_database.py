@@ -7,8 +7,9 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import create_engine, select
 
+from pbrl.feedback.store.address import hide_passwords
 from pbrl.feedback.store.answers import Answer
-from pbrl.feedback.store.database import Unavailable, hide_password
+from pbrl.feedback.store.database import Unavailable
 from pbrl.feedback.store.schema import QuestionRow
 from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
@@ -68,7 +69,7 @@ def test_a_store_of_another_program(tmp_path):
     ("postgresql://labels:secret@db:port/x", "postgresql://labels:***@db:port/x"),
 ])  # fmt: skip
 def test_an_address_is_shown_without_its_password(url, shown):
-    assert hide_password(url) == shown
+    assert hide_passwords(url) == shown
 
 
 @pytest.mark.parametrize("url", [

@@ -117,7 +117,9 @@ function notes(found) {
 }
 
 function summary({ counts: { asked, answered, ties, skipped }, alpha }) {
-  const agreement = alpha === null ? "no two raters have answered the same question yet" : alpha.toFixed(2);
+  const shared = Object.entries(alpha).filter(([, value]) => value !== null);
+  const agreement = shared.map(([kind, value]) => `${kind} ${value.toFixed(2)}`).join(", ")
+    || "no two raters have answered the same question yet";
   $("summary").textContent = answered
     ? `${asked} questions, ${answered} answers, ${ties} of them equal, ${skipped} could not tell. ` +
       `Agreement (Krippendorff's α): ${agreement}.`
