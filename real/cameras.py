@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from pbrl.types import UserError
+from real.drivers import messages
 from real.drivers.messages import describe_error, message_time
 from real.robot import Reading, StateError
 from real.transports import link_opener
@@ -27,9 +28,9 @@ TYPE = "sensor_msgs/CompressedImage"
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # of Pillow, of 8 bits
 DEEP = re.compile(r"(?:16|32|64)[USF]C\d|(?:mono|rgba?|bgra?|bayer_\w+)16|compressedDepth", re.I)  # encodings of ROS
 UNREADABLE = (
-    KeyError, TypeError, ValueError, OSError, SyntaxError, EOFError, struct.error, binascii.Error,
-    Image.DecompressionBombError,
+    *messages.UNREADABLE, OSError, SyntaxError, EOFError, struct.error, binascii.Error, Image.DecompressionBombError,
 )  # fmt: skip
+FROZEN_RAD = 0.2  # that a joint moves, and an image that shows it cannot stay the same to the bit
 PNG, DEPTH_AT = b"\x89PNG\r\n\x1a\n", 24  # where a PNG holds its bits for each channel
 
 
@@ -66,6 +67,7 @@ class Cameras:
         self.latest: dict[str, Latest] = {name: self.link.subscribe(topics[name], TYPE) for name in names}
         self.newest: dict[str, CameraImage] = {}
         self.watch = Watch(clock, noun="image")
+        self.shown: dict[str, tuple[CameraImage, np.ndarray]] = {}  # the first of the same images, and q then
 
     def wait(self, timeout_s: float) -> None:
         """Until the socket is open. Raises UserError."""
@@ -76,6 +78,22 @@ class Cameras:
         for name in self.latest:
             self._check(name)
         return {name: self.newest[name].image for name in self.latest}
+
+    def check_frozen(self, q: np.ndarray) -> None:
+        """Whether each camera's image changes as the arm moves, which stands at `q` [J] rad.
+
+        A driver that hangs may send one image for ever, with new stamps. Raises StateError.
+        """
+        for name, newest in self.newest.items():
+            first, q_then = self.shown.get(name, (None, q))
+            if first is None or (newest is not first and not np.array_equal(newest.image, first.image)):
+                self.shown[name] = newest, q
+            elif np.abs(q - q_then).max() > FROZEN_RAD:
+                raise StateError(
+                    "no_image",
+                    f"images keep coming on {self.topics[name]}, and all are the same, though the arm has moved by "
+                    f"{np.abs(q - q_then).max():.2f} rad: start the camera's driver anew",
+                )
 
     def _check(self, name: str) -> None:
         age = self._look(name)
@@ -99,7 +117,7 @@ class Cameras:
             if newest is None or (newest.t != t if stamp is None else newest.stamp != stamp):
                 self.newest[name] = CameraImage(stamp, t, decode(message))
         except UNREADABLE as error:
-            why = describe_error(error) if isinstance(error, KeyError | TypeError) else error
+            why = describe_error(error) if isinstance(error, KeyError | TypeError | OverflowError) else error
             raise StateError("no_image", f"an image on {topic} that cannot be read: {why}") from error
         (age,) = self.watch.look([Reading(topic, stamp, t, self.latest_s)], time.monotonic())
         if age.is_ahead:

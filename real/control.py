@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from real.jumps import describe_jump
 from real.robot import Command, Motion, Reading, Robot, State, StateError
 from real.safety import SafetyFilter
 from real.watch import Age, Watch, worst
@@ -78,6 +79,7 @@ class Controller:
         self.underway: float | None = None  # the stamp of a command that has not come back
         self.watch = Watch(robot.clock)
         self.wrong: Age | None = None  # of the topics that a state is read from, the one that holds the arm
+        self.before: State | None = None  # the state of the cycle before
         self.held_s = 0.0
         self.stamps: list[float] = []  # of the commands sent last
         self.echoed: float | None = None  # the last that came back
@@ -155,6 +157,7 @@ class Controller:
             ages = self.look(state, now)
             age, self.wrong = ages[0].age_s, worst(ages)
             self._watch(state, age, now, passed)
+            self.before = state
         except StateError as error:
             self.stop(error.fault, str(error))
         if self.job is not None and self.job.done():
@@ -193,11 +196,14 @@ class Controller:
         if self.phase != "moving":
             return
         wrong = self.wrong
+        jump = "" if self.before is None else describe_jump(self.before, state, self.actions.arm)
         self.held_s = max(self.held_s + (passed if wrong is not None else -passed / 2), 0.0)
         if wrong is not None and (wrong.is_ahead or wrong.is_too_old):
             self.stop("clock" if wrong.is_clock else "old_state", wrong.sentence)
         elif wrong is not None and self.held_s > HOLD_S:
             self.stop("clock" if wrong.is_clock else "old_state", f"held for {HOLD_S:g} s: {wrong.sentence}")
+        elif jump:
+            self.stop("bad_state", jump)
         elif state.mode != "move" and now - self.armed > 0.5:
             self.stop("mode", f"the arm is in mode {state.mode}")
         elif state.mode == "move" and state.success_rate < 0.9:

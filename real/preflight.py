@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from real.cameras import Cameras
+from real.jumps import find_disputes, find_jumps
 from real.robot import Command, Motion, Robot, RobotError, State, StateError
 from real.watch import find_slow_topics
 
@@ -39,6 +40,8 @@ def checks(robot: Robot, *, sends: bool) -> Iterator[Check]:
         yield Check("messages", None, sentence)
     for sentence in find_slow_topics(states):
         yield Check("topics", False, sentence, "raise its publisher's rate, or its age limit in configs/robot")
+    for sentence in [*find_jumps(states, robot.spec.arm), *find_disputes(states)]:
+        yield Check("publishers", False, sentence, "stop one (`rostopic info`, `ros2 topic info -v` name them)")
     stamps = {state.t_robot for state in states}
     rate, needed = (len(stamps) - 1) / WATCH_S, 2 / robot.spec.latest_state_s
     yield Check(
@@ -112,20 +115,34 @@ def check_limits(robot: Robot) -> Check:
         return Check(name, False, str(error), "start rosapi, which gives /robot_description")
     try:
         theirs = urdf_limits(text, robot.spec.arm.joints)
-    except (xml.ParseError, KeyError, ValueError) as error:
-        return Check(name, False, f"the robot's description cannot be read: {error!r}")
+    except xml.ParseError as error:
+        return Check(name, False, f"the robot's description cannot be read as a URDF: {error}")
+    except ValueError as error:
+        return Check(name, False, str(error), "is it another arm, or /robot_description another robot's?")
     differing = robot.spec.arm.explain_limits(theirs)
     result = f"differ from the robot's: {differing}" if differing else "as the robot's own description has them"
     return Check(name, not differing, result)
 
 
 def urdf_limits(text: str, joints: Sequence[str]) -> np.ndarray:
-    """Lower and upper limit [J, 2] rad of a URDF's joints."""
+    """Lower and upper limit [J, 2] rad of a URDF's joints. Raises ParseError, and ValueError where one has none."""
     root: Any = xml.fromstring(
         text.strip().removeprefix('"').removesuffix('"').replace('\\"', '"').replace("\\n", "\n")
     )
     found = {joint.get("name"): joint.find("limit") for joint in root.iter("joint")}
-    return np.array([[float(found[name].get("lower")), float(found[name].get("upper"))] for name in joints])
+    missing = [name for name in joints if name not in found]
+    if missing:
+        raise ValueError(f"the robot's description has no joint {', '.join(missing)}")
+    return np.array([read_limits(found[name], name) for name in joints])
+
+
+def read_limits(limit: Any, joint: str) -> tuple[float, float]:
+    """Lower and upper limit in rad of a URDF's element. Raises ValueError."""
+    try:
+        low, high = float(limit.get("lower")), float(limit.get("upper"))
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"the robot's description gives {joint} no limits that are numbers") from None
+    return low, high
 
 
 def check_echo(robot: Robot) -> Check:

@@ -80,7 +80,7 @@ class Session:
             self.late_s.append(begun - scheduled)
             outcome = self._requested_outcome(report)
             if not outcome and report.state is not None:
-                images, outcome = self._read_images(begun - last_image)
+                images, outcome = self._read_images(report.state, begun - last_image)
                 if images is not None:
                     last_image = begun
                     self._step(scheduled, begun, report, report.state, before, images)
@@ -93,12 +93,14 @@ class Session:
         self.missed += schedule.missed
         return outcome or ("success" if is_success is not None and is_success() else "failure")
 
-    def _read_images(self, since_last_s: float) -> tuple[dict[str, np.ndarray] | None, str]:
+    def _read_images(self, state: State, since_last_s: float) -> tuple[dict[str, np.ndarray] | None, str]:
         """The images of all cameras, or None: no action is asked for, so the arm brakes and holds; and an outcome."""
         if self.cameras is None:
             return {}, ""
         try:
-            return self.cameras.images(), ""
+            images = self.cameras.images()
+            self.cameras.check_frozen(state.q)
+            return images, ""
         except StateError as error:
             if since_last_s <= BLIND * self.cameras.latest_s:
                 return None, ""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from real.robot import Reading, State
 
 TOO_OLD = 5  # times a topic's limit: no longer held for, but stopped
+OTHER_TIME_S = 3e7  # a year: no clock is off by that, so it is no wall clock
 AHEAD = 0.5  # of a topic's limit is how far a stamp may lie ahead of our clock
 
 
@@ -55,6 +56,11 @@ class Age(NamedTuple):
     @property
     def sentence(self) -> str:
         """What is wrong with it."""
+        if abs(self.behind_s) > OTHER_TIME_S:
+            return (
+                f"the stamps on {self.topic} are {-self.behind_s:+.3g} s from our clock, and so no wall clock's: in "
+                "another unit than seconds, or counted from a start (use_sim_time)"
+            )
         if self.is_ahead:
             return f"the clock that stamps {self.topic} is {-self.behind_s:.3f} s ahead of ours: run chrony on both"
         if self.is_clock:

@@ -89,8 +89,8 @@ def violations() -> set[tuple[str, str]]:
 def test_every_part_is_checked():
     assert {name.split(".")[0] for name in modules()} == set(PARTS) and len(modules()) > 100
     assert "pbrl.types" in imports("robots.arm") and "mujoco" in imports("robots.kinematics")
-    assert "real.mock.process" in imports("real.deploy"), "imports in functions count"
-    assert "real.mock.process" not in imports("real.deploy", at_import_only=True)
+    assert "real.mock.process" in imports("real.deployment"), "imports in functions count"
+    assert "real.mock.process" not in imports("real.deployment", at_import_only=True)
 
 
 def test_imports_follow_the_rules():

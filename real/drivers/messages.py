@@ -14,6 +14,7 @@ from real.robot import MODES
 from robots.arm import Gripper
 
 Message = dict[str, Any]
+UNREADABLE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)  # what readers raise
 UNIVERSAL_ROBOTS_MODES = {5: "other", 6: "guiding", 7: "move"}  # ur_dashboard_msgs/RobotMode: idle, backdrive, running
 
 
@@ -86,6 +87,9 @@ def joint_values(message: Message, field: str, joints: Sequence[str]) -> np.ndar
     names, values = list(message["name"]), message[field]
     if len(values) != len(names):
         raise ValueError(f"{len(values)} numbers in `{field}` for {len(names)} joints: its publisher must send all")
+    twice = [joint for joint in joints if names.count(joint) > 1]
+    if twice:
+        raise ValueError(f"it names {', '.join(twice)} more than once")
     return np.array([values[names.index(joint)] for joint in joints], float)  # None: rosbridge's NaN
 
 
@@ -125,16 +129,26 @@ def to_seconds(stamp: Mapping[str, int], ros1: bool) -> float:
 
 
 def message_time(message: Message, ros1: bool) -> float | None:
-    """The time in a message's header, in s; None without a header, or where its stamp was not set. Raises KeyError."""
+    """The time in a message's header, in s; None without a header, or where its stamp was not set.
+
+    Raises KeyError, TypeError, OverflowError, and ValueError where it is not finite.
+    """
+    if not isinstance(message, dict):
+        raise TypeError("a message is an object")
     if "header" not in message:
         return None
-    return to_seconds(message["header"]["stamp"], ros1) or None
+    seconds = to_seconds(message["header"]["stamp"], ros1)
+    if not math.isfinite(seconds):
+        raise ValueError("its stamp is not finite")
+    return seconds or None
 
 
 def describe_error(error: Exception) -> str:
     """Why a message cannot be read, in words."""
     if isinstance(error, KeyError):
         return f"it has no field {error}"
+    if isinstance(error, OverflowError):
+        return "a number in it is too large"
     return str(error) if isinstance(error, ValueError) else "its fields are of other types"
 
 
@@ -149,4 +163,7 @@ def parse_poses(message: Message, count: int) -> np.ndarray:
     poses = [(pose["position"], pose["orientation"]) for pose in message["poses"]]
     if len(poses) != count:
         raise ValueError(f"{len(poses)} objects instead of {count}")
-    return np.array([[*(p[k] for k in "xyz"), *(r[k] for k in "wxyz")] for p, r in poses], float)
+    found = np.array([[*(p[k] for k in "xyz"), *(r[k] for k in "wxyz")] for p, r in poses], float)
+    if (np.abs(np.linalg.norm(found[:, 3:], axis=1) - 1) > 0.1).any():
+        raise ValueError("an orientation that is no rotation: a quaternion has length 1")
+    return found

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from real.drivers.messages import (
+    UNREADABLE,
     ArmStatus,
     describe_error,
     gripper_actions,
@@ -137,7 +138,7 @@ class RosDriver:
         topic, type_ = (" or ".join(self.topics[name][i] for name in names) for i in (0, 1))
         try:
             found = parse()
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except UNREADABLE as error:
             raise StateError(
                 "bad_state", f"a message on {topic} cannot be read as {type_}: {describe_error(error)}"
             ) from error
@@ -198,7 +199,7 @@ class RosDriver:
             return None
         try:
             return message_time(message, self.ros1) or 0.0  # another client's, which may set none
-        except (KeyError, TypeError):
+        except UNREADABLE:
             return 0.0
 
     def grip(self, close: bool) -> None:
@@ -245,7 +246,12 @@ class RosDriver:
             listed = None if service is None else self.halt.call(service, args, SWITCH_S).get("controller")
         except LinkError:
             return None
-        return None if listed is None else {one["name"]: one["state"] for one in listed}
+        try:
+            return None if listed is None else {str(one["name"]): str(one["state"]) for one in listed}
+        except (KeyError, TypeError) as error:
+            raise LinkError(
+                f"{service} lists controllers without name and state: is it a controller manager?"
+            ) from error
 
     def _act(self, name: str, goal: dict[str, Any]) -> bool:
         topic, type_ = self.topics[name]

@@ -1,12 +1,13 @@
 """`python -m real.mock`: an arm in simulation behind a mock of rosbridge, to try a driver and a policy on.
 
 It prints where it listens as a line of JSON, then carries out such lines on its input: {"fault": {"state": "nan"}},
-{"reset": 3}, {"report": true}; and ends when its input ends.
+{"reset": 3}, {"report": true}; and ends when its input ends. A line that is none of these is answered by {"error": …}.
 """
 
 import argparse
 import json
 import sys
+from typing import Any
 
 from pbrl.types import UserError
 from real.mock.arm import MockArm
@@ -27,8 +28,10 @@ def main() -> None:
     args = parser.parse_args()
     try:
         serve(args)
-    except (UserError, OSError) as error:
+    except (UserError, OSError, OverflowError) as error:  # the last: a port that there is not
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -39,19 +42,29 @@ def serve(args: argparse.Namespace) -> None:
     hub = Hub(dialect=settings["dialect"])
     arm = MockArm(hub, env, settings)
     bridge = Bridge(hub, port=args.port, threads=not args.serial)
-    bridge.start()
-    print(json.dumps({"url": f"ws://127.0.0.1:{bridge.port}"}), flush=True)
-    for line in sys.stdin:
+    try:
+        bridge.start()
+        print(json.dumps({"url": f"ws://127.0.0.1:{bridge.port}"}), flush=True)
+        for line in sys.stdin:
+            print(json.dumps(carry_out(line, arm, bridge)), flush=True)
+    finally:
+        bridge.stop()
+        arm.close()
+
+
+def carry_out(line: str, arm: MockArm, bridge: Bridge) -> dict[str, Any]:
+    """The arm's report after a line of input, or what is wrong with the line."""
+    try:
         request = json.loads(line)
         if "fault" in request:
             arm.fault(**request["fault"])
         if "zombie" in request:
-            bridge.zombie = request["zombie"]
+            bridge.zombie = bool(request["zombie"])
         if "reset" in request:
-            arm.reset(request["reset"])
-        print(json.dumps(arm.report()), flush=True)
-    bridge.stop()
-    arm.close()
+            arm.reset(abs(int(request["reset"])))  # a seed
+    except (ValueError, TypeError, RecursionError) as error:
+        return {"error": f"{line.strip():.80} is no request: {error}; see `python -m real.mock --help`"}
+    return arm.report()
 
 
 if __name__ == "__main__":

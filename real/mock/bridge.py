@@ -46,7 +46,7 @@ class Bridge:
         self.started: Future[int] = Future()
 
     def start(self) -> "Bridge":
-        """Listens when it returns. Raises OSError where the port is taken."""
+        """Listens when it returns. Raises OSError where the port is taken, OverflowError where there is none."""
         self.thread.start()
         self.port = self.started.result()
         return self
@@ -61,7 +61,7 @@ class Bridge:
     def _run(self) -> None:
         try:
             self.loop.run_until_complete(self._serve())
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # a port that is taken, one that there is not
             self.started.set_exception(error)
         finally:
             self.loop.close()

@@ -132,7 +132,7 @@ class Recorder:
         self.close()
 
     def _say(self, kind: str, value: Any) -> None:
-        if not self._put(kind, value, 0) and self.failed is None:
+        if not self._put(kind, value, 0) and self.error is None:
             self.failed = f"the recorder's writer was too far behind to {kind.replace('_', ' ')}"
 
     def _put(self, kind: str, value: Any, spare: int) -> bool:

@@ -184,11 +184,13 @@ class WebsocketsLink:
     def _receive(self, text: str | bytes) -> None:
         try:
             frame = json.loads(text)
-            op = frame["op"]
-        except (ValueError, KeyError, TypeError):
+            op, name = frame["op"], frame.get("topic" if frame["op"] == "publish" else "id")
+        except (ValueError, KeyError, TypeError, RecursionError):
             return  # binary frames and noise: nothing that was asked for
-        if op == "publish" and frame.get("topic") in self.topics:
-            self._store(frame["topic"], frame.get("msg"))
+        if not isinstance(name, str):
+            return
+        if op == "publish" and name in self.topics:
+            self._store(name, frame.get("msg"))
         elif op == "service_response":
             self._resolve(frame)
 

@@ -243,3 +243,14 @@ def test_an_arm_without_new_images_stops_and_its_recording_trains(run, tmp_path)
     sim = Tabletop(**{key: value for key, value in env.items() if key != "_target_"})
     for camera, image in sim.reset(seed=0)[0]["images"].items():  # what the simulator shows at the episode's beginning
         assert np.abs(images[camera][0].astype(float) - image).mean() < 8
+
+
+def test_a_camera_that_sends_one_image_for_ever_is_noticed_once_the_arm_has_moved():
+    pictures, q = Pictures(), np.zeros(7)
+    for i in range(40):  # in 10 of which joint 4 moves by a third of a radian; 0.2 are allowed
+        pictures.show(RED, "png")
+        q[3] = 0.033 * min(i, 10)
+        with pytest.raises(StateError, match="all are the same") if q[3] > 0.2 else contextlib.nullcontext():
+            pictures.cameras.check_frozen(q.copy())
+    pictures.show(0 * RED, "png")
+    pictures.cameras.check_frozen(q)

@@ -182,3 +182,19 @@ def test_all_that_is_sent_in_mid_motion_and_on_the_way_to_rest_increases_in_time
         assert all(b - a >= 10**6 - 10 for a, b in zip(times, times[1:], strict=False)), times
     assert any(len(message["points"]) == 1 for message in sent) and any(len(m["points"]) == 3 for m in sent)
     assert run.robot.driver.apply(Command(Motion.at_rest(run.robot.q))) is not None
+
+
+def test_another_node_that_publishes_the_arms_joints_stops_the_arm(safety):
+    run = Run(safety)
+    assert run.go(0.3).phase == "moving"
+    speak = run.robot.speak
+
+    def both(*silent, **given):
+        speak(*silent, **given)
+        if round(run.robot.now / CYCLE) % 2:
+            run.robot.hear("joint_states", run.robot.joints(run.robot.arm.joints, 0 * run.robot.q))
+
+    run.robot.speak = both
+    report = run.go(1.0)
+    assert (report.fault, run.took <= 3 * CYCLE) == ("bad_state", True)
+    assert "on /joint_states jumps by" in report.detail and "another node" in report.detail

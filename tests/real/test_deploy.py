@@ -255,7 +255,7 @@ def wait_for(is_done, seconds=40):
         (("policy={run}", "safety.speed=2"), "share of the arm's limit"),
         (("policy={run}", "safety.sped=1"), "sped"),
         (("policy={run}", "safety.workspace=[1,2]"), "two corners"),
-        (("policy={run}", "steps=many"), "steps=many is a number"),
+        (("policy={run}", "steps=many"), "steps=many must be a whole number"),
         (("policy={run}", "--sim", "record=/proc/nowhere"), "cannot record to /proc/nowhere"),
         (("policy={run}", "transport=pigeon"), "transport: pigeon: it is one of websockets"),
         (("policy={run}", "transport=rclpy"), "dialect ros1 has rospy"),
@@ -266,3 +266,15 @@ def test_impossible_settings_are_explained(run, flags, sentence):
     with pytest.raises(SystemExit) as ended:
         main([flag.format(run=run) for flag in flags])
     assert isinstance(ended.value.code, str) and sentence in ended.value.code
+
+
+def test_it_is_interrupted_before_it_has_begun_and_says_so():
+    """What it imports takes seconds, in which a person may well press Ctrl-C."""
+    command = [sys.executable, "-X", "importtime", "-m", "real.deploy", "--go", "policy=nowhere"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    next(line for line in process.stderr if "omegaconf" in line)  # the first of what takes long
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    assert printed == "\nthe arm was not moved\nstopped: Ctrl-C\n"

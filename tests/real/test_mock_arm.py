@@ -13,7 +13,9 @@ import pytest
 from real import preflight
 from real.drivers.messages import to_stamp
 from real.drivers.ros import RosDriver
+from real.mock.__main__ import carry_out
 from real.mock.arm import MockArm
+from real.mock.bridge import Bridge
 from real.mock.hub import Hub
 from real.robot import Command, Motion
 from real.settings import load_robot_settings
@@ -259,3 +261,17 @@ def test_preflight_passes_whether_the_controller_runs_already_or_not(robot, quic
     found = {check.name: check for check in preflight.checks(robot.driver, sends=True)}
     assert found["stop"].passed and found["commands come back"].passed, [str(check) for check in found.values()]
     assert set(robot.arm.count) <= {"ignored", "stops"}, "what was sent met a controller that is off"
+
+
+@pytest.mark.parametrize("line", [
+    "x", "5", "[1", '{"fault": 5}', '{"fault": {"nosuch": 1}}', '{"reset": "a"}', "",
+])  # fmt: skip
+def test_a_line_that_is_no_request_is_answered_and_ends_no_mock(robot, line):
+    answer = carry_out(line, robot.arm, Bridge(robot.hub, port=0))
+    assert list(answer) == ["error"] and "is no request" in answer["error"]
+    assert "count" in carry_out('{"report": true}', robot.arm, Bridge(robot.hub, port=0))
+
+
+def test_a_port_that_there_is_not_is_no_wait_for_ever():
+    with pytest.raises(OverflowError, match="port"):
+        Bridge(Hub("ros1"), port=99999).start()

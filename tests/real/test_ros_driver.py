@@ -191,3 +191,46 @@ def test_a_ur5s_mode_is_published_when_it_changes():
     assert math.isinf(limits["/ur_hardware_interface/robot_mode"]) and limits["/wrench"] == 0.1
     robot.hear("wrench", {"wrench": {"torque": {}}})
     assert "/ur_hardware_interface/robot_mode or /wrench cannot be read" in refusal(robot)
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize("name, change, words", [
+    ("joint_states", {"position": [HUGE] + 6 * [0.0]}, "a number in it is too large"),
+    ("joint_states", {"header": {"stamp": {"secs": HUGE, "nsecs": 0}}}, "a number in it is too large"),
+    ("joint_states", {"header": {"stamp": {"secs": math.nan, "nsecs": 0}}}, "its stamp is not finite"),
+    ("joint_states", {"name": 7 * ["panda_joint1"]}, "no message on /joint_states has all of panda_joint1"),
+    ("arm", {"robot_mode": math.inf}, "a number in it is too large"),
+    ("arm", {"O_F_ext_hat_K": 6 * [HUGE]}, "a number in it is too large"),
+])  # fmt: skip
+def test_numbers_that_no_computer_holds_are_a_fault_in_words(name, change, words):
+    robot = MemoryRobot()
+    robot.speak(name)
+    message = robot.status() if name == "arm" else robot.joints(robot.arm.joints, robot.q)
+    robot.hear(name, {**message, **change})
+    sentence = refusal(robot)
+    assert sentence.startswith("bad_state: ") and words in sentence
+
+
+def test_a_message_that_names_a_joint_twice_is_refused(robot):
+    robot.hear("joint_states", robot.joints([*robot.arm.joints, "panda_joint1"], [*robot.q, 2.0]))
+    assert refusal(robot).endswith("it names panda_joint1 more than once")
+
+
+@pytest.mark.parametrize("message", ["header", 5, [1]])
+def test_what_is_no_message_is_no_state(robot, message):
+    robot.hear("joint_states", message)
+    assert refusal(robot).startswith("bad_state: a message on /joint_states cannot be read as")
+
+
+def test_an_orientation_of_zeros_is_no_pose(robot):
+    unset = pose(0.5, 0.1, 0.02) | {"orientation": dict.fromkeys("xyzw", 0.0)}
+    robot.hear("objects", {"header": robot.header(), "poses": [unset]})
+    assert "an orientation that is no rotation" in refusal(robot)
+
+
+@pytest.mark.parametrize("secs", [HUGE, math.nan, "1", None])
+def test_an_echo_that_cannot_be_read_is_another_clients(robot, secs):
+    robot.hear("command", {"header": {"stamp": {"secs": secs, "nsecs": 0}}})
+    assert robot.driver.echo() == 0.0

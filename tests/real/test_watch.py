@@ -128,3 +128,12 @@ def test_why_a_pose_was_not_reached():
         "the way is blocked (workspace 40, collision 2); move the arm nearer by hand"
     )
     assert explain_no_way({}, {}, 10) == "the way is blocked; move the arm nearer by hand"
+
+
+@pytest.mark.parametrize("stamp", [1e12, 5.0])
+def test_stamps_of_another_unit_or_beginning_are_no_clock_to_be_set(stamp):
+    watch = Watch(lambda: 1.7e9)
+    (age,) = watch.look([Reading("/goal", stamp, 10.0, 0.5)], 10.0)
+    assert worst([age]) is age and (age.is_ahead or age.is_too_old)
+    assert age.sentence.startswith("the stamps on /goal are ") and "chrony" not in age.sentence
+    assert "no wall clock's" in age.sentence and "use_sim_time" in age.sentence

@@ -3,6 +3,7 @@
 Separate processes make a clip when it is first wanted; files are kept by what they show, below a limit.
 """
 
+import contextlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -19,6 +20,8 @@ import numpy as np
 from pbrl import processes
 from pbrl.data.video_reader import VideoFile, read_video_info
 from pbrl.types import Episode, UserError
+
+PART = ".part.mp4"  # of a clip that is being made
 
 
 @dataclass(frozen=True)
@@ -115,12 +118,16 @@ class Clips:
 
     def _tidy(self) -> None:
         """Deletes the least recently used files until the rest fits."""
-        files = sorted(self.folder.glob("*.mp4"), key=lambda f: f.stat().st_mtime)
-        excess = sum(f.stat().st_size for f in files) - self.limit
-        for file in files[:-8]:  # those on the page now stay
+        found = []
+        for file in self.folder.glob("*.mp4"):
+            with contextlib.suppress(OSError):  # another page tidies too, or somebody empties the folder
+                if not file.name.endswith(PART):
+                    found.append((file.stat().st_mtime, file.stat().st_size, file))
+        excess = sum(size for _, size, _ in found) - self.limit
+        for _, size, file in sorted(found)[:-8]:  # those on the page now stay
             if excess <= 0:
                 return
-            excess -= file.stat().st_size
+            excess -= size
             file.unlink(missing_ok=True)
 
 
@@ -177,7 +184,8 @@ def _render(row: int, length: int, look: Look, path: Path) -> Path:
     times = frame_times(episode.video and read_video_info(episode.video), t, length, look)
     size = {"width": look.size, "height": look.size}
     images = frames(env, episode, first=t, last=t + length, camera=look.camera, **size)
-    part = path.with_suffix(f".{os.getpid()}.part.mp4")
+    part = path.with_suffix(f".{os.getpid()}{PART}")
+    path.parent.mkdir(parents=True, exist_ok=True)  # again: somebody may have freed the space
     try:
         write_mp4(part, images, times)
         part.replace(path)

@@ -1,5 +1,6 @@
 """A database of answers: connected to, brought up to date, read, and written by one at a time. SQLite or PostgreSQL."""
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ class Database:
 
     def __init__(self, url: str):
         self.url, self.address, self.lock = url, hide_passwords(url), Lock()
+        self.opened: tuple[int, int] | None = None  # the file, while there is one
         try:
             kind = make_url(url).get_backend_name()
             if kind not in ("sqlite", "postgresql"):
@@ -54,8 +56,25 @@ class Database:
                 event.listen(self.engine, "connect", self._open_file)
                 event.listen(self.engine, "begin", _begin)
             self._bring_up_to_date()
+            self.opened = file_identity(self._file)  # after the tables, which make it
         except (SQLAlchemyError, ImportError, ValueError) as error:
             raise _trouble(self.address, error) from error
+
+    @property
+    def _file(self) -> str | None:
+        """The file of an SQLite database; None for one that has no name, and on a server."""
+        name = self.engine.url.database
+        is_named = self.engine.dialect.name == "sqlite" and name and name != ":memory:" and not name.startswith("file:")
+        return name if is_named else None
+
+    def _check_file(self) -> None:
+        """What is written into a file without a name is gone when its last reader ends. Raises Unavailable."""
+        if self.opened is not None and file_identity(self._file) != self.opened:
+            raise Unavailable(
+                f"the database of answers at {self.address} was deleted, moved or replaced while it was open: nothing "
+                "more is kept. Save what it held before you stop this (/export of the page), put the file back, and "
+                "start again with the same command"
+            )
 
     def _bring_up_to_date(self) -> None:
         with self.engine.connect() as connection:
@@ -85,6 +104,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction, the only one that writes. Threads queue up; SQLite would let some of them starve."""
+        self._check_file()
         try:
             with self.lock, self.engine.connect().execution_options(writes=True) as connection, connection.begin():
                 if self.engine.dialect.name == "postgresql":
@@ -101,6 +121,15 @@ class Database:
                 yield connection
         except SQLAlchemyError as error:
             raise _trouble(self.address, error) from error
+
+
+def file_identity(file: str | None) -> tuple[int, int] | None:
+    """What tells a file from another one of its name; None where there is none."""
+    try:
+        found = None if file is None else os.stat(file)
+    except OSError:
+        return None
+    return found and (found.st_dev, found.st_ino)
 
 
 def is_remote(file: str, mounts: str | None = None) -> bool:

@@ -1,5 +1,6 @@
 """Over HTTP: what each rater may see and answer, and that invalid requests and database errors differ in status."""
 
+import shutil
 from dataclasses import replace
 from uuid import uuid4
 
@@ -328,3 +329,15 @@ def test_a_clip_of_another_data_set_is_not_shown(client, project, data):
     assert client.get(f"/media/{clip_id(other.clips[0])}.mp4").status_code == 404
     got = client.post("/api/next", json={"n": 9}).json()
     assert len(got["questions"]) == 3 and got["left"] == 0, "nor is it asked about"
+
+
+def test_clips_are_made_again_where_their_folder_was_emptied(data, tmp_path):
+    source, _ = data
+    clips = Clips(Renderers(source), tmp_path / "clips", look=Look(32, 10), limit_mb=10)
+    made = clips.get("a", 0, 4).result(timeout=60)
+    (tmp_path / "clips" / "b.17.part.mp4").symlink_to("nowhere")  # as a file that goes while folders are read
+    clips._tidy()
+    shutil.rmtree(tmp_path / "clips")
+    clips._tidy()
+    assert clips.get("a", 0, 4).result(timeout=60) == made and made.stat().st_size > 0
+    clips.renderers.close()

@@ -1,12 +1,16 @@
 """Databases that cannot be used: each kind of trouble has its own sentence, and no sentence has a password."""
 
+import shutil
 import sqlite3
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, select
 
 from pbrl.feedback.store.address import hide_passwords
+from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.database import Unavailable
+from pbrl.feedback.store.schema import QuestionRow
 from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
 from tests.feedback.examples import record
@@ -76,3 +80,24 @@ def test_no_sentence_has_a_password(url):
     with pytest.raises(UserError) as error:
         Store(url)
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("change", ["deleted", "moved", "replaced"])
+def test_nothing_is_acknowledged_in_a_file_that_is_gone(store, tmp_path, change):
+    """SQLite writes on into a file that has no name any more, and what is written there is gone at the end."""
+    with store.reading() as connection:
+        question = connection.execute(select(QuestionRow.id)).scalars().first()
+    store.add_rater("ada", "human")
+    (file,) = tmp_path.glob("*.sqlite")
+    if change == "deleted":
+        file.unlink()
+    else:
+        file.rename(tmp_path / "moved.sqlite")
+    if change == "replaced":
+        shutil.copy(tmp_path / "moved.sqlite", file)
+    with pytest.raises(Unavailable, match=r"was deleted, moved or replaced while it was open.*/export"):
+        store.append([Answer(uuid4().hex, question, "ada", kind="pass")])
+    assert question in store.questions([question]), "what it held can be saved"
+    if change == "moved":
+        (tmp_path / "moved.sqlite").rename(file)
+        assert store.append([Answer(uuid4().hex, question, "ada", kind="pass")]) == [201], "after those of `record`"
