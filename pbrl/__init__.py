@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pbrl.api import ask, evaluate, load_table, train_policy, train_reward
     from pbrl.data.table import Table
     from pbrl.models.policy import load_policy, save_policy
-    from pbrl.types import Clip, Episode, UserError
+    from pbrl.types import Clip, Episode, Observation, UserError
 
 HOMES = {  # imported when they are first used: PyTorch takes seconds
     "ask": "pbrl.api",
@@ -28,6 +28,7 @@ HOMES = {  # imported when they are first used: PyTorch takes seconds
     "save_policy": "pbrl.models.policy",
     "Clip": "pbrl.types",
     "Episode": "pbrl.types",
+    "Observation": "pbrl.types",
     "UserError": "pbrl.types",
 }
 __all__ = [
@@ -41,8 +42,13 @@ __all__ = [
     "save_policy",
     "Clip",
     "Episode",
+    "Observation",
     "UserError",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

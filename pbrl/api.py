@@ -90,9 +90,15 @@ def train_policy(
     return learner.policy
 
 
-def evaluate(policy: Policy, env: str, *, episodes: int = 20, seed: int = 0, workers: int = 0) -> Evaluation:
-    """Success and return, with intervals, of seeded episodes in an environment of configs/env. Raises UserError."""
-    rollout_workers = RolloutWorkers(compose_config(f"env={env}")["env"], workers)
+def evaluate(
+    policy: Policy, env: str, *, episodes: int = 20, seed: int = 0, workers: int = 0, **changes: Any
+) -> Evaluation:
+    """Success and return, with intervals, of seeded episodes in an environment of configs/env.
+
+    `changes` are its settings: evaluate(policy, "gymnasium", id="MyEnv-v0", module="my_package"). Raises UserError.
+    """
+    flags = [f"env.{name}={_plain(value)}" for name, value in changes.items()]
+    rollout_workers = RolloutWorkers(compose_config(f"env={env}", *flags)["env"], workers)
     try:
         return evaluation.evaluate(rollout_workers, policy, episodes, seed)
     finally:

@@ -8,7 +8,11 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pbrl.types import UserError
 
 LINKED = Path(__file__).parent / "config_files"  # a link to configs/ in a checkout, files in an installed package
 FOLDER = LINKED if LINKED.is_dir() else Path(__file__).parents[1] / "configs"
@@ -22,12 +26,17 @@ def register_environments() -> None:
 
 
 def compose_config(*overrides: str, name: str = "train") -> dict[str, Any]:
-    """What `python train.py <overrides>` would run with, as plain values. Raises Hydra's errors for unknown choices."""
+    """What `python train.py <overrides>` would run with, as plain values. Raises UserError for unknown choices."""
     register_environments()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
-        config = compose(name, list(overrides))
-    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+        try:
+            config = compose(name, list(overrides))
+            return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+        except (HydraException, OmegaConfBaseException) as error:
+            from pbrl.run import listing
+
+            raise UserError(listing.explain(error, lambda _: []) or str(error)) from error
 
 
 def quote_addresses(arguments: list[str]) -> list[str]:

@@ -15,6 +15,8 @@ import h5py
 import numpy as np
 import pytest
 
+from pbrl.data import episodes
+from pbrl.data.table import Table
 from pbrl.feedback.questions import Question, Value
 from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.store import Store
@@ -208,6 +210,27 @@ def test_the_python_example_of_the_readme_runs(tmp_path):
     code = code.replace('"ensemble"', '"ensemble", steps=5').replace('"cpl", ', '"cpl", pretrain_steps=5, ')
     (tmp_path / "example.py").write_text(code)
     hopper_file(tmp_path / re.findall(r'"([\w.-]+hdf5)"', code)[0])
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_robots_own_videos_train_as_the_labelling_page_says(tmp_path):
+    """The block between the marks, on answers of the page's store about videos with numbers beside them."""
+    block = re.search(r"<!-- robot-example -->\s*```python\n(.*?)```", (ROOT / "docs/labelling.md").read_text(), re.S)
+    assert block
+    folder = make_recordings(tmp_path / "my-robot")
+    random = np.random.default_rng(0)
+    for video in folder.glob("*.mp4"):
+        np.savez(video.with_suffix(".npz"), obs=random.normal(size=(80, 3)), action=random.uniform(-1, 1, (79, 2)))
+    store = Store(f"sqlite:///{tmp_path / 'labels.sqlite'}")
+    clips = Table(episodes.read(folder)).clips(np.arange(0, 40, 5), 20)
+    asked = store.ask([Question("pair", (a, b)) for a, b in zip(clips[::2], clips[1::2], strict=True)])
+    store.add_rater("me", "human")
+    store.append([Answer(f"{i}", name, "me", Value("answer", i % 2)) for i, name in enumerate(asked)])
+    code = block[1].replace("steps=6000", "steps=5").replace('"ensemble"', '"ensemble", steps=5')
+    (tmp_path / "example.py").write_text(code + "assert action.shape == (2,) and action.abs().max() <= 1\n")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

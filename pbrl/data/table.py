@@ -257,8 +257,9 @@ class Table:
         """Every row [K] at which a segment of `length` steps fits into its episode. Raises UserError if none does."""
         starts = [np.arange(f, f + n - length + 1) for f, n in zip(self.first, self.steps, strict=True) if n >= length]
         if not starts:
+            longest = int(self.steps.max())
             raise UserError(
-                f"no episode is {length} steps long (the longest has {self.steps.max()}): lower query.length"
+                f"no episode is {length} steps long (the longest: {longest}): add query.length={max(1, longest // 2)}"
             )
         return torch.from_numpy(np.concatenate(starts)).to(self.device)
 

@@ -4,6 +4,7 @@ Answers go to a store, from which training reads them: `train.py … feedback=st
 configs/label.yaml.
 """
 
+import os
 import sys
 
 import hydra
@@ -24,7 +25,20 @@ def main(config: DictConfig) -> None:
         sys.exit(f"\n{error}")
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Reads the command line."""
     register_environments()
     sys.argv[1:] = quote_addresses(sys.argv[1:])
-    main()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on, and does not print them itself
+    try:
+        main()
+    except Exception as error:
+        from pbrl.run import listing
+
+        if (words := listing.explain(error, lambda _: [])) is None:
+            raise
+        sys.exit(f"\n{words.replace('python train.py --help', 'configs/label.yaml')}")
+
+
+if __name__ == "__main__":
+    start()

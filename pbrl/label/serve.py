@@ -136,8 +136,14 @@ def print_summary(config: Mapping[str, Any], store: Store, dataset: str) -> None
     print(f"\nanswers {', '.join(f'{n} {what}' for what, n in counts.items())}; to learn from them:")
     address = f"'{store.address}'" if "=" in store.address or "*" in store.address else store.address
     print(
-        f"  python train.py … feedback=stored store={address} query.kind={query['kind']} query.length={query['length']}"
+        f"  python train.py env=… algo=… {_data_flags(config['data'])}feedback=stored store={address} "
+        f"query.kind={query['kind']} query.length={query['length']}"
     )
+
+
+def _data_flags(data: Mapping[str, Any]) -> str:
+    """The flags of a data set that lies in a place of its own."""
+    return f"data={data['name']} data.path={data['path']} " if data.get("path") else "data=… "
 
 
 def frame_rate(episodes: Sequence[Episode]) -> int:

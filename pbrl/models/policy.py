@@ -43,7 +43,7 @@ class LikelihoodPolicy(nn.Module):
         return (self.log_prob(segment.obs, segment.action) * segment.mask).sum(-1)
 
 
-def save_policy(policy: Any, path: Path) -> None:
+def save_policy(policy: Any, path: str | Path) -> None:
     """Writes all that is needed to run the policy. Raises UserError where a parameter is NaN: training diverged."""
     name = f"{type(policy).__module__}.{type(policy).__name__}"
     spec = {**asdict(policy.spec), "images": dict(policy.spec.images)}
@@ -51,7 +51,7 @@ def save_policy(policy: Any, path: Path) -> None:
     spoilt = [key for key, value in state.items() if value.isnan().any()]
     if spoilt:
         raise UserError(f"training diverged: {', '.join(spoilt)} of the policy are NaN, so {path} was not written")
-    with files.replacing(path) as partial, open(partial, "wb") as file:
+    with files.replacing(Path(path)) as partial, open(partial, "wb") as file:
         torch.save({"class": name, "spec": spec, "settings": policy.settings, "state": state}, file)
 
 

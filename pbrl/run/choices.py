@@ -150,7 +150,7 @@ def find_choice(folder: str, part: dict[str, Any], config: dict[str, Any]) -> st
         return name
     named = {choice: load(folder, choice)[0] for choice in known}
     own = {key: part.get(key) for key in ("_target_", "name")}
-    same = {c: v for c, v in named.items() if all(v.get(key, value) == value for key, value in own.items())}
+    same = {c: v for c, v in named.items() if all(_may_be(v.get(key, value), value) for key, value in own.items())}
     if not same:
         return ""
     have = flatten(part)
@@ -161,11 +161,19 @@ def find_choice(folder: str, part: dict[str, Any], config: dict[str, Any]) -> st
     return f"{found.removesuffix('/base')}/{part['task']}" if found.endswith("/base") else found
 
 
+def _may_be(written: Any, value: Any) -> bool:
+    """Whether a choice's value, as its yaml writes it, may have become this one."""
+    return written == value or "${" in str(written)
+
+
 def names(config: dict[str, Any]) -> dict[str, str]:
     """The choice of each group that a run was made from, by part; a class's name where it is none of the choices."""
     parts = {group.part: config[group.part] for group in groups() if isinstance(config.get(group.part), dict)}
     folders = {group.part: group.folder for group in groups()}
-    return {part: find_choice(folders[part], own, config) or _class_name(own) for part, own in parts.items()}
+    found = {part: find_choice(folders[part], own, config) or _class_name(own) for part, own in parts.items()}
+    if "/" in str(name := parts["env"].get("name")):  # of a package of the user's own: gymnasium/MyEnv-v0
+        found["env"] = name
+    return found
 
 
 def _class_name(part: dict[str, Any]) -> str:
@@ -216,7 +224,9 @@ def _values(prefix: str, have: dict, default: dict, notes: dict[str, str], confi
     usual = flatten(resolve(default, config))
     found = {key: value for key, value in flatten(have).items() if key.rpartition(".")[2] not in OWN}
     return [
-        _setting(f"{prefix}.{key}", value, value if usual.get(key) == "???" else usual.get(key), words)
+        _setting(
+            f"{prefix}.{key}", value, "none: it must be given" if usual.get(key) == "???" else usual.get(key), words
+        )
         for key, value in found.items()
         for words in [notes.get(f"{prefix}.{key}", "")]
     ]

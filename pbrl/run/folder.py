@@ -111,8 +111,8 @@ def _write_config(folder: Path, plain: dict[str, Any]) -> None:
 
 
 def git_commit() -> str:
-    """The commit of this code, or "" outside a repository."""
-    command = ["git", "rev-parse", "HEAD"]
+    """The commit of this code, with `-dirty` where files that git tracks differ from it; "" outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
     except OSError:

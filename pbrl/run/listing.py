@@ -1,16 +1,28 @@
 """`python train.py --help` and `python train.py list …`: what there is to choose; and names near a misspelt one."""
 
+import re
 import shutil
 import textwrap
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
-from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from hydra.errors import (
+    CompactHydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf.errors import (
+    InterpolationResolutionError,
+    InterpolationToMissingValueError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from pbrl.run import choices
 from pbrl.run.choices import Group
 
+MISSING = re.compile(r"Missing mandatory value: ([\w.]+)")
 Tasks = Callable[[str], Iterable[str]]  # the names of a simulator's tasks
 
 ABOUT = """\
@@ -145,6 +157,10 @@ def explain(error: Exception, tasks: Tasks) -> str | None:
         return f"{error.full_key} has no default: add {error.full_key}=…"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_choice(error.missing_cfg_file, tasks)
+    if isinstance(error, InterpolationToMissingValueError) and (missing := MISSING.search(str(error))):
+        return f"{missing[1]} has no default: add {missing[1]}=…"
+    if isinstance(error, InstantiationException):
+        return None  # a mistake in the code of what is made: its own traceback tells
     if isinstance(error, InterpolationResolutionError):
         words = str(error).splitlines()[0]
         return f"{error.full_key} follows another setting ({words}): give that one a value, or leave out its `~`"

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ import yaml
 from pbrl.training import log
 from pbrl.types import UserError
 
+RESULT = "result.json"
 START = "start.json"  # what was known when training began: the header and the evaluation of the data set
+
+
+def end_of(folder: Path) -> str | None:
+    """When the run in a folder ended, to the minute; None where it has not."""
+    results = [*folder.glob(RESULT), *folder.glob(f"seed*/{RESULT}")]
+    return f"{datetime.fromtimestamp(results[0].stat().st_mtime):%Y-%m-%d %H:%M}" if results else None
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class SeedOutcome:
     @cached_property
     def result(self) -> dict[str, Any] | None:
         """What `result.json` holds; None before the run has ended."""
-        return read_json(self.folder / "result.json")
+        return read_json(self.folder / RESULT)
 
     @cached_property
     def events(self) -> list[dict[str, Any]]:

@@ -102,7 +102,7 @@ def plot(folder: Path) -> None:
     run = outcome.read(folder)
     line = comparing.curve("policy", run.seeds)
     measure = outcome.measure(run.seeds[0].evaluations[0])
-    figure = charts.curves([line], comparing.levels(run), measure, run.config["env"].get("task", ""), ink="0.2")
+    figure = charts.curves([line], comparing.levels(run), measure, choices.names(run.config)["env"], ink="0.2")
     with files.replacing(folder / "curve.png") as partial:
         figure.savefig(partial, dpi=120)
 

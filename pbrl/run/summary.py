@@ -53,7 +53,7 @@ def lines(rows: list[tuple[str, str]]) -> str:
 
 def results(result: dict[str, Any], name: str = "") -> str:
     """The table of one seed's `result.json`: data, baseline and policy with their intervals, reward model, answers."""
-    title = ", ".join(filter(None, [result["env"].get("task", ""), name, "95 % intervals"]))
+    title = ", ".join(filter(None, [_task(result["env"]), name, "95 % intervals"]))
     rows = [(row, f"{evaluation}, {evaluation.episodes} episodes") for row, evaluation in evaluations(result)]
     tested = [
         f"{key} {value:.2f}"
@@ -65,6 +65,10 @@ def results(result: dict[str, Any], name: str = "") -> str:
     if result["answers"]:
         rows.append(("answers", ", ".join(f"{v} {k}" for k, v in result["answers"].items())))
     return "\n".join([f"\n{title}", *(f"  {row:20s} {text}" for row, text in rows)])
+
+
+def _task(env: dict[str, Any]) -> str:
+    return env.get("task") or str(env.get("name") or "").rpartition("/")[2]
 
 
 def evaluations(result: dict[str, Any]) -> list[tuple[str, Evaluation]]:

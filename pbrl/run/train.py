@@ -25,7 +25,7 @@ from pbrl.feedback.store.datasets import adopt, adopt_recordings
 from pbrl.feedback.store.store import Store
 from pbrl.models.policy import save_policy
 from pbrl.processor import available_cores
-from pbrl.run import report, summary
+from pbrl.run import outcome, report, summary
 from pbrl.run.build import build, build_algorithm, build_reward
 from pbrl.run.folder import hold_folder, make_folder, run_folder, seed_folders, settle_precision, write_provenance
 from pbrl.run.validate import Plan, check_sizes, validate
@@ -89,6 +89,8 @@ def _train(settings: RunSettings, plan: Plan, device: torch.device, scratch: Pat
         )
 
     table.relabel_true(settings.reward_scale)
+    if plan.query is not None:
+        table.segment_starts(settings.query.length)  # before the baseline trains for minutes
     clones = None
     if settings.compare and settings.only is None:
         clones = train_baseline(settings, world, precision, folder / "bc")
@@ -100,6 +102,9 @@ def _train(settings: RunSettings, plan: Plan, device: torch.device, scratch: Pat
     if settings.only == "answers":
         training.ask_first()
         return {}
+    ended = outcome.end_of(folder) if distributed.is_rank_0() and not settings.grow else None
+    if ended:
+        print(f"this run ended on {ended}, and nothing is trained again; after a change of code use another run=…")
     summaries = training.run()
     if world.workers is None:
         return {}

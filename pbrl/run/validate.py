@@ -15,6 +15,7 @@ from pbrl.data import frames
 from pbrl.data.table import NORMALIZE, Table
 from pbrl.feedback.labels import Labels
 from pbrl.feedback.sources.reference import Reference
+from pbrl.feedback.store.address import sqlite_file
 from pbrl.feedback.strategies import needs_reward
 from pbrl.objectives import Objective
 from pbrl.ranges import check_values, hints_of
@@ -156,6 +157,10 @@ def _check_source(settings: RunSettings, env: Any) -> None:
     source: FeedbackSource = build(settings.feedback, flag="feedback")
     if not source.kinds and not settings.store:
         raise UserError("feedback=stored takes answers from a store: name it with store=sqlite:///answers.sqlite")
+    if not source.kinds and (file := sqlite_file(settings.store or "")) and not file.exists():
+        raise UserError(
+            f"store={settings.store}: there is no file {file}, and feedback=stored reads answers that exist"
+        )
     source.check(settings.query, env)
 
 

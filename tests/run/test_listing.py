@@ -6,11 +6,13 @@ import subprocess
 import sys
 
 import pytest
+from hydra.errors import InstantiationException
 
 from pbrl.configs import compose_config
 from pbrl.run import choices, listing
 from pbrl.run.validate import validate
 from pbrl.settings import RunSettings
+from pbrl.types import UserError
 from sim.tasks import tasks
 
 ALL = [(group.folder, choice) for group in choices.groups() for choice in choices.choices(group.folder)]
@@ -97,10 +99,28 @@ def test_a_list_of_an_unknown_group(names, says):
     ],
 )
 def test_command_line_errors_are_one_sentence(flag, says):
-    with pytest.raises(Exception) as found:  # noqa: B017  whatever Hydra raises
+    with pytest.raises(UserError) as found:
         compose_config(flag)
-    words = listing.explain(found.value, tasks)
+    words = listing.explain(found.value.__cause__, tasks)  # type: ignore[arg-type]
     assert words is not None and says in words and "\n" not in words
+
+
+def test_a_missing_id_is_asked_for():
+    with pytest.raises(UserError, match=r"^env\.id has no default: add env\.id=…$"):
+        compose_config("env=gymnasium")
+
+
+def test_a_mistake_in_code_that_is_made_keeps_its_traceback():
+    """An environment or a learner of the user's own, whose constructor raises: no flag is to blame."""
+    error = InstantiationException("Error in call to target 'mine.Env'")
+    assert listing.explain(error, tasks) is None
+
+
+def test_an_environment_of_a_package_of_ones_own_is_known_by_its_id():
+    config = compose_config("env=gymnasium", "env.id=Mine-v0", "env.module=mine")
+    assert choices.names(config)["env"] == "gymnasium/Mine-v0"
+    found = {setting.key: setting for setting in choices.settings(config) if setting.differs}
+    assert found["env"].value == "gymnasium" and found["env.id"].value == "Mine-v0" and "env.module" in found
 
 
 def test_other_errors_are_not_explained_away():

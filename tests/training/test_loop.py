@@ -154,11 +154,25 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path, name, forks):
     assert_same(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"))
 
 
-def test_the_same_command_twice_trains_once(tmp_path):
+def test_a_question_that_no_episode_holds_is_refused_before_the_baseline_trains(tmp_path):
+    with pytest.raises(UserError, match=r"no episode is 999 steps long.*add query\.length="):
+        train(tmp_path, *RUNS["cpl"], "query.length=999")
+    assert not (tmp_path / "run" / "bc" / "checkpoint.pt").exists()
+
+
+def test_stored_answers_are_looked_for_before_anything_is_made(tmp_path):
+    with pytest.raises(UserError, match="there is no file"):
+        train(tmp_path, *RUNS["cpl"], "feedback=stored", f"store=sqlite:///{tmp_path / 'none.sqlite'}")
+    assert not (tmp_path / "none.sqlite").exists() and not (tmp_path / "data").exists()
+
+
+def test_the_same_command_twice_trains_once(tmp_path, capsys):
     train(tmp_path, *RUNS["iql"])
+    assert "this run ended on" not in capsys.readouterr().out
     before = outcome(tmp_path)
     written = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     train(tmp_path, *RUNS["iql"])
+    assert "this run ended on" in capsys.readouterr().out
     assert_same(before, outcome(tmp_path))
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == written
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 VARIABLE = "PBRL_STORE"  # in the environment: the whole address, for processes that read the shown one from a file
 
@@ -11,6 +12,12 @@ def hide_passwords(text: str) -> str:
     text = re.sub(r"(\w://[^\s:/@]*:)[^\s/]*(?=@)", r"\1***", text)
     text = re.sub(r":[^\s:@/]+(?=@)", ":***", text)  # what stands before an @ may be one, whatever else is wrong
     return re.sub(r"(?i)((?:password|passwd|token|secret)=)[^&\s]*", r"\1***", text)
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite store; None for one in memory, and for other databases."""
+    found = re.match(r"sqlite(?:\+\w+)?:///([^?]+)", url)
+    return Path(found[1]) if found and found[1] != ":memory:" else None
 
 
 def remember_address(url: str) -> None:
