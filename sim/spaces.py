@@ -1,6 +1,6 @@
 """Gymnasium's spaces as policies take them: a vector of numbers, images by name, and actions in [-1, 1]."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ class ObservationParts:
     """
 
     def __init__(self, space: spaces.Space, owner: str):
+        self.owner = owner
         self.numbers: list[tuple[tuple[str, ...], spaces.Space]] = []
         self.images: dict[str, tuple[str, ...]] = {}
         for keys, part in _leaves(space):
@@ -37,13 +38,26 @@ class ObservationParts:
         self.size = sum(spaces.flatdim(part) for _, part in self.numbers)
 
     def state(self, observation: Any) -> np.ndarray:
-        """The numbers [O] float32."""
-        parts: list[Any] = [spaces.flatten(part, _at(observation, keys)) for keys, part in self.numbers]
-        return np.concatenate([np.empty(0), *parts]).astype(np.float32)
+        """The numbers [O] float32. Raises UserError where they are not those of the space."""
+        parts: list[Any] = [spaces.flatten(part, self._at(observation, keys)) for keys, part in self.numbers]
+        found = np.concatenate([np.empty(0), *parts]).astype(np.float32)
+        if len(found) != self.size:
+            raise UserError(
+                f"{self.owner} returned an observation of {len(found)} numbers, and its observation_space has "
+                f"{self.size}"
+            )
+        return found
 
     def image(self, observation: Any, name: str) -> np.ndarray:
         """The image `name` [H, W, 3] uint8."""
-        return to_rgb(np.asarray(_at(observation, self.images[name])))
+        return to_rgb(np.asarray(self._at(observation, self.images[name])))
+
+    def _at(self, observation: Any, keys: tuple[str, ...]) -> Any:
+        for i, key in enumerate(keys):
+            if not isinstance(observation, Mapping) or key not in observation:
+                raise UserError(f"{self.owner} returned an observation without {'.'.join(keys[: i + 1])}")
+            observation = observation[key]
+        return observation
 
 
 def _leaves(space: spaces.Space, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], spaces.Space]]:
@@ -53,12 +67,6 @@ def _leaves(space: spaces.Space, keys: tuple[str, ...] = ()) -> Iterator[tuple[t
         return
     for key, part in space.spaces.items():
         yield from _leaves(part, (*keys, key))
-
-
-def _at(observation: Any, keys: tuple[str, ...]) -> Any:
-    for key in keys:
-        observation = observation[key]
-    return observation
 
 
 def is_image(space: spaces.Space) -> bool:
@@ -107,6 +115,9 @@ class ActionScale:
 
     def from_environment(self, action: Any) -> np.ndarray:
         """An action of the environment → [A] in [-1, 1], clipped; 0 where the bounds are equal."""
-        away = np.asarray(action, np.float64).reshape(self.size) - self.low
+        found = np.asarray(action, np.float64)
+        if found.size != self.size:
+            raise UserError(f"an expert returned an action of shape {found.shape}, and actions are {self.space.shape}")
+        away = found.reshape(self.size) - self.low
         scaled = np.divide(2.0 * away, self.range, out=np.ones(self.size), where=self.range > 0) - 1.0
         return np.clip(scaled, -1.0, 1.0)

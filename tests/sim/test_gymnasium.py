@@ -9,6 +9,7 @@ import av
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Dict
 
 from pbrl.data import collect, frames
 from pbrl.data.behaviours import Behaviour, Noise, Offset, Random
@@ -22,6 +23,7 @@ from pbrl.models.policy import load_policy
 from pbrl.run import train as run
 from pbrl.types import UserError
 from sim.gymnasium_env import Gymnasium, fit
+from sim.spaces import ActionScale, ObservationParts
 from tests.parts import config
 from tests.sim import worlds
 
@@ -143,6 +145,20 @@ def test_a_mujoco_environment_that_is_restored_nearly_is_so_on_demand():
 def test_unsupported_spaces_are_explained(flags, sentence):
     with pytest.raises(UserError, match=sentence):
         Gymnasium(**{**OURS, **flags})
+
+
+def test_what_the_spaces_do_not_say_is_explained():
+    """Mistakes of one's own environment or expert: an observation or an action of another shape."""
+    parts = ObservationParts(Dict({"near": Box(-1, 1, (2,)), "far": Box(-1, 1, (1,))}), "Mine-v0")
+    for observation, words in (
+        ({"near": [0, 0], "far": [0, 0]}, "Mine-v0 returned an observation of 4 numbers.*observation_space has 3"),
+        ({"near": [0, 0]}, "without far"),
+        ([0, 0, 0], "without near|without far"),
+    ):
+        with pytest.raises(UserError, match=words):
+            parts.state(observation)
+    with pytest.raises(UserError, match=r"shape \(3,\), and actions are \(2,\)"):
+        ActionScale(Box(-1, 1, (2,)), "Mine-v0").from_environment([0, 0, 0])
 
 
 def test_images_of_cameras():
