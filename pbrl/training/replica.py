@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pbrl import distributed
 from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels
 from pbrl.training.batches import Data
@@ -59,7 +60,8 @@ class Replica:
             if len(values) == self.table.row_count:  # else the data set has grown, and the reward model labels it anew
                 self.table.set_label(name, values)
         self.generator.set_state(self._check_generator(state["generator"].cpu()))
-        self.log.rewind(state["log"])
+        if distributed.is_rank_0():  # the others' logs are of no run
+            self.log.rewind(state["log"])
         self.evaluations = state["evaluations"]
 
     def _check_generator(self, generator: Tensor) -> Tensor:

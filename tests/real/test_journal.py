@@ -35,6 +35,8 @@ def test_an_episode_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         pass
 
     def replace(source, target):
+        if not Path(target).is_relative_to(tmp_path):  # what reading a video keeps for the next time
+            return rename(source, target)
         if len(moved) == allowed[0]:
             raise Killed
         moved.append(rename(source, target))
