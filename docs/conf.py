@@ -33,7 +33,7 @@ apidoc_modules = [
     for package in ("pbrl", "sim", "robots", "real")
 ]  # fmt: skip
 autodoc_default_options = {"members": True, "undoc-members": True, "member-order": "bysource",
-                           "exclude-members": "metadata, registry"}  # fmt: skip
+                           "ignore-module-all": True, "exclude-members": "metadata, registry"}  # fmt: skip
 autodoc_mock_imports = ["rospy", "rclpy", "franky", "rosgraph"]  # libraries of robots, which few machines have
 autodoc_inherit_docstrings = False
 autodoc_typehints = "signature"

@@ -28,7 +28,7 @@ from pbrl.processor import available_cores
 from pbrl.run import outcome, report, summary
 from pbrl.run.build import build, build_algorithm, build_reward
 from pbrl.run.folder import hold_folder, make_folder, run_folder, seed_folders, settle_precision, write_provenance
-from pbrl.run.validate import Plan, check_sizes, validate
+from pbrl.run.validate import Plan, check_sizes, check_store, validate
 from pbrl.settings import Part, RunSettings
 from pbrl.training.engine import pick_device
 from pbrl.training.evaluate import Evaluation, summarize
@@ -59,6 +59,7 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     """
     settings = RunSettings.parse(config)
     plan = validate(settings)
+    check_store(settings)
     device = distributed.begin(pick_device(settings.device))
     try:
         with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:

@@ -157,11 +157,14 @@ def _check_source(settings: RunSettings, env: Any) -> None:
     source: FeedbackSource = build(settings.feedback, flag="feedback")
     if not source.kinds and not settings.store:
         raise UserError("feedback=stored takes answers from a store: name it with store=sqlite:///answers.sqlite")
-    if not source.kinds and (file := sqlite_file(settings.store or "")) and not file.exists():
-        raise UserError(
-            f"store={settings.store}: there is no file {file}, and feedback=stored reads answers that exist"
-        )
     source.check(settings.query, env)
+
+
+def check_store(settings: RunSettings) -> None:
+    """Raises UserError where answers would be read from a file that is not there."""
+    file = sqlite_file(settings.store or "")
+    if name_of(settings.feedback) == "Stored" and file and not file.exists():
+        raise UserError(f"store={settings.store}: there is no file {file} for feedback=stored to read answers from")
 
 
 def _check_images(settings: RunSettings, draws: Draws) -> None:

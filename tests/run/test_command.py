@@ -32,14 +32,14 @@ def test_a_run_of_a_sweep_that_cannot_work_lets_the_others_go_on(tmp_path, launc
     assert all(result["answers"]["answered"] == 10 for result in results)
     assert not (tmp_path / "L4000" / "result.json").exists()
     failed = done.stderr.index("failed: ")
-    assert "query.length=4000" in done.stderr[failed:].splitlines()[0] and "lower query.length" in done.stderr
+    assert "query.length=4000" in done.stderr[failed:].splitlines()[0] and "add query.length=15" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
 
 
 @pytest.mark.slow
 def test_an_invalid_run_prints_one_sentence(tmp_path):
     done = train(tmp_path, "query.length=4000", f"run={tmp_path}/run")
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith("lower query.length")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith("add query.length=15")
     assert "Traceback" not in done.stderr and "overrides" not in done.stderr
     done = train(tmp_path, "algo=cplx")
     assert (
