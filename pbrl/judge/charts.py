@@ -23,9 +23,9 @@ MARKERS = "osD^vPX*"
 BARS = {  # measures of which more is better, from 0 to 1 or -1 to 1
     "pair_accuracy": "pair accuracy",
     "failure_auc": "failure AUC",
-    "voc": "VOC",
-    "reward_correlation": "true reward",
-    "cumulative_correlation": "reward so far",
+    "voc": "order, time (VOC)",
+    "reward_correlation": "order, true reward",
+    "cumulative_correlation": "order, reward so far",
     "kendall_tau": "Kendall's tau",
     "position_bias": "position bias",
 }
@@ -59,7 +59,7 @@ def draw(truth: Truth, sources: Mapping[str, Source], found: Mapping[str, Judgem
 def save(figure: Figure, path: Path) -> None:
     """Writes it as a PNG. Raises UserError where it cannot be written."""
     with files.replacing(path) as partial:
-        figure.savefig(partial, dpi=100)
+        figure.savefig(partial, dpi=100, pil_kwargs={"optimize": True})
 
 
 def style(place: int) -> dict[str, Any]:
@@ -111,6 +111,8 @@ def _draw_measures(axes: Axes, found: Mapping[str, Judgement]) -> None:
     rows = [key for key in BARS if any(own.measures[key].value is not None for own in found.values())]
     step = 0.7 / max(len(found), 1)
     for y, key in enumerate(rows):
+        if y % 2:
+            axes.axhspan(y - 0.5, y + 0.5, color=INK, alpha=0.05, linewidth=0)
         for i, own in enumerate(found.values()):
             one = own.measures[key]
             if one.value is not None:
@@ -138,7 +140,7 @@ def _draw_episodes(panels: Any, truth: Truth, scored: Mapping[str, Source], name
         for name, own in lines.items():
             axes.plot(own[i], color=style(names.index(name))["color"], linewidth=1.2, alpha=0.9)
         axes.set(xlabel="step", ylim=(-0.08, 1.08))
-        axes.set_title(_describe(truth, i))
+        axes.set_title(_describe(truth, i), fontsize=9)
         if truth.succeeded_at is not None and truth.succeeded_at[i] >= 0:
             axes.axvline(truth.succeeded_at[i], color=INK, linewidth=0.8, alpha=0.6)
     for axes in panels[len(chosen) :]:
@@ -169,10 +171,10 @@ def _unit(values: np.ndarray) -> np.ndarray:
 
 
 def _describe(truth: Truth, i: int) -> str:
-    words = f"episode {i}"
+    words = [f"episode {i}"]
     if truth.returns is not None:
-        words += f", return {truth.returns[i]:.0f}"
+        words.append(f"return {truth.returns[i]:.4g}")
     if truth.succeeded_at is not None:
         at = truth.succeeded_at[i]
-        words += ", fails" if at < 0 else f", succeeds at step {at}"
-    return words
+        words.append("fails" if at < 0 else f"success at {at}")
+    return ", ".join(words)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,28 @@ from pbrl.types import Clip, UserError
 DEFAULT_LENGTH = 64
 
 
+class Judged(NamedTuple):
+    """What the command found: `result` is what `judge.json` holds."""
+
+    result: dict[str, Any]
+    truth: Truth
+    sources: dict[str, Source]
+    found: dict[str, Judgement]
+
+
 def judge(config: dict[str, Any]) -> dict[str, Any]:
-    """Measures what a config names; returns what `judge.json` holds. Raises UserError."""
+    """Measures what a config names, prints a table and writes the report, which is returned. Raises UserError."""
+    judged = measure_sources(config)
+    print("\n" + report.lines(judged.result))
+    folder = make_folder(Path(config["folder"]))
+    write_json(folder / "judge.json", judged.result)
+    charts.save(charts.draw(*judged[1:]), folder / "judge.png")
+    print(f"\nwritten {folder / 'judge.json'} · {folder / 'judge.png'}")
+    return judged.result
+
+
+def measure_sources(config: dict[str, Any]) -> Judged:
+    """Measures what a config names. Raises UserError."""
     check(config)
     named = find_sources(config)
     config = with_data(config, named)
@@ -33,16 +53,12 @@ def judge(config: dict[str, Any]) -> dict[str, Any]:
     truth = material.truth  # refused before models are loaded
     sources = {name: load_source(name, own, config, material) for name, own in named.items()}
     pairs = choose_pairs(config["query"], truth, sources)
-    warnings = warn_of_training(sources, pairs, material)
     found = {}
     for name, source in sources.items():
         print(f"measuring {name}", flush=True)
         found[name] = measure(truth, source, pairs=pairs, resamples=config["resamples"], seed=config["seed"])
-    described = describe(config, material, pairs) | {"warnings": warnings}
-    result = report.to_dict(described, sources, found)
-    print("\n" + report.lines(result))
-    write(Path(config["folder"]), result, truth, sources, found)
-    return result
+    described = describe(config, material, pairs) | {"warnings": warn_of_training(sources, pairs, material)}
+    return Judged(report.to_dict(described, sources, found), truth, sources, found)
 
 
 def with_data(config: dict[str, Any], named: Mapping[str, Named]) -> dict[str, Any]:
@@ -131,17 +147,3 @@ def describe(config: Mapping[str, Any], material: Material, pairs: Clips) -> dic
         },
         "bootstrap": {"resamples": config["resamples"], "seed": config["seed"], "interval": "95 %, percentiles"},
     }
-
-
-def write(
-    folder: Path,
-    result: dict[str, Any],
-    truth: Truth,
-    sources: Mapping[str, Source],
-    found: Mapping[str, Judgement],
-) -> None:
-    """Writes `judge.json` and `judge.png`. Raises UserError where they cannot be written."""
-    make_folder(folder)
-    write_json(folder / "judge.json", result)
-    charts.save(charts.draw(truth, sources, found), folder / "judge.png")
-    print(f"\nwritten {folder / 'judge.json'} · {folder / 'judge.png'}")

@@ -45,7 +45,7 @@ def load_run(folder: Path, material: Material, device: torch.device) -> Source:
         reward=table.labels["reward"][table.rows].double().cpu().numpy(),
         probability=lambda clips: compare(model, table, clips),
         trained_on=_answered_pairs(settings, folder if (folder / "checkpoint.pt").exists() else folder.parent),
-        about={"reward": name_of(settings.reward), "run": str(folder), "seed": settings.seed + seed},
+        about={"reward": name_of(settings.reward), "run": str(folder), "seed": settings.seed},
     )
 
 

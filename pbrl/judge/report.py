@@ -77,10 +77,13 @@ def _chance(sources: Mapping[str, Any], key: str) -> str:
 
 
 def _reasons(sources: Mapping[str, Any]) -> list[str]:
-    """For each reason, of which source and measures it is."""
+    """Why there are dashes: each reason once, with the measures and sources that it is about."""
     by: dict[tuple[str, str], list[str]] = {}
     for name, own in sources.items():
+        reasons: dict[str, list[str]] = {}
         for key, one in own["measures"].items():
             if one["why"]:
-                by.setdefault((name, one["why"]), []).append(TITLES[key])
-    return [""] * bool(by) + [f"–  {name}: {', '.join(keys)}: {why}" for (name, why), keys in by.items()]
+                reasons.setdefault(one["why"], []).append(TITLES[key])
+        for why, titles in reasons.items():
+            by.setdefault((", ".join(titles), why), []).append(name)
+    return [""] * bool(by) + [f"–  {', '.join(names)}: {titles}: {why}" for (titles, why), names in by.items()]

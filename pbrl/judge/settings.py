@@ -18,7 +18,7 @@ class Settings(TypedDict):
     store: str | None
     rater: str | None
     file: str | None
-    sources: dict[str, Any]
+    sources: dict[str, Any] | None
     kind: Literal["pair", "ranking", "rating"] | None
     query: dict[str, Any]
     demonstrations: bool
@@ -78,7 +78,7 @@ def check(config: dict[str, Any]) -> None:
 
 def find_sources(config: dict[str, Any]) -> dict[str, Named]:
     """The sources by the names that the report has for them. Raises UserError where there are none."""
-    found = {str(name): Named.of(str(name), given) for name, given in config["sources"].items()}
+    found = {str(name): Named.of(str(name), given) for name, given in (config["sources"] or {}).items()}
     single = [
         (Path(config["rewards"] or "").name or "rewards", "run", config["rewards"], None),
         (config["rater"] or "answers", "store", config["store"], config["rater"]),

@@ -1,6 +1,8 @@
 """Judges whose quality is known, measured: perfect, reversed, random, by Boltzmann's model, and biased to a side."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -230,3 +232,8 @@ def test_what_cannot_be_judged_is_said(words, make):
     with pytest.raises(UserError) as raised:
         make()
     assert re.search(words, str(raised.value)) and str(raised.value).count("\n") == 0
+
+
+def test_the_array_call_loads_neither_torch_nor_a_database():
+    code = "import sys, pbrl.judge; sys.exit('torch' in sys.modules or 'sqlalchemy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
