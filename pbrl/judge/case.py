@@ -32,6 +32,7 @@ class Measured(NamedTuple):
     count: int = 0
     unit: str = ""
     why: str = ""  # there is no value, or no interval
+    floor: float | None = None  # of a calibration error: what a calibrated judge has by as many pairs
 
 
 class Group(NamedTuple):

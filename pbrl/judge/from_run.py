@@ -73,6 +73,8 @@ def compare(model: RewardModel, table: Table, clips: Clips) -> np.ndarray:
 def _read(folder: Path, device: torch.device) -> tuple[RunSettings, dict[str, Any], int]:
     """A run's settings, its checkpoint, and which of its seeds the folder is of."""
     config = _read_config(folder)
+    if config.get("seeds", 1) > 1:
+        raise UserError(f"{folder} holds {config['seeds']} seeds: choose one, as in {folder}/seed{config['seed']}")
     if not config.get("reward", {}).get("_target_"):
         raise UserError(f"{folder} is of a run without a reward model: take one that was started with reward=…")
     seed, place = int(config["seed"]), folder
@@ -83,6 +85,8 @@ def _read(folder: Path, device: torch.device) -> tuple[RunSettings, dict[str, An
     checkpoint = files.load(place / "checkpoint.pt", device)
     if checkpoint is None:
         raise UserError(f"{folder} has no checkpoint.pt yet: wait until its run has saved one")
+    if "position" not in checkpoint:
+        raise UserError(f"{place / 'checkpoint.pt'} is of an older version, whose rewards are not read: train it anew")
     if not checkpoint["position"]["round"]:
         raise UserError(f"the reward model of {folder} has learnt nothing yet: wait until its run has saved one")
     return RunSettings.parse(config), checkpoint, seed - first

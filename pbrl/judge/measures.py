@@ -96,6 +96,16 @@ def calibration_error(probability: ArrayLike, outcome: ArrayLike, bins: int = BI
     return float(np.abs(mean - share) @ count / count.sum()) if len(count) else math.nan
 
 
+def calibration_floor(probability: ArrayLike, *, seed: int, draws: int = 200, bins: int = BINS) -> float:
+    """The mean calibration error of so many outcomes that are drawn by the probabilities [n] themselves.
+
+    Chance alone puts a bin's share beside its probability, and the gaps add up: no judge is at 0 by few pairs.
+    """
+    probability, rng = np.asarray(probability, np.float64), np.random.default_rng(seed)
+    drawn = rng.random((draws, len(probability))) < probability
+    return float(np.mean([calibration_error(probability, outcome, bins) for outcome in drawn]))
+
+
 def brier_score(probability: ArrayLike, outcome: ArrayLike) -> float:
     """The mean squared difference of probabilities [n] and outcomes [n]; always saying ½ has ¼."""
     probability, outcome = np.asarray(probability, np.float64), np.asarray(outcome, np.float64)

@@ -36,9 +36,10 @@ def skip_rate(case: Case) -> Measured:
 
 
 def calibration_error(case: Case) -> Measured:
-    """Expected calibration error of P(second preferred), in ten bins."""
+    """Expected calibration error of P(second preferred), in ten bins; `floor` is what a calibrated judge has."""
     judged = case.probable
-    return _of_probability(case, judged, formulas.calibration_error, chance=None)
+    found = _of_probability(case, judged, formulas.calibration_error, chance=None)
+    return found._replace(floor=formulas.calibration_floor(judged.preferred, seed=case.seed))
 
 
 def brier_score(case: Case) -> Measured:

@@ -59,6 +59,10 @@ def lines(result: Mapping[str, Any]) -> str:
     for i, key in enumerate(MEASURES):
         row = "".join(f"{cells[name][i]:>{widths[name]}}" for name in sources)
         text.append(f"{TITLES[key]:{DESCRIBED + 2}}{chances[i]:>6}{row}")
+        floors = {name: own["measures"][key]["floor"] for name, own in sources.items()}
+        if any(floor is not None for floor in floors.values()):
+            row = "".join(f"{'–' if (x := floors[name]) is None else f'{x:.2f}':>{widths[name]}}" for name in sources)
+            text.append(f"{'  of a calibrated judge':{DESCRIBED + 8}}{row}")
     return "\n".join([*text, *_reasons(sources)])
 
 

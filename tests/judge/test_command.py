@@ -45,8 +45,8 @@ class Place:
         for name, seeds in (("learnt", slice(0, 30)), ("judged", slice(30, 60))):
             storage.write(folder / name, toy.episodes(60)[seeds], {})
         self.table = Table(storage.read(folder / "judged"))
-        self.run = folder / "run"
-        run.train({**compose_config(*SMALL), **self.data("learnt"), "run": str(self.run)})
+        run.train({**compose_config(*SMALL), **self.data("learnt"), "run": str(folder / "run")})
+        self.run = folder / "run/seed0"
         self.store = f"sqlite:///{folder / 'answers.sqlite'}"
         self.raters = [self.answer("perfect"), self.answer("mistake", "feedback.mistake=0.3")]
 
@@ -98,7 +98,7 @@ def test_every_measure_has_a_title():
 def test_several_sources_side_by_side(place, capsys):
     true = place.table.reward[place.table.rows].numpy()
     sources = {
-        "ensemble": str(place.run / "seed1"),
+        "ensemble": str(place.run.parent / "seed1"),
         "perfect": {"store": place.store, "rater": place.raters[0]},
         "wrong": {"store": place.store, "rater": place.raters[1]},
         "opposite": place.file(reward=-true),
@@ -120,12 +120,12 @@ def test_several_sources_side_by_side(place, capsys):
     assert (place.folder / "out/judge.png").read_bytes()[:4] == b"\x89PNG"
     printed = capsys.readouterr().out
     assert re.search(r"pair accuracy +0\.5 +0\.\d\d \[", printed) and "nan" not in printed.lower()
-    assert re.search(r"–  perfect: .*scores no steps", printed)
+    assert re.search(r"–  perfect, wrong: .*scores no steps", printed)
 
 
 def test_the_run_brings_its_data_and_its_answers_are_not_a_test(place):
     own = {**place.data("learnt"), "env": None, "data": None}
-    sources = {"ensemble": str(place.run), "teacher": f"sqlite:///{place.run / 'answers.sqlite'}"}
+    sources = {"ensemble": str(place.run), "teacher": f"sqlite:///{place.run.parent / 'answers.sqlite'}"}
     result = place.judge(sources=sources, query={"pairs": "asked"}, **own)
     assert result["pairs"]["count"] == 200 and value(result, "teacher", "pair_accuracy") == 1
     assert result["warnings"] == ["ensemble has learnt from answers to 200 of the 200 pairs that it is judged on"]
@@ -143,13 +143,13 @@ def test_the_rewards_are_those_that_the_policy_learnt_from(place):
     table_of = storage.read(place.folder / "learnt")
     material = Material(table_of, storage.content_hash(table_of), POINT, place.folder, 0)
     source = load_run(place.run, material, torch.device("cpu"))
-    kept = torch.load(place.run / "checkpoint.pt")["replicas"][0]["labels"]["reward"]
+    kept = torch.load(place.run.parent / "checkpoint.pt")["replicas"][0]["labels"]["reward"]
     assert np.allclose(source.reward, kept[Table(table_of).rows], atol=1e-6)
 
 
 def test_single_flags_and_forms_of_files(place):
     result = place.judge(rewards=str(place.run), store=place.store, rater=place.raters[0])
-    assert list(result["sources"]) == ["run", place.raters[0]]
+    assert list(result["sources"]) == ["seed0", place.raters[0]]
     true = place.table.reward.numpy()  # rows, of which one in each episode holds no step
     assert value(place.judge(file=place.file(reward=true)), "scores", "pair_accuracy") == 1
     steps = np.concatenate([np.arange(n + 1.0) for n in place.table.steps])
@@ -230,6 +230,7 @@ def test_a_data_set_without_rewards_still_has_an_order(place):
         ("about episodes that this data set does not have", {"store": "STORE", "data": "learnt"}),
         ("answered 120 × pair: .*choose one by kind=", {"store": "STORE", "rater": "PERFECT", "kind": "rating"}),
         ("no run folder", {"rewards": "FOLDER"}),
+        ("holds 2 seeds: choose one, as in .*/run/seed0", {"rewards": "SEEDS"}),
         ("there is no file .*nothing.npz", {"file": "nothing.npz"}),
         ("which data set", {"file": "x.npz", "data": None, "env": None}),
         ("takes a rater of pairs", {"rewards": "RUN", "query": {"pairs": "asked"}}),
@@ -244,7 +245,7 @@ def test_a_data_set_without_rewards_still_has_an_order(place):
 def test_what_cannot_be_judged_is_one_sentence(place, words, changes):
     Store(empty := f"sqlite:///{place.folder / 'empty.sqlite'}")
     stand_for = {"STORE": place.store, "EMPTY": empty, "PERFECT": place.raters[0], "RUN": str(place.run),
-                 "FOLDER": str(place.folder)}  # fmt: skip
+                 "FOLDER": str(place.folder), "SEEDS": str(place.run.parent)}  # fmt: skip
     changes = {key: stand_for.get(given, given) if isinstance(given, str) else given for key, given in changes.items()}
     if changes.get("data") == "learnt":
         changes |= place.data("learnt")
@@ -278,6 +279,7 @@ def test_a_file_that_is_no_npz_and_a_run_that_has_no_reward(place, tmp_path):
     with pytest.raises(UserError, match="is no .npz of numbers"):
         place.judge(file=str(tmp_path / "x.npz"))
     shutil.copytree(place.run, tmp_path / "run")
+    shutil.copy(place.run.parent / "checkpoint.pt", tmp_path / "run")
     config = (tmp_path / "run/config.yaml").read_text()
     (tmp_path / "run/config.yaml").write_text(config.replace("pbrl.rewards.ensemble.Ensemble", "''"))
     with pytest.raises(UserError, match="without a reward model"):

@@ -87,6 +87,13 @@ def test_probabilities_that_come_true_are_calibrated():
     assert measures.brier_score(probability, outcome) == pytest.approx(1 / 6, abs=0.003)
 
 
+def test_few_pairs_look_uncalibrated():
+    """One bin of 100 outcomes at 0.5: the share's mean absolute deviation is 0.5 √(2 / (100 π))."""
+    floor = measures.calibration_floor(np.full(100, 0.5), seed=0, draws=4000)
+    assert floor == pytest.approx(0.5 * math.sqrt(2 / (100 * math.pi)), rel=0.03)
+    assert measures.calibration_floor([0.0, 1.0], seed=0) == 0
+
+
 def test_bias_towards_the_first_clip():
     better = np.array([True] * 50 + [False] * 50)
     assert measures.position_bias(better, better) == 0
