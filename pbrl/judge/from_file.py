@@ -1,11 +1,9 @@
 """Scores from anywhere as a judge: an .npz of numbers about the data set, in its order.
 
-| arrays | what they are |
-|---|---|
-| `reward` [M] or [R] | a reward of each step (of each row: an episode's last row, where it ended, counts for nothing) |
-| `value` [M] or [R] | a value of each step or frame: progress, a probability of success, a value function |
-| `episode`, `first` [Q, 2], `length` [Q] and `probability` [Q] | P(second preferred) of pairs of clips; NaN: skipped |
-| `episode`, `first` [Q], `length` [Q] and `value` [Q] | a value of clips; NaN: skipped |
+- `reward` [M] or [R]: a reward of each step (of each row: an episode's last row, where it ended, counts for nothing)
+- `value` [M] or [R]: a value of each step or frame: progress, a probability of success, a value function
+- `episode`, `first` [Q, 2], `length` [Q] and `probability` [Q]: P(second preferred) of pairs of clips; NaN: skipped
+- `episode`, `first` [Q], `length` [Q] and `value` [Q]: a value of clips; NaN: skipped
 
 `episode` are places in the data set from 0, or ids of episodes. `dataset`, if it is there, is the content hash of the
 data set that was scored; another one is refused.

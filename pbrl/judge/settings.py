@@ -31,7 +31,7 @@ class Settings(TypedDict):
     workers: Annotated[int, Range(-1, 4096)]
 
 
-class Query(TypedDict):
+class Compared(TypedDict):
     """Which clips are compared by what gives rewards or values."""
 
     pairs: Literal["drawn", "asked"]
@@ -66,8 +66,8 @@ def check(config: dict[str, Any]) -> None:
     """Raises UserError where a setting has no meaning."""
     check_names("the command line", config, {*hints(Settings), "env", "data"})
     check_values(config, hints(Settings))
-    check_names("query", config["query"], set(hints(Query)))
-    check_values(config["query"], hints(Query), "query.")
+    check_names("query", config["query"], set(hints(Compared)))
+    check_values(config["query"], hints(Compared), "query.")
     if config.get("data"):
         check_data(config["data"])
     if config["rater"] and not config["store"]:
