@@ -10,7 +10,12 @@ if TYPE_CHECKING:
 CONFIGS = Path(__file__).parent.parent / "configs"
 MARK = "<!-- the tables of configs/ stand here in the built site -->"
 GROUPS = ("data", "feedback", "reward", "algo", "objective", "policy", "env", "experiment", "logger", "robot")
-WHOLE = {"train": "python train.py", "label": "python -m pbrl.label", "deploy": "python -m real.deploy"}
+WHOLE = {
+    "train": "python train.py",
+    "label": "python -m pbrl.label",
+    "judge": "python -m pbrl.judge",
+    "deploy": "python -m real.deploy",
+}
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?:\s+(?P<value>[^#\s][^#]*?))?\s*(?:#\s*(?P<says>.*))?$")
 HIDDEN = ("_target_", "_partial_", "defaults", "hydra", "name")
 

@@ -65,8 +65,8 @@ class Parsed(Exception):
 
 def check_module(module: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of `python -m module`: argparse takes the words, or Hydra composes them."""
-    if module == "pbrl.label":
-        assert len(compose_all("label", words)) == 1
+    if module in ("pbrl.label", "pbrl.judge"):
+        assert len(compose_all(module.removeprefix("pbrl."), words)) == 1
         return
     spec = importlib.util.find_spec(module)
     assert spec and spec.origin, f"there is no module {module}"
