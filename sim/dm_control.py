@@ -12,9 +12,11 @@ from gymnasium.spaces import Box
 
 from pbrl.types import UserError
 from sim.instructions import DM_CONTROL
+from sim.render import Viewpoint
 from sim.simulation import Simulation
 
 TASKS = tuple(f"{domain}-{task}" for domain, task in suite.ALL_TASKS)
+VIEWPOINTS = {"cartpole": {"rail": Viewpoint((0, 0, 1.0), 5.2, 90, 0)}}  # the suite's own sees the middle of it
 
 
 class DmControl(Simulation):
@@ -43,7 +45,8 @@ class DmControl(Simulation):
         self.control_hz = 1.0 / (self.env.control_timestep() * action_repeat)
         self.model, self.data = self.env.physics.model.ptr, self.env.physics.data.ptr
         names = (mujoco.mj_id2name(self.model, mujoco.mjtObj.mjOBJ_CAMERA, i) for i in range(self.model.ncam))
-        self.cameras = tuple(name for name in names if name)
+        self.viewpoints = VIEWPOINTS.get(task.split("-")[0], {})
+        self.cameras = (*(name for name in names if name), *self.viewpoints)
         bounds = self.env.action_spec()
         self.low, self.high = bounds.minimum, bounds.maximum
         size = sum(int(np.prod(spec.shape)) for spec in self.env.observation_spec().values())

@@ -19,9 +19,13 @@ from sim.simulation import Simulation
 TASKS = tuple(name.removesuffix("-v3") for name in ALL_V3_ENVIRONMENTS)
 FRAME = 18  # numbers per stacked frame in the observation
 ARM = "right_arm_base_link"  # the body from which the arm, its gripper and fingers hang
-ALPHA = 0.15  # of a see-through arm
+ALPHA = 0.1  # of a see-through arm
 CLOSEUP = Viewpoint((0.0, 0.65, 0.1), 1.3, 150, -35)
-CLOSEUPS = {  # of tasks whose things a camera sees better from elsewhere
+CLOSEUPS = {  # of tasks whose things are better seen from elsewhere, wherever a seed puts them
+    "door-open": Viewpoint((-0.05, 0.76, 0.12), 1.2, 130, -35),
+    "drawer-open": Viewpoint((0.0, 0.74, 0.09), 0.95, 150, -35),
+    "soccer": Viewpoint((0.0, 0.74, 0.0), 0.8, 135, -45),
+    "sweep-into": Viewpoint((0.0, 0.75, 0.0), 0.7, 40, -50),
 }
 
 
