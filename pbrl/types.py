@@ -281,7 +281,7 @@ class Environment(Protocol):
     action_bounds: tuple[np.ndarray, np.ndarray]  # [A] each: what -1 and 1 are in the environment's own units
     horizon: int  # steps until truncation
     control_hz: float
-    instruction: str  # the task in words, or ""
+    instruction: str  # the task in words, or ""; episodes keep what `reset` reports as info["instruction"]
     has_success: bool  # `info["success"]` is there
     cameras: tuple[str, ...]  # the first is the default
     images: tuple[str, ...]  # cameras that are observed

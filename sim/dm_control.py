@@ -3,21 +3,38 @@
 Tassa et al. 2018, arXiv:1801.00690.
 """
 
+from collections.abc import Sequence
+
 import mujoco
 import numpy as np
 from dm_control import suite
 from gymnasium.spaces import Box
 
 from pbrl.types import UserError
+from sim.instructions import DM_CONTROL
+from sim.render import Viewpoint
 from sim.simulation import Simulation
 
 TASKS = tuple(f"{domain}-{task}" for domain, task in suite.ALL_TASKS)
+VIEWPOINTS = {"cartpole": {"rail": Viewpoint((0, 0, 1.0), 5.2, 90, 0)}}  # the suite's own sees the middle of it
 
 
 class DmControl(Simulation):
     """`task` is domain-task, as in `walker-walk`. Actions are scaled from [-1, 1] to the task's own bounds."""
 
-    def __init__(self, task: str, *, action_repeat: int, name: str = ""):
+    keeps_instruction = False  # episodes are known by ids from before there were instructions
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        action_repeat: int,
+        images: Sequence[str] = (),
+        image_size: int = 64,
+        camera: str | None = None,
+        instruction: str | None = None,
+        name: str = "",
+    ):
         if task not in TASKS:
             raise UserError(f"the DeepMind Control Suite has no task {task!r}; it has {', '.join(TASKS)}")
         if action_repeat < 1:
@@ -28,11 +45,14 @@ class DmControl(Simulation):
         self.control_hz = 1.0 / (self.env.control_timestep() * action_repeat)
         self.model, self.data = self.env.physics.model.ptr, self.env.physics.data.ptr
         names = (mujoco.mj_id2name(self.model, mujoco.mjtObj.mjOBJ_CAMERA, i) for i in range(self.model.ncam))
-        self.cameras = tuple(name for name in names if name)
+        self.viewpoints = VIEWPOINTS.get(task.split("-")[0], {})
+        self.cameras = (*(name for name in names if name), *self.viewpoints)
         bounds = self.env.action_spec()
         self.low, self.high = bounds.minimum, bounds.maximum
         size = sum(int(np.prod(spec.shape)) for spec in self.env.observation_spec().values())
-        self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)
+        state = Box(-np.inf, np.inf, (size,), np.float32)
+        self.instruction = DM_CONTROL[task]
+        self.set_view(state, images=images, image_size=image_size, camera=camera, instruction=instruction)
         self.action_space = Box(-1.0, 1.0, bounds.shape, np.float32)
 
     @property
@@ -54,8 +74,8 @@ class DmControl(Simulation):
         assert step is not None
         return flatten(step.observation), reward, step.last() and step.discount == 0.0, {}
 
-    def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> np.ndarray:
-        obs = super().restore(episode_seed, state, t)
+    def _put(self, state: np.ndarray, t: int) -> np.ndarray:
+        obs = super()._put(state, t)
         self.env._step_count, self.env._reset_next_step = t * self.action_repeat, False
         return obs
 

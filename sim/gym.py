@@ -1,5 +1,6 @@
 """Gymnasium's MuJoCo locomotion tasks, version 5."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -9,6 +10,8 @@ from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.spaces import Box
 
 from pbrl.types import UserError
+from sim.instructions import GYM
+from sim.render import Viewpoint
 from sim.simulation import Simulation
 
 IDS = {
@@ -25,6 +28,12 @@ IDS = {
     "walker2d": "Walker2d-v5",
 }
 TASKS = tuple(IDS)
+VIEWPOINTS = {  # of tasks whose model has no camera: the whole range of what moves, from the side or from above
+    "inverted-double-pendulum": Viewpoint((0, 0, 0.4), 4.2, 90, -5),
+    "inverted-pendulum": Viewpoint((0, 0, 0.1), 3.4, 90, -5),
+    "pusher": Viewpoint((0.35, -0.2, -0.2), 2.2, 130, -40),
+    "reacher": Viewpoint((0, 0, 0), 0.75, 90, -90),
+}
 
 
 class Gym(Simulation):
@@ -34,9 +43,18 @@ class Gym(Simulation):
     can differ in the third decimal; states and observations do not.
     """
 
-    cameras = ("track",)
+    keeps_instruction = False  # episodes are known by ids from before there were instructions
 
-    def __init__(self, task: str, *, name: str = ""):
+    def __init__(
+        self,
+        task: str,
+        *,
+        images: Sequence[str] = (),
+        image_size: int = 64,
+        camera: str | None = None,
+        instruction: str | None = None,
+        name: str = "",
+    ):
         if task not in IDS:
             raise UserError(f"no Gymnasium MuJoCo task {task!r}; there are {', '.join(TASKS)}")
         self.task, self.name = task, name
@@ -46,11 +64,14 @@ class Gym(Simulation):
         self.control_hz = 1.0 / self.env.dt
         self.model, self.data = self.env.model, self.env.data
         if mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_CAMERA, "track") < 0:
-            self.cameras = ()
+            self.viewpoints = {"fixed": VIEWPOINTS[task]}
+        self.cameras = tuple(self.viewpoints) or ("track",)
         bounds = self.env.action_space
         assert isinstance(bounds, Box) and self.env.observation_space.shape is not None
         self.low, self.high = bounds.low, bounds.high
-        self.observation_space = Box(-np.inf, np.inf, self.env.observation_space.shape, np.float32)
+        state = Box(-np.inf, np.inf, self.env.observation_space.shape, np.float32)
+        self.instruction = GYM[task]
+        self.set_view(state, images=images, image_size=image_size, camera=camera, instruction=instruction)
         self.action_space = Box(-1.0, 1.0, bounds.shape, np.float32)
 
     @property

@@ -6,11 +6,29 @@ old; this is the canonical picture, and a stored state gives it back to the pixe
 
 import atexit
 import os
+from typing import NamedTuple
 
 import mujoco
 import numpy as np
 
 from sim import backend
+
+
+class Viewpoint(NamedTuple):
+    """A camera at a fixed place in the world, which the model need not hold; it stands upright, 45 degrees wide."""
+
+    lookat: tuple[float, float, float]  # m
+    distance: float  # m, from there
+    azimuth: float  # degrees; 90 looks along y
+    elevation: float  # degrees; -90 looks down
+
+    def to_mujoco(self) -> mujoco.MjvCamera:
+        """MuJoCo's free camera there."""
+        camera = mujoco.MjvCamera()
+        camera.type = mujoco.mjtCamera.mjCAMERA_FREE
+        camera.lookat[:] = self.lookat
+        camera.distance, camera.azimuth, camera.elevation = self.distance, self.azimuth, self.elevation
+        return camera
 
 
 class Camera:
@@ -28,7 +46,7 @@ class Camera:
         spec: int,
         width: int,
         height: int,
-        camera: str | None,
+        camera: str | Viewpoint | None,
         fast: bool,
     ) -> np.ndarray:
         """The frame [H, W, 3] uint8. `fast` drops shadows, multisampling and reflections: about ten times the speed.
@@ -41,12 +59,13 @@ class Camera:
             self.key = (id(model), width, height, fast)
             atexit.register(self.close)  # before MuJoCo takes OpenGL down, which it registered when that was made
         assert self.renderer is not None and self.scratch is not None
-        if camera is not None and mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, camera) < 0:
+        if isinstance(camera, str) and mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, camera) < 0:
             names = [mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_CAMERA, i) for i in range(model.ncam)]
             raise ValueError(f"no camera {camera!r} here; there are {', '.join(map(str, names))}")
         mujoco.mj_setState(model, self.scratch, state, spec)
         mujoco.mj_forward(model, self.scratch)
-        self.renderer.update_scene(self.scratch, -1 if camera is None else camera)
+        seen_by = camera.to_mujoco() if isinstance(camera, Viewpoint) else -1 if camera is None else camera
+        self.renderer.update_scene(self.scratch, seen_by)
         if fast:
             self.renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             self.renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False

@@ -1,22 +1,24 @@
 """One interface over MuJoCo tasks: float32 state, actions in [-1, 1], seeded, and restorable to the bit.
 
-With `images`, an observation is {"state": [O] float32, "images": {camera: [H, W, 3] uint8}} for these cameras.
+With `images`, an observation is {"state": [O] float32, "images": {camera: [H, W, 3] uint8}} for these cameras. What
+pictures show beside the state (`camera`, a see-through arm) changes neither states nor rewards, so no data set.
 
 An episode is its seed plus the physics state of each step. Resetting with the seed rebuilds what a task changes in its
 model (goals, object positions); the state vector then puts the simulator exactly where it was. Nothing else is stored.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
 import mujoco
 import numpy as np
+from gymnasium.spaces import Box, Dict
 
 from pbrl.types import UserError
 from sim.backend import RendererMissing
-from sim.render import Camera
+from sim.render import Camera, Viewpoint
 
 Observed = Any  # [O] float32, or with images {"state": [O] float32, "images": {camera: [H, W, 3] uint8}}
 State = mujoco.mjtState
@@ -37,15 +39,18 @@ class Simulation(gym.Env):
 
     has_success = False
     name = ""  # as env=… names it
+    task: str
     horizon: int  # steps until truncation
     control_hz: float
-    instruction = ""  # the task in words; `reset` puts it into info too
+    instruction = ""  # the task in words
+    keeps_instruction = True  # `reset` puts it into info, so that episodes keep it: it is part of their ids
     can_restore = True
     style: Any = None  # settings of the scripted expert by name, where it has any
     expert: Callable[..., Any] | None = None  # makes a scripted expert, where the task has one
     double: Callable[..., Any] | None = None  # makes a second simulator, where the task can be played twice
     full_obs: Any = None  # what the scripted expert observes, also where a policy observes less
     cameras: tuple[str, ...] = ()  # the first is the default
+    viewpoints: Mapping[str, Viewpoint] = {}  # those of the cameras that are ours, and not the model's
     upside_down: tuple[str, ...] = ()  # cameras that the model has mounted on their head
     images: tuple[str, ...] = ()  # cameras that are observed, besides the state
     image_size = 64  # pixels, height and width
@@ -59,6 +64,25 @@ class Simulation(gym.Env):
         space = self.action_space
         assert isinstance(space, gym.spaces.Box)
         return space.low, space.high
+
+    def set_view(
+        self, state: Box, *, images: Sequence[str], image_size: int, camera: str | None, instruction: str | None
+    ) -> None:
+        """Sets what is observed of the space `state`, with `images` of `cameras`; `camera` becomes the first of these.
+
+        `instruction` replaces the task's own. Raises UserError for what there is not.
+        """
+        check_images(images, image_size, self.cameras)
+        if camera is not None:
+            if camera not in self.cameras:
+                raise UserError(f"env.camera={camera}: {self.task} has {', '.join(self.cameras) or 'none'}")
+            self.cameras = (camera, *(name for name in self.cameras if name != camera))
+        if instruction is not None:
+            if not instruction.strip():
+                raise UserError("env.instruction is empty: say the task in words, or leave it out for the task's own")
+            self.instruction = instruction
+        self.images, self.image_size = tuple(images), image_size
+        self.observation_space = add_images(state, self.images, image_size)
 
     def _reset(self, seed: int) -> np.ndarray:
         raise NotImplementedError
@@ -76,7 +100,7 @@ class Simulation(gym.Env):
         self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
         self.t = 0
         info: dict[str, Any] = {"success": False} if self.has_success else {}
-        if self.instruction:
+        if self.instruction and self.keeps_instruction:
             info["instruction"] = self.instruction
         return self._with_images(self._reset(self.episode_seed)), info
 
@@ -99,10 +123,13 @@ class Simulation(gym.Env):
         """
         if getattr(self, "episode_seed", None) != episode_seed:
             self.reset(seed=episode_seed)
+        return self._with_images(self._put(state, t))
+
+    def _put(self, state: np.ndarray, t: int) -> np.ndarray:
         self.t = t
         mujoco.mj_setState(self.model, self.data, state, PHYSICS)
         self._refresh()
-        obs = self._with_images(self._observe())
+        obs = self._observe()
         mujoco.mj_setState(self.model, self.data, state, PHYSICS)  # refreshing moves the solver's warm start
         return obs
 
@@ -147,7 +174,10 @@ class Simulation(gym.Env):
         return self._frame(self._camera, width, height, camera, fast)
 
     def _frame(self, by: Camera, width: int, height: int, camera: str | None, fast: bool = True) -> np.ndarray:
-        frame = by.frame(self.model, self.save_state(), PHYSICS, width, height, camera, fast)
+        if camera is not None and camera not in self.cameras:
+            raise ValueError(f"no camera {camera!r} here; there are {', '.join(self.cameras)}")
+        view = self.viewpoints.get(camera, camera) if camera else None
+        frame = by.frame(self.model, self.save_state(), PHYSICS, width, height, view, fast)
         return frame[::-1, ::-1].copy() if camera in self.upside_down else frame
 
     def close(self) -> None:
@@ -155,3 +185,21 @@ class Simulation(gym.Env):
             if name in self.__dict__:
                 getattr(self, name).close()
                 del self.__dict__[name]
+
+
+def check_images(images: Sequence[str], image_size: int, cameras: Sequence[str]) -> None:
+    """Raises UserError for a camera or a size that there is not."""
+    missing = set(images) - set(cameras)
+    if missing:
+        takes = f"it takes {', '.join(cameras)}" if cameras else "there is no camera"
+        raise UserError(f"env.images has no {', '.join(sorted(missing))}; {takes}")
+    if not 16 <= image_size <= 512:
+        raise UserError(f"env.image_size={image_size} lies between 16 and 512 pixels")
+
+
+def add_images(state: Box, images: Sequence[str], image_size: int) -> Box | Dict:
+    """The space of observations: `state`, and beside it the images of these cameras, if there are any."""
+    if not images:
+        return state
+    view = Box(0, 255, (image_size, image_size, 3), np.uint8)
+    return Dict({"state": state, "images": Dict(dict.fromkeys(images, view), sort_keys=False)})

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from pbrl import files
 from pbrl.data import episodes as storage
 from pbrl.data.action_bounds import ActionUnits, Bounds
-from pbrl.data.frames import without_images
+from pbrl.data.frames import without_view
 from pbrl.data.inspection import DataSet
 from pbrl.data.rollout import RolloutWorkers, drop_name, episode_seeds, make_environment
 from pbrl.types import Episode, UserError
@@ -52,7 +52,7 @@ def load_inspected(
         return found, storage.content_hash(found.episodes)
     if not data.get("episodes", 1) > 0:
         raise UserError("data.episodes must be at least 1")
-    env = without_images(env)
+    env = without_view(env)
     recipe = {"env": env, "data": data, "seed": seed}
     if data.get("success") is not None:
         recipe["calibration"] = [CALIBRATION_EPISODES, CALIBRATION_STEPS]
@@ -82,7 +82,7 @@ def action_units(env: dict[str, Any], data: dict[str, Any]) -> ActionUnits:
     def bounds() -> Bounds | None:
         if not env.get("_target_"):  # videos are shown without one
             return None
-        environment = make_environment(without_images(env))
+        environment = make_environment(without_view(env))
         environment.close()
         return Bounds(*environment.action_bounds, "the environment's bounds")
 

@@ -23,12 +23,28 @@ from pbrl.data.video_reader import Torn, read_frames, read_video_info
 from pbrl.types import Environment, Episode, UserError
 
 IMAGE_SETTINGS = ("images", "image_size")  # of an environment
+LOOK_SETTINGS = ("see_through", "camera")  # what its pictures look like
 Share = Sequence[tuple[int, Episode]]  # the row at which an episode begins, and the episode
 
 
 def without_images(env: dict[str, Any]) -> dict[str, Any]:
     """The config of the same environment without images."""
     return {key: value for key, value in env.items() if key not in IMAGE_SETTINGS}
+
+
+def without_view(env: dict[str, Any]) -> dict[str, Any]:
+    """The config without what changes pictures and words alone: episodes of both are the same, and so are their ids.
+
+    It names data sets. Where a task has words of its own, episodes do not keep an instruction that replaces them; those
+    of `env=gymnasium`, which names no task, do.
+    """
+    words = ("instruction",) if "task" in env else ()
+    return {key: value for key, value in without_images(env).items() if key not in (*LOOK_SETTINGS, *words)}
+
+
+def look_of(env: dict[str, Any]) -> dict[str, Any]:
+    """The settings of what pictures look like, where they are not as the task has them."""
+    return {key: env[key] for key in LOOK_SETTINGS if env.get(key)}
 
 
 def image_shapes(env: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -55,8 +71,9 @@ def load_images(
 
 
 def images_path(env: dict[str, Any], camera: str, dataset: str, folder: Path) -> Path:
-    """Where the images of a camera lie."""
-    settings = {key: value for key, value in env.items() if key not in ("images", "name")}
+    """Where the images of a camera lie. Which camera shows clips does not matter to it."""
+    settings = {**without_view(env), **look_of({**env, "camera": None}), "image_size": env["image_size"]}
+    settings.pop("name", None)
     digest = hashlib.sha256(json.dumps([dataset, settings, camera], sort_keys=True).encode()).hexdigest()[:10]
     return Path(folder) / f"images-{camera}-{digest}.npy"
 

@@ -93,6 +93,7 @@ class EpisodeRecorder:
     def __init__(self, env: Environment, seed: int, obs: Observed, info: dict[str, Any], video: Path | None = None):
         self.env, self.seed = env, seed
         self.obs, self.state, self.success = [state_of(obs)], [env.save_state()], [info.get("success")]
+        self.instruction = str(info.get("instruction", ""))
         self.action: list[np.ndarray] = []
         self.reward: list[float] = []
         self.terminated = False
@@ -122,7 +123,7 @@ class EpisodeRecorder:
             state=np.stack(states) if states else None,
             source=source,
             video=None if self.film is None else self.film.close(),
-            instruction=self.env.instruction,
+            instruction=self.instruction,
         )
         check_rollout(made)
         return made

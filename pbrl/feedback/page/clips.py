@@ -77,7 +77,11 @@ class Clips:
     def __init__(
         self, renderers: Renderers, folder: Path, *, look: Look, limit_mb: float, episodes: Sequence[Episode] = ()
     ):
+        from pbrl.data.frames import look_of
+
         self.renderers, self.folder, self.look, self.limit = renderers, Path(folder), look, limit_mb * 1e6
+        looks = look_of(renderers.source["env"] or {})  # the same clip with a see-through arm is another file
+        self.shown = "".join(f"-{name}-{value}" for name, value in looks.items())
         self.first = first_rows(episodes)
         self.videos = [read_video_info(e.video) if e.video is not None else None for e in episodes]
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +92,7 @@ class Clips:
         """Where a clip's file is, once it is made."""
         camera = f"-{self.look.camera}" if self.look.camera else ""
         speed = "recorded" if self.look.as_recorded else self.look.fps
-        return self.folder / f"{clip}-{self.look.size}-{speed}{camera}.mp4"
+        return self.folder / f"{clip}-{self.look.size}-{speed}{camera}{self.shown}.mp4"
 
     def times_s(self, row: int, length: int) -> np.ndarray:
         """When each frame of a clip is shown, and when the last one is over, from its start: [length + 1] s."""

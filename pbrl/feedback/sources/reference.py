@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from pbrl import files
+from pbrl.data.frames import without_view
 from pbrl.data.rollout import RolloutWorkers, drop_name, stack_observations, to_observation
 from pbrl.data.table import Table
 from pbrl.models.policy import load_policy
@@ -52,7 +53,7 @@ class Reference:
         self.table, self.workers = table, workers
         check_settings({"steps": steps, "samples": samples, "noise": noise})
         self.settings = {"policy": policy, "steps": steps, "discount": discount, "samples": samples, "noise": noise}
-        made_of = {"version": VERSION, "dataset": dataset, "env": drop_name(workers.env), **self.settings}
+        made_of = {"version": VERSION, "dataset": dataset, "env": drop_name(without_view(workers.env)), **self.settings}
         if policy:
             file = Path(policy) / "policy.pt" if Path(policy).is_dir() else Path(policy)
             made_of["policy"] = hashlib.sha256(file.read_bytes() if file.exists() else b"").hexdigest()
