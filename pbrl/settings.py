@@ -99,6 +99,12 @@ MAY_CHANGE = {  # when a run goes on; the rest makes it another run
 }  # fmt: skip
 
 
+MODEL_MAY_CHANGE = {  # of a model that answers
+    "base_url", "key_env", "check_model", "concurrency", "timeout_s", "retries", "backoff_s", "max_tokens_name",
+    "price", "budget", "picture_tokens", "cache", "replay", "answer_key", "workers", "most_picture_bytes",
+}  # fmt: skip
+
+
 class Places(TypedDict):
     """What is asked, and where a run and its data lie."""
 
@@ -187,6 +193,7 @@ class RunSettings:
     logger: dict[str, Any]
     query: Query
     reference: dict[str, Any]
+    vlm: dict[str, Any]
     schedule: Schedule
     seed: Seed
     seeds: Annotated[int, Range(1, 1000)]
@@ -233,8 +240,18 @@ class RunSettings:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes it this run and no other."""
-        return {name: value for name, value in self.plain.items() if name not in MAY_CHANGE}
+        """What makes it this run and no other. Of a model that answers, how it is reached and paid for may change."""
+        return {name: value for name, value in self.named.items() if name not in MAY_CHANGE}
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What a run's folder is named after: all settings but how a model that answers is reached and paid for."""
+        found = {name: value for name, value in self.plain.items() if name != "vlm"}
+        model = self.feedback.get("vlm")
+        if isinstance(model, dict):
+            deciding = {name: value for name, value in model.items() if name not in MODEL_MAY_CHANGE}
+            found["feedback"] = {**self.feedback, "vlm": deciding}
+        return found
 
 
 def check_names(what: str, given: dict[str, Any], known: set[str]) -> None:

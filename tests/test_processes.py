@@ -42,7 +42,7 @@ if __name__ == "__main__":
 RENDERER = """
 import sys
 from pathlib import Path
-from pbrl.feedback.page.clips import Renderers
+from pbrl.data.rendering import Renderers
 
 if __name__ == "__main__":
     renderers = Renderers({"env": {"_target_": "tests.toy.Point"}, "data": {}, "folder": Path("."), "seed": 0})

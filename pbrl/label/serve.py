@@ -14,10 +14,11 @@ import numpy as np
 import yaml
 
 from pbrl.data import collect
+from pbrl.data.rendering import Renderers
 from pbrl.data.rollout import worker_count
 from pbrl.data.table import Table
 from pbrl.data.video import read_video_info
-from pbrl.feedback.page.clips import Clips, Look, Renderers
+from pbrl.feedback.page.clips import Clips, Look
 from pbrl.feedback.store.address import hide_passwords, whole_address
 from pbrl.feedback.store.datasets import adopt, adopt_recordings
 from pbrl.feedback.store.progress import count_open

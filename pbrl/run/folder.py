@@ -27,7 +27,7 @@ def run_folder(settings: RunSettings) -> Path:
         return settings.run
     first, last = settings.seed, settings.seed + settings.seeds - 1
     seeds = f"seed{first}" + (f"to{last}" if settings.seeds > 1 else "")
-    parts = [name_of(settings.algo), name_of(settings.reward), seeds, digest(settings.plain)]
+    parts = [name_of(settings.algo), name_of(settings.reward), seeds, digest(settings.named)]
     return Path("runs") / env_name(settings.env).replace("/", "-") / "-".join(filter(None, parts)).lower()
 
 

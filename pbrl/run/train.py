@@ -209,7 +209,20 @@ def make_asking(settings: RunSettings, plan: Plan, world: World, folder: Path, s
     adopt(store, world.dataset, table.ids, table.steps)
     adopt_recordings(store, world.recordings)
     experts = world.experts or world.workers
-    source.start(Context(store, table, plan.query, settings.data_dir, world.dataset, folder, world.workers, experts))
+    shown = {"env": settings.env, "data": settings.data, "folder": settings.data_dir, "seed": settings.data_seed}
+    context = Context(
+        store,
+        table,
+        plan.query,
+        data_dir=settings.data_dir,
+        dataset=world.dataset,
+        folder=folder,
+        workers=world.workers,
+        experts=experts,
+        source={**shown, "workers": 1},
+        instruction=plan.instruction,
+    )
+    source.start(context)
     stack.callback(source.stop)
     return Asking(table=table, query=plan.query, source=source, store=store)
 

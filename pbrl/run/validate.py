@@ -38,6 +38,7 @@ class Plan(NamedTuple):
 
     query: Query | None
     sizes: tuple[int, int]
+    instruction: str = ""  # the environment's
 
 
 class Draws(NamedTuple):
@@ -67,7 +68,7 @@ def validate(settings: RunSettings) -> Plan:
     if settings.env.get("images"):
         _check_images(settings, draws)
     space = env.observation_space["state"] if settings.env.get("images") else env.observation_space
-    return Plan(query if asks else None, (space.shape[0], env.action_space.shape[0]))
+    return Plan(query if asks else None, (space.shape[0], env.action_space.shape[0]), env.instruction)
 
 
 def _check_values(settings: RunSettings) -> None:

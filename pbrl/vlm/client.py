@@ -65,7 +65,8 @@ class Client:
             import openai
         except ImportError as error:
             raise UserError("a vision-language model is asked by a package more: `pip install pbrl[vlm]`") from error
-        self.server, self.openai = server, openai
+        self.server = server
+        self.openai: Any = openai
         self._key = server.key()
         self.client: Any = openai.AsyncOpenAI(
             base_url=server.base_url, api_key=self._key, timeout=server.timeout_s, max_retries=0
@@ -88,7 +89,7 @@ class Client:
         except self.openai.NotFoundError:
             found = []
         except Exception as error:
-            if isinstance(error, self.openai.APIStatusError) and error.status_code in (405, 501):
+            if getattr(error, "status_code", None) in (405, 501):
                 found = []
             else:
                 raise self._explain(error) from None
@@ -118,7 +119,7 @@ class Client:
             try:
                 async with self._free:
                     return await self._send(request)
-            except (Exception, asyncio.TimeoutError) as error:
+            except Exception as error:
                 why = error
                 if not self._is_transient(error):
                     if self._drops_logprobs(error, request):
@@ -170,7 +171,8 @@ class Client:
         if isinstance(error, self.openai.RateLimitError):
             return "insufficient_quota" not in str(error)
         if isinstance(error, self.openai.APIStatusError):
-            return error.status_code in (408, 409, 425) or error.status_code >= 500
+            status = getattr(error, "status_code", 0)
+            return status in (408, 409, 425) or status >= 500
         lost = (self.openai.APIConnectionError, self.openai.APIResponseValidationError, TimeoutError, ValueError)
         return isinstance(error, lost)  # half a JSON document is a ValueError
 
@@ -258,6 +260,8 @@ def _tokens(logprobs: Mapping[str, Any] | None) -> tuple[Token, ...] | None:
     if not content:
         return None
     return tuple(
-        Token(t["token"], float(t["logprob"]), tuple((a["token"], float(a["logprob"])) for a in t["top_logprobs"] or ()))
+        Token(
+            t["token"], float(t["logprob"]), tuple((a["token"], float(a["logprob"])) for a in t["top_logprobs"] or ())
+        )
         for t in content
     )

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from pbrl.data import collect, episodes
+from pbrl.data.rendering import Renderers
 from pbrl.data.table import Table
 from pbrl.data.video import read_frames, read_video_info, write_mp4
-from pbrl.feedback.page.clips import Clips, Look, Renderers
+from pbrl.feedback.page.clips import Clips, Look
 from pbrl.types import UserError
 from tests import toy
 from tests.films import film, which

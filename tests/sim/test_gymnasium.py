@@ -14,10 +14,11 @@ from gymnasium.spaces import Box, Dict
 from pbrl.data import collect, frames
 from pbrl.data.behaviours import Behaviour, Noise, Offset, Random
 from pbrl.data.episodes import episode_id, read
+from pbrl.data.rendering import Renderers
 from pbrl.data.rollout import RolloutWorkers, rollout
 from pbrl.data.table import Table
 from pbrl.data.video import read_frames, read_video_info
-from pbrl.feedback.page.clips import Clips, Look, Renderers
+from pbrl.feedback.page.clips import Clips, Look
 from pbrl.feedback.sources.reference import Reference
 from pbrl.models.policy import load_policy
 from pbrl.run import train as run

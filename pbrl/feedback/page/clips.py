@@ -6,18 +6,14 @@ Separate processes make a clip when it is first wanted; files are kept by what t
 import contextlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
-from pbrl import processes
+from pbrl.data.rendering import Renderers, first_rows, shown_environment, shown_episode
 from pbrl.data.video_reader import VideoFile, read_video_info
 from pbrl.types import Episode, UserError
 
@@ -39,36 +35,6 @@ class Look:
     def __post_init__(self) -> None:
         if self.size < 16 or self.size % 2 or self.fps < 1:
             raise UserError("label.size is an even number of pixels from 16 on, and label.fps at least 1")
-
-
-class Renderers:
-    """Processes that make clips of one data set. `source` are the arguments of `collect.load_dataset`."""
-
-    def __init__(self, source: dict[str, Any], workers: int = 1):
-        self.source, self.workers = source, workers
-        self.pool = self.begin()
-        self.pool.submit(os.getpid)  # their imports take seconds: start early
-
-    def begin(self) -> ProcessPoolExecutor:
-        """New processes; they start with the first task."""
-        given = (self.source, processes.is_main_thread())
-        return ProcessPoolExecutor(self.workers, get_context("spawn"), initializer=_load, initargs=given)
-
-    def read(self) -> None:
-        """Reads the data set, which exists now, before the first clip is wanted."""
-        self.pool.submit(_data)
-
-    def render(self, row: int, length: int, look: Look, path: Path) -> "Future[Path]":
-        """Writes the segment of `length` steps that begins at `row` to `path`."""
-        try:
-            return self.pool.submit(_render, row, length, look, path)
-        except BrokenProcessPool:  # a process was killed: begin anew
-            self.pool = self.begin()
-            return self.pool.submit(_render, row, length, look, path)
-
-    def close(self) -> None:
-        """Stops the processes; clips that are still queued are not rendered."""
-        self.pool.shutdown(cancel_futures=True)
 
 
 class Clips:
@@ -115,7 +81,7 @@ class Clips:
                 future = Future()
                 future.set_result(path)
             else:
-                future = self.renderers.render(row, length, self.look, path)
+                future = self.renderers.submit(_render, row, length, self.look, path)
                 future.add_done_callback(lambda _: self._tidy())
             self.wanted[clip] = future
             return future
@@ -142,49 +108,14 @@ def frame_times(video: VideoFile | None, first: int, length: int, look: Look) ->
     return np.arange(length + 1) / look.fps
 
 
-# In a rendering process, which does without PyTorch and what else takes long to import, as far as it can
-
-_source: dict[str, Any] = {}
-
-
-def _load(source: dict[str, Any], by_kernel: bool) -> None:
-    processes.end_with_parent(by_kernel)
-    _source.update(source)
-    if source["env"]:  # recordings have none
-        from hydra.utils import get_class
-
-        get_class(source["env"]["_target_"])  # imports the simulator
-
-
-@cache
-def _data() -> tuple[list[Any], np.ndarray]:
-    """Its episodes, and at which row of a table each begins."""
-    from pbrl.data import collect
-
-    episodes, _ = collect.load_dataset(**_source)
-    return episodes, first_rows(episodes)
-
-
-@cache
-def _env() -> Any:
-    from pbrl.data.frames import without_images
-    from pbrl.data.rollout import make_environment
-
-    return make_environment(without_images(_source["env"]))
-
-
-def first_rows(episodes: Sequence[Episode]) -> np.ndarray:
-    """At which row of a table each episode begins."""
-    return np.cumsum([0, *(len(e.action) + 1 for e in episodes)])
+# In a rendering process
 
 
 def _render(row: int, length: int, look: Look, path: Path) -> Path:
     from pbrl.data.video import frames, write_mp4
 
-    episodes, first = _data()
-    e = int(np.searchsorted(first, row, side="right")) - 1
-    t, episode = row - int(first[e]), episodes[e]
-    env = None if episode.video is not None else _env()
+    episode, t = shown_episode(row)
+    env = None if episode.video is not None else shown_environment()
     times = frame_times(episode.video and read_video_info(episode.video), t, length, look)
     size = {"width": look.size, "height": look.size}
     images = frames(env, episode, first=t, last=t + length, camera=look.camera, **size)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pbrl.data.rollout import RolloutWorkers
 from pbrl.data.table import Table
@@ -21,3 +22,5 @@ class Context:
     folder: Path | None = None  # of the run; a labelling page reads its config.yaml
     workers: RolloutWorkers | None = None  # rollout workers of the run's environment
     experts: RolloutWorkers | None = None  # the same without cameras, for scripted experts
+    source: dict[str, Any] | None = None  # what `collect.load_dataset` takes: for those who show clips
+    instruction: str = ""  # the environment's task in words

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from pbrl.data import episodes as files
+from pbrl.data.rendering import Renderers
 from pbrl.data.table import Table
-from pbrl.feedback.page.clips import Clips, Look, Renderers
+from pbrl.feedback.page.clips import Clips, Look
 from pbrl.feedback.page.project import Project, first_rows
 from pbrl.feedback.questions import Question
 from pbrl.feedback.store.store import Store

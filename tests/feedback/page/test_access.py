@@ -7,8 +7,8 @@ from uuid import uuid4
 import pytest
 from starlette.testclient import TestClient
 
+from pbrl.data.rendering import Renderers
 from pbrl.feedback.page.access import linked
-from pbrl.feedback.page.clips import Renderers
 from pbrl.feedback.page.limits import Rates
 from pbrl.feedback.page.own import to_json
 from pbrl.feedback.page.project import Project

@@ -8,7 +8,8 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from pbrl.feedback.page.clips import Clips, Look, Renderers
+from pbrl.data.rendering import Renderers
+from pbrl.feedback.page.clips import Clips, Look
 from pbrl.feedback.page.server import make_app
 from pbrl.feedback.questions import KINDS, Question, Value, clip_id, parse
 from pbrl.feedback.store.database import Unavailable

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from pbrl.data import episodes
+from pbrl.data.rendering import Renderers
 from pbrl.data.table import Table
-from pbrl.feedback.page.clips import Clips, Look, Renderers
+from pbrl.feedback.page.clips import Clips, Look
 from pbrl.feedback.page.project import Project, first_rows
 from pbrl.feedback.questions import KINDS, Question
 from pbrl.feedback.store.store import Store

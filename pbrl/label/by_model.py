@@ -1,0 +1,112 @@
+"""A vision-language model labels a data set: what is asked, how much that would be, and what came of it."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from tqdm import tqdm
+
+from pbrl.data import collect
+from pbrl.data.frames import without_images
+from pbrl.data.rollout import make_environment, worker_count
+from pbrl.data.table import Table
+from pbrl.feedback.questions import Question
+from pbrl.feedback.sources.vlm import describe_spent
+from pbrl.feedback.store.answers import IS_OPEN
+from pbrl.feedback.store.datasets import adopt, adopt_recordings
+from pbrl.feedback.store.progress import count_open
+from pbrl.feedback.store.schema import QuestionRow
+from pbrl.feedback.store.store import Store
+from pbrl.label.questions import ask
+from pbrl.types import UserError
+from pbrl.vlm.judging import make_judge
+from pbrl.vlm.labeller import Labeller
+from pbrl.vlm.settings import Settings
+
+
+def label(config: dict[str, Any]) -> None:
+    """Asks what is not asked yet, and has the model answer what is open. Raises UserError."""
+    settings = Settings.parse(config["vlm"])
+    judge = make_judge(settings.judge, swap=settings.swap, **(settings.options or {}))
+    if config["query"]["kind"] not in judge.kinds:
+        raise UserError(
+            f"vlm.judge={settings.judge} answers {', '.join(judge.kinds)}, not query.kind={config['query']['kind']}"
+        )
+    if not settings.replay:
+        settings.server().key()  # before anything is made
+    shown = {"env": config["env"], "data": config["data"], "folder": Path(config["data_dir"])}
+    source = {**shown, "seed": config["data_seed"], "workers": worker_count(config["workers"])}
+    episodes, content_hash = collect.load_dataset(**source)
+    store, table = Store(config["store"]), Table(episodes)
+    adopt(store, content_hash, table.ids, table.steps)
+    adopt_recordings(store, episodes)
+    dataset = store.register(table.ids)
+    instruction = settings.task or find_instruction(config["env"])
+    if not instruction and not all(table.instruction):
+        raise UserError("a model must be told the task: set vlm.task='open the drawer', or env.instruction")
+    if not config["only_answer"]:
+        asked = ask(config, store, table, dataset)
+        print(f"asked   {asked} questions")
+    labeller = Labeller(store, table, settings, source, instruction=instruction)
+    try:
+        work = estimate(labeller, store, config) if config["dry_run"] else answer(labeller, store, dataset)
+        asyncio.run(work)
+    finally:
+        labeller.close()
+
+
+def find_instruction(env: dict[str, Any]) -> str:
+    """The environment's task in words; empty where there is no environment, as of recordings."""
+    if not env or not env.get("_target_"):
+        return ""
+    made = make_environment(without_images(env))
+    made.close()
+    return made.instruction
+
+
+async def answer(labeller: Labeller, store: Store, dataset: str) -> None:
+    """Answers all open questions, with a progress bar. Raises UserError."""
+    await labeller.begin()
+    total = count_open(store, dataset)
+    with tqdm(total=total, desc=f"{labeller.settings.judge} of {labeller.model}", unit="answer") as bar:
+        working = asyncio.ensure_future(labeller.run(once=True))
+        while not working.done():
+            await asyncio.wait([working], timeout=0.2)
+            bar.update(labeller.tally.answered + labeller.tally.skipped - bar.n)
+    working.result()
+    notices = labeller.client.notices if labeller.client is not None else []
+    for line in [*notices, *labeller.tally.lines(), describe_spent(labeller)]:
+        print(line)
+    if labeller.ended:
+        raise labeller.error or UserError(f"{labeller.ended}; the same command goes on")
+    print(f"answers by {labeller.rater} in {store.address}; to learn from them:")
+    print(f"  python train.py env=… data=… algo=iql reward=ensemble feedback=stored store={store.address}")
+
+
+async def estimate(labeller: Labeller, store: Store, config: dict[str, Any]) -> None:
+    """Prints how many requests and tokens all open questions of the data set would take, and their price."""
+    questions = open_questions(store, labeller)
+    total = count_open(store, labeller.dataset)
+    if not questions:
+        print("no question is open: nothing would be asked")
+        return
+    views = await asyncio.gather(*(labeller.pictures.view(clip) for clip in questions[0].clips))
+    requests = labeller.judge.requests(questions[0], views, labeller.task_of(questions[0]))
+    each = [labeller.budget.estimate(request) for request in requests]
+    prompt, reply = (total * sum(part) for part in zip(*each, strict=True))
+    price = labeller.budget.price(prompt, reply)
+    cost = "no price is set: vlm.price.input, vlm.price.output" if price is None else f"at most ${price:.2f}"
+    print(
+        f"{total} questions are open, {len(requests)} requests each, {len(requests[0].pictures)} pictures in the first"
+    )
+    print(f"about {prompt:,.0f} tokens of prompts and at most {reply:,.0f} of replies; {cost}")
+
+
+def open_questions(store: Store, labeller: Labeller) -> list[Question]:
+    """One open question of each kind that the judge answers."""
+    query = select(QuestionRow.id).where(IS_OPEN, QuestionRow.kind.in_(labeller.judge.kinds))
+    with store.reading() as connection:
+        about = store.conditions(connection, {"dataset": labeller.dataset})
+        ids = list(connection.execute(query.where(*about).limit(1)).scalars())
+    return list(store.questions(ids).values())
