@@ -21,7 +21,7 @@ from pbrl.ranges import NotNegative, Positive, Share
 from pbrl.types import Comparisons, UserError
 
 if TYPE_CHECKING:
-    from pbrl.training.batches import Data
+    from pbrl.training.batches import Data, Frames
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 MAX_EXPONENT = 30.0  # keeps exponentials of scores finite, also squared
@@ -191,11 +191,11 @@ class Objective:
         """Scores [..., B, K] and label [B] or [B, K] → the mean loss over B, weighted by `confidence` [B]: [...]."""
         return (self.loss(scores, label) * confidence).mean(-1)
 
-    def draw(self, data: "Data", n: int, *, images: bool = False) -> Comparisons:
-        """A batch of n from the answers, of the kind that the loss is of."""
+    def draw(self, data: "Data", n: int, *, images: bool = False, frames: "Frames | None" = None) -> Comparisons:
+        """A batch of n from the answers, of the kind that the loss is of; `frames` are the pictures of a reward."""
         if self.is_unpaired:
-            return data.marked(n, images=images)
-        return data.comparisons(n, self.segments, images=images)
+            return data.marked(n, images=images, frames=frames)
+        return data.comparisons(n, self.segments, images=images, frames=frames)
 
     def draw_by_reward(self, data: "Data", n: int, *, images: bool = False) -> Comparisons:
         """The same of any segments in the data, labelled by the reward that learners see."""

@@ -217,6 +217,10 @@ class RewardModel(Learner, Protocol):
         """segment [..., L, …] → what comparisons compare: [E, ...]."""
         ...
 
+    def score_at(self, table: Table, starts: Tensor, length: int) -> Tensor:
+        """The same of the table's segments of `length` steps that begin at rows `starts` [...], without gradients."""
+        ...
+
     def label(self, table: Table) -> Tensor:
         """The reward of every row by each member: [E, R]."""
         ...

@@ -20,11 +20,15 @@ from pbrl.types import Clip, Episode, Observation, RewardModel, Segment, Spec, T
 T = TypeVar("T")
 ROW_BYTES = 32  # of a row beside observation and action: rewards, return to go, end, its own and its episode's number
 NORMALIZE = ("none", "std", "zscore", "minmax")
+PICTURES = "pictures"  # what an image reward sees, in an observation
 Images = Mapping[str, np.ndarray]  # camera: [R, H, W, 3] uint8
 
 
 class Table:
     """R rows: `obs` [R, O], `action` [R, A], `reward` (the true one) and `done` [R]; per camera `images` [R, H, W, 3].
+
+    `pictures` is what an image reward looks at, besides the images that a policy observes: [R, H, W, 3] uint8, or the
+    features [R, F] that a frozen encoder made of them.
 
     `labels` [R, …] by name is what is known of the rows besides: "reward" is the reward that learners see, with
     "return_to_go" beside it. All lie on the device `target` if half of its memory holds them, else on the host
@@ -39,6 +43,7 @@ class Table:
         device: str | torch.device = "cpu",
         *,
         images: Images | None = None,
+        pictures: np.ndarray | None = None,
         capacity: int = 0,
     ):
         """`capacity` rows are reserved for episodes that are appended later; beyond it the table is copied.
@@ -52,7 +57,8 @@ class Table:
         images = images or {}
         self.target = torch.device(device)
         columns = _columns(episodes)
-        size = sum(column[0].nbytes for column in (*columns.values(), *images.values())) + ROW_BYTES
+        shown = [*images.values(), *([] if pictures is None else [pictures])]
+        size = sum(column[0].nbytes for column in (*columns.values(), *shown)) + ROW_BYTES
         self.device = choose_device(self.target, max(len(columns["obs"]), capacity) * size)
         self.ids: list[str] = []
         self.source: list[str] = []
@@ -63,6 +69,7 @@ class Table:
         self.state: np.ndarray | None = None
         self.labels: dict[str, Tensor] = {}
         self._images = {name: torch.from_numpy(column).to(self.device) for name, column in images.items()}
+        self.pictures = None if pictures is None else torch.from_numpy(pictures).to(self.device)
         self._storage = {name: torch.from_numpy(column).to(self.device) for name, column in columns.items()}
         self._reserve(capacity)
         self._index(episodes)
@@ -80,7 +87,7 @@ class Table:
         if sizes != ours:
             raise UserError(f"an episode of {sizes} numbers per observation and action does not fit a table of {ours}")
         check_finite(f"an appended episode (seed {episode.seed})", Names(), episode)
-        if self._images:
+        if self._images or self.pictures is not None:
             raise UserError("a table with images cannot grow: make a data set of all episodes")
         rows, more = self.row_count, _columns([episode])
         self._reserve(rows + len(more["obs"]), grow=True)
@@ -252,6 +259,28 @@ class Table:
         rows = self.segment_rows(starts, length)
         mask = torch.ones(rows.shape, device=self.device)
         return Segment(self.observe(rows, images), self.action[rows], mask)
+
+    def picture_segments(
+        self, starts: Tensor, length: int, *, frames: int = 0, stack: int = 1, generator: torch.Generator | None = None
+    ) -> Segment:
+        """starts [...] → segments of their pictures, at `frames` of their steps (0: at all): [..., frames, stack, …].
+
+        Each of so many equal parts of a segment shows one step, drawn by the `generator` or, without one, from its
+        middle; `mask` says for how many steps it stands, so that sums over a segment are unbiased. A step is shown with
+        the `stack` - 1 before it, of which the first repeats where the episode begins. Raises UserError without any.
+        """
+        if self.pictures is None:
+            raise UserError("there are no pictures of this data for reward=image to look at: see Table(pictures=…)")
+        count = min(frames, length) or length
+        chance = torch.full((*starts.shape, count), 0.5, device=self.device)
+        if generator is not None and count < length:
+            chance = torch.rand((*starts.shape, count), generator=generator, device=self.device)
+        step = ((torch.arange(count, device=self.device) + chance) * (length / count)).long().clamp(max=length - 1)
+        rows = starts[..., None] + step  # [..., frames]
+        mask = torch.full(rows.shape, length / count, device=self.device)
+        before = rows[..., None] - torch.arange(stack - 1, -1, -1, device=self.device)
+        shown = torch.maximum(before, self.opening[self.episode[rows]][..., None])
+        return Segment(Observation(self.obs[rows], {PICTURES: self.pictures[shown]}), self.action[rows], mask)
 
     def segment_starts(self, length: int) -> Tensor:
         """Every row [K] at which a segment of `length` steps fits into its episode. Raises UserError if none does."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pbrl.data.table import Table, scale_of
-from pbrl.types import UserError
+from pbrl.types import RewardModel, UserError
 
 
 def uniform(logits: Tensor, features: Tensor, n: int) -> Tensor:
@@ -77,7 +77,7 @@ def choose(
     strategy: str,
     candidates: int,
     generator: torch.Generator,
-    model=None,
+    model: RewardModel | None = None,
 ) -> Tensor:
     """The start rows [n, width] of n questions.
 
@@ -104,8 +104,6 @@ def choose(
             raise UserError(
                 f"query.strategy={strategy} asks a reward ensemble: choose reward=ensemble, or another strategy"
             )
-        with torch.no_grad():
-            scores = [model.score(table.to_target(table.segments(part, length))) for part in drawn.split(1024)]
-        every = torch.cat(scores, 1).to(table.device)
+        every = model.score_at(table, drawn, length)
         logits = every[..., 1] - every[..., 0]  # [E, C]
     return drawn[STRATEGIES[strategy](logits, features, n)]

@@ -29,7 +29,7 @@ def load_run(folder: Path, material: Material, device: torch.device) -> Source:
     """
     settings, checkpoint, seed = _read(folder, device)
     state = checkpoint["replicas"][seed]["reward"]
-    table = material.table(device, settings.env)
+    table = material.table(device, settings.env, settings.reward)
     model = build_reward(settings, table.spec())
     try:
         model.load_state_dict(state)
@@ -64,8 +64,7 @@ def compare(model: RewardModel, table: Table, clips: Clips) -> np.ndarray:
         places = np.flatnonzero(clips.length == length)
         for own in np.array_split(places, -(-len(places) // PAIRS_AT_ONCE)):
             rows = torch.from_numpy(starts[own]).to(table.device)
-            segments = table.to_target(table.segments(rows, int(length), images=bool(table.images)))
-            score = model.score(segments).mean(0)  # [n, 2]
+            score = model.score_at(table, rows, int(length)).mean(0)  # [n, 2]
             found[own] = torch.sigmoid((score[:, 1] - score[:, 0]).double()).cpu().numpy()
     return found
 

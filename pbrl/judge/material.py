@@ -1,5 +1,6 @@
 """The data set that judges are held against: its episodes, and what is known of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from pbrl.data import frames
 from pbrl.data.episodes import episode_id
 from pbrl.data.table import Table
 from pbrl.judge.evidence import Truth
+from pbrl.rewards.pictures import load_pictures
 from pbrl.types import Clip, Episode, UserError
 
 
@@ -60,12 +62,12 @@ class Material:
         """R, the rows of the data set as a table: an episode's steps and where it ended."""
         return sum(len(episode.obs) for episode in self.episodes)
 
-    def table(self, device: Any, env: dict[str, Any]) -> Table:
-        """The same as a table, with the images that `env` observes."""
-        images = frames.load_images(
-            env, self.episodes, self.content_hash, folder=self.data_dir, workers=self.workers
-        )  # empty where it observes none
-        return Table(self.episodes, device, images=images)
+    def table(self, device: Any, env: dict[str, Any], reward: Mapping[str, Any]) -> Table:
+        """The same as a table, with the images that `env` observes and the pictures that the `reward` looks at."""
+        beside = {"folder": self.data_dir, "workers": self.workers}
+        images = frames.load_images(env, self.episodes, self.content_hash, **beside)  # empty where it observes none
+        pictures = load_pictures(env, reward, self.episodes, self.content_hash, **beside)
+        return Table(self.episodes, device, images=images, pictures=pictures)
 
     def has_clip(self, clip: Clip) -> bool:
         """Whether a clip's episode is there and long enough."""

@@ -1,6 +1,6 @@
 """Networks that turn images into features."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,3 +38,36 @@ class Encoder(nn.Module):
         for convolution in self.convolutions:
             x = torch.relu(convolution(x))
         return torch.tanh(self.norm(self.out(x.flatten(1)))).reshape(*lead, -1)
+
+
+class ConvEnsemble(nn.Module):
+    """Pictures [N, S, H, W, 3] uint8 → features of each of `members` networks [E, N, F], F being `size`.
+
+    Convolutions with kernels 5, 3, 3, 3 and strides 3, 2, 2, 2, each followed by a ReLU, as in RL-VLM-F (Wang et al.
+    2024, arXiv:2402.03681). All members see the same picture: the first layer is one convolution for all of them, the
+    others are grouped. Raises UserError for pictures that are too small.
+    """
+
+    KERNELS, STRIDES = (5, 3, 3, 3), (3, 2, 2, 2)
+
+    def __init__(self, shape: tuple[int, int, int], channels: Sequence[int], members: int):
+        super().__init__()
+        if len(channels) != len(self.KERNELS):
+            raise UserError(f"reward.channels={list(channels)}: there are {len(self.KERNELS)} layers")
+        self.members, self.layers = members, nn.ModuleList()
+        inputs, height, width = shape
+        for i, (kernel, stride, outputs) in enumerate(zip(self.KERNELS, self.STRIDES, channels, strict=True)):
+            groups = 1 if i == 0 else members
+            total = inputs if i == 0 else members * inputs
+            self.layers.append(nn.Conv2d(total, members * outputs, kernel, stride, groups=groups))
+            inputs, height, width = outputs, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+            if min(height, width) < 1:
+                raise UserError(f"reward.image_size={shape[1]}: four convolutions need at least 49 pixels")
+        self.size = inputs * height * width
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        n = len(pictures)
+        x = pictures.movedim(-1, 2).flatten(1, 2).float() / 255  # [N, S * 3, H, W]
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return x.reshape(n, self.members, self.size).movedim(1, 0)

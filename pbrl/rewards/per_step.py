@@ -34,6 +34,17 @@ class PerStepReward(nn.Module):
         """segment [..., L, …] → what comparisons compare, of each member: [E, ...]."""
         return (self.reward(segment.obs, segment.action) * segment.mask).sum(-1)
 
+    @torch.no_grad()
+    def score_at(self, table: Table, starts: Tensor, length: int) -> Tensor:
+        """The same of the table's segments that begin at rows `starts` [N, ...]: [E, N, ...] where the table lies."""
+        parts = starts.split(max(1, CHUNK_ROWS // max(1, length * starts[0].numel())))
+        scores = [self.score(table.to_target(self.segments(table, part, length))) for part in parts]
+        return torch.cat(scores, 1).to(table.device)
+
+    def segments(self, table: Table, starts: Tensor, length: int) -> Segment:
+        """What the reward sees of the segments of `length` steps at rows `starts` [...]."""
+        return table.segments(starts, length)
+
     def phases(self) -> list[Phase]:
         return [Phase("reward", self.steps, self.draw, self.update)]
 

@@ -170,8 +170,10 @@ def check_store(settings: RunSettings) -> None:
 
 def _check_images(settings: RunSettings, draws: Draws) -> None:
     """Raises UserError where a learner would have to read images and cannot."""
-    if settings.reward["_target_"]:
-        raise UserError("a reward model reads states and not images: choose algo=cpl, or drop env.images")
+    if settings.reward["_target_"] and "image_size" not in settings.reward:
+        raise UserError(
+            f"{name_of(settings.reward)} reads states and not images: choose reward=image, algo=cpl, or drop env.images"
+        )
     if not draws.images:
         raise UserError(
             f"{name_of(settings.algo)} reads states and not images: choose algo=bc or cpl, or drop env.images"

@@ -20,6 +20,13 @@ from pbrl.types import Comparisons, Transitions, UserError, Windows
 NO_RATER = -1
 
 
+class Frames(NamedTuple):
+    """What is shown of a segment to a reward of pictures: `frames` of its steps (0: all), `stack` pictures of each."""
+
+    frames: int = 0
+    stack: int = 1
+
+
 class Answers(NamedTuple):
     """Labels as tensors on the table's device."""
 
@@ -85,8 +92,12 @@ class Data:
 
     # Segments that were labelled
 
-    def comparisons(self, n: int, segments: int = 2, *, images: bool = False) -> Comparisons:
+    def comparisons(
+        self, n: int, segments: int = 2, *, images: bool = False, frames: Frames | None = None
+    ) -> Comparisons:
         """n pairs with P(second preferred), or n lists of more segments with the worth of each.
+
+        With `images` they hold what a policy sees; with `frames`, the pictures that an image reward looks at.
 
         Raises UserError if the labels do not allow it.
         """
@@ -94,13 +105,13 @@ class Data:
         answers = self.train
         if self._has_pairs:
             first = self._randint(len(answers), n)
-            return self._batch(answers.starts[first], answers.value[first], first, images)
+            return self._batch(answers.starts[first], answers.value[first], first, images, frames)
         drawn = draw_from_groups(answers.group, segments, n, self.generator)
         worth = answers.value[drawn]
         label = worth if segments > 2 else order(worth)
-        return self._batch(answers.starts[drawn, 0], label, drawn, images)
+        return self._batch(answers.starts[drawn, 0], label, drawn, images, frames)
 
-    def marked(self, n: int, *, images: bool = False) -> Comparisons:
+    def marked(self, n: int, *, images: bool = False, frames: Frames | None = None) -> Comparisons:
         """n times two segments with how good each is [n, 2]: 1, 0, or 0.5 for neither good nor bad.
 
         Of pairs, the winner and the loser; else what lies above and below the mean of its list.
@@ -110,10 +121,10 @@ class Data:
         if self._has_pairs:
             first = self._randint(len(answers), n)
             second = answers.value[first]
-            return self._batch(answers.starts[first], torch.stack([1 - second, second], 1), first, images)
+            return self._batch(answers.starts[first], torch.stack([1 - second, second], 1), first, images, frames)
         drawn = draw_from_groups(answers.group, 2, n, self.generator)
         good = 0.5 * (1 + torch.sign(answers.value[drawn] - self._mean[answers.group[drawn]])).float()
-        return self._batch(answers.starts[drawn, 0], good, drawn, images)
+        return self._batch(answers.starts[drawn, 0], good, drawn, images, frames)
 
     @property
     def _has_pairs(self) -> bool:
@@ -160,9 +171,14 @@ class Data:
     def _reward_of(self, starts: Tensor) -> Tensor:
         return self.table.labels["reward"][self.table.segment_rows(starts, self.length)].sum(-1)
 
-    def _batch(self, starts: Tensor, label: Tensor, answer: Tensor | None, images: bool) -> Comparisons:
+    def _batch(
+        self, starts: Tensor, label: Tensor, answer: Tensor | None, images: bool, frames: Frames | None = None
+    ) -> Comparisons:
         """Comparisons of the segments at `starts` [n, k]; `answer` [n] or [n, k] are the answers they are of."""
-        segments = self.table.segments(starts, self.length, images)
+        if frames is None:
+            segments = self.table.segments(starts, self.length, images)
+        else:
+            segments = self.table.picture_segments(starts, self.length, **frames._asdict(), generator=self.generator)
         if answer is None:
             rater = torch.full_like(starts[:, 0], NO_RATER)
             confidence = torch.ones(len(starts), device=starts.device)

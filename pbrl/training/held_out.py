@@ -32,8 +32,7 @@ def evaluate_reward(data: Data, model: RewardModel) -> dict[str, float]:
     if len(data.test) < 2:
         return {}
     pairs = held_out_pairs(data)
-    segments = data.table.to_target(data.table.segments(pairs.starts, data.length))
-    scores = model.score(segments).mean(0).to(data.table.device)  # [N, 2]
+    scores = model.score_at(data.table, pairs.starts, data.length).mean(0)  # [N, 2]
     true = data.table.reward[data.table.segment_rows(pairs.starts, data.length)].sum(-1)
     return {
         "held_out_accuracy": accuracy(scores, pairs.label),

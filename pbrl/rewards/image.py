@@ -1,0 +1,120 @@
+"""A reward of what a camera sees: an ensemble of convolutional networks on single frames or short stacks.
+
+RL-VLM-F, Wang et al. 2024, arXiv:2402.03681, whose network this is: four convolutions, one number, tanh. With features
+of a frozen encoder in place of pixels it is a multilayer perceptron on them.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pbrl.data.table import PICTURES, Table
+from pbrl.models.encoders import ConvEnsemble
+from pbrl.models.layers import MLP
+from pbrl.models.optim import Adam
+from pbrl.objectives import Objective, agreement
+from pbrl.ranges import Count, Positive, Size, Whole
+from pbrl.rewards.per_step import PerStepReward
+from pbrl.training.batches import Data, Frames
+from pbrl.types import Comparisons, Metrics, Segment, Spec, UserError
+
+START = 1e-3  # of the last layer's weights: rewards begin near zero
+CHUNK_BYTES = 64e6  # of pictures that go through the networks at once, where nothing is learnt
+
+
+class ImageReward(PerStepReward):
+    """`members` networks on a frame of `image_size` pixels, or on it and the `stack` - 1 frames before it.
+
+    A segment's score is the sum over its steps, of which `frames` are looked at (0: all; see
+    `Table.picture_segments`). `camera` and `encoder` say what the run loads: pixels of the camera (encoder: null), or
+    the features that a frozen encoder makes of them, `features` numbers each.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        objective: Objective,
+        *,
+        camera: str | None,
+        image_size: Size,
+        encoder: str | None,
+        weights: str | None,
+        features: Size,
+        stack: Size,
+        frames: Whole,
+        members: Size,
+        channels: list[Size],
+        hidden: list[Size],
+        bounded: bool,
+        normalize: str,
+        lr: Positive,
+        steps: Count,
+        batch_size: Size,
+    ):
+        super().__init__(objective, context=1, normalize=normalize, steps=steps, batch_size=batch_size)
+        self.shown, self.bounded, self.is_pixels = Frames(frames, stack), bounded, encoder is None
+        if encoder is None:
+            shape = (3 * stack, image_size, image_size)
+            self.encode: nn.Module = ConvEnsemble(shape, channels, members)
+            self.head = MLP(self.encode.size, 1, [], ensemble=members)
+        else:
+            self.encode = nn.Identity()
+            self.head = MLP(features * stack, 1, hidden, ensemble=members)
+        nn.init.uniform_(self.head.layers[-1].weight, -START, START)  # type: ignore[arg-type]
+        nn.init.uniform_(self.head.layers[-1].bias, -START, START)  # type: ignore[arg-type]
+        self.optim = Adam(self.parameters(), lr)
+        self.members = members
+
+    def of_pictures(self, pictures: Tensor) -> Tensor:
+        """pictures [..., S, H, W, 3] uint8, or features [..., S, F] → reward of each member [E, ...]."""
+        if self.is_pixels:
+            lead = pictures.shape[:-4]
+            encoded = self.encode(pictures.reshape(-1, *pictures.shape[-4:]))  # [E, N, F]
+            out = self._head(encoded).reshape(self.members, *lead)
+        else:
+            out = self.head(pictures.flatten(-2).float()).squeeze(-1)
+        return torch.tanh(out.float()) if self.bounded else out.float()
+
+    def _head(self, encoded: Tensor) -> Tensor:
+        """Each member's own features [E, N, F] → [E, N]."""
+        return self.head.layers[-1](encoded).squeeze(-1)
+
+    def score(self, segment: Segment) -> Tensor:
+        """segment of pictures [..., L', S, …], whose mask says for how many steps each stands → [E, ...]."""
+        return (self.of_pictures(segment.obs.images[PICTURES]) * segment.mask).sum(-1)
+
+    def segments(self, table: Table, starts: Tensor, length: int) -> Segment:
+        return table.picture_segments(starts, length, **self.shown._asdict())
+
+    @torch.no_grad()
+    def score_at(self, table: Table, starts: Tensor, length: int) -> Tensor:
+        shown = starts[0].numel() * (min(self.shown.frames, length) or length) * self.shown.stack
+        parts = starts.split(max(1, int(CHUNK_BYTES / (shown * self._row_bytes(table)))))
+        scores = [self.score(table.to_target(self.segments(table, part, length))) for part in parts]
+        return torch.cat(scores, 1).to(table.device)
+
+    def draw(self, data: Data) -> Comparisons:
+        """`batch_size` answers with the pictures of their segments."""
+        return self.objective.draw(data, self.batch_size, frames=self.shown)
+
+    def update(self, batch: Comparisons) -> Metrics:
+        """Minimizes the sum of the members' losses on the segments' rewards."""
+        scores = self.score(batch.segments)  # [E, B, K]
+        loss = self.objective(scores, batch.label, batch.confidence)
+        self.optim.step(loss.sum())
+        return {"loss": loss.detach().mean(), "train_accuracy": agreement(scores.mean(0), batch.label)}
+
+    @torch.no_grad()
+    def label(self, table: Table) -> Tensor:
+        """Each member's reward of every row, each looked at once: [E, R]. Raises UserError without pictures."""
+        count = max(1, int(CHUNK_BYTES / (self.shown.stack * self._row_bytes(table))))
+        parts = torch.arange(table.row_count, device=table.device).split(count)
+        found = []
+        for rows in parts:
+            shown = table.picture_segments(rows, 1, stack=self.shown.stack).obs.images[PICTURES]
+            found.append(self.of_pictures(table.to_target(shown)[:, 0]).to(table.device))
+        return torch.cat(found, 1)
+
+    def _row_bytes(self, table: Table) -> int:
+        if table.pictures is None:
+            raise UserError("there are no pictures of this data for reward=image to look at: see Table(pictures=…)")
+        return table.pictures[0].numel() * (16 if self.is_pixels else 4)  # as floats, and what is made of them

@@ -1,0 +1,44 @@
+"""What an image reward looks at, for a whole data set: one camera's pictures, or what a frozen encoder makes of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pbrl.data.frames import load_images, without_images
+from pbrl.data.rollout import make_environment
+from pbrl.models.frozen import encode_images
+from pbrl.types import Episode, UserError
+
+
+def load_pictures(
+    env: dict[str, Any],
+    reward: Mapping[str, Any],
+    episodes: Sequence[Episode],
+    dataset: str,
+    *,
+    folder: Path,
+    workers: int,
+) -> np.ndarray | None:
+    """[R, H, W, 3] uint8, or features [R, F], for the reward model of these settings; None where it sees states.
+
+    They are made once and kept in `folder`. Raises UserError where the data set has neither states nor videos.
+    """
+    if "image_size" not in reward:
+        return None
+    camera = reward["camera"] or find_camera(env)
+    shown = {**env, "images": [camera], "image_size": reward["image_size"]}
+    images = load_images(shown, episodes, dataset, folder=folder, workers=workers)[camera]
+    if reward["encoder"] is None:
+        return images
+    return encode_images(images, reward["encoder"], reward["weights"], folder=folder)
+
+
+def find_camera(env: dict[str, Any]) -> str:
+    """The environment's first camera. Raises UserError where it has none."""
+    made = make_environment(without_images(env))
+    made.close()
+    if not made.cameras:
+        raise UserError(f"{made.name} has no camera for reward=image: choose another reward, or give it a camera")
+    return made.cameras[0]
