@@ -1,4 +1,4 @@
-"""What an image reward looks at, for a whole data set: one camera's pictures, or what a frozen encoder makes of them."""
+"""What an image reward looks at, for a whole data set: a camera's pictures, or an encoder's features of them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

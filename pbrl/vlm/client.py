@@ -6,6 +6,7 @@ and reset the next request, cut a reply off in mid-JSON, or send HTML. A reply c
 
 import asyncio
 import base64
+import json
 import os
 import random
 import time
@@ -18,6 +19,7 @@ from pbrl.types import UserError
 from pbrl.vlm.messages import Picture, Reply, Request, Token
 
 SECRET = "***"
+UNKNOWN_LOGPROB = -9999.0  # as servers write it
 
 
 class ServerError(UserError):
@@ -230,13 +232,15 @@ def read_reply(found: Any, seconds: float = 0.0) -> Reply:
         raise ValueError(f"no choice in the reply: {str(raw.get('error') or '')[:200]}")
     choice, usage = choices[0], raw.get("usage") or {}
     message, finish = choice.get("message") or {}, choice.get("finish_reason")
+    if choice.get("error") or finish == "error":  # a router's: the model behind it failed on the way
+        raise ValueError(f"the reply ended in an error: {str(choice.get('error') or '')[:200]}")
     if not finish:
         raise ValueError("the reply has no finish_reason: it was cut off")
     return Reply(
         text=_text(message),
         finish=str(finish),
         tokens=_tokens(choice.get("logprobs")),
-        refusal=message.get("refusal"),
+        refusal=message.get("refusal") or None,  # some servers have it always, empty
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         reply_tokens=int(usage.get("completion_tokens") or 0),
         seconds=seconds,
@@ -252,7 +256,7 @@ def _text(message: Mapping[str, Any]) -> str:
     calls = message.get("tool_calls") or []
     if not content and calls:
         content = (calls[0].get("function") or {}).get("arguments")
-    return content or ""
+    return content if isinstance(content, str) else json.dumps(content) if content else ""
 
 
 def _tokens(logprobs: Mapping[str, Any] | None) -> tuple[Token, ...] | None:
@@ -260,8 +264,12 @@ def _tokens(logprobs: Mapping[str, Any] | None) -> tuple[Token, ...] | None:
     if not content:
         return None
     return tuple(
-        Token(
-            t["token"], float(t["logprob"]), tuple((a["token"], float(a["logprob"])) for a in t["top_logprobs"] or ())
-        )
-        for t in content
+        Token(*_pair(token), tuple(map(_pair, token.get("top_logprobs") or ())))  # which some servers leave out
+        for token in content
     )
+
+
+def _pair(token: Mapping[str, Any]) -> tuple[str, float]:
+    """A token and its log-probability; a server may have none to give for a token."""
+    logprob = token.get("logprob")
+    return str(token["token"]), UNKNOWN_LOGPROB if logprob is None else float(logprob)

@@ -5,12 +5,12 @@ each order is kept, so that position bias can be measured.
 """
 
 import hashlib
+import inspect
 import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module, resources
-from pathlib import Path
 from typing import Any, Protocol
 
 from pbrl.feedback.kinds import ANSWER, SKIP, TIE
@@ -58,6 +58,23 @@ class Judge(Protocol):
     def requests(self, question: Question, views: Sequence[View], task: str) -> list[Request]:
         """What `judge` would send at least, for estimates; a second stage stands with an empty first reply."""
         ...
+
+
+def judge_names() -> list[str]:
+    """All ways of judging: the files in judges/."""
+    files = (resources.files("pbrl.vlm") / "judges").iterdir()
+    return sorted(f.name.removesuffix(".py") for f in files if f.name.endswith(".py") and not f.name.startswith("_"))
+
+
+def make_judge(name: str, **settings: Any) -> Judge:
+    """The way of judging of this name. Raises UserError where there is none, or it has no such setting."""
+    if name not in judge_names():
+        raise UserError(f"vlm.judge={name}: choose one of {', '.join(judge_names())}")
+    make = import_module(f"pbrl.vlm.judges.{name}").make
+    known = inspect.signature(make).parameters
+    for unknown in set(settings) - set(known):
+        raise UserError(f"vlm.judge={name} has no setting {unknown}, but {', '.join(known)}")
+    return make(**settings)
 
 
 def load_prompt(name: str) -> str:

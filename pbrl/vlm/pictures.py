@@ -113,7 +113,7 @@ def draw(row: int, length: int, sight: Sight, path: Path) -> View:
     hz = read_video_info(episode.video).fps if env is None and episode.video is not None else env.control_hz  # type: ignore[union-attr]
     times = tuple((step - begin) / hz for step in steps)
     pictures = compose(images, times, sight.view)
-    view = View(tuple(Picture(encode(image)) for image in pictures), times)
+    view = View(tuple(Picture(encode(image)) for image in pictures), times[-len(pictures) :])
     _keep(view, path)
     return view
 

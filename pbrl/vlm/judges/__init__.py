@@ -1,1 +1,1 @@
-"""Ways of judging, one file each; see pbrl/vlm/judging.py."""
+"""Ways of judging, one a file: `vlm.judge=<name>` is `make` in the file of that name; its prompts are in prompts/."""
