@@ -115,11 +115,3 @@ def pair_value(orders: Sequence[float | None]) -> Value:
 def question_random(question: Question, *more: Any) -> random.Random:
     """Random numbers of a question's own, the same in every run."""
     return random.Random(f"{question.id} {more}")
-
-
-def make_judge(name: str, **settings: Any) -> Judge:
-    """The way of judging of that name, judges/<name>.py, with its settings. Raises UserError."""
-    known = sorted(path.stem for path in Path(__file__).with_name("judges").glob("[a-z]*.py"))
-    if name not in known:
-        raise UserError(f"vlm.judge={name}: it is one of {', '.join(known)}")
-    return import_module(f"pbrl.vlm.judges.{name}").make(**settings)

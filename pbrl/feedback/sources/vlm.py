@@ -26,7 +26,7 @@ from pbrl.vlm.settings import Settings
 
 
 class VLM:
-    """Training goes on when `minimum` answers to a round are there (None: all), and learns from the others as they come.
+    """Training goes on when `minimum` answers to a round are there (None: all); it learns from the rest as they come.
 
     `vlm` are the settings of the model; see pbrl/vlm/settings.py.
     """
