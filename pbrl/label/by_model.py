@@ -20,7 +20,6 @@ from pbrl.feedback.store.schema import QuestionRow
 from pbrl.feedback.store.store import Store
 from pbrl.label.questions import ask
 from pbrl.types import UserError
-from pbrl.vlm.judging import make_judge
 from pbrl.vlm.labeller import Labeller
 from pbrl.vlm.settings import Settings
 
@@ -28,7 +27,7 @@ from pbrl.vlm.settings import Settings
 def label(config: dict[str, Any]) -> None:
     """Asks what is not asked yet, and has the model answer what is open. Raises UserError."""
     settings = Settings.parse(config["vlm"])
-    judge = make_judge(settings.judge, swap=settings.swap, **(settings.options or {}))
+    judge = settings.make_judge()
     if config["query"]["kind"] not in judge.kinds:
         raise UserError(
             f"vlm.judge={settings.judge} answers {', '.join(judge.kinds)}, not query.kind={config['query']['kind']}"

@@ -66,15 +66,19 @@ def judge_names() -> list[str]:
     return sorted(f.name.removesuffix(".py") for f in files if f.name.endswith(".py") and not f.name.startswith("_"))
 
 
-def make_judge(name: str, **settings: Any) -> Judge:
-    """The way of judging of this name. Raises UserError where there is none, or it has no such setting."""
+def settings_of(name: str) -> list[str]:
+    """The settings that a way of judging takes. Raises UserError where there is none of this name."""
     if name not in judge_names():
         raise UserError(f"vlm.judge={name}: choose one of {', '.join(judge_names())}")
-    make = import_module(f"pbrl.vlm.judges.{name}").make
-    known = inspect.signature(make).parameters
+    return list(inspect.signature(import_module(f"pbrl.vlm.judges.{name}").make).parameters)
+
+
+def make_judge(name: str, **settings: Any) -> Judge:
+    """The way of judging of this name. Raises UserError where there is none, or it has no such setting."""
+    known = settings_of(name)
     for unknown in set(settings) - set(known):
         raise UserError(f"vlm.judge={name} has no setting {unknown}, but {', '.join(known)}")
-    return make(**settings)
+    return import_module(f"pbrl.vlm.judges.{name}").make(**settings)
 
 
 def load_prompt(name: str) -> str:

@@ -20,7 +20,7 @@ from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
 from pbrl.vlm.budget import BudgetReached
 from pbrl.vlm.client import Client, NoReply
-from pbrl.vlm.judging import Judge, Judgement, View, make_judge, version_of
+from pbrl.vlm.judging import Judge, Judgement, View, version_of
 from pbrl.vlm.messages import Reply, Request
 from pbrl.vlm.pictures import Pictures, Sight
 from pbrl.vlm.settings import Settings
@@ -77,7 +77,7 @@ class Labeller:
 
     def __init__(self, store: Store, table: Table, settings: Settings, source: dict[str, Any], *, instruction: str):
         self.store, self.table, self.settings, self.instruction = store, table, settings, instruction
-        self.judge: Judge = make_judge(settings.judge, swap=settings.swap, **(settings.options or {}))
+        self.judge: Judge = settings.make_judge()
         view = settings.view or self.judge.view
         self.sight = Sight(view, settings.size, settings.frames, settings.camera)
         self.transcript = Transcript(settings.cache_folder)

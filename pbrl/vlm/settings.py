@@ -9,6 +9,7 @@ from pbrl.ranges import Count, NotNegative, Positive, Range, Size, Whole, check_
 from pbrl.types import UserError
 from pbrl.vlm.budget import Budget, Limits, Price
 from pbrl.vlm.client import Server
+from pbrl.vlm.judging import Judge, make_judge, settings_of
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Settings:
                 if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
                     raise UserError(f"vlm.{part}.{name}={value}: a number from 0, or null")
         return cls(**given)
+
+    def make_judge(self) -> Judge:
+        """The way of judging. Raises UserError where it has no such options."""
+        swap = {"swap": self.swap} if "swap" in settings_of(self.judge) else {}  # of those that compare two clips
+        return make_judge(self.judge, **swap, **(self.options or {}))
 
     def server(self) -> Server:
         """Where the model is, and how it is asked."""

@@ -20,7 +20,6 @@ from pbrl.feedback.sources.context import Context
 from pbrl.ranges import Count
 from pbrl.settings import Query
 from pbrl.types import Environment, UserError
-from pbrl.vlm.judging import make_judge
 from pbrl.vlm.labeller import Labeller
 from pbrl.vlm.settings import Settings
 
@@ -35,7 +34,7 @@ class VLM:
 
     def __init__(self, *, vlm: dict[str, Any], minimum: Count | None):
         self.settings, self.minimum = Settings.parse(vlm), minimum
-        self.judge = make_judge(self.settings.judge, swap=self.settings.swap, **(self.settings.options or {}))
+        self.judge = self.settings.make_judge()
         self.kinds = self.judge.kinds
         self.selection = Selection()
         self.labeller: Labeller | None = None
