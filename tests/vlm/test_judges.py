@@ -245,9 +245,26 @@ def test_the_first_token_that_answers_counts():
     hidden = [token(text, {text: 1.0}) for text in ("is", " 1", " better", "?")] + [token("2", two)]
     made = Reply("2", "stop", tuple(hidden))  # a server that lists what was thought and leaves it out of the words
     assert judge("pair_logprob", lambda r: made, [view(0.1), view(0.9)], swap=False).orders == (pytest.approx(0.75),)
-    listed = [token("1", {"1": 1.0})] + [token(text, {text: 1.0}) for text in (".", " In", " case", " 1")]
-    made = Reply("1. In case 1", "length", tuple(listed))
-    assert judge("pair_logprob", lambda r: made, [view(0.1), view(0.9)], swap=False).orders == (None,)
+
+
+@pytest.mark.parametrize(
+    "tokens, p",
+    [
+        (["1", ".", " In", " case", " 1"], None),
+        (["First", ",", " I", " look"], None),
+        (["1", " and", " 2", " look", " alike"], None),
+        (["1", "2"], None),
+        (["-", "1"], None),
+        (["Case", " 2", "\n\n", "It", " is", " open"], 1.0),
+        (["The", " second", " one", "."], 1.0),
+        (['{"', "choice", '":', " ", "2", ",", ' "why', '":'], 1.0),
+        (["**", "2", "**", "<|im_end|>"], 1.0),
+    ],
+)
+def test_a_token_answers_where_it_stands_alone(tokens, p):
+    """Each token is as good as certain, so that nothing hides behind an alternative."""
+    made = Reply("".join(tokens), "length", tuple(token(text, {text: 1.0}) for text in tokens))
+    assert judge("pair_logprob", lambda r: made, [view(0.1), view(0.9)], swap=False).orders == (p,)
 
 
 def test_without_log_probabilities_the_word_counts():
@@ -445,3 +462,61 @@ def test_frames_are_shown_with_their_times():
     assert re.search(r"At 0\.0 s:\s*<picture>\s*At 0\.5 s:\s*<picture>", words(request))
     [request] = make_judge("rating").requests(question("rating"), [view(0.3)], TASK)
     assert " s:" not in words(request) and request.pictures == (picture(0.3),)
+
+
+PIECES = [
+    "1",
+    "2",
+    "0",
+    "?",
+    "-",
+    ".",
+    ":",
+    "%",
+    "/",
+    " ",
+    "\n",
+    "{",
+    "}",
+    '"',
+    "answer",
+    "rating",
+    "Frame",
+    "True",
+    "</think>",
+]
+PIECES += [
+    "<think>",
+    "```json\n",
+    "[",
+    "]",
+    ",",
+    "case",
+    "5",
+    "99999999999",
+    "é",
+    "\0",
+    "<|channel|>",
+    "first",
+    "None",
+    "\\boxed",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_reply_at_all_makes_a_judge_fail(name):
+    """Made of pieces at random, whole or cut off, with tokens and without: an answer that fits, or a skip."""
+    rng, kinds, answered = random.Random(0), make_judge(name).kinds, 0
+
+    def garbage(request: Request) -> Reply:
+        pieces = rng.choices(PIECES, k=rng.randrange(8))
+        tokens = tuple(token(p, {p: 0.5, rng.choice(PIECES): 0.3}) for p in pieces)
+        has_tokens = name == "true_probability" or rng.random() < 0.5
+        return Reply("".join(pieces), rng.choice(["stop", "length", "tool_calls"]), tokens if has_tokens else None)
+
+    for _ in range(400):
+        kind = rng.choice(kinds)
+        found = judge(name, garbage, [view(0.0, 0.5, 1.0)] * (2 if kind == "pair" else 1), kind, tries=1)
+        check_value(question(kind), found.value)
+        answered += found.value.outcome != SKIP
+    assert answered < 400

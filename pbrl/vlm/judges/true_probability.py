@@ -70,7 +70,7 @@ def read_log_odds(reply: Reply) -> float:
             f"vlm.judge=true_probability needs log-probabilities, which {reply.model or 'the server'} does not give: "
             "choose vlm.judge=progress"
         )
-    place = find_place(reply, SPELLINGS)
+    place = find_place(reply, SPELLINGS, is_alone=False)
     if place is None:
         raise Unreadable(reply.text[:200])
     listed = [(bare_token(text), max(logprob, LEAST_LOGPROB)) for text, logprob in alternatives(place)]
