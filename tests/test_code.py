@@ -13,7 +13,7 @@ import pytest
 
 CODE = ("pbrl", "sim", "robots", "real", "train.py")
 MEDIAN_LINES, MOST_LINES, SHARE_DOCUMENTED = 7, 60, 0.95
-PROTOCOLS = ("pbrl/types.py", "real/robot.py")
+PROTOCOLS = ("pbrl/types.py", "pbrl/vlm/judging.py", "real/robot.py")
 STANDARD = {
     "Module": {"forward", "state_dict", "load_state_dict"},  # torch.nn
     "Env": {"reset", "step", "render", "close"},  # gymnasium

@@ -224,7 +224,13 @@ def _part(part: str | Picture) -> dict[str, Any]:
 
 def read_reply(found: Any, seconds: float = 0.0) -> Reply:
     """The reply in what the openai package returned, or in the same as JSON. Raises ValueError where it holds none."""
-    raw = found if isinstance(found, Mapping) else found.model_dump() if hasattr(found, "model_dump") else None
+    raw = (
+        found
+        if isinstance(found, Mapping)
+        else found.model_dump(warnings=False)
+        if hasattr(found, "model_dump")
+        else None
+    )
     if raw is None:
         raise ValueError(f"no JSON of a chat completion but {str(found)[:80]!r}")
     choices = raw.get("choices") or []

@@ -2,7 +2,6 @@
 words from the log-probabilities of tokens. A reply that does not say what was asked for is Unreadable, never guessed.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +23,7 @@ BEFORE_ANSWER = set(
     re.findall(r"\w+", "so the my final answer choice verdict rating level score is case picture image")
 )
 FIELD = r"[\"']{name}[\"']\s*:\s*(?:\"([^\"]*)\"|'([^']*)'|([-+.\w]+|\?)(?=\s*(?:[,}}\]\n%]|\Z)))"
-LIST = re.compile(r"[\s*_]*\d[.)]\s+\w")  # "1. Case 1 shows" begins a list, and answers nothing
+REST = re.compile(r"(?:\s*/\s*\d)?[\W_]*(?:one|case|picture|image|clip|option)?[\W_]*", re.I)  # of an answer's line
 LEAST_MASS = 0.01  # of all the words that answer, together, where they are read
 
 
@@ -70,22 +69,12 @@ def read_choice(reply: Reply, choices: Mapping[str, Any], *, names: Sequence[str
 
 
 def find_fields(words: str, names: Iterable[str]) -> list[str]:
-    """The values of fields with one of these names in JSON, whole or cut off; of the only field, whatever its name."""
-    found = [
+    """The values of fields with one of these names in JSON, whole or cut off."""
+    return [
         next(group for group in match.groups() if group is not None)
         for name in names
         for match in re.finditer(FIELD.format(name=name), words, re.I)
     ]
-    return found or [str(value) for value in _only_field(words)]
-
-
-def _only_field(words: str) -> list[Any]:
-    try:
-        held = json.loads(re.sub(r"^```\w*|```$", "", words.strip()).strip())
-    except ValueError:
-        return []
-    is_only = isinstance(held, dict) and len(held) == 1
-    return [value for value in held.values() if isinstance(value, (str, int, float))] if is_only else []
 
 
 # Log-probabilities
@@ -97,24 +86,33 @@ def probabilities(reply: Reply, spellings: Mapping[str, Any]) -> dict[Any, float
     return None if place is None else _masses(place, spellings)
 
 
-def find_place(reply: Reply, spellings: Mapping[str, Any]) -> Token | None:
+def find_place(reply: Reply, spellings: Mapping[str, Any], *, is_alone: bool = True) -> Token | None:
     """The token where a model answers: the first that is one of `spellings`, lower-case words, and what each means.
 
-    Before it stand only white space, markup and words such as "answer". Where there is none such, the first token in
-    whose place the spellings have LEAST_MASS together; None where they nowhere do.
+    Before it stand only white space, markup and words such as "answer", and with `is_alone` nothing else follows in its
+    line: "First, I look" answers nothing. Where there is none such, the first token in whose place the spellings have
+    LEAST_MASS together; None where they nowhere do.
     """
-    best = None
-    if LIST.match(read_words(reply)):
-        return None
-    for token in answer_tokens(reply):
+    best, tokens = None, answer_tokens(reply)
+    for i, token in enumerate(tokens):
         word, mass = bare_token(token.text), sum(_masses(token, spellings).values())
         if mass >= LEAST_MASS and word in spellings:
-            return token
+            return None if is_alone and _goes_on(tokens, i) else token
         if best is None and mass >= LEAST_MASS:
             best = token
         if word and word not in BEFORE_ANSWER:
             break
     return best
+
+
+def _goes_on(tokens: Sequence[Token], place: int) -> bool:
+    """Whether more words follow in the line of a token, but for what is left of JSON, or "/5" after a rating."""
+    before = "".join(token.text for token in tokens[: place + 1])
+    rest = "".join(token.text for token in tokens[place + 1 :]) if not before.endswith("\n") else ""
+    line = TAGS.sub("", rest).split("\n")[0]
+    if "{" in before and re.match(r"\s*[\"']?\s*[,}]", line):
+        return False
+    return REST.fullmatch(line) is None
 
 
 def alternatives(token: Token) -> list[tuple[str, float]]:

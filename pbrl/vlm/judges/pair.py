@@ -20,7 +20,7 @@ SECOND = {"1": 0.0, "first": 0.0, "one": 0.0, "2": 1.0, "second": 1.0, "two": 1.
 EQUAL = {"0": 0.5, "equal": 0.5, "tie": 0.5, "same": 0.5, "zero": 0.5}
 CANNOT_TELL = dict.fromkeys(("?", "-1", "unsure", "unclear", "unknown", "cannot tell", "can't tell", "cant_tell"))
 CHOICES = {**SECOND, **EQUAL, **CANNOT_TELL}
-FIELDS = ("answer", "choice", "preferred", "preference", "better", "verdict", "result", "final_answer")
+FIELDS = ("answer", "choice", "preferred", "preference", "better", "verdict", "result", "final_answer", "output")
 
 
 @dataclass(kw_only=True)

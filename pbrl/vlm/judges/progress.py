@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from typing import Annotated, Any
 
 from pbrl.feedback.kinds import ANSWER, SKIP
@@ -147,7 +148,7 @@ def _first_group(match: re.Match[str]) -> str:
 def _segments(words: str, head: re.Pattern[str]) -> Iterator[tuple[int, str]]:
     """The number in each head, and the text up to the next one: of its line, or of its paragraph."""
     heads = list(head.finditer(words))
-    for this, following in zip(heads, [*heads[1:], None], strict=True):
+    for this, following in zip_longest(heads, heads[1:]):
         text = words[this.end() : following.start() if following else None]
         line = text.split("\n")[0]
         yield int(this[1]), line if re.search(r"\d", line) else re.split(r"\n\s*\n", text)[0]

@@ -1,10 +1,11 @@
 """How probable the word True is after the statement that the task is done (TOPReward).
 
-The label of a clip is log P(True) - log P(False), that of a pair the sigmoid of their difference. The method takes the
-word's probability at the end of a raw prompt. OpenAI's chat protocol wraps it in the model's chat template, which
-hurt in one ablation that we know (correlation with the order of time .945 raw, .500 wrapped, as others report it; not
-measured here). A server that is started with a template that adds nothing, or that takes one in `vlm.more`, gives the
-raw prompt; that is the user's choice, and `chat=true` the only setting here.
+Chen et al. 2026, arXiv:2602.19313. The label of a clip is log P(True) - log P(False), that of a pair the sigmoid of
+their difference; the paper takes log P(True) alone and scales it within an episode. There the word stands at the end of
+a raw prompt. OpenAI's chat protocol wraps it in the model's chat template, which hurt in an ablation that we know from
+a note (value-order correlation .945 raw, .500 wrapped; not measured here). A server that is started with a template
+that adds nothing, or that takes one in `vlm.more`, gives the raw prompt: that is the user's choice, and `chat=true` the
+only setting here.
 """
 
 import math
@@ -70,7 +71,7 @@ def read_log_odds(reply: Reply) -> float:
             f"vlm.judge=true_probability needs log-probabilities, which {reply.model or 'the server'} does not give: "
             "choose vlm.judge=progress"
         )
-    place = find_place(reply, SPELLINGS)
+    place = find_place(reply, SPELLINGS, is_alone=False)
     if place is None:
         raise Unreadable(reply.text[:200])
     listed = [(bare_token(text), max(logprob, LEAST_LOGPROB)) for text, logprob in alternatives(place)]
