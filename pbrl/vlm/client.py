@@ -124,6 +124,8 @@ class Client:
             except Exception as error:
                 why = error
                 if not self._is_transient(error):
+                    if is_filtered(error):
+                        return Reply("", "content_filter", model=self.model)
                     if self._drops_logprobs(error, request):
                         return await self.complete(request)
                     raise self._explain(error) from None
@@ -157,7 +159,7 @@ class Client:
     def _drops_logprobs(self, error: Exception, request: Request) -> bool:
         """Whether the server refused a request for its log-probabilities, which are asked for no more."""
         status = getattr(error, "status_code", None)
-        if not (request.top and self.has_logprobs and status in (400, 422) and "logprob" in str(error).lower()):
+        if not (request.top and self.has_logprobs and status in (400, 422) and "logprob" in words_of(error).lower()):
             return False
         self._say_once("refuses log-probabilities: preferences are read from its words")
         self.has_logprobs = False
@@ -171,7 +173,7 @@ class Client:
     def _is_transient(self, error: BaseException) -> bool:
         """Whether to ask again may help: lost connections, time-outs, busy servers, replies that are none."""
         if isinstance(error, self.openai.RateLimitError):
-            return "insufficient_quota" not in str(error)
+            return "insufficient_quota" not in words_of(error)
         if isinstance(error, self.openai.APIStatusError):
             status = getattr(error, "status_code", 0)
             return status in (408, 409, 425) or status >= 500
@@ -213,6 +215,17 @@ class Client:
 
     def _list(self, found: list[str]) -> str:
         return f"{', '.join(found[:8])}{' and others' if len(found) > 8 else ''}" if found else "no list of models"
+
+
+def words_of(error: BaseException) -> str:
+    """All that a server said: its code is not in the error's own words."""
+    return f"{error} {getattr(error, 'body', None) or ''}"
+
+
+def is_filtered(error: Exception) -> bool:
+    """Whether a filter before the model refused the request, which some providers say by an error of its own."""
+    words = words_of(error).lower()
+    return getattr(error, "status_code", None) == 400 and ("content_filter" in words or "content management" in words)
 
 
 def _part(part: str | Picture) -> dict[str, Any]:

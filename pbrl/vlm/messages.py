@@ -32,7 +32,7 @@ class Request:
     """One user message of texts and pictures, and how the model shall reply.
 
     `top` asks for the log-probabilities of so many alternatives at each token, `attempt` tells a repeated request from
-    the first. With `prefill` the reply is to go on from that text.
+    the first.
     """
 
     parts: tuple[str | Picture, ...]
