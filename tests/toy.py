@@ -19,13 +19,16 @@ class Point(gym.Env):
     name, instruction = "tests/point", ""
     has_success = can_restore = True
     control_hz = 10.0
-    cameras, images, style, double = (), (), None, None
+    cameras, style, double = ("above",), None, None
     observation_space = Box(-2, 2, (2,), np.float32)
     action_space = Box(-1, 1, (2,), np.float32)
     action_bounds = action_space.low, action_space.high
 
-    def __init__(self, *, horizon: int = 30, terminates: bool = False, goal_radius: float = 0.3):
+    def __init__(
+        self, *, horizon: int = 30, terminates: bool = False, goal_radius: float = 0.3, images=(), image_size: int = 64
+    ):
         self.horizon, self.terminates, self.goal_radius = horizon, terminates, goal_radius
+        self.images, self.image_size = tuple(images), image_size
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -65,7 +68,10 @@ class Point(gym.Env):
         return image
 
     def _obs(self):
-        return self.position.astype(np.float32)
+        state = self.position.astype(np.float32)
+        if not self.images:
+            return state
+        return {"state": state, "images": {name: self.render(self.image_size, self.image_size) for name in self.images}}
 
     @property
     def full_obs(self):

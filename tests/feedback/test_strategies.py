@@ -48,6 +48,9 @@ class Opinion:
         total = segment.obs.state[..., 0].sum(-1)
         return torch.stack([total, -total])
 
+    def score_at(self, table, starts, length):
+        return self.score(table.segments(starts, length))
+
 
 @pytest.mark.parametrize("strategy", query.STRATEGIES)
 def test_questions_are_segments_and_seeded(strategy):
