@@ -31,11 +31,12 @@ WRONG = (0, 10, 30, 100)  # per cent of the answers
 TASKS = ("metaworld/drawer-open", "metaworld/button-press")
 SHOWN = ["env.see_through=true", "env.camera=closeup"]
 FLAGS = [*SHOWN, "env.horizon=150", "data=mixed", "data.episodes=150", "steps=4000", "eval_every=4000",
-         "checkpoint_every=4000", "final_episodes=40"]  # fmt: skip
-ASKED = ["feedback=vlm", "query.kind=pair", "query.length=1", "query.count=800", "vlm.judge=pair_logprob",
+         "checkpoint_every=4000", "final_episodes=30"]  # fmt: skip
+ASKED = ["feedback=vlm", "query.kind=pair", "query.length=1", "query.count=1000", "vlm.judge=pair_logprob",
          "vlm.view=frame", "vlm.size=112", f"vlm.cache={FOLDER}/cache",
          f"vlm.answer_key={FOLDER}/key.jsonl"]  # fmt: skip
 SEEN = {"states": ["reward=ensemble"], "images": ["reward=image", "reward.image_size=64"]}
+SCALE = ["reward.normalize=std"]  # as the true reward is scaled: of tanh, rewards of pictures would be small ones
 BASELINES = {"BC": ["algo=bc"], "IQL, true reward": ["algo=iql"]}
 
 
@@ -50,7 +51,7 @@ def variable(wrong: int) -> str:
 
 
 METHODS = {name: [*flags, "feedback=none", "reward=none"] for name, flags in BASELINES.items()} | {
-    name_of(seen, wrong): ["algo=iql", *ASKED, *flags, "vlm.base_url=${oc.env:" + variable(wrong) + "}"]
+    name_of(seen, wrong): ["algo=iql", *ASKED, *flags, *SCALE, "vlm.base_url=${oc.env:" + variable(wrong) + "}"]
     for seen, flags in SEEN.items()
     for wrong in WRONG
 }
