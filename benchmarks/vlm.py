@@ -12,6 +12,7 @@ finished runs are not repeated. Writes `benchmarks/results/vlm.jsonl`, prints ta
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import numpy as np
 
 from benchmarks import offline, simulated_judge
 from benchmarks.simulated_judge import Running
+from pbrl.configs import compose_config
 
 SUITE = "vlm"
 PICTURE = Path(__file__).parent.parent / "docs" / "vlm.png"
@@ -72,10 +74,12 @@ def start_judges() -> list[Running]:
 def prepare(env: str) -> None:
     """Makes the data set, and rolls out random actions."""
     folder = offline.run_folder(env, "vlm-data", FLAGS)
-    command = [sys.executable, "train.py", "only=data", "algo=bc", "feedback=none", f"run={folder}", f"env={env}"]
-    if subprocess.run([*command, *FLAGS]).returncode:
-        raise SystemExit(f"{' '.join(command)} failed")
-    offline.scale_of(folder)  # cached here, since the threads that read results cannot share a simulator
+    flags = [f"env={env}", *FLAGS, "algo=bc", "feedback=none"]
+    if subprocess.run([sys.executable, "train.py", "only=data", f"run={folder}", *flags]).returncode:
+        raise SystemExit(f"no data set of {env}")
+    config = compose_config(*flags)
+    parts = {k: config[k] for k in ("env", "data", "data_dir", "data_seed")}
+    offline.scale(json.dumps(parts))  # cached here, since the threads that read results cannot share a simulator
 
 
 def run(env: str, method: str, seed: int) -> dict[str, Any]:
