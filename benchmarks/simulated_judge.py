@@ -142,8 +142,10 @@ def read_parts(body: Mapping[str, Any]) -> list[Part]:
     """The parts of all messages of a request, pictures as their hashes."""
     parts = []
     for message in body["messages"]:
-        content = message["content"]
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        content: Any = message["content"]
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        for part in content:
             if part["type"] == "text":
                 parts.append(Part(text=part["text"]))
             else:

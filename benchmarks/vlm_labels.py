@@ -10,7 +10,7 @@ right where it prefers the frame of the higher true reward. Writes `benchmarks/r
 """
 
 import argparse
-import asyncio
+import inspect
 import json
 import os
 import shutil
@@ -113,26 +113,26 @@ def timed(owner: Any, name: str, into: dict[str, float]) -> Iterator[None]:
     """Adds up the seconds that calls of a function or coroutine take while this block runs."""
     function: Callable[..., Any] = getattr(owner, name)
 
-    if asyncio.iscoroutinefunction(function):
+    def count(began: float) -> None:
+        into[name] = into.get(name, 0.0) + time.perf_counter() - began
 
-        @wraps(function)
-        async def call(*args: Any, **named: Any) -> Any:
-            began = time.perf_counter()
-            try:
-                return await function(*args, **named)
-            finally:
-                into[name] = into.get(name, 0.0) + time.perf_counter() - began
-    else:
+    @wraps(function)
+    async def wait(*args: Any, **named: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return await function(*args, **named)
+        finally:
+            count(began)
 
-        @wraps(function)
-        def call(*args: Any, **named: Any) -> Any:
-            began = time.perf_counter()
-            try:
-                return function(*args, **named)
-            finally:
-                into[name] = into.get(name, 0.0) + time.perf_counter() - began
+    @wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return function(*args, **named)
+        finally:
+            count(began)
 
-    setattr(owner, name, call)
+    setattr(owner, name, wait if inspect.iscoroutinefunction(function) else call)
     try:
         yield
     finally:
