@@ -18,7 +18,7 @@ import multiprocessing
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -62,6 +62,12 @@ class Judge:
     troubled: set[str] = field(default_factory=set)
     read_to: int = 0
 
+    @property
+    def model(self) -> str:
+        """Its name, with what is not as by default: another profile is another model, whose replies are kept apart."""
+        own = {f.name: getattr(self.profile, f.name) for f in fields(Profile)}
+        return "-".join([MODEL, *(f"{name}-{own[name]:g}" for name in own if own[name] != getattr(Profile, name))])
+
     def read_key(self) -> None:
         """Takes up whole lines that the answer key has more than before."""
         if not self.key.exists():
@@ -96,7 +102,7 @@ class Judge:
             said = self.respond(body)
         except (ValueError, KeyError) as error:
             return _error(400, f"simulated judge: {error}")
-        reply = to_completion(said, body)
+        reply = to_completion(said, body, self.model)
         self.counts.answered += 1
         self.counts.repeated += name in self.answered
         self.counts.refused += said.refusal is not None
@@ -120,7 +126,7 @@ class Judge:
         """The server's routes."""
 
         async def models(_: Request) -> Response:
-            return JSONResponse({"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0,
+            return JSONResponse({"object": "list", "data": [{"id": self.model, "object": "model", "created": 0,
                                                              "owned_by": "pbrl"}]})  # fmt: skip
 
         async def counts(_: Request) -> Response:
@@ -136,8 +142,10 @@ def read_parts(body: Mapping[str, Any]) -> list[Part]:
     """The parts of all messages of a request, pictures as their hashes."""
     parts = []
     for message in body["messages"]:
-        content = message["content"]
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        content: Any = message["content"]
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        for part in content:
             if part["type"] == "text":
                 parts.append(Part(text=part["text"]))
             else:
@@ -146,7 +154,7 @@ def read_parts(body: Mapping[str, Any]) -> list[Part]:
     return parts
 
 
-def to_completion(said: Said, body: Mapping[str, Any]) -> dict[str, Any]:
+def to_completion(said: Said, body: Mapping[str, Any], model: str) -> dict[str, Any]:
     """The reply as a server sends it."""
     parts = read_parts(body)
     letters, pictures = sum(len(part.text) for part in parts), sum(bool(part.picture) for part in parts)
@@ -159,7 +167,7 @@ def to_completion(said: Said, body: Mapping[str, Any]) -> dict[str, Any]:
         choice["logprobs"] = {"content": [chosen], "refusal": None}
     usage = {"prompt_tokens": prompt, "completion_tokens": reply, "total_tokens": prompt + reply}
     name = hashlib.sha256(json.dumps(message).encode()).hexdigest()[:24]
-    return {"id": f"chatcmpl-{name}", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice],
+    return {"id": f"chatcmpl-{name}", "object": "chat.completion", "created": 0, "model": model, "choices": [choice],
             "usage": usage}  # fmt: skip
 
 

@@ -149,10 +149,10 @@ def complete(base_url: str, requests: list[Request], **more):
 
 def test_client_gets_replies_with_log_probabilities(tmp_path):
     write_key(tmp_path / "key.jsonl", PICTURES[:10])
-    judge = simulated_judge.start(tmp_path / "key.jsonl")
+    judge = simulated_judge.start(tmp_path / "key.jsonl", error=0.0, tie=0.5)
     try:
         (reply,) = complete(judge.base_url, [make_request(PICTURES[1], PICTURES[4])])
-        assert (reply.text, reply.finish, reply.model) == ("2", "stop", simulated_judge.MODEL)
+        assert (reply.text, reply.finish, reply.model) == ("2", "stop", "simulated-judge-tie-0.5")
         assert dict(reply.tokens[0].top).keys() == {"1", "2"} and reply.prompt_tokens > 600
         write_key(tmp_path / "key.jsonl")  # the file has grown
         (reply,) = complete(judge.base_url, [make_request(PICTURES[15], PICTURES[4], top=0)])
