@@ -20,6 +20,7 @@ from pbrl.feedback.asking import Asking
 from pbrl.feedback.labels import Labels
 from pbrl.feedback.sources.context import Context
 from pbrl.feedback.store.store import Store
+from pbrl.rewards.pictures import read_pictures
 from pbrl.run.build import build, build_algorithm, build_reward
 from pbrl.settings import RunSettings
 from pbrl.training import evaluate as evaluation
@@ -37,14 +38,21 @@ def load_table(
     action_low: Any = None,
     action_high: Any = None,
     clip_actions: bool = False,
+    camera: str | None = None,
+    image_size: int = 84,
 ) -> Table:
     """The episodes of a Minari folder, a D4RL file or a folder of videos, on the device.
+
+    With `camera` the table holds that camera's pictures of the videos, `image_size` pixels high and wide, for
+    `train_reward(table, labels, "image")`.
 
     `action_low` and `action_high` say which actions become -1 and 1, where a file does not: a number, or one for each
     of an action's. What is beyond them is an error, or cut off with `clip_actions`. Raises UserError.
     """
     units = ActionUnits(action_low, action_high, clip_actions)
-    return Table(storage.read(Path(path).expanduser(), units), pick_device(device))
+    episodes = storage.read(Path(path).expanduser(), units)
+    pictures = None if camera is None else read_pictures(episodes, camera, image_size)
+    return Table(episodes, pick_device(device), pictures=pictures)
 
 
 def ask(table: Table, source: str = "perfect", *, store: str | None = None, **query: Any) -> Labels:

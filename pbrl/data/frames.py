@@ -126,7 +126,7 @@ def fill_images(envs: Sequence[Environment], share: Share, paths: dict[str, Path
                     rows[camera][t] = image
         elif episode.video is not None:
             for camera, file in find_videos(episode.video, list(paths)).items():
-                missing = _fill_from_video(rows[camera], file, size)
+                missing = fill_from_video(rows[camera], file, size)
                 if missing:
                     torn[file] = Torn(missing)
         else:
@@ -139,7 +139,7 @@ def fill_images(envs: Sequence[Environment], share: Share, paths: dict[str, Path
     return torn
 
 
-def _fill_from_video(rows: np.ndarray, file: Path, size: int) -> tuple[int, ...]:
+def fill_from_video(rows: np.ndarray, file: Path, size: int) -> tuple[int, ...]:
     """Fills rows [T+1, H, W, 3] from a video; returns which of its frames are torn. Raises UserError."""
     source, torn = read_video_info(file), list[int]()
     if len(source.shown) not in (len(rows), len(rows) - 1):

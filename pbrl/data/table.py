@@ -20,6 +20,10 @@ from pbrl.types import Clip, Episode, Observation, RewardModel, Segment, Spec, T
 T = TypeVar("T")
 ROW_BYTES = 32  # of a row beside observation and action: rewards, return to go, end, its own and its episode's number
 NORMALIZE = ("none", "std", "zscore", "minmax")
+NO_PICTURES = (
+    "reward=image has no pictures of this data to look at: a table has those of pbrl.api.load_table(path, camera=…), or "
+    "of Table(episodes, pictures=…)"
+)
 PICTURES = "pictures"  # what an image reward sees, in an observation
 Images = Mapping[str, np.ndarray]  # camera: [R, H, W, 3] uint8
 
@@ -270,7 +274,7 @@ class Table:
         the `stack` - 1 before it, of which the first repeats where the episode begins. Raises UserError without any.
         """
         if self.pictures is None:
-            raise UserError("there are no pictures of this data for reward=image to look at: see Table(pictures=…)")
+            raise UserError(NO_PICTURES)
         count = min(frames, length) or length
         chance = torch.full((*starts.shape, count), 0.5, device=self.device)
         if generator is not None and count < length:

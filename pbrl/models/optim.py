@@ -3,7 +3,7 @@
 Kingma & Ba 2015, arXiv:1412.6980; decoupled weight decay from Loshchilov & Hutter 2019, arXiv:1711.05101.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,10 @@ class Adam(nn.Module):
 
     def step(self, loss: Tensor, when: Tensor | float = 1.0) -> None:
         """One step down `loss`, a scalar. Where `when`, 0 or 1, is 0, nothing moves; the first step must be a 1."""
-        grads = torch.autograd.grad(loss, self.params)
+        self.step_along(torch.autograd.grad(loss, self.params), when)
+
+    def step_along(self, grads: Sequence[Tensor], when: Tensor | float = 1.0) -> None:
+        """The same down gradients that are known, one for each of `params`."""
         with torch.no_grad():
             grad = all_reduce_mean(torch.cat([g.reshape(-1) for g in grads]))
             if self.clip:

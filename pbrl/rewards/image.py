@@ -6,8 +6,9 @@ of a frozen encoder in place of pixels it is a multilayer perceptron on them.
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from pbrl.data.table import PICTURES, Table
+from pbrl.data.table import NO_PICTURES, PICTURES, Table
 from pbrl.models.encoders import ConvEnsemble
 from pbrl.models.layers import MLP
 from pbrl.models.optim import Adam
@@ -18,6 +19,7 @@ from pbrl.training.batches import Data, Frames
 from pbrl.types import Comparisons, Metrics, Segment, Spec, UserError
 
 START = 1e-3  # of the last layer's weights: rewards begin near zero
+PASS_BYTES = 4.5e6  # of pictures in a pass of an update on a processor: 1.4 times as fast as all at once, at 300 pixels
 CHUNK_BYTES = 64e6  # of pictures that go through the networks at once, where nothing is learnt
 
 
@@ -98,10 +100,23 @@ class ImageReward(PerStepReward):
 
     def update(self, batch: Comparisons) -> Metrics:
         """Minimizes the sum of the members' losses on the segments' rewards."""
-        scores = self.score(batch.segments)  # [E, B, K]
-        loss = self.objective(scores, batch.label, batch.confidence)
-        self.optim.step(loss.sum())
-        return {"loss": loss.detach().mean(), "train_accuracy": agreement(scores.mean(0), batch.label)}
+        count, found, losses, grads = len(batch.label), [], [], []
+        for begin in range(0, count, size := self._at_once(batch)):
+            part: Comparisons = tree_map(lambda x, i=begin: x[i : i + size], batch)
+            scores = self.score(part.segments)  # [E, B, K]
+            share = self.objective(scores, part.label, part.confidence) * (len(part.label) / count)
+            grads.append(torch.autograd.grad(share.sum(), self.optim.params))
+            found.append(scores.detach()), losses.append(share.detach())
+        self.optim.step_along([torch.stack(own).sum(0) for own in zip(*grads, strict=True)])
+        score = torch.cat(found, 1).mean(0)
+        return {"loss": torch.stack(losses).sum(0).mean(), "train_accuracy": agreement(score, batch.label)}
+
+    def _at_once(self, batch: Comparisons) -> int:
+        """How many answers' pictures a pass takes: on a processor as many as its caches hold, with what is made."""
+        pictures = batch.segments.obs.images[PICTURES]
+        if not self.is_pixels or pictures.device.type != "cpu":
+            return len(pictures)
+        return max(1, min(len(pictures), int(PASS_BYTES / pictures[0].numel())))
 
     @torch.no_grad()
     def label(self, table: Table) -> Tensor:
@@ -116,5 +131,5 @@ class ImageReward(PerStepReward):
 
     def _row_bytes(self, table: Table) -> int:
         if table.pictures is None:
-            raise UserError("there are no pictures of this data for reward=image to look at: see Table(pictures=…)")
+            raise UserError(NO_PICTURES)
         return table.pictures[0].numel() * (16 if self.is_pixels else 4)  # as floats, and what is made of them

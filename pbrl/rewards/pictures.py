@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pbrl.data.frames import load_images, without_images
+from pbrl.data.frames import fill_from_video, find_videos, load_images, without_images
+from pbrl.data.recordings import camera_files
 from pbrl.data.rollout import make_environment
 from pbrl.models.frozen import encode_images
 from pbrl.types import Episode, UserError
@@ -42,3 +43,22 @@ def find_camera(env: dict[str, Any]) -> str:
     if not made.cameras:
         raise UserError(f"{made.name} has no camera for reward=image: choose another reward, or give it a camera")
     return made.cameras[0]
+
+
+def read_pictures(episodes: Sequence[Episode], camera: str, image_size: int) -> np.ndarray:
+    """A camera's pictures in the videos of recordings, cut to squares: [R, H, W, 3] uint8.
+
+    Raises UserError where an episode has no video of this camera.
+    """
+    files = []
+    for episode in episodes:
+        if episode.video is None or not camera_files(episode.video):
+            raise UserError(
+                f"camera={camera}: this data set has no videos; its pictures, rendered or made elsewhere, go into "
+                "Table(episodes, pictures=…)"
+            )
+        files.append(find_videos(episode.video, [camera])[camera])
+    parts = [np.empty((len(episode.obs), image_size, image_size, 3), np.uint8) for episode in episodes]
+    for part, file in zip(parts, files, strict=True):
+        fill_from_video(part, file, image_size)
+    return np.concatenate(parts)

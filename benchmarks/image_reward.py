@@ -1,0 +1,269 @@
+"""Updates of `reward=image` beside the same networks trained the usual way, what cached features cost, what is learnt.
+
+    python -m benchmarks.image_reward                  # the network's own shape: 300 pixels, 64 pairs, 3 members
+    python -m benchmarks.image_reward speed features learning --sizes 300 200 84
+
+`speed`: the usual way is written here: a list of three networks, torch.optim.Adam, float32, each member's pictures
+taken from NumPy arrays and turned into floats by itself, as RL-VLM-F's released code does (febe2f2). Both take turns in
+one process on one thread; the figures are updates per CPU-second, medians. Ours draws from a table, in the precision
+and the way that a run chooses. `features`: an epoch over cached features of EfficientNet-Lite0, against one that
+encodes. `learning`: accuracy on held-out pairs of single frames of Meta-World's drawer, labelled by how far it is open.
+Each adds lines to `benchmarks/results/image_reward.jsonl`.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.report import RESULTS
+from pbrl.configs import compose_config
+from pbrl.data.rollout import make_environment
+from pbrl.data.table import Table
+from pbrl.feedback.labels import Labels
+from pbrl.models.frozen import encode_images, load_encoder
+from pbrl.processor import processor_name
+from pbrl.run.build import build_reward
+from pbrl.settings import RunSettings
+from pbrl.training.batches import Data
+from pbrl.training.engine import Engine, wants_compile
+from pbrl.training.precision import choose_precision
+from pbrl.types import Episode, RewardModel
+
+FILE = RESULTS / "image_reward.jsonl"
+PAIRS, MEMBERS, TURNS = 64, 3, 7
+FRAMES, TRAIN, TEST = 400, 300, 1000  # of `learning`: pictures, pairs that are learnt from and that are held out
+CPU = torch.device("cpu")
+
+
+def plain_network(size: int) -> nn.Sequential:
+    """One member, written the usual way."""
+    layers, inputs, side = list[nn.Module](), 3, size
+    for kernel, stride, outputs in zip((5, 3, 3, 3), (3, 2, 2, 2), (16, 32, 64, 128), strict=True):
+        layers += [nn.Conv2d(inputs, outputs, kernel, stride), nn.ReLU()]
+        inputs, side = outputs, (side - kernel) // stride + 1
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * side * side, 1), nn.Tanh())
+
+
+class UsualWay:
+    """An ensemble as a list, trained on pairs of pictures [Q, H, W, 3] that lie in NumPy arrays."""
+
+    def __init__(self, first: np.ndarray, second: np.ndarray, label: np.ndarray, lr: float):
+        self.pairs, self.label = (first, second), label
+        self.members = [plain_network(first.shape[1]) for _ in range(MEMBERS)]
+        self.optim = torch.optim.Adam([p for member in self.members for p in member.parameters()], lr)
+
+    def update(self) -> None:
+        self.optim.zero_grad()
+        loss = torch.zeros(())
+        for member in self.members:
+            drawn = np.random.permutation(len(self.label))[:PAIRS]
+            scores = []
+            for pictures in self.pairs:
+                shown = np.transpose(pictures[drawn], (0, 3, 1, 2))
+                scores.append(member(torch.from_numpy(shown).float() / 255))
+            label = torch.from_numpy(self.label[drawn]).long()
+            loss = loss + nn.functional.cross_entropy(torch.cat(scores, 1), label)
+        loss.backward()
+        self.optim.step()
+
+
+def make_table(pictures: np.ndarray | None, state: np.ndarray | None = None) -> Table:
+    """A table whose rows show these pictures: one episode, and a frame is a segment of one step."""
+    obs = np.random.default_rng(0).normal(size=(len(pictures), 4)) if state is None else state  # type: ignore[arg-type]
+    steps = len(obs) - 1
+    episode = Episode(0, obs.astype(np.float32), np.zeros((steps, 2), np.float32), np.zeros(steps, np.float32), False)
+    return Table([episode], pictures=pictures)
+
+
+def make_labels(starts: np.ndarray, value: np.ndarray) -> Labels:
+    n = len(starts)
+    question = np.array([str(i) for i in range(n)], object)
+    zeros = np.zeros(n, np.int64)
+    return Labels(starts, value.astype(float), zeros, zeros, np.ones(n), question, ("perfect",), 1, "pair")
+
+
+def make_reward(table: Table, choice: str, **changes: Any) -> RewardModel:
+    flags = [f"reward.{name}={'null' if value is None else value}" for name, value in changes.items()]
+    settings = RunSettings.parse(compose_config(f"reward={choice}", *flags))
+    return build_reward(settings, table.spec())
+
+
+def prepare(model: RewardModel, table: Table, labels: Labels, seed: int = 0) -> tuple[Callable[[], Any], str]:
+    """An update as a run makes it, drawing included, and its precision."""
+    data = Data(table, torch.Generator().manual_seed(seed))
+    data.set_labels(labels)
+    (phase,) = model.phases()
+    bf16 = choose_precision("auto", CPU).suits(model, phase.draw(data))  # type: ignore[arg-type]
+    engine = Engine(CPU, compile=wants_compile("auto", phase.steps), bf16=bf16)
+    update = engine.prepare(phase)
+    return lambda: update(phase.draw(data)), "bfloat16" if bf16 else "float32"
+
+
+def measure_speed(size: int) -> dict[str, Any]:
+    """A line: both rates in turns, at one frame a segment; and ours with four frames of segments, where those fit."""
+    random = np.random.default_rng(0)
+    pictures = random.integers(0, 256, (301, size, size, 3), dtype=np.uint8)
+    starts, label = random.integers(0, 300, (500, 2)), random.integers(0, 2, 500)
+    usual = UsualWay(pictures[starts[:, 0]], pictures[starts[:, 1]], label, 3e-4)
+    table = make_table(pictures)
+    ours, precision = prepare(
+        make_reward(table, "image", image_size=size, frames=1, batch_size=PAIRS), table, make_labels(starts, label)
+    )
+    seconds = take_turns({"usual": usual.update, "ours": ours})
+    rate = {name: float(1 / np.median(found)) for name, found in seconds.items()}
+    ratios = [a / b for a, b in zip(seconds["usual"], seconds["ours"], strict=True)]
+    return {
+        "part": "speed", "size": size, "pairs": PAIRS, "members": MEMBERS, "precision": precision, "compiled": False,
+        "updates_per_cpu_second": rate, "ratio": rate["ours"] / rate["usual"], "ratio_range": [min(ratios), max(ratios)],
+    }  # fmt: skip
+
+
+def take_turns(runs: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+    """CPU-seconds of an update of each in turns, after one that warms up."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(TURNS + 1):
+        for name, run in runs.items():
+            began = time.process_time()
+            run()
+            if turn:
+                found[name].append(time.process_time() - began)
+    return found
+
+
+def measure_features() -> dict[str, Any]:
+    """A line: an epoch's CPU-seconds for each picture, of 512 pictures: that encodes first, and one later."""
+    pictures = np.random.default_rng(0).integers(0, 256, (513, 84, 84, 3), dtype=np.uint8)
+    model, weights = load_encoder("lite0", None if has_weights() else "none")
+    with torch.no_grad():
+        model(torch.from_numpy(pictures[:32]))
+        began = time.process_time()
+        for part in torch.from_numpy(pictures[:256]).split(32):
+            model(part)
+        encoding = (time.process_time() - began) / 256
+    table = make_table(np.random.default_rng(0).normal(size=(513, 1280)).astype(np.float32))
+    starts = np.random.default_rng(0).permutation(512).reshape(256, 2)
+    update, precision = prepare(
+        make_reward(table, "image", encoder="lite0", frames=1), table, make_labels(starts, np.zeros(256))
+    )
+    update()
+    found = []
+    for _ in range(TURNS):
+        began = time.process_time()
+        for _ in range(256 // PAIRS):
+            update()
+        found.append((time.process_time() - began) / 512)
+    later = float(np.median(found))
+    return {
+        "part": "features", "encoder": "lite0", "weights": weights, "precision": precision,
+        "ms_per_picture": {"encoding": 1e3 * encoding, "training": 1e3 * later},
+        "later_epoch_of_first": later / (encoding + later),
+    }  # fmt: skip
+
+
+def has_weights() -> bool:
+    try:
+        load_encoder("lite0", None)
+    except Exception:
+        return False
+    return True
+
+
+def drawer_frames(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pictures [F, H, W, 3], observations [F, O] and openness [F] of an expert's and of noisy rollouts, mixed."""
+    config = compose_config("env=metaworld/drawer-open")["env"]
+    env = make_environment({**config, "images": ["closeup"], "image_size": size, "see_through": True})
+    random = np.random.default_rng(0)
+    pictures, states, opened = [], [], []
+    for seed in range(FRAMES // 8):
+        obs, _ = env.reset(seed=seed)
+        expert, first = env.expert(), np.asarray(obs["state"])[4:7]
+        path = [obs]
+        for _ in range(100):
+            action = expert.act(np.asarray(path[-1]["state"]))
+            path.append(env.step(np.clip(action + 0.5 * random.normal(size=4), -1, 1).astype(np.float32))[0])
+        for t in random.choice(len(path), 8, replace=False):
+            pictures.append(path[t]["images"]["closeup"])
+            states.append(np.asarray(path[t]["state"]))
+            opened.append(np.linalg.norm(states[-1][4:7] - first))
+    env.close()
+    return np.stack(pictures), np.stack(states), np.array(opened)
+
+
+def measure_learning(seeds: Sequence[int], size: int) -> list[dict[str, Any]]:
+    """Lines: accuracy on pairs of pictures of episodes that no answer was about, by model and seed."""
+    pictures, state, opened = drawer_frames(size)
+    rest = np.flatnonzero(np.arange(len(opened)) < 0.75 * len(opened))
+    test = np.setdiff1d(np.arange(len(opened) - 1), rest)
+    with tempfile.TemporaryDirectory() as folder:
+        features = encode_images(pictures, "lite0", None if has_weights() else "none", folder=Path(folder))
+    encoder = {"encoder": "lite0", "frames": 1}
+    models: dict[str, tuple[Table, str, dict[str, Any], bool]] = {
+        "pixels": (make_table(pictures, state), "image", {"image_size": size, "frames": 1}, False),
+        "lite0": (make_table(features, state), "image", encoder, False),
+        "state": (make_table(None, state), "ensemble", {}, False),
+        "pixels, shuffled": (make_table(pictures, state), "image", {"image_size": size, "frames": 1}, True),
+        "lite0, shuffled": (make_table(features, state), "image", encoder, True),
+    }
+    lines = []
+    for seed in seeds:
+        random = np.random.default_rng(seed)
+        train, held = (draw_pairs(rows, opened, n, random) for rows, n in ((rest, TRAIN), (test, TEST)))
+        value = (opened[train[:, 1]] > opened[train[:, 0]]).astype(float)
+        shuffled = random.permutation(value)
+        for name, (table, choice, changes, is_shuffled) in models.items():
+            torch.manual_seed(seed)
+            model = make_reward(table, choice, **changes)
+            update, _ = prepare(model, table, make_labels(train, shuffled if is_shuffled else value), seed)
+            began = time.process_time()
+            for _ in range(model.phases()[0].steps):
+                update()
+            seconds = time.process_time() - began
+            score = model.score_at(table, torch.from_numpy(held), 1).mean(0)
+            right = (score[:, 1] > score[:, 0]).numpy() == (opened[held[:, 1]] > opened[held[:, 0]])
+            lines.append({"part": "learning", "task": "metaworld/drawer-open", "model": name, "seed": seed,
+                          "pairs": TRAIN, "frames": FRAMES, "size": size, "accuracy": float(right.mean()),
+                          "real_weights": has_weights(), "cpu_seconds": seconds})  # fmt: skip
+            print(name, seed, f"{lines[-1]['accuracy']:.3f}", f"{seconds:.1f} s", flush=True)
+    return lines
+
+
+def draw_pairs(rows: np.ndarray, opened: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
+    """Pairs [n, 2] of rows whose openness differs by a centimetre or more."""
+    pairs = random.choice(rows, (50 * n, 2))
+    return pairs[np.abs(opened[pairs[:, 0]] - opened[pairs[:, 1]]) > 0.01][:n]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=["speed", "features", "learning", []], default=["speed"])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[300])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    known = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
+    lines = [line for line in known if line["part"] not in args.parts]
+    for part in args.parts:
+        found = {
+            "speed": lambda: [measure_speed(size) for size in args.sizes],
+            "features": lambda: [measure_features()],
+            "learning": lambda: measure_learning(args.seeds, 84),
+        }[part]()
+        about = {"processor": processor_name(), "threads": 1, "torch": torch.__version__,
+                 "load": [round(x, 1) for x in os.getloadavg()]}  # fmt: skip
+        for line in found:
+            lines.append({**line, **about})
+            print(json.dumps(line), flush=True)
+    FILE.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+if __name__ == "__main__":
+    main()
