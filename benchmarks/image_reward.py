@@ -123,7 +123,8 @@ def measure_speed(size: int) -> dict[str, Any]:
     ratios = [a / b for a, b in zip(seconds["usual"], seconds["ours"], strict=True)]
     return {
         "part": "speed", "size": size, "pairs": PAIRS, "members": MEMBERS, "precision": precision, "compiled": False,
-        "updates_per_cpu_second": rate, "ratio": rate["ours"] / rate["usual"], "ratio_range": [min(ratios), max(ratios)],
+        "updates_per_cpu_second": rate, "ratio": rate["ours"] / rate["usual"],
+        "ratio_range": [min(ratios), max(ratios)],
     }  # fmt: skip
 
 
@@ -185,6 +186,7 @@ def drawer_frames(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     pictures, states, opened = [], [], []
     for seed in range(FRAMES // 8):
         obs, _ = env.reset(seed=seed)
+        assert env.expert is not None
         expert, first = env.expert(), np.asarray(obs["state"])[4:7]
         path = [obs]
         for _ in range(100):

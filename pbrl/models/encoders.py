@@ -1,6 +1,7 @@
 """Networks that turn images into features."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -66,12 +67,15 @@ class ConvEnsemble(nn.Module):
         self.size = inputs * height * width
 
     def forward(self, pictures: Tensor) -> Tensor:
-        first, *others = self.layers
-        dtype = torch.get_autocast_dtype(pictures.device.type) if is_autocast(pictures) else first.weight.dtype
+        first, *others = cast("Sequence[nn.Conv2d]", self.layers)
+        dtype: torch.dtype = (
+            torch.get_autocast_dtype(pictures.device.type) if is_autocast(pictures) else first.weight.dtype
+        )
         x = pictures.movedim(-1, 2).flatten(1, 2).to(dtype, memory_format=torch.channels_last)  # bytes fit bfloat16
         x = nn.functional.conv2d(x, first.weight / 255, first.bias, first.stride)  # weights are fewer than pixels
         members = [torch.relu(own) for own in x.chunk(self.members, 1)]
         for layer in others:
+            assert layer.bias is not None
             weights, biases = layer.weight.chunk(self.members), layer.bias.chunk(self.members)
             members = [
                 torch.relu(nn.functional.conv2d(own, weight, bias, layer.stride))
