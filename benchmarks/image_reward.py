@@ -109,7 +109,7 @@ def prepare(model: RewardModel, table: Table, labels: Labels, seed: int = 0) -> 
 
 
 def measure_speed(size: int) -> dict[str, Any]:
-    """A line: both rates in turns, at one frame a segment; and ours with four frames of segments, where those fit."""
+    """A line: both rates in turns, at one frame a segment."""
     random = np.random.default_rng(0)
     pictures = random.integers(0, 256, (301, size, size, 3), dtype=np.uint8)
     starts, label = random.integers(0, 300, (500, 2)), random.integers(0, 2, 500)

@@ -67,18 +67,17 @@ class ConvEnsemble(nn.Module):
         self.size = inputs * height * width
 
     def forward(self, pictures: Tensor) -> Tensor:
-        first, *others = cast("Sequence[nn.Conv2d]", self.layers)
-        dtype: torch.dtype = (
-            torch.get_autocast_dtype(pictures.device.type) if is_autocast(pictures) else first.weight.dtype
-        )
+        first, *others = cast("list[nn.Conv2d]", list(self.layers))
+        dtype: torch.dtype = first.weight.dtype
+        if is_autocast(pictures):
+            dtype = torch.get_autocast_dtype(pictures.device.type)
         x = pictures.movedim(-1, 2).flatten(1, 2).to(dtype, memory_format=torch.channels_last)  # bytes fit bfloat16
-        x = nn.functional.conv2d(x, first.weight / 255, first.bias, first.stride)  # weights are fewer than pixels
+        x = nn.functional.conv2d(x, first.weight / 255, first.bias, first.stride[0])  # weights are fewer than pixels
         members = [torch.relu(own) for own in x.chunk(self.members, 1)]
         for layer in others:
-            assert layer.bias is not None
-            weights, biases = layer.weight.chunk(self.members), layer.bias.chunk(self.members)
+            weights, biases = layer.weight.chunk(self.members), cast(Tensor, layer.bias).chunk(self.members)
             members = [
-                torch.relu(nn.functional.conv2d(own, weight, bias, layer.stride))
+                torch.relu_(nn.functional.conv2d(own, weight, bias, layer.stride[0]))
                 for own, weight, bias in zip(members, weights, biases, strict=True)
             ]
         return torch.stack([own.flatten(1) for own in members])

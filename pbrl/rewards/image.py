@@ -106,7 +106,8 @@ class ImageReward(PerStepReward):
             scores = self.score(part.segments)  # [E, B, K]
             share = self.objective(scores, part.label, part.confidence) * (len(part.label) / count)
             grads.append(torch.autograd.grad(share.sum(), self.optim.params))
-            found.append(scores.detach()), losses.append(share.detach())
+            found.append(scores.detach())
+            losses.append(share.detach())
         self.optim.step_along([torch.stack(own).sum(0) for own in zip(*grads, strict=True)])
         score = torch.cat(found, 1).mean(0)
         return {"loss": torch.stack(losses).sum(0).mean(), "train_accuracy": agreement(score, batch.label)}
