@@ -101,12 +101,17 @@ def show(lines: list[dict[str, Any]]) -> None:
     envs = [env for env in TASKS if any(line["env"] == env for line in lines)]
     for measure, unit in (("return_mean", 1), ("success", 100)):
         print(
-            f"\nlast policy, {measure}\n\n| simulated judge | " + " | ".join(env.split("/")[1] for env in envs) + " |"
+            f"\nlast policy, {measure}: mean ± standard deviation, seeds\n\n| simulated judge | "
+            + " | ".join(env.split("/")[1] for env in envs)
+            + " |"
         )
         print("|---" * (len(envs) + 1) + "|")
         for method in METHODS:
             found = [unit * values(lines, env, method, measure) for env in envs]
-            cells = [f"{f.mean():.0f} ± {f.std(ddof=1):.0f}" if len(f) > 1 else f"{f.sum():.0f}" for f in found]
+            cells = [
+                f"{f.mean():.0f} ± {f.std(ddof=1):.0f}, {len(f)}" if len(f) > 1 else f"{f.sum():.0f}, {len(f)}"
+                for f in found
+            ]
             print(f"| {method} | " + " | ".join(cells) + " |")
     print(
         "\nimages / states, mean return of the same answers\n\n| wrong | "
@@ -128,7 +133,7 @@ def draw(lines: list[dict[str, Any]], envs: list[str]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(envs), figsize=(3.6 * len(envs), 3), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(envs), figsize=(4.2 * len(envs), 3.2), layout="constrained", squeeze=False)
     for axis, env in zip(axes[0], envs, strict=True):
         for i, seen in enumerate(SEEN):
             for x, wrong in enumerate(WRONG):
@@ -145,7 +150,7 @@ def draw(lines: list[dict[str, Any]], envs: list[str]) -> None:
         axis.set_xticks(range(len(WRONG)), [f"{wrong} %" for wrong in WRONG], fontsize=8)
         axis.set_xlabel("wrong answers of a simulated judge", fontsize=8)
     axes[0][0].set_ylabel("return of the last policy")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, ncols=4, loc="outside upper center")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, ncols=2, loc="outside upper center")
     figure.savefig(PICTURE, dpi=110)
 
 
