@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sim.tabletop.deformables import CLOSED_M, Rope, straightness
+from sim.tabletop.deformables import CLOSED_M, Cloth, Rope, straightness
 
 OPEN, CLOSED = -1.0, 1.0
 Move = tuple[np.ndarray, float]  # target [3] m of the tool, and -1 to open or 1 to close
@@ -26,6 +26,27 @@ def straighten(obs: np.ndarray, *, height: float) -> Move:
         return pick(hand, width, end, height)
     target = _pull_to(end, other)
     return np.append(target, LOW), CLOSED
+
+
+def fold_over(obs: np.ndarray, *, height: float) -> Move:
+    """Takes the first edge by its middle and lays it onto the opposite one; then a corner that did not come along."""
+    hand, width, points = obs[:3], float(obs[6]), obs[7:34].reshape(3, 3, 3)
+    gaps = np.linalg.norm((points[0] - points[2])[:, :2], axis=1)  # of corner, middle, corner
+    if gaps.max() < 0.02 and points[..., 2].max() < 0.03:
+        return release(hand, width, height)
+    choice = 1 if gaps[1] > 0.02 else 2 * int(np.argmax(gaps[[0, 2]]))
+    near = np.linalg.norm(points[0] - hand, axis=1)
+    if width < CLOSED_M and near.min() < HELD:  # what is held goes first
+        choice = int(np.argmin(near))
+    point, to = points[0, choice], points[2, choice]
+    if width > CLOSED_M or near[choice] > HELD:
+        return pick(hand, width, point, height)
+    left = float(gaps[choice])
+    if left < 0.015:
+        return (np.append(hand[:2], LOW), CLOSED) if hand[2] > LOW + 0.01 else release(hand, width, height)
+    done = np.clip(1 - left / Cloth.side, 0, 1)
+    ahead = min(0.05, left + 0.01) * (to - point)[:2] / left
+    return np.append(hand[:2] + ahead, LOW + height * np.sin(np.pi * min(done + 0.1, 1.0))), CLOSED
 
 
 def pick(hand: np.ndarray, width: float, point: np.ndarray, height: float) -> Move:

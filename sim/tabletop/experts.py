@@ -10,7 +10,7 @@ import numpy as np
 
 from pbrl.types import UserError
 from robots.observations import ROBOT, layout
-from sim.tabletop.deformable_experts import straighten
+from sim.tabletop.deformable_experts import fold_over, straighten
 from sim.tabletop.tasks import CUBE, TASKS, Place
 
 STYLE = {  # share of full commands; m above things; 1: around what is in the way; 1: both cubes at once
@@ -45,6 +45,7 @@ class Expert:
             "place": self._place,
             "clutter": self._clutter,
             "rope": partial(straighten, height=self.style["height"]),
+            "cloth": partial(fold_over, height=self.style["height"]),
         }
         self.choose = choices[task]
         parts = layout(TASKS[task].objects, TASKS[task].has_goal, TASKS[task].points)

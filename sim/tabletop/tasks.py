@@ -5,7 +5,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from sim.tabletop.deformables import Rope
+from sim.tabletop.deformables import Cloth, Rope
 from sim.tabletop.task import CUBE, Pose, Task, proximity
 
 
@@ -160,4 +160,5 @@ TASKS: dict[str, type[Task]] = {
     "place": Place,
     "clutter": Clutter,
     "rope": Rope,
+    "cloth": Cloth,
 }
