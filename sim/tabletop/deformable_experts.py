@@ -6,7 +6,7 @@ from sim.tabletop.deformables import CLOSED_M, Cloth, Rope, straightness
 
 OPEN, CLOSED = -1.0, 1.0
 Move = tuple[np.ndarray, float]  # target [3] m of the tool, and -1 to open or 1 to close
-FROM, TO = np.array([0.28, -0.32]), np.array([0.66, 0.32])  # m: where on the table the arm pulls to
+FROM, TO = np.array([0.36, -0.32]), np.array([0.66, 0.32])  # m: where on the table the arm pulls to
 LOW = 0.02  # m, of the tool over the table where it picks and pulls
 PULL = 1.15  # of the rope's length, from the other end: it is pulled taut, and then along until no bend is left
 HELD = 0.03  # m, from the tool to a point that it holds
@@ -16,7 +16,7 @@ def straighten(obs: np.ndarray, *, height: float) -> Move:
     """Takes an end and pulls it away from the other, to where the rope is straight on the table."""
     hand, width, points = obs[:3], float(obs[6]), obs[7 : 7 + 3 * len(Rope.points)].reshape(-1, 3)
     apart, bent = straightness(points)
-    if apart > 0.97 * Rope.length and bent < 0.012:
+    if apart > 0.965 * Rope.length and bent < 0.016:
         return release(hand, width, height)
     ends = [(points[0], points[-1]), (points[-1], points[0])]
     near = [float(np.linalg.norm((hand - end)[:2])) for end, _ in ends]
@@ -45,6 +45,7 @@ def fold_over(obs: np.ndarray, *, height: float) -> Move:
     if left < 0.015:
         return (np.append(hand[:2], LOW), CLOSED) if hand[2] > LOW + 0.01 else release(hand, width, height)
     done = np.clip(1 - left / Cloth.side, 0, 1)
+    height = float(np.clip(height, 0.3 * Cloth.side, 0.45 * Cloth.side))  # higher would lift the half that stays
     ahead = min(0.05, left + 0.01) * (to - point)[:2] / left
     return np.append(hand[:2] + ahead, LOW + height * np.sin(np.pi * min(done + 0.1, 1.0))), CLOSED
 

@@ -120,7 +120,7 @@ class Rope(Deformable):
             )
             steps = self.pitch * np.stack([np.cos(heading), np.sin(heading)], axis=1)
             curve = np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)])
-            curve += random.uniform([0.42, -0.1], [0.52, 0.1]) - (curve.min(0) + curve.max(0)) / 2
+            curve += random.uniform([0.49, -0.1], [0.56, 0.1]) - (curve.min(0) + curve.max(0)) / 2
             apart = np.linalg.norm(curve[:, None] - curve, axis=-1)
             far = apart[np.triu_indices(self.vertices, 3)].min()
             if far > 2.5 * self.radius and 0.3 < apart[0, -1] / self.length < 0.75 and _on_table(curve):
@@ -181,7 +181,7 @@ class Cloth(Deformable):
         return np.stack([x, y, np.full_like(x, self.radius)], axis=-1).reshape(-1, 3)
 
     def start(self, data: mujoco.MjData, random: np.random.Generator) -> None:
-        yaw, middle = random.uniform(-0.4, 0.4), random.uniform([0.43, -0.05], [0.51, 0.05])
+        yaw, middle = random.uniform(-0.4, 0.4), random.uniform([0.46, -0.05], [0.52, 0.05])
         turn = np.array([[np.cos(yaw), np.sin(yaw), 0], [-np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
         self.place(data, self._grid() @ turn + [*middle, 0])
 
@@ -217,4 +217,4 @@ def straightness(points: np.ndarray) -> tuple[float, float]:
 
 
 def _on_table(curve: np.ndarray) -> bool:
-    return bool((curve > [0.28, -0.3]).all() and (curve < [0.66, 0.3]).all())
+    return bool((curve > [0.4, -0.3]).all() and (curve < [0.66, 0.3]).all())
