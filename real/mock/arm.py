@@ -164,6 +164,7 @@ class MockArm:
         now = time.time()
         if now - self.begun - self.steps * step > 0.2:
             self.begun, self.before = now - self.steps * step, None
+        self.env.grasp()
         while self.begun + self.steps * step < now:
             self.steps += 1
             wanted = self.trajectory.at(self.begun + self.steps * step)

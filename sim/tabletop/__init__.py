@@ -1,8 +1,8 @@
 """Tabletop tasks of a robot arm: `env=tabletop/lift env.robot=ur5` and others; the arm is data, the scene is MuJoCo.
 
-Twenty actions a second over servos at 500 Hz. An action moves the tool (`control=cartesian`: along x, y, z, then the
-gripper) or the joints; it starts from the last targets, not from where the arm sags to, is held to the arm's workspace
-and to a share of its limits, and reaches the servos as a ramp.
+Twenty actions a second over servos at 500 Hz (200 Hz beside a rope or a cloth). An action moves the tool
+(`control=cartesian`: along x, y, z, then the gripper) or the joints; it starts from the last targets, not from where
+the arm sags to, is held to the arm's workspace and to a share of its limits, and reaches the servos as a ramp.
 
 `env.images=[front,wrist]` adds camera images to the observation; with `env.state=robot` its state holds the arm's own
 numbers only, as on a real arm that has cameras and no measured object poses.
@@ -19,13 +19,12 @@ from pbrl.types import UserError
 from robots import arm
 from robots.actions import ActionMapping
 from robots.model import add_arm
-from robots.observations import GOAL_DIM, OBJECT_DIM, ROBOT_DIM, observation
+from robots.observations import ROBOT_DIM, layout, observation
 from sim.simulation import Simulation
 from sim.tabletop import tasks
 from sim.tabletop.experts import Expert
 
 TASKS = tuple(tasks.TASKS)
-TIMESTEP = 0.002  # s
 STATES = ("full", "robot")
 SPEED_THRESHOLD = 0.2  # m/s; experts at full speed reach 0.3
 MEASURES = ("height", "speed", "excess_speed", "collisions", "clearance")  # of each step, in `info`
@@ -36,7 +35,7 @@ class Tabletop(Simulation):
 
     `preference` holds weights of `MEASURES`, whose weighted sum each step adds to the reward: teachers that go by the
     reward then prefer a style. `images` are cameras that a policy observes, `image_size` pixels square; `state` is
-    full, or robot, which leaves out objects and goal. Raises UserError for a value that there is not.
+    full, or robot, which leaves out objects, keypoints and goal. Raises UserError for a value that there is not.
     """
 
     has_success = True
@@ -69,6 +68,7 @@ class Tabletop(Simulation):
         self.data = mujoco.MjData(self.model)
         self.goal = self.model.site("goal").id
         self.objects = [self.model.body(name).id for name in self.definition.objects]
+        self.points = [self.model.body(name).id for name in self.definition.points]
         self.action_space = Box(-1.0, 1.0, (self.actions.action_dim,), np.float32)
         self.observation_space = self._observation_space()
         Expert(task, style)  # checks the style
@@ -99,7 +99,9 @@ class Tabletop(Simulation):
         return self.data.ctrl[self.arm.dof : self.arm.dof + 2]
 
     def _observation_space(self) -> Box | Dict:
-        size = ROBOT_DIM if self.state == "robot" else ROBOT_DIM + OBJECT_DIM * len(self.objects) + GOAL_DIM
+        task = self.definition
+        parts = layout() if self.state == "robot" else layout(task.objects, task.has_goal, task.points)
+        size = max(part.stop for part in parts.values())
         state = Box(-np.inf, np.inf, (size,), np.float32)
         if not self.images:
             return state
@@ -108,20 +110,21 @@ class Tabletop(Simulation):
 
     def _build_scene(self) -> mujoco.MjModel:
         spec = mujoco.MjSpec()
-        spec.option.timestep = TIMESTEP
+        spec.option.timestep = self.definition.timestep_s
         spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
         spec.option.cone, spec.option.impratio = mujoco.mjtCone.mjCONE_ELLIPTIC, 10  # what is gripped does not creep
         spec.visual.headlight.ambient = [0.4, 0.4, 0.4]
         world, box = spec.worldbody, mujoco.mjtGeom.mjGEOM_BOX
         world.add_light(pos=[0.5, -0.5, 1.5], dir=[0, 0.3, -1], diffuse=[0.6, 0.6, 0.6])
         world.add_geom(name="table", type=box, pos=[0.4, 0, -0.02], size=[0.6, 0.6, 0.02], rgba=[0.75, 0.66, 0.55, 1])
-        world.add_body(name="centre", pos=[0.42, 0, 0.2])
+        world.add_body(name="centre", pos=self.definition.centre)
         look = {"mode": mujoco.mjtCamLight.mjCAMLIGHT_TARGETBODY, "targetbody": "centre", "fovy": 45}
-        for name, pos in (("front", [1.35, 0.5, 0.65]), ("side", [0.45, -1.2, 0.5])):
+        for name, pos in self.definition.views.items():
             world.add_camera(name=name, pos=pos, **look)
-        world.add_site(name="goal", pos=[0.5, 0, 0.1], size=[0.02, 0.02, 0.02], rgba=[0.1, 0.7, 0.2, 0.5])
+        shown = 0.5 if self.definition.has_goal else 0.0
+        world.add_site(name="goal", pos=[0.5, 0, 0.1], size=[0.02, 0.02, 0.02], rgba=[0.1, 0.7, 0.2, shown])
         add_arm(spec, self.arm)
-        self.definition.build(world)
+        self.definition.build(spec)
         return spec.compile()
 
     def _reset(self, seed: int) -> np.ndarray:
@@ -132,12 +135,10 @@ class Tabletop(Simulation):
         pose[spread_joints] += random.uniform(-spread[spread_joints], spread[spread_joints])
         self.joint_positions[:] = self.joint_targets[:] = pose
         self.finger_positions[:] = self.finger_targets[:] = self.arm.gripper.width / 2
-        poses, goal = self.definition.sample(random)
-        for name, (position, yaw) in zip(self.definition.objects, poses, strict=True):
-            joint = self.data.joint(f"{name}_free")
-            joint.qpos[:3], joint.qpos[3:] = position, [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
-        self.model.site_pos[self.goal] = goal
-        for _ in range(10):  # objects settle on the table
+        goal = self.definition.start(self.data, random)
+        if goal is not None:
+            self.model.site_pos[self.goal] = goal
+        for _ in range(self.definition.settle_steps):  # objects settle on the table
             mujoco.mj_step(self.model, self.data)
         self.data.time = 0.0
         mujoco.mj_forward(self.model, self.data)
@@ -146,7 +147,8 @@ class Tabletop(Simulation):
     def _step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, dict[str, Any]]:
         before = self.data.ctrl.copy()
         after = self._next_targets(before, action)
-        substeps = round(1 / (self.control_hz * TIMESTEP))
+        self.grasp()
+        substeps = round(1 / (self.control_hz * self.model.opt.timestep))
         contacts = 0
         for i in range(substeps):
             self.data.ctrl[:] = before + (after - before) * ((i + 1) / substeps)
@@ -158,6 +160,10 @@ class Tabletop(Simulation):
         info = {"success": success, **self._measures(contacts)}
         reward += sum(weight * info[name] for name, weight in self.preference.items())
         return obs, reward, False, info
+
+    def grasp(self) -> None:
+        """Binds to the tool, until this is called again, what the gripper holds other than by friction."""
+        self.definition.grasp(self.data, float(self.finger_positions.sum()))
 
     def _measures(self, contacts: int) -> dict[str, float]:
         speed = float(np.linalg.norm(self.full_obs[3:6]))
@@ -181,10 +187,14 @@ class Tabletop(Simulation):
 
     def _observe(self) -> np.ndarray:
         objects = np.array([[*self.data.xpos[body], *self.data.xquat[body]] for body in self.objects])
-        goal, width = self.model.site_pos[self.goal], self.finger_positions.sum()
-        kinematics = self.actions.kinematics
         self.full_obs = observation(
-            kinematics, self.joint_positions, self.joint_velocities, width, objects, goal
+            self.actions.kinematics,
+            self.joint_positions,
+            self.joint_velocities,
+            self.finger_positions.sum(),
+            objects,
+            self.model.site_pos[self.goal] if self.definition.has_goal else (),
+            self.data.xpos[self.points],
         )  # [O]
         return self.full_obs[:ROBOT_DIM] if self.state == "robot" else self.full_obs
 

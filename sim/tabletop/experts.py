@@ -4,10 +4,13 @@
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from pbrl.types import UserError
+from robots.observations import ROBOT, layout
+from sim.tabletop.deformable_experts import fold_over, straighten
 from sim.tabletop.tasks import CUBE, TASKS, Place
 
 STYLE = {  # share of full commands; m above things; 1: around what is in the way; 1: both cubes at once
@@ -41,10 +44,12 @@ class Expert:
             "group": self._group,
             "place": self._place,
             "clutter": self._clutter,
+            "rope": partial(straighten, height=self.style["height"]),
+            "cloth": partial(fold_over, height=self.style["height"]),
         }
         self.choose = choices[task]
-        places = range(7, 7 + 7 * len(TASKS[task].objects), 7)  # of objects' poses in an observation
-        self.objects = (*(slice(place, place + 3) for place in places), slice(-3, None))
+        parts = layout(TASKS[task].objects, TASKS[task].has_goal, TASKS[task].points)
+        self.objects = tuple(slice(p.start, p.start + 3) for name, p in parts.items() if name not in ROBOT)  # positions
 
     def act(self, obs: np.ndarray) -> np.ndarray:
         """obs [O] → action [4] in [-1, 1]."""

@@ -1,58 +1,12 @@
-"""Tabletop tasks: objects, where they start, the goal, and the reward in [0, 1]; success is of one step.
+"""Tabletop tasks with rigid objects, and the names of all tasks."""
 
-An observation [O] is laid out as robots/observations.py has it: position (0 to 2) and velocity (3 to 5) of the tool,
-the gripper's width (6), then for each object its position and quaternion, and last the goal; m, m/s.
-"""
-
-from abc import ABC, abstractmethod
 from typing import Any
 
 import mujoco
 import numpy as np
 
-CUBE = 0.02  # m, half a side
-BOX = mujoco.mjtGeom.mjGEOM_BOX
-Pose = tuple[np.ndarray, float]  # position and yaw
-
-
-class Task(ABC):
-    """A task; subclasses give objects, start and goal, and the reward."""
-
-    instruction: str
-    objects: tuple[str, ...] = ()
-    fragile: tuple[str, ...] = ()  # geoms that should not be touched
-
-    def build(self, world: Any) -> None:
-        """Adds the task's objects to the world body of a model."""
-        for name in self.objects:
-            body = world.add_body(name=name, pos=[0.5, 0, CUBE])
-            body.add_freejoint(name=f"{name}_free")
-            body.add_geom(
-                name=name,
-                type=BOX,
-                size=[CUBE] * 3,
-                mass=0.06,
-                rgba=[0.85, 0.25, 0.2, 1],
-                friction=[1.0, 0.01, 0.0001],
-                condim=4,
-            )
-
-    @abstractmethod
-    def sample(self, random: np.random.Generator) -> tuple[list[Pose], np.ndarray]:
-        """The start pose of each object and the goal [3] m of an episode."""
-
-    @abstractmethod
-    def evaluate(self, obs: np.ndarray) -> tuple[float, bool]:
-        """Reward and success at an observation [O]."""
-
-    def clearance(self, obs: np.ndarray) -> float:
-        """The distance of the tool from fragile things, or its height over the table: m."""
-        return float(obs[2])
-
-
-def proximity(distance: Any) -> float:
-    """1 at distance 0, falling with it."""
-    return float(1 - np.tanh(5 * distance))
+from sim.tabletop.deformables import Cloth, Rope
+from sim.tabletop.task import CUBE, Pose, Task, proximity
 
 
 def on_table(random: np.random.Generator, low: tuple[float, float], high: tuple[float, float]) -> np.ndarray:
@@ -142,9 +96,9 @@ class Place(Task):
     glass = np.array([0.5, 0.0])  # where it stands
     height = 0.12
 
-    def build(self, world: Any) -> None:
-        super().build(world)
-        world.add_geom(
+    def build(self, spec: Any) -> None:
+        super().build(spec)
+        spec.worldbody.add_geom(
             name="glass",
             type=mujoco.mjtGeom.mjGEOM_CYLINDER,
             pos=[*self.glass, self.height / 2],
@@ -178,10 +132,10 @@ class Clutter(Place):
     middle = np.array([0.5, 0.15])
     glasses = middle + [[0.075, 0], [-0.075, 0]]
 
-    def build(self, world: Any) -> None:
-        Task.build(self, world)
+    def build(self, spec: Any) -> None:
+        Task.build(self, spec)
         for name, place in zip(self.fragile, self.glasses, strict=True):
-            world.add_geom(
+            spec.worldbody.add_geom(
                 name=name,
                 type=mujoco.mjtGeom.mjGEOM_CYLINDER,
                 pos=[*place, self.height / 2],
@@ -205,4 +159,6 @@ TASKS: dict[str, type[Task]] = {
     "group": Group,
     "place": Place,
     "clutter": Clutter,
+    "rope": Rope,
+    "cloth": Cloth,
 }

@@ -228,4 +228,11 @@ def test_missing_parts_of_an_arm_are_reported(tmp_path, monkeypatch):
 def test_tasks_have_instructions(task):
     env = Tabletop(task, robot="panda", control="cartesian", horizon=5, style={}, preference={})
     _, info = env.reset(seed=0)
-    assert info["instruction"] == env.instruction and env.instruction.split()[0] in ("move", "lift", "push", "put")
+    assert info["instruction"] == env.instruction and env.instruction.split()[0] in (
+        "move",
+        "lift",
+        "push",
+        "put",
+        "straighten",
+        "fold",
+    )
