@@ -13,7 +13,7 @@ from pbrl.types import Observation, UserError
 from real.robot import State
 from robots import arm as arms
 from robots.actions import ActionMapping
-from robots.observations import ROBOT_DIM, object_count, observation
+from robots.observations import KEYPOINTS, ROBOT_DIM, object_count, observation
 
 TARGETS = ("sim.tabletop.Tabletop", "sim.franka.Franka")  # environments whose observations and actions an arm has
 CONTROL_HZ = 20.0
@@ -27,6 +27,11 @@ def read_env(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is not the folder of a run ({error})") from error
     if env["_target_"] not in TARGETS:
         raise UserError(f"{folder} trained on {env['_target_']}, not on env=tabletop/…: it does not fit an arm")
+    if env["task"] in KEYPOINTS and env.get("state", "full") == "full":
+        raise UserError(
+            f"{folder} trained on points of a {env['task']}, which nothing measures here: train with env.state=robot "
+            "and env.images=[front,wrist]"
+        )
     return env
 
 

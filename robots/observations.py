@@ -10,6 +10,8 @@ ROBOT = {"tcp_position": slice(0, 3), "tcp_velocity": slice(3, 6), "gripper_widt
 ROBOT_DIM = 7
 OBJECT_DIM, POINT_DIM, GOAL_DIM = 7, 3, 3  # m and quaternion (w, x, y, z); m; m
 
+KEYPOINTS = {"rope": 8, "cloth": 9}  # of tasks with something that has a shape, which nothing measures on a real arm
+
 
 def layout(objects: Sequence[str] = (), goal: bool = False, points: Sequence[str] = ()) -> dict[str, slice]:
     """The parts of an observation [O] by name: the robot's own, each object's pose, each keypoint, and the goal."""

@@ -47,7 +47,14 @@ class Deformable(Task):
                 name2="tcp",
                 active=False,
             )
-        spec.geom("table").conaffinity |= TOUCHED_BY_TABLE
+        spec.worldbody.add_geom(  # in the table's surface: a plane makes a contact for each vertex, a box for each triangle
+            name="surface",
+            type=mujoco.mjtGeom.mjGEOM_PLANE,
+            size=[0.6, 0.6, 0.1],
+            contype=0,
+            conaffinity=TOUCHED_BY_TABLE,
+            rgba=[0, 0, 0, 0],
+        )
         flex = spec.add_flex(
             name="flex",
             dim=dim,
