@@ -47,7 +47,7 @@ class Deformable(Task):
                 name2="tcp",
                 active=False,
             )
-        spec.worldbody.add_geom(  # in the table's surface: a plane makes a contact for each vertex, a box for each triangle
+        spec.worldbody.add_geom(  # in the table's surface: a plane makes a contact for each vertex, a box more
             name="surface",
             type=mujoco.mjtGeom.mjGEOM_PLANE,
             size=[0.6, 0.6, 0.1],
