@@ -87,6 +87,13 @@ class Transitions(NamedTuple):
     done: Tensor  # [B] float, 0 or 1
 
 
+class Weighted(NamedTuple):
+    """Single steps, and how much each counts: 1 in the mean over all that are drawn from."""
+
+    steps: Transitions
+    weight: Tensor  # [B]
+
+
 class Windows(NamedTuple):
     """K rows of one episode, from any step on. Rows after `last` lie beyond its end and repeat its last one."""
 

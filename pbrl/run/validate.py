@@ -25,7 +25,7 @@ from pbrl.training.batches import Data
 from pbrl.training.engine import pick_device, wants_compile
 from pbrl.types import Episode, FeedbackSource, Phase, Spec, UserError
 
-ANSWERS = {"comparisons", "marked"}  # what is drawn from answers
+ANSWERS = {"comparisons", "marked", "rated"}  # what is drawn from answers
 REWARDED = {"labelled_by_reward", "marked_by_reward"}  # what is drawn by the learned reward
 DEFAULT_OBJECTIVE = {  # what configs/train.yaml says where none was chosen
     "objective": {"_target_": "pbrl.objectives.logistic", "_partial_": True, "bias": 0.5},
@@ -103,6 +103,8 @@ def _check_learners(settings: RunSettings, draws: Draws, reward: Any) -> None:
             f"{name} learns from the answers themselves: drop reward=…, or choose algo=dppo, whose pairs a reward "
             "model compares, or algo=iql"
         )
+    if "rated" in draws.names and settings.query.kind != "rating":
+        raise UserError(f"{name} weighs steps by ratings of segments: query.kind=rating, not {settings.query.kind}")
     if settings.only == "answers" and not (needs_answers or reward):
         raise UserError(f"only=answers: {name} on the true reward asks nothing; choose algo=cpl, or reward=ensemble")
     if (needs_answers or reward) and not settings.feedback["_target_"] and settings.only != "data":

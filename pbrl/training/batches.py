@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels, split
-from pbrl.types import Comparisons, Transitions, UserError, Windows
+from pbrl.training.weights import rank, scale
+from pbrl.types import Comparisons, Transitions, UserError, Weighted, Windows
 
 NO_RATER = -1
 
@@ -70,6 +71,7 @@ class Data:
         count = torch.bincount(group)
         self._mean = (torch.bincount(group, value) / count).to(self.table.device)
         self._shortest = int(count[count > 0].min()) if len(count) else 0
+        self._rank = rank(self.train.value, self.train.rater)
 
     # Steps
 
@@ -143,6 +145,22 @@ class Data:
                 f"objective.segments={segments}, but a list holds {self._shortest} segments to learn from: lower it, "
                 "or ask more (query.count, query.per_list)"
             )
+
+    def rated(self, n: int, *, above: float | None = None, images: bool = False) -> Weighted:
+        """n steps of rated segments, weighted by the rank of the rating and the answer's confidence, 1 in the mean.
+
+        A rank is among the same rater's ratings, from 0 for the lowest to 1 for the highest. With `above` only steps of
+        segments whose rank is higher are drawn, and weighted by confidence alone. Raises UserError if none is.
+        """
+        self._check(1)
+        if self._has_pairs:
+            raise UserError("steps are weighed by ratings of segments: query.kind=rating")
+        answers, ranks = self.train, self._rank
+        kept = torch.arange(len(answers), device=ranks.device) if above is None else (ranks > above).nonzero()[:, 0]
+        weight = scale((answers.confidence * (ranks if above is None else 1.0))[kept])
+        drawn = self._randint(len(weight), n)
+        rows = answers.starts[kept[drawn], 0] + self._randint(self.length, n)
+        return Weighted(self.table.transitions(rows, images), self.table.to_target(weight[drawn]))
 
     # Segments from anywhere in the data
 

@@ -144,6 +144,7 @@ def test_bad_schedules_and_queries():
     "name,changes,expected",
     [
         ("algo/bc", {}, Draws({"transitions"}, True)),
+        ("algo/bc", {"weights": "filter"}, Draws({"rated"}, True)),
         ("algo/cpl", {}, Draws({"comparisons"}, True)),
         ("algo/cpl", {"objective": "kto", "reference": True}, Draws({"marked"}, True)),
         ("algo/cpl", {"objective": "plackett_luce"}, Draws({"comparisons"}, True)),
