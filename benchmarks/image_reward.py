@@ -1,7 +1,7 @@
 """Updates of `reward=image` beside the same networks trained the usual way, what cached features cost, what is learnt.
 
     python -m benchmarks.image_reward                  # the network's own shape: 300 pixels, 64 pairs, 3 members
-    python -m benchmarks.image_reward speed features learning --sizes 300 200 84
+    python -m benchmarks.image_reward --parts speed features learning --sizes 300 200 84
 
 `speed`: the usual way is written here: a list of three networks, torch.optim.Adam, float32, each member's pictures
 taken from NumPy arrays and turned into floats by itself, as RL-VLM-F's released code does (febe2f2). Both take turns in
@@ -246,7 +246,7 @@ def draw_pairs(rows: np.ndarray, opened: np.ndarray, n: int, random: np.random.G
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=["speed", "features", "learning", []], default=["speed"])
+    parser.add_argument("--parts", nargs="+", choices=["speed", "features", "learning"], default=["speed"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[300])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     args = parser.parse_args()
