@@ -247,11 +247,18 @@ class RunSettings:
     def named(self) -> dict[str, Any]:
         """What a run's folder is named after: all settings but how a model that answers is reached and paid for."""
         found = {name: value for name, value in self.plain.items() if name != "vlm"}
-        model = self.feedback.get("vlm")
-        if isinstance(model, dict):
-            deciding = {name: value for name, value in model.items() if name not in MODEL_MAY_CHANGE}
-            found["feedback"] = {**self.feedback, "vlm": deciding}
+        found["feedback"] = _deciding(self.feedback)
         return found
+
+
+def _deciding(feedback: Part) -> Part:
+    """A feedback source's settings without how its model is reached and paid for; of a routed one, its model's."""
+    found = dict(feedback)
+    if isinstance(found.get("model"), dict):
+        found["model"] = _deciding(found["model"])
+    if isinstance(found.get("vlm"), dict):
+        found["vlm"] = {name: value for name, value in found["vlm"].items() if name not in MODEL_MAY_CHANGE}
+    return found
 
 
 def check_names(what: str, given: dict[str, Any], known: set[str]) -> None:

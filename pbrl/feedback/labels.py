@@ -44,6 +44,7 @@ class Selection:
     aggregate: bool = False  # one label for each question, by Dawid and Skene's model of the raters
     attribute: str | None = None  # comparisons by this attribute
     strengths: Sequence[float] | None = None  # P(better) for each strength of a preference; None: 1
+    model: str | None = None  # of aggregation: a rater who answers everything, whom the others are asked to check
 
 
 def split(labels: Labels, held_out: float) -> tuple[Labels, Labels]:

@@ -22,6 +22,7 @@ from pbrl.types import UserError
 
 Answered = tuple[Answer, Question]
 SKILLED, GUESSING = 0.9, 0.5  # shares of gold questions that are answered right
+PEOPLE = 9  # answers of a person who checks a model that are taken to have been right before any is known, to one wrong
 FALSE_ALARM, MISSED = 0.05, 0.01  # of the sequential test, for skill of just 0.9
 
 
@@ -140,26 +141,32 @@ class Aggregate(NamedTuple):
     accuracy: dict[str, float]
 
 
-def dawid_skene(answers: Sequence[Answered], iterations: int = 50) -> Aggregate:
+def dawid_skene(answers: Sequence[Answered], iterations: int = 50, model: str | None = None) -> Aggregate:
     """True labels and accuracies by expectation maximisation (Dawid and Skene 1979), from pairs.
 
     One count is added to each cell of a rater's confusion matrix, two on its diagonal, so that few answers say little.
+    Of raters who check a `model` it is PEOPLE on the diagonal: of two raters, their answers cannot tell who is right.
+    A probability p counts as the vote for what it finds likelier, with weight |2p - 1|; a tie of 0.5 is a vote for it.
     """
-    table = agreement.choices(usable(answers), "pair")
+    answers = usable(answers)
+    table = agreement.choices(answers, "pair")
     raters, questions = sorted(table), sorted({q for own in table.values() for q in own})
     if not questions:
         return Aggregate({}, {})
     classes = sorted({label for own in table.values() for label in own.values()})  # only those that occur
+    weight = {(answer.rater, answer.question): _certainty(answer) for answer, _ in answers}
+    prior = np.array([PEOPLE if model not in (None, rater) else 2 for rater in raters])  # counts on the diagonal
+    added = 1 + np.einsum("r,ts->rts", prior - 1, np.eye(len(classes)))
     votes = np.zeros((len(raters), len(questions), len(classes)))
     for r, rater in enumerate(raters):
         for q, question in enumerate(questions):
             if question in table[rater]:
-                votes[r, q, classes.index(table[rater][question])] = 1
+                votes[r, q, classes.index(table[rater][question])] = weight[rater, question]
     belief = votes.sum(0) / votes.sum((0, 2))[:, None]  # [Q, C]: by majority
     confusion = np.zeros((len(raters), len(classes), len(classes)))
     for _ in range(iterations):
         share = belief.mean(0) + 1e-6
-        confusion = np.einsum("qt,rqs->rts", belief, votes) + 1 + np.eye(len(classes))  # true, answered
+        confusion = np.einsum("qt,rqs->rts", belief, votes) + added  # true, answered
         confusion /= confusion.sum(-1, keepdims=True)
         log = np.log(share) + np.einsum("rqs,rts->qt", votes, np.log(confusion))
         belief = np.exp(log - log.max(1, keepdims=True))
@@ -167,3 +174,9 @@ def dawid_skene(answers: Sequence[Answered], iterations: int = 50) -> Aggregate:
     label = belief @ np.array(classes)
     right = np.einsum("rtt,t->r", confusion, belief.mean(0))
     return Aggregate(dict(zip(questions, label.tolist(), strict=True)), dict(zip(raters, right.tolist(), strict=True)))
+
+
+def _certainty(answer: Answer) -> float:
+    """How much of a vote an answer to a pair is: 1 of who chooses or calls a tie, less where p is near to a half."""
+    label = _label(answer)
+    return 1.0 if label is None or label == 0.5 else abs(2 * label - 1)

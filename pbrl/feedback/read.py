@@ -49,7 +49,7 @@ def read(
     if by_comparisons:
         labels = _labels(rank(answers, table, query.per_list), query)
     elif selection.aggregate:
-        labels = aggregate(answers, table, query)
+        labels = aggregate(answers, table, query, selection.model)
     else:
         labels = _labels(find_examples(answers, table, query, selection), query)
     return labels, [*answers, *left_out]
@@ -149,9 +149,17 @@ def rows_of(clips: Sequence[Clip], example: Example, table: Table) -> list[int]:
     return [table.row(clips[place]) + example.first for place in example.clips]
 
 
-def aggregate(answers: Sequence[Answered], table: Table, query: Query) -> Labels:
-    """One label for each pair, by Dawid and Skene's model of which rater is right about what."""
-    label = dawid_skene(answers).label
+def aggregate(answers: Sequence[Answered], table: Table, query: Query, model: str | None = None) -> Labels:
+    """One label for each pair, by Dawid and Skene's model of which rater is right about what.
+
+    A probability that nobody else has judged is kept. With the name of a `model` whose answers others check, so is any
+    label of one rater alone, which tells nothing of who is right: only what several have answered is aggregated.
+    """
+    given = Counter(a.question for a, _ in answers if a.value is not None and a.value.label is not None)
+    alone = {a.question: a.value.label for a, _ in answers if a.value is not None and a.value.label is not None
+             and given[a.question] == 1 and (model or a.value.label not in (0.0, 0.5, 1.0))}  # fmt: skip
+    counted = answers if model is None else [one for one in answers if one[0].question not in alone]
+    label = dawid_skene(counted, model=model).label | alone
     first: dict[str, tuple[Answer, Question]] = {}
     for answer, question in answers:
         if answer.question in label:

@@ -29,8 +29,11 @@ def build(config: Part, *given: Any, flag: str = "", **named: Any) -> Any:
     try:
         return instantiate(config, *given, **named, _convert_="all")
     except InstantiationException as error:  # a part's own sentence, without Hydra's around it
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
+        cause = error.__cause__
+        while isinstance(cause, InstantiationException):  # of a part in a part
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
         raise
 
 
@@ -74,6 +77,11 @@ def check_part(config: Part, flag: str = "") -> None:
         words += [f"needs {', '.join(sorted(missing))}"] if missing else []
         raise UserError(f"{config['_target_']} {' and '.join(words)}; it takes {', '.join(sorted(takes))}")
     check_values(config, hints_of(takes), f"{flag}." if flag else "")
+    for name, inner in config.items():
+        if isinstance(inner, dict) and "_target_" in inner:
+            if not inner["_target_"]:
+                raise UserError(f"{flag}.{name} names nothing to build: choose it with {flag}@{flag}.{name}=…")
+            check_part(inner, f"{flag}.{name}" if flag else name)
 
 
 def name_of(config: Part) -> str:

@@ -76,6 +76,9 @@ def _check_values(settings: RunSettings) -> None:
     wants_compile(settings.compile, 0)
     _check_reference(settings.reference, "reference")
     _check_reference(settings.feedback.get("reference") or {}, "feedback.reference")
+    person = settings.feedback.get("person")
+    if isinstance(person, dict):
+        _check_reference(person.get("reference") or {}, "feedback.person.reference")
     if settings.reward_scale not in NORMALIZE:
         raise UserError(f"reward_scale={settings.reward_scale}: it is one of {', '.join(NORMALIZE)}")
     if settings.reward.get("normalize", "auto") not in ("auto", *NORMALIZE):

@@ -29,6 +29,7 @@ class People:
     kinds = tuple(KINDS)
     pause_s = 0.5  # between reads of the store
     restarts = 3  # of a page that ends by itself
+    apart: str | None = None  # a model that answers the same questions: its answers are not waited for
 
     def __init__(
         self,
@@ -78,7 +79,8 @@ class People:
         with tqdm(total=enough, desc=f"waiting for answers, {self.where}", unit="answer") as bar:
             while True:
                 self._watch_page(bar)
-                outcomes = [answer.value.outcome for answer in self.store.answers(questions) if answer.value]
+                answers = [answer for answer in self.store.answers(questions) if answer.rater != self.apart]
+                outcomes = [answer.value.outcome for answer in answers if answer.value]
                 given = len(outcomes) - outcomes.count(SKIP)
                 bar.update(min(given, enough) - bar.n)
                 if given >= enough or not self.store.has_missing(questions):

@@ -118,6 +118,14 @@ class Store(Database):
                 recount(connection, batch)
         return len(found)
 
+    def hand_on(self, questions: Sequence[str], rater_kind: str | None, more: int) -> None:
+        """Asks raters of a kind (None: of any) for `more` answers to these questions than were given."""
+        with self.writing() as connection:
+            for batch in batches(questions):
+                handed_on = update(QuestionRow).where(QuestionRow.id.in_(batch))
+                connection.execute(handed_on.values(rater_kind=rater_kind, wanted=QuestionRow.given + more))
+                recount(connection, batch)
+
     def questions(self, ids: Sequence[str]) -> dict[str, Question]:
         """The questions with these ids, of those that there are."""
         with self.reading() as connection:
