@@ -151,7 +151,7 @@ class Client:
         seconds = time.monotonic() - began
         self.seconds += seconds
         reply = read_reply(found, seconds)
-        if request.top and self.has_logprobs and reply.tokens is None:
+        if request.top and self.has_logprobs and reply.tokens is None and not reply.is_refused:
             self._say_once("gives no log-probabilities: preferences are read from its words")
             self.has_logprobs = False
         return reply

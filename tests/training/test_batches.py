@@ -43,6 +43,9 @@ class Sure:
         right = (x[..., 0, 0] == x[..., 0, 0].amax(1, keepdim=True)).float()  # [B, 2]: starts farther right
         return (self.lead * right)[None]
 
+    def score_at(self, table, starts, length):
+        return self.score(table.segments(starts, length))
+
 
 def test_calibration_is_the_gap_between_confidence_and_being_right(table):
     places = table.segment_starts(LENGTH)

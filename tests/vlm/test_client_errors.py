@@ -122,3 +122,11 @@ def test_a_server_says_how_long_to_wait(monkeypatch):
         monkeypatch.setattr("pbrl.vlm.client.asyncio.sleep", lambda s: (waited.append(s), real(0))[1])
         complete(at, Request(("a",), 1), monkeypatch)
     assert waited == [0.2]
+
+
+def test_a_refusal_without_log_probabilities_says_nothing_of_the_server(monkeypatch):
+    message = {"role": "assistant", "content": None, "refusal": "I cannot help with that."}
+    refused = {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
+    with serving([(200, refused)]) as (at, _):
+        reply, client = complete(at, Request(("a",), 1, top=5), monkeypatch)
+    assert reply.is_refused and client.has_logprobs and not client.notices
