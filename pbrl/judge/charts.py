@@ -11,7 +11,7 @@ import numpy as np
 from pbrl import files
 from pbrl.judge.case import Group
 from pbrl.judge.evidence import Source, Truth
-from pbrl.judge.judging import Judgement
+from pbrl.judge.judging import Verdict
 from pbrl.run.charts import COLOURS
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ SHOWN = 3  # episodes
 RANGE = (1, 99)  # percentiles of a score over the data set, drawn as 0 and 1
 
 
-def draw(truth: Truth, sources: Mapping[str, Source], found: Mapping[str, Judgement]) -> Figure:
+def draw(truth: Truth, sources: Mapping[str, Source], found: Mapping[str, Verdict]) -> Figure:
     """The figure of all sources."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -73,7 +73,7 @@ def _handles(names: list[str]) -> list[Any]:
     return [Line2D([], [], label=name, markersize=5, **style(i)) for i, name in enumerate(names)]
 
 
-def _draw_gaps(axes: Axes, found: Mapping[str, Judgement]) -> None:
+def _draw_gaps(axes: Axes, found: Mapping[str, Verdict]) -> None:
     """Each group of pairs at its median gap, from the closest to the clearest cases."""
     for i, own in enumerate(found.values()):
         _errors(axes, own.by_gap, i)
@@ -85,7 +85,7 @@ def _draw_gaps(axes: Axes, found: Mapping[str, Judgement]) -> None:
     axes.set_title("Pair accuracy, close and clear cases")
 
 
-def _draw_reliability(axes: Axes, found: Mapping[str, Judgement]) -> None:
+def _draw_reliability(axes: Axes, found: Mapping[str, Verdict]) -> None:
     axes.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1.2)
     for i, own in enumerate(found.values()):
         _errors(axes, own.reliability, i)
@@ -106,7 +106,7 @@ def _errors(axes: Axes, groups: list[Group], place: int) -> None:
         axes.errorbar(x, share, reach, markersize=4, linewidth=1.2, elinewidth=0.9, capsize=2, **style(place))
 
 
-def _draw_measures(axes: Axes, found: Mapping[str, Judgement]) -> None:
+def _draw_measures(axes: Axes, found: Mapping[str, Verdict]) -> None:
     """A row for each measure that any source has, with its chance level."""
     rows = [key for key in BARS if any(own.measures[key].value is not None for own in found.values())]
     step = 0.7 / max(len(found), 1)

@@ -14,7 +14,7 @@ from pbrl.judge.evidence import Clips, Source, Truth, draw_pairs
 from pbrl.judge.from_file import load_file
 from pbrl.judge.from_run import describe_data, load_run, own_data
 from pbrl.judge.from_store import load_answers
-from pbrl.judge.judging import Judgement, measure
+from pbrl.judge.judging import Verdict, measure
 from pbrl.judge.material import Material
 from pbrl.judge.settings import Named, check, find_sources
 from pbrl.run.folder import make_folder
@@ -30,7 +30,7 @@ class Judged(NamedTuple):
     result: dict[str, Any]
     truth: Truth
     sources: dict[str, Source]
-    found: dict[str, Judgement]
+    found: dict[str, Verdict]
 
 
 def judge(config: dict[str, Any]) -> dict[str, Any]:

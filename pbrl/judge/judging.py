@@ -30,7 +30,7 @@ MEASURES: dict[str, Callable[[Case], Measured]] = {  # in the order in which the
 }
 
 
-class Judgement(NamedTuple):
+class Verdict(NamedTuple):
     """All measures by name; pair accuracy by the gap of true returns; the reliability of probabilities."""
 
     measures: dict[str, Measured]
@@ -40,7 +40,7 @@ class Judgement(NamedTuple):
 
 def measure(
     truth: Truth, source: Source, *, pairs: Clips | None = None, resamples: int = 2000, seed: int = 0
-) -> Judgement:
+) -> Verdict:
     """Measures a source against the truth.
 
     `pairs` [Q, 2] are what a source of rewards or values compares (None: a thousand random pairs of clips of a quarter
@@ -51,7 +51,7 @@ def measure(
         pairs = draw_pairs(truth, length=max(1, int(truth.steps.min()) // 4), count=DEFAULT_PAIRS, seed=seed)
     case = Case(truth, source, pairs, resamples, seed)
     found = {name: _try(lambda own=own: own(case), Measured(None)) for name, own in MEASURES.items()}
-    return Judgement(found, _try(lambda: of_pairs.by_gap(case), []), _try(lambda: of_pairs.by_probability(case), []))
+    return Verdict(found, _try(lambda: of_pairs.by_gap(case), []), _try(lambda: of_pairs.by_probability(case), []))
 
 
 def _try(ask: Callable[[], T], nothing: T) -> T:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pbrl.judge.evidence import Source
-from pbrl.judge.judging import MEASURES, Judgement
+from pbrl.judge.judging import MEASURES, Verdict
 
 TITLES = {
     "pair_accuracy": "pair accuracy",
@@ -24,7 +24,7 @@ DESCRIBED = 28  # characters of the column of names
 
 
 def to_dict(
-    described: Mapping[str, Any], sources: Mapping[str, Source], found: Mapping[str, Judgement]
+    described: Mapping[str, Any], sources: Mapping[str, Source], found: Mapping[str, Verdict]
 ) -> dict[str, Any]:
     """All of it as JSON holds it: a measure that there is not has the value null, and why."""
     judged = {
