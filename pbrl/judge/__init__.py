@@ -4,6 +4,6 @@
 """
 
 from pbrl.judge.evidence import Answers, Clips, Ratings, Source, Truth, draw_pairs
-from pbrl.judge.judging import Verdict, Measured, measure
+from pbrl.judge.judging import Measured, Verdict, measure
 
 __all__ = ["Answers", "Clips", "Verdict", "Measured", "Ratings", "Source", "Truth", "draw_pairs", "measure"]
