@@ -146,7 +146,7 @@ def dawid_skene(answers: Sequence[Answered], iterations: int = 50, model: str | 
 
     One count is added to each cell of a rater's confusion matrix, two on its diagonal, so that few answers say little.
     Of raters who check a `model` it is PEOPLE on the diagonal: of two raters, their answers cannot tell who is right.
-    A probability p counts as the vote for what it finds likelier, with weight ``|2p - 1|``; a tie of 0.5 is a vote for it.
+    A probability p is a vote for what it finds likelier, with weight ``|2p - 1|``; a tie of 0.5 is a vote for it.
     """
     answers = usable(answers)
     table = agreement.choices(answers, "pair")
