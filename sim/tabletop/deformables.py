@@ -14,7 +14,7 @@ import numpy as np
 from sim.tabletop.task import Task, proximity
 
 CLOSED_M = 0.03  # the gripper's width from which on it holds
-PICK_M = 0.02  # from the tool to a vertex that it picks
+PICK_M = 0.025  # from the tool to a vertex that it picks
 TOUCHED_BY_TABLE = 2  # bit of contacts of a rope or a cloth: with the table, not with the arm
 
 
