@@ -2,14 +2,16 @@
 
 import numpy as np
 
-from sim.tabletop.deformables import CLOSED_M, Cloth, Rope, straightness
+from sim.tabletop.deformables import CLOSED_M, PICK_M, Cloth, Rope, straightness
 
-OPEN, CLOSED = -1.0, 1.0
+OPEN, AJAR, CLOSED = -1.0, -0.3, 1.0  # ajar: soon open, and soon closed
 Move = tuple[np.ndarray, float]  # target [3] m of the tool, and -1 to open or 1 to close
 FROM, TO = np.array([0.36, -0.32]), np.array([0.66, 0.32])  # m: where on the table the arm pulls to
-LOW = 0.02  # m, of the tool over the table where it picks and pulls
+LOW = 0.017  # m, of the tool over the table where it picks and pulls
 PULL = 1.15  # of the rope's length, from the other end: it is pulled taut, and then along until no bend is left
-HELD = 0.03  # m, from the tool to a point that it holds
+HELD = 0.012  # m, from the tool to a point that it holds; another vertex is at least 2 cm away
+ARC_M = 0.085, 0.11  # how high an edge goes on its way: lower it drags, higher it lifts the half that stays
+LATE = 0.008  # m, of the gripper's width: so far it closes before what it holds has come to the tool
 
 
 def straighten(obs: np.ndarray, *, height: float) -> Move:
@@ -19,13 +21,15 @@ def straighten(obs: np.ndarray, *, height: float) -> Move:
     if apart > 0.965 * Rope.length and bent < 0.016:
         return release(hand, width, height)
     ends = [(points[0], points[-1]), (points[-1], points[0])]
-    near = [float(np.linalg.norm((hand - end)[:2])) for end, _ in ends]
-    choice = int(np.argmin(near)) if min(near) < HELD else int(np.argmax([_room(*pair) for pair in ends]))
+    near = [float(np.linalg.norm(hand - end)) for end, _ in ends]
+    room = [_room(*pair) for pair in ends]
+    choice = int(np.argmin(near)) if min(near) < PICK_M else int(np.argmax(room))
+    if room[choice] < 0 <= room[1 - choice]:  # no farther on this side of the table
+        choice = 1 - choice
     end, other = ends[choice]
-    if width > CLOSED_M or near[choice] > HELD:
+    if not holds(hand, width, end):
         return pick(hand, width, end, height)
-    target = _pull_to(end, other)
-    return np.append(target, LOW), CLOSED
+    return np.append(_pull_to(end, other), LOW), CLOSED
 
 
 def fold_over(obs: np.ndarray, *, height: float) -> Move:
@@ -35,35 +39,44 @@ def fold_over(obs: np.ndarray, *, height: float) -> Move:
     if gaps.max() < 0.02 and points[..., 2].max() < 0.03:
         return release(hand, width, height)
     choice = 1 if gaps[1] > 0.02 else 2 * int(np.argmax(gaps[[0, 2]]))
-    near = np.linalg.norm(points[0] - hand, axis=1)
-    if width < CLOSED_M and near.min() < HELD:  # what is held goes first
-        choice = int(np.argmin(near))
+    held = [i for i in range(3) if holds(hand, width, points[0, i])]
+    choice = held[0] if held else choice  # what is held goes first
     point, to = points[0, choice], points[2, choice]
-    if width > CLOSED_M or near[choice] > HELD:
+    if not held:
         return pick(hand, width, point, height)
     left = float(gaps[choice])
-    if left < 0.015:
-        return (np.append(hand[:2], LOW), CLOSED) if hand[2] > LOW + 0.01 else release(hand, width, height)
+    if left < 0.02:
+        return (np.append(to[:2], LOW), CLOSED) if hand[2] > LOW + 0.015 else release(hand, width, height)
     done = np.clip(1 - left / Cloth.side, 0, 1)
-    height = float(np.clip(height, 0.3 * Cloth.side, 0.45 * Cloth.side))  # higher would lift the half that stays
+    arc = float(np.clip(height, *ARC_M))
     ahead = min(0.05, left + 0.01) * (to - point)[:2] / left
-    return np.append(hand[:2] + ahead, LOW + height * np.sin(np.pi * min(done + 0.1, 1.0))), CLOSED
+    return np.append(hand[:2] + ahead, LOW + arc * np.sin(np.pi * min(done + 0.1, 1.0))), CLOSED
 
 
 def pick(hand: np.ndarray, width: float, point: np.ndarray, height: float) -> Move:
-    """Over a point of rope or cloth, down with an open gripper, and closes it."""
-    beside = float(np.linalg.norm((hand - point)[:2]))
-    low = max(LOW, float(point[2]))
-    if beside > 0.04 or (beside > 0.008 and hand[2] > low + 0.03):
-        return np.append(point[:2], low + (height if beside > 0.04 else 0.04)), OPEN
-    if hand[2] > low + 0.008 or beside > 0.012:
-        return np.append(point[:2], low), OPEN
-    return np.append(point[:2], low), CLOSED
+    """Over a point of rope or cloth, down with a gripper that is ajar, and closes it."""
+    beside, low = float(np.linalg.norm((hand - point)[:2])), max(LOW, float(point[2]))
+    if width < CLOSED_M - LATE:  # it holds something else, or nothing
+        return release(hand, width, height)
+    if beside > 0.05:
+        return np.append(point[:2], low + height), AJAR
+    closing = width < CLOSED_M + 0.01  # then it goes on, though the hand trembles
+    if np.linalg.norm(hand - point) < (0.03 if closing else PICK_M - 0.002):
+        return np.append(point[:2], low), CLOSED
+    return np.append(point[:2], low + 2 * max(beside - 0.01, 0.0)), AJAR
+
+
+def holds(hand: np.ndarray, width: float, point: np.ndarray) -> bool:
+    """Whether the gripper holds this point of rope or cloth."""
+    far = PICK_M if width > CLOSED_M - LATE else HELD
+    return bool(width < CLOSED_M and np.linalg.norm(hand - point) < far)
 
 
 def release(hand: np.ndarray, width: float, height: float) -> Move:
     """Opens where it is, and then goes up."""
-    return (hand if width < CLOSED_M + 0.01 else np.append(hand[:2], min(hand[2] + 0.05, LOW + height))), OPEN
+    if width < CLOSED_M + 0.005:
+        return hand, OPEN
+    return np.append(hand[:2], min(hand[2] + 0.05, LOW + height)), AJAR
 
 
 def _pull_to(end: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from sim.tabletop.task import Task, proximity
 
 CLOSED_M = 0.03  # the gripper's width from which on it holds
-PICK_M = 0.02  # from the tool to a vertex that it picks
+PICK_M = 0.025  # from the tool to a vertex that it picks
 TOUCHED_BY_TABLE = 2  # bit of contacts of a rope or a cloth: with the table, not with the arm
 
 
@@ -47,7 +47,7 @@ class Deformable(Task):
                 name2="tcp",
                 active=False,
             )
-        spec.worldbody.add_geom(  # in the table's surface: a plane makes a contact for each vertex, a box more
+        spec.worldbody.add_geom(  # on the table, whose box would have one contact for a whole triangle, and shake it
             name="surface",
             type=mujoco.mjtGeom.mjGEOM_PLANE,
             size=[0.6, 0.6, 0.1],
@@ -168,7 +168,7 @@ class Cloth(Deformable):
     points = tuple(f"v{9 * i + j}" for i in (0, 4, 8) for j in (0, 4, 8))
 
     def build(self, spec: Any) -> None:
-        option = spec.option  # a third of the time that Newton's method with elliptic cones takes
+        option = spec.option  # half the time that Newton's method takes
         option.cone, option.impratio, option.solver = mujoco.mjtCone.mjCONE_PYRAMIDAL, 1, mujoco.mjtSolver.mjSOL_CG
         corner = np.arange(self.vertices).reshape(self.rows, self.rows)
         a, b, c, d = (corner[i : i + 8, j : j + 8].ravel() for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)))
