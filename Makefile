@@ -32,7 +32,7 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet --no-compile torch==2.13.0
-	$(RUN) -m pip install --quiet --no-compile --editable ".[sim,arms,real,label,sweep,log,docs,dev]"
+	$(RUN) -m pip install --quiet --no-compile --editable ".[sim,arms,real,label,vlm,sweep,log,docs,dev]"
 	$(RUN) -c "from sim import backend; backend.install()"
 	@touch $@
 
