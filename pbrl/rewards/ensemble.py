@@ -13,11 +13,11 @@ from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement
 from pbrl.ranges import Count, NotNegative, Positive, Size
-from pbrl.rewards.per_step import PerStepReward
+from pbrl.rewards.per_step import ComparedReward
 from pbrl.types import Comparisons, Metrics, Observation, Segment, Spec, UserError
 
 
-class Ensemble(PerStepReward):
+class Ensemble(ComparedReward):
     """`members` networks trained on the same batches from different starts; each scores a segment by its summed reward.
 
     With `linear` rewards are positive, and the odds of a preference are the ratio of both returns, not of their

@@ -14,7 +14,7 @@ from pbrl.models.layers import MLP
 from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement
 from pbrl.ranges import Count, Positive, Size, Whole
-from pbrl.rewards.per_step import PerStepReward
+from pbrl.rewards.per_step import ComparedReward
 from pbrl.training.batches import Data, Frames
 from pbrl.types import Comparisons, Metrics, Segment, Spec, UserError
 
@@ -23,7 +23,7 @@ PASS_BYTES = 4.5e6  # of pictures in a pass of an update on a processor, whose c
 CHUNK_BYTES = 64e6  # of pictures that go through the networks at once, where nothing is learnt
 
 
-class ImageReward(PerStepReward):
+class ImageReward(ComparedReward):
     """`members` networks on a frame of `image_size` pixels, or on it and the `stack` - 1 frames before it.
 
     A segment's score is the sum over its steps, of which `frames` are looked at (0: all; see

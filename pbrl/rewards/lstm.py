@@ -14,11 +14,11 @@ from pbrl.models.layers import Normalize
 from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement
 from pbrl.ranges import Count, NotNegative, Positive, Size
-from pbrl.rewards.per_step import PerStepReward
+from pbrl.rewards.per_step import ComparedReward
 from pbrl.types import Comparisons, Metrics, Observation, Phase, Spec
 
 
-class LSTM(PerStepReward):
+class LSTM(ComparedReward):
     """One member. A step's reward depends on the `context` steps up to it; a segment's score is its summed reward."""
 
     def __init__(

@@ -12,22 +12,14 @@ CHUNK_ROWS = 65536  # rows times context that go through the network at once
 
 
 class PerStepReward(nn.Module):
-    """A step's reward depends on the last `context` steps up to its own; a segment's score is their sum by default.
+    """A step's reward depends on the last `context` steps up to its own; a segment's score is their sum by default."""
 
-    `steps` updates on `batch_size` comparisons follow each round of answers.
-    """
-
-    def __init__(self, objective: Objective, *, context: int, normalize: str, steps: int, batch_size: int):
+    def __init__(self, *, context: int, normalize: str):
         super().__init__()
-        self.objective, self.context, self.normalize = objective, context, normalize
-        self.steps, self.batch_size = steps, batch_size
+        self.context, self.normalize = context, normalize
 
     def reward(self, obs: Observation, action: Tensor) -> Tensor:
         """obs [..., L, O], action [..., L, A] → reward of each step by each member [E, ..., L]."""
-        raise NotImplementedError
-
-    def update(self, batch: Comparisons) -> Metrics:
-        """A gradient step on the objective; returns the loss and the accuracy on the batch."""
         raise NotImplementedError
 
     def score(self, segment: Segment) -> Tensor:
@@ -45,13 +37,6 @@ class PerStepReward(nn.Module):
         """What the reward sees of the segments of `length` steps at rows `starts` [...]."""
         return table.segments(starts, length)
 
-    def phases(self) -> list[Phase]:
-        return [Phase("reward", self.steps, self.draw, self.update)]
-
-    def draw(self, data: Data) -> Comparisons:
-        """`batch_size` answers in the objective's form: pairs, lists or ratings."""
-        return self.objective.draw(data, self.batch_size)
-
     @torch.no_grad()
     def label(self, table: Table) -> Tensor:
         """Each member's reward of every row, given the `context - 1` rows before it: [E, R]."""
@@ -66,3 +51,22 @@ class PerStepReward(nn.Module):
         obs, action = table.to_target((table.observe(window), table.action[window]))
         reward = self.reward(obs, action).to(table.device)  # [E, n, context]
         return reward[:, torch.arange(len(rows), device=table.device), rows - start]
+
+
+class ComparedReward(PerStepReward):
+    """One that an objective teaches: `steps` updates on `batch_size` comparisons follow each round of answers."""
+
+    def __init__(self, objective: Objective, *, context: int, normalize: str, steps: int, batch_size: int):
+        super().__init__(context=context, normalize=normalize)
+        self.objective, self.steps, self.batch_size = objective, steps, batch_size
+
+    def phases(self) -> list[Phase]:
+        return [Phase("reward", self.steps, self.draw, self.update)]
+
+    def draw(self, data: Data) -> Comparisons:
+        """`batch_size` answers in the objective's form: pairs, lists or ratings."""
+        return self.objective.draw(data, self.batch_size)
+
+    def update(self, batch: Comparisons) -> Metrics:
+        """A gradient step on the objective; returns the loss and the accuracy on the batch."""
+        raise NotImplementedError

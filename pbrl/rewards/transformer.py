@@ -13,11 +13,11 @@ from pbrl.models.layers import Dropout, Normalize, Transformer, eval_mode
 from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement
 from pbrl.ranges import Count, NotNegative, Positive, ShareBelow1, Size, Whole
-from pbrl.rewards.per_step import PerStepReward
+from pbrl.rewards.per_step import ComparedReward
 from pbrl.types import Comparisons, Metrics, Observation, Segment, Spec
 
 
-class PreferenceTransformer(PerStepReward):
+class PreferenceTransformer(ComparedReward):
     """One member. A step's reward is that at the end of the `context` steps up to it."""
 
     def __init__(

@@ -54,9 +54,13 @@ def build_algorithm(algo: Part, settings: RunSettings, seed: int, spec: Spec, de
 
 
 def build_reward(settings: RunSettings, spec: Spec) -> Any:
-    """The config's reward model with its objective, or None."""
-    objective = build_objective(settings.reward_objective, "reward_objective")
-    return build(settings.reward, spec, objective, flag="reward")
+    """The config's reward model, with its objective where it takes one, or None."""
+    if not settings.reward["_target_"]:
+        return None
+    given: dict[str, Any] = {}
+    if "objective" in parameters(settings.reward):
+        given["objective"] = build_objective(settings.reward_objective, "reward_objective")
+    return build(settings.reward, spec, flag="reward", **given)
 
 
 def parameters(config: Part) -> Mapping[str, inspect.Parameter]:

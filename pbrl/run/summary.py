@@ -20,10 +20,14 @@ def header(config: dict[str, Any], folder: Path, data: str, asks: bool, device: 
         ("run", str(folder)),
         ("task", name["env"]),
         ("data", f"{name['data']}: {data}"),
-        ("answers", _answers(config, name["feedback"]) if asks else "none: learns from the true reward, or imitates"),
+        (
+            "answers",
+            _answers(config, name["feedback"]) if asks else f"none: learns from {_unasked(config)}, or imitates",
+        ),
     ]
     if config["reward"]["_target_"]:
-        rows.append(("reward", _part("reward", name["reward"], f"objective {name['reward_objective']}")))
+        taught = f"objective {name['reward_objective']}" if asks else "no answers"
+        rows.append(("reward", _part("reward", name["reward"], taught)))
     of = f"{seeds} seeds from {config['seed']} on" if seeds > 1 else f"seed {config['seed']}"
     rows.append(("policy", _part("algo", name["algo"], f"{config['steps']:,} updates, {of}")))
     compared = f"{name['baseline']} on the same data, {config['steps']:,} updates"
@@ -37,6 +41,11 @@ def _answers(config: dict[str, Any], source: str) -> str:
     many = f"{query['count']:,} × {query['kind']}" if config["feedback"].get("count", 0) is not None else query["kind"]
     rounds = f" in {query['rounds']} rounds" if query["rounds"] > 1 else ""
     return _part("feedback", source, f"{many}, segments of {query['length']} steps{rounds}")
+
+
+def _unasked(config: dict[str, Any]) -> str:
+    """Where the rewards of a run without answers come from."""
+    return "a reward that needs none" if config["reward"]["_target_"] else "the true reward"
 
 
 def _part(folder: str, choice: str, more: str) -> str:

@@ -21,7 +21,7 @@ from pbrl.objectives import Objective
 from pbrl.ranges import check_values, hints_of
 from pbrl.run.build import build, build_algorithm, build_objective, build_reward, check_part, name_of
 from pbrl.settings import PARTS, Query, RunSettings, check_names
-from pbrl.training.batches import Data
+from pbrl.training.batches import Data, Frames
 from pbrl.training.engine import pick_device, wants_compile
 from pbrl.types import Episode, FeedbackSource, Phase, Spec, UserError
 
@@ -59,8 +59,9 @@ def validate(settings: RunSettings) -> Plan:
     reward = build_reward(settings, tiny)
     build_algorithm(settings.baseline, settings, settings.seed, tiny, device)
     draws = draws_of(algo.phases(1))
-    asks = bool(reward or draws.names & ANSWERS)
-    _check_learners(settings, draws, reward)
+    is_taught = bool(reward and draws_of(reward.phases()).names & ANSWERS)
+    asks = bool(is_taught or draws.names & ANSWERS)
+    _check_learners(settings, draws, reward, asks)
     _check_seeds(settings, reward)
     _check_objectives(settings, algo, reward)
     if settings.only != "data" and asks:
@@ -97,7 +98,7 @@ def _check_reference(given: dict[str, Any], name: str) -> None:
     check_values(given, hints_of(takes), f"{name}.")
 
 
-def _check_learners(settings: RunSettings, draws: Draws, reward: Any) -> None:
+def _check_learners(settings: RunSettings, draws: Draws, reward: Any, asks: bool) -> None:
     name, needs_answers = name_of(settings.algo), bool(draws.names & ANSWERS)
     if draws.names & REWARDED and not reward:
         raise UserError(f"{name} learns from pairs that a reward model compares: choose reward=transformer or another")
@@ -108,9 +109,10 @@ def _check_learners(settings: RunSettings, draws: Draws, reward: Any) -> None:
         )
     if "rated" in draws.names and settings.query.kind != "rating":
         raise UserError(f"{name} weighs steps by ratings of segments: query.kind=rating, not {settings.query.kind}")
-    if settings.only == "answers" and not (needs_answers or reward):
-        raise UserError(f"only=answers: {name} on the true reward asks nothing; choose algo=cpl, or reward=ensemble")
-    if (needs_answers or reward) and not settings.feedback["_target_"] and settings.only != "data":
+    if settings.only == "answers" and not asks:
+        of = f"a {name_of(settings.reward)}" if reward else "the true reward"
+        raise UserError(f"only=answers: {name} on {of} asks nothing; choose algo=cpl, or reward=ensemble")
+    if asks and not settings.feedback["_target_"] and settings.only != "data":
         raise UserError(
             f"{name if needs_answers else 'a reward model'} learns from answers, and feedback=none gives none: "
             "choose feedback=perfect or another teacher"
@@ -146,7 +148,7 @@ def _check_objectives(settings: RunSettings, algo: Any, reward: Any) -> None:
     unused = {
         "objective": f"{type(algo).__name__} has no objective to choose: drop objective…, or choose algo=cpl; a "
         "reward model's is objective@reward_objective=…",
-        "reward_objective": "there is no reward model: drop reward_objective…, or add reward=ensemble",
+        "reward_objective": "no reward model learns from answers: drop reward_objective…, or add reward=ensemble",
     }
     for part, learner in (("objective", algo), ("reward_objective", reward)):
         config = getattr(settings, part)
@@ -225,7 +227,7 @@ class _RecordingData(Data):
         if name not in _RecordingData.NOTED:
             return found
 
-        def draw(*args: Any, images: bool = False, **kwargs: Any) -> Any:
+        def draw(*args: Any, images: bool = False, frames: Frames | None = None, **kwargs: Any) -> Any:
             self.draws = Draws(self.draws.names | {name}, self.draws.images or images)
             return found(*args, **kwargs)
 

@@ -23,13 +23,13 @@ class Pairs(NamedTuple):
 
 @torch.no_grad()
 def evaluate_reward(data: Data, model: RewardModel) -> dict[str, float]:
-    """Measures of the reward model (its members' mean) on the held-out answers; none where there are too few.
+    """Measures of the reward model (its members' mean) on the held-out answers; none where there are none or one.
 
     `held_out_accuracy` is over answers that are no ties; `calibration_error` is how far the predicted probability lies
     from the share of such answers, in ten equal bins, weighted (Guo et al. 2017, arXiv:1706.04599); `rank_correlation`
     is Spearman's, between score and true return of the held-out segments.
     """
-    if len(data.test) < 2:
+    if data.labels is None or len(data.test) < 2:
         return {}
     pairs = held_out_pairs(data)
     scores = model.score_at(data.table, pairs.starts, data.length).mean(0)  # [N, 2]

@@ -84,6 +84,16 @@ def test_piql_reaches_the_origin(world, model, changes):
     assert toy.distance_after(train(iql, data, 800).policy) < 0.25
 
 
+def test_a_reward_from_demonstrations_reaches_the_origin(world):
+    """With no answers: steps like those of the best quarter of the episodes are paid."""
+    data, settings = data_of(world), {"lr": 1e-2, "normalize": "zscore", "batch_size": 64}
+    reward = train(build("reward/discriminator", world.spec(), demonstrations=0.25, **settings), data, 300)
+    assert evaluate_reward(data, reward) == {}, "no answers were held out"
+    data.table.relabel(reward)
+    iql = build("algo/iql", world.spec(), actor_cosine_steps=0, **CRITIC_SETTINGS)
+    assert toy.distance_after(train(iql, data, 800).policy) < 0.25
+
+
 def test_dppo_reaches_the_origin(world):
     """CPL on pairs from all data, which a reward model compares that was trained on a few answers."""
     data = compare_segments(world)

@@ -8,7 +8,6 @@ from pbrl.algos.bc import BC
 from pbrl.data.episodes import content_hash, episode_id
 from pbrl.data.table import Table, scale_of, standardize
 from pbrl.models.gaussian import GaussianPolicy
-from pbrl.objectives import Objective, bradley_terry
 from pbrl.rewards import per_step
 from pbrl.rewards.per_step import PerStepReward
 from pbrl.types import Clip, Episode, UserError
@@ -143,7 +142,7 @@ class Recent(PerStepReward):
     """What was observed in this step and the two before it."""
 
     def __init__(self):
-        super().__init__(Objective(bradley_terry), context=3, normalize="none", steps=1, batch_size=1)
+        super().__init__(context=3, normalize="none")
 
     def reward(self, obs, action):
         assert obs.state.shape[1:] == (3, 2) and action.shape[1:] == (3, 1)
@@ -306,7 +305,7 @@ def test_a_column_is_scaled_by_its_own_size(offset, half_width):
     assert spec.obs_std[0] == pytest.approx(half_width / 3**0.5, rel=0.03) and spec.obs_std[1:] == (1, 1)
     torch.manual_seed(0)
     policy = GaussianPolicy(spec, hidden=[64, 64], dropout=0.0, std=0.0)
-    learner = BC(spec, policy, fraction=1.0, lr=1e-3, cosine_steps=0, batch_size=256)
+    learner = BC(spec, policy, fraction=1.0, weights=None, above=0.5, lr=1e-3, cosine_steps=0, batch_size=256)
     generator = torch.Generator().manual_seed(0)
     for _ in range(400):
         learner.update(table.transitions(table.rows[torch.randint(len(table.rows), (256,), generator=generator)]))

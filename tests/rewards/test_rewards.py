@@ -41,6 +41,23 @@ def test_linear_bradley_terry_is_a_ratio():
         build("reward/linear", bounded=False)
 
 
+def test_a_discriminator_learns_from_positive_and_unlabelled_steps():
+    """The risk of a classifier whose negatives are all steps less a share of demonstrations, in double precision."""
+    model = build("reward/discriminator", prior=0.3)
+    (batch,) = draw_batches(model, 1)
+    found = model.logit(batch.demonstrated.obs, batch.demonstrated.action)[0].detach().double().sigmoid()
+    anywhere = model.logit(batch.steps.obs, batch.steps.action)[0].detach().double().sigmoid()
+    negative = -(1 - anywhere).log().mean() + 0.3 * (1 - found).log().mean()
+    expected = -0.3 * found.log().mean() + negative.clamp(min=0)
+    assert model.update(batch)["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    best = model.draw(made_up_data("pair")).demonstrated
+    table = made_up_data("pair").table
+    kept = table.obs[table.best_rows(0.1)]
+    assert all((row == kept).all(-1).any() for row in best.obs.state), "demonstrations are of the best episodes alone"
+    with pytest.raises(UserError, match="share of the episodes"):
+        build("reward/discriminator", demonstrations=1.0)
+
+
 @pytest.mark.parametrize("name", ["reward/transformer", "reward/lstm"])
 def test_a_reward_that_remembers_sees_nothing_that_comes_later(name):
     model = build(name, context=8)

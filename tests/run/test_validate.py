@@ -157,6 +157,7 @@ def test_bad_schedules_and_queries():
         ("reward/ensemble", {}, Draws({"comparisons"}, False)),
         ("reward/ensemble", {"objective": "kto"}, Draws({"marked"}, False)),
         ("reward/surf", {}, Draws({"comparisons", "unlabelled"}, False)),
+        ("reward/discriminator", {}, Draws({"transitions"}, False)),
     ],
     ids=lambda value: "" if isinstance(value, Draws) else str(value),  # sets have no order
 )

@@ -190,13 +190,25 @@ def test_answers_come_in_rounds_and_are_counted(tmp_path):
     assert phases.count("held_out") == 2
 
 
-@pytest.mark.parametrize("name", [name for name in names("reward") if name != "none"])
+UNTAUGHT = ("none", "discriminator")  # which no answers teach
+
+
+@pytest.mark.parametrize("name", [name for name in names("reward") if name not in UNTAUGHT])
 def test_each_reward_model_is_tested_on_held_out_answers(tmp_path, name):
     train(tmp_path, "algo=iql", f"reward={name}", "reward.steps=10", "query.kind=pair", "query.count=60", "steps=5",
           "eval_every=5", "compare=false", *(["reward.context=8"] if name == "transformer" else []))  # fmt: skip
     (measures,) = log.read(tmp_path / "run", "held_out")
     assert 0 <= measures["held_out_accuracy"] <= 1 and -1 <= measures["rank_correlation"] <= 1
     assert 0 <= measures["calibration_error"] <= 1
+
+
+def test_a_reward_without_answers_asks_nothing(tmp_path):
+    train(tmp_path, "algo=iql", "reward=discriminator", "reward.steps=10", "feedback=none", "steps=5", "eval_every=5",
+          "compare=false")  # fmt: skip
+    assert not log.read(tmp_path / "run", "answers") and not (tmp_path / "run" / "answers.sqlite").exists()
+    assert log.read(tmp_path / "run", "reward")[-1]["loss"] > 0
+    with pytest.raises(UserError, match="asks nothing"):
+        train(tmp_path, "algo=iql", "reward=discriminator", "only=answers", f"run={tmp_path / 'other'}")
 
 
 def test_the_label_accuracy_of_a_teacher_that_errs(tmp_path):
