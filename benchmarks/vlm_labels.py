@@ -32,6 +32,7 @@ from pbrl.feedback.kinds import SKIP, TIE
 from pbrl.feedback.store.store import Store
 from pbrl.files import to_json
 from pbrl.label import by_model
+from pbrl.label.command import CommandLine
 from pbrl.vlm import labeller, pictures
 from pbrl.vlm.client import Client
 from pbrl.vlm.transcript import Transcript
@@ -50,7 +51,7 @@ def label(name: str, base_url: str, *flags: str) -> dict[str, Any]:
     for path in FOLDER.glob(f"{name}.sqlite*"):
         path.unlink()
     config = compose_config(*FLAGS, *flags, f"vlm.base_url={base_url}", f"store='sqlite:///{store}'", name="label_vlm")
-    by_model.label(config)
+    by_model.label(config, CommandLine(tuple(FLAGS), "metaworld/drawer-open", "mixed"))
     return config
 
 
