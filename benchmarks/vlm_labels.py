@@ -13,6 +13,7 @@ import argparse
 import inspect
 import json
 import os
+import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -110,16 +111,18 @@ def debias() -> None:
 
 
 @contextmanager
-def timed(owner: Any, name: str, into: dict[str, float]) -> Iterator[None]:
+def timed(
+    owner: Any, name: str, into: dict[str, float], clock: Callable[[], float] = time.perf_counter
+) -> Iterator[None]:
     """Adds up the seconds that calls of a function or coroutine take while this block runs."""
     function: Callable[..., Any] = getattr(owner, name)
 
     def count(began: float) -> None:
-        into[name] = into.get(name, 0.0) + time.perf_counter() - began
+        into[name] = into.get(name, 0.0) + clock() - began
 
     @wraps(function)
     async def wait(*args: Any, **named: Any) -> Any:
-        began = time.perf_counter()
+        began = clock()
         try:
             return await function(*args, **named)
         finally:
@@ -127,7 +130,7 @@ def timed(owner: Any, name: str, into: dict[str, float]) -> Iterator[None]:
 
     @wraps(function)
     def call(*args: Any, **named: Any) -> Any:
-        began = time.perf_counter()
+        began = clock()
         try:
             return function(*args, **named)
         finally:
@@ -143,7 +146,8 @@ def timed(owner: Any, name: str, into: dict[str, float]) -> Iterator[None]:
 def measure_rate(judge: str, what: str, workers: int, server: simulated_judge.Running) -> dict[str, Any]:
     """A line of the results. `what`: first (nothing is kept), drawn (pictures are kept), kept (replies are as well).
 
-    Seconds are of one answer: what the parts of the labeller took, added up over what runs side by side.
+    Seconds are of one answer: what the parts of the labeller took, added up over what runs side by side. `cpu_s` is of
+    the labeller's own process, and `drawing_cpu_s` of those that draw, from their beginning.
     """
     cache = FOLDER / f"throughput-{judge}"
     if what == "first":
@@ -153,34 +157,54 @@ def measure_rate(judge: str, what: str, workers: int, server: simulated_judge.Ru
     spent: dict[str, float] = {}
     parts = [(Client, "_send"), (Transcript, "add"), (Store, "append"), (labeller, "lease"),
              (pictures.Pictures, "_view"), (by_model, "answer")]  # fmt: skip
-    cpu, load = time.process_time(), os.getloadavg()[0]
+    cpu, drawing, load = time.process_time(), seconds_of_ended_processes(), os.getloadavg()[0]
     with ExitStack() as stack:
         for owner, name in parts:
             stack.enter_context(timed(owner, name, spent))
         flags = [f"vlm.judge={judge}", f"vlm.cache={cache}", f"vlm.workers={workers}", "vlm.concurrency=16"]
         label(f"throughput-{judge}", server.base_url, *flags)
-    cpu = time.process_time() - cpu
+    cpu, drawing = time.process_time() - cpu, seconds_of_ended_processes() - drawing
     wall = spent.pop("answer")
     return {"judge": judge, "answers_by": "simulated judge", "kept": what, "workers": workers, "answers": COUNT,
             "latency_s": LATENCY_S, "concurrency": 16, "answers_per_s": COUNT / wall, "wall_s": wall, "cpu_s": cpu,
-            "load": load, "seconds_per_answer": {name: value / COUNT for name, value in spent.items()}}  # fmt: skip
+            "drawing_cpu_s": drawing, "load": load, "seconds_per_answer": {name: value / COUNT for name, value in spent.items()}}  # fmt: skip
+
+
+def seconds_of_ended_processes() -> float:
+    """CPU-seconds of all processes that this one began and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def measure_drawing(count: int = 100) -> dict[str, Any]:
-    """Seconds to draw and to encode a picture of these, one after the other in one process."""
+    """CPU-seconds that a picture of these takes, in one process: new is the first of an episode, known is any later.
+
+    `opengl_s` is what OpenGL takes of it, which is the least that a picture can take.
+    """
     config = compose_config(*FLAGS, name="label_vlm")
     rendering._source.update(env=config["env"], data=config["data"], folder=Path(config["data_dir"]),
                              seed=config["data_seed"], workers=0)  # fmt: skip
     table = load_table(config)
     sight = pictures.Sight("frame", config["vlm"]["size"], 1, None)
-    rows = np.random.default_rng(0).choice(table.rows.cpu().numpy(), count + 1).tolist()
-    path, spent = FOLDER / "views" / "one.json", {}
-    pictures.draw(rows[0], 1, sight, path)  # makes the environment
-    with timed(pictures, "draw", spent), timed(pictures, "encode", spent), timed(pictures, "_keep", spent):
-        for row in rows[1:]:
-            pictures.draw(row, 1, sight, path)
-    encode, keep, draw = (spent[name] / count for name in ("encode", "_keep", "draw"))
-    return {"picture": f"{sight.size} pixels", "render_s": draw - encode - keep, "encode_s": encode, "keep_s": keep}
+    of_each = table.rows.reshape(-1, config["env"]["horizon"])[:count].tolist()  # rows of episodes
+    path, found = FOLDER / "views" / "one.json", {}
+    pictures.draw(table.rows.tolist()[-1], 1, sight, path)  # makes the environment
+    from mujoco.renderer import _render as opengl  # not above: OpenGL is chosen before MuJoCo is imported
+
+    parts = [(pictures, "draw"), (pictures, "encode"), (pictures, "_keep"), (opengl, "mjr_render"),
+             (opengl, "mjr_readPixels")]  # fmt: skip
+    for what, steps in (("new", [60]), ("known", [20, 120])):
+        spent: dict[str, float] = {}
+        with ExitStack() as stack:
+            for owner, name in parts:
+                stack.enter_context(timed(owner, name, spent, time.process_time))
+            for rows in of_each:
+                for step in steps:
+                    pictures.draw(rows[step], 1, sight, path)
+        drawn = len(of_each) * len(steps)
+        draw, encode, keep, *rendering_s = (spent[name] / drawn for _, name in parts)
+        found[what] = {"draw_s": draw, "encode_s": encode, "keep_s": keep, "opengl_s": sum(rendering_s)}
+    return {"picture": f"{sight.size} pixels", **found, "load": os.getloadavg()[0]}
 
 
 LATENCY_S = 0.02
@@ -198,12 +222,13 @@ def throughput() -> None:
     (RESULTS / "vlm_throughput.jsonl").write_text("".join(to_json(line) + "\n" for line in lines))
     print(json.dumps(lines[0]))
     names = list(lines[1]["seconds_per_answer"])
-    print("| judge | kept before | answers/s | " + " | ".join(f"{name}, ms" for name in names) + " | own CPU, ms |")
-    print("|---" * (len(names) + 4) + "|")
+    print("| judge | kept before | answers/s | " + " | ".join(f"{name}, ms" for name in names) +
+          " | own CPU, ms | drawing CPU, ms |")  # fmt: skip
+    print("|---" * (len(names) + 5) + "|")
     for k in lines[1:]:
         each = [f"{1000 * k['seconds_per_answer'].get(name, 0):.1f}" for name in names]
         print(f"| {k['judge']} | {k['kept']} | {k['answers_per_s']:.0f} | " + " | ".join(each) +
-              f" | {1000 * k['cpu_s'] / COUNT:.1f} |")  # fmt: skip
+              f" | {1000 * k['cpu_s'] / COUNT:.1f} | {1000 * k['drawing_cpu_s'] / COUNT:.1f} |")  # fmt: skip
 
 
 def main() -> None:
