@@ -167,7 +167,8 @@ def measure_rate(judge: str, what: str, workers: int, server: simulated_judge.Ru
     wall = spent.pop("answer")
     return {"judge": judge, "answers_by": "simulated judge", "kept": what, "workers": workers, "answers": COUNT,
             "latency_s": LATENCY_S, "concurrency": 16, "answers_per_s": COUNT / wall, "wall_s": wall, "cpu_s": cpu,
-            "drawing_cpu_s": drawing, "load": load, "seconds_per_answer": {name: value / COUNT for name, value in spent.items()}}  # fmt: skip
+            "drawing_cpu_s": drawing, "load": load,
+            "seconds_per_answer": {name: value / COUNT for name, value in spent.items()}}  # fmt: skip
 
 
 def seconds_of_ended_processes() -> float:

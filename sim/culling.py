@@ -13,7 +13,7 @@ FACES = 5000  # of all meshes; fewer are drawn sooner than sorted out
 
 
 def drop_unseen_meshes(model: mujoco.MjModel, data: mujoco.MjData, scene: mujoco.MjvScene, aspect: float) -> None:
-    """Drops from a scene the meshes whose bounding box lies beside what its camera sees; `aspect` is width by height."""
+    """Drops from a scene the meshes whose bounding box lies beside what is seen; `aspect` is width by height."""
     if model.mesh_facenum.sum() < FACES:
         return
     meshes = [geom for geom in scene.geoms[: scene.ngeom] if geom.type == MESH and geom.objtype == GEOM]

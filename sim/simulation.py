@@ -152,7 +152,8 @@ class Simulation(gym.Env):
     def _image(self, camera: str) -> np.ndarray:
         """An image [H, W, 3] uint8 whose pixels are means of four rendered ones, as a camera's pixels cover an area."""
         size = self.image_size
-        fine = self._frame(self._image_camera, self.save_state(), 2 * size, 2 * size, camera).reshape(size, 2, size, 2, 3)
+        frame = self._frame(self._image_camera, self.save_state(), 2 * size, 2 * size, camera)
+        fine = frame.reshape(size, 2, size, 2, 3)
         return ((fine.sum((1, 3), dtype=np.uint16) + 2) // 4).astype(np.uint8)
 
     @cached_property

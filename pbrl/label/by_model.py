@@ -26,7 +26,7 @@ from pbrl.vlm.settings import Settings
 
 
 def label(config: dict[str, Any], given: CommandLine) -> None:
-    """Asks what is not asked yet, has the model answer what is open, and says how to learn from it. Raises UserError."""
+    """Asks what is not asked yet, has the model answer what is open, says how to learn from it. Raises UserError."""
     settings = Settings.parse(config["vlm"])
     judge = settings.make_judge()
     if config["query"]["kind"] not in judge.kinds:

@@ -102,7 +102,8 @@ def test_meshes_that_are_not_drawn_change_no_pixel(name, monkeypatch):
             mujoco.mj_setState(env.model, data, state, PHYSICS)
             mujoco.mj_forward(env.model, data)
             plain.update_scene(data, env.viewpoints[camera].to_mujoco() if camera in env.viewpoints else camera)
-            plain.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = plain.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+                plain.scene.flags[flag] = 0
             whole = plain.render()
             np.testing.assert_array_equal(frame, whole[::-1, ::-1] if camera in env.upside_down else whole, camera)
     assert dropped["gripperPOV"] > 4 * 6 and dropped["closeup"] > 0

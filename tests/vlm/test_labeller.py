@@ -233,7 +233,8 @@ def test_killed_in_the_middle_and_started_again(tmp_path):
         assert counts["answered"] - 80 <= 2 * 2, "two requests were under way, and their answers came to nobody"
         learn = shlex.split(again.stdout.rstrip().splitlines()[-1])  # the command that it says learns from them
         assert learn[:2] == ["python", "train.py"]
-        learned = subprocess.run([sys.executable, *learn[1:], "only=answers", "run=" + str(tmp_path / "run")], capture_output=True)
+        words = [sys.executable, *learn[1:], "only=answers", f"run={tmp_path / 'run'}"]
+        learned = subprocess.run(words, capture_output=True)
         assert learned.returncode == 0 and b"40 answered" in learned.stdout, learned.stdout + learned.stderr
     finally:
         running.stop()
