@@ -190,7 +190,7 @@ def measure_drawing(count: int = 100) -> dict[str, Any]:
     of_each = table.rows.reshape(-1, config["env"]["horizon"])[:count].tolist()  # rows of episodes
     path, found = FOLDER / "views" / "one.json", {}
     pictures.draw(table.rows.tolist()[-1], 1, sight, path)  # makes the environment
-    from mujoco.renderer import _render as opengl  # not above: OpenGL is chosen before MuJoCo is imported
+    from mujoco.renderer import _render as opengl  # type: ignore  # not above: OpenGL is chosen before MuJoCo
 
     parts = [(pictures, "draw"), (pictures, "encode"), (pictures, "_keep"), (opengl, "mjr_render"),
              (opengl, "mjr_readPixels")]  # fmt: skip
