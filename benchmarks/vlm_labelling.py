@@ -1,7 +1,6 @@
 """The studies of vlm_labels.py: answers of a simulated judge through the real client, judges, pictures and store."""
 
 import inspect
-import json
 import os
 import resource
 import shutil
@@ -198,12 +197,22 @@ def measure_drawing(count: int = 100) -> dict[str, Any]:
     return {"picture": f"{sight.size} pixels", **found, "load": os.getloadavg()[0]}
 
 
+def drawing() -> None:
+    """Measures what a picture takes."""
+    found = measure_drawing()
+    (RESULTS / "vlm_drawing.jsonl").write_text(to_json(found) + "\n")
+    print("| CPU-ms a picture | in all | OpenGL | JPEG | to the disk |\n|---|---|---|---|---|")
+    for what in ("new", "known"):
+        each = [f"{1000 * found[what][name]:.1f}" for name in ("draw_s", "opengl_s", "encode_s", "keep_s")]
+        print(f"| {what} episode | " + " | ".join(each) + " |")
+
+
 LATENCY_S = 0.02
 
 
 def throughput() -> None:
     """Measures both judges of pairs, with nothing kept, pictures kept, and all kept."""
-    lines: list[dict[str, Any]] = [measure_drawing()]
+    lines: list[dict[str, Any]] = []
     server = simulated_judge.start(FOLDER / "key.jsonl", latency_s=LATENCY_S)
     try:
         for judge in ("pair_logprob", "pair"):
@@ -211,12 +220,11 @@ def throughput() -> None:
     finally:
         server.stop()
     (RESULTS / "vlm_throughput.jsonl").write_text("".join(to_json(line) + "\n" for line in lines))
-    print(json.dumps(lines[0]))
-    names = list(lines[1]["seconds_per_answer"])
+    names = list(lines[0]["seconds_per_answer"])
     print("| judge | kept before | answers/s | " + " | ".join(f"{name}, ms" for name in names) +
           " | own CPU, ms | drawing CPU, ms |")  # fmt: skip
     print("|---" * (len(names) + 5) + "|")
-    for k in lines[1:]:
+    for k in lines:
         each = [f"{1000 * k['seconds_per_answer'].get(name, 0):.1f}" for name in names]
         print(f"| {k['judge']} | {k['kept']} | {k['answers_per_s']:.0f} | " + " | ".join(each) +
               f" | {1000 * k['cpu_s'] / COUNT:.1f} | {1000 * k['drawing_cpu_s'] / COUNT:.1f} |")  # fmt: skip
