@@ -338,6 +338,12 @@ class Environment(Protocol):
         """A frame [height, width, 3] uint8 of the present state; of the first camera if none is named."""
         ...
 
+    def render_at(
+        self, episode_seed: int, state: np.ndarray, t: int = 0, *, width: int, height: int, camera: str | None = None
+    ) -> np.ndarray:
+        """What `render` shows after `restore`; before it steps again the environment must be reset or restored."""
+        ...
+
     def close(self) -> None:
         """Frees the simulator and its renderer."""
         ...

@@ -258,6 +258,13 @@ class Gymnasium(gymnasium.Env):
         """
         return fit(self._frame(camera), width, height)
 
+    def render_at(
+        self, episode_seed: int, state: np.ndarray, t: int = 0, *, width: int, height: int, camera: str | None = None
+    ) -> np.ndarray:
+        """The frame of a state of an episode. Raises RendererMissing, ValueError, UserError."""
+        self.restore(episode_seed, state, t)
+        return self.render(width, height, camera)
+
     def frames(self) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
         """What is kept while playing: the frame [H, W, 3] uint8 that people are shown, and all images observed."""
         if not self.keeps_frames or not self.cameras:

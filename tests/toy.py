@@ -67,6 +67,10 @@ class Point(gym.Env):
         image[y : y + 8, x : x + 8] = (200, 80, 40)
         return image
 
+    def render_at(self, episode_seed, state, t=0, *, width, height, camera=None):
+        self.restore(episode_seed, state, t)
+        return self.render(width, height, camera)
+
     def _obs(self):
         state = self.position.astype(np.float32)
         if not self.images:

@@ -18,14 +18,15 @@ from pbrl.feedback.store.datasets import adopt, adopt_recordings
 from pbrl.feedback.store.progress import count_open
 from pbrl.feedback.store.schema import QuestionRow
 from pbrl.feedback.store.store import Store
+from pbrl.label.command import CommandLine, training_command
 from pbrl.label.questions import ask
 from pbrl.types import UserError
 from pbrl.vlm.labeller import Labeller
 from pbrl.vlm.settings import Settings
 
 
-def label(config: dict[str, Any]) -> None:
-    """Asks what is not asked yet, and has the model answer what is open. Raises UserError."""
+def label(config: dict[str, Any], given: CommandLine) -> None:
+    """Asks what is not asked yet, has the model answer what is open, says how to learn from it. Raises UserError."""
     settings = Settings.parse(config["vlm"])
     judge = settings.make_judge()
     if config["query"]["kind"] not in judge.kinds:
@@ -53,6 +54,9 @@ def label(config: dict[str, Any]) -> None:
         asyncio.run(work)
     finally:
         labeller.close()
+    if not config["dry_run"]:
+        print(f"answers by {labeller.rater} in {store.address}; to learn from them:")
+        print(f"  {training_command(given, config['query'], store.address)}")
 
 
 def find_instruction(env: dict[str, Any]) -> str:
@@ -79,8 +83,6 @@ async def answer(labeller: Labeller, store: Store, dataset: str) -> None:
         print(line)
     if labeller.ended:
         raise labeller.error or UserError(f"{labeller.ended}; the same command goes on")
-    print(f"answers by {labeller.rater} in {store.address}; to learn from them:")
-    print(f"  python train.py env=… data=… algo=iql reward=ensemble feedback=stored store={store.address}")
 
 
 async def estimate(labeller: Labeller, store: Store, config: dict[str, Any]) -> None:

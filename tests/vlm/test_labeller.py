@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -230,5 +231,10 @@ def test_killed_in_the_middle_and_started_again(tmp_path):
         counts = running.counts()
         assert 0 <= given < 40 and len(Store(store).answers()) == 40
         assert counts["answered"] - 80 <= 2 * 2, "two requests were under way, and their answers came to nobody"
+        learn = shlex.split(again.stdout.rstrip().splitlines()[-1])  # the command that it says learns from them
+        assert learn[:2] == ["python", "train.py"]
+        words = [sys.executable, *learn[1:], "only=answers", f"run={tmp_path / 'run'}"]
+        learned = subprocess.run(words, capture_output=True)
+        assert learned.returncode == 0 and b"40 answered" in learned.stdout, learned.stdout + learned.stderr
     finally:
         running.stop()
