@@ -40,7 +40,7 @@ from pbrl.training.precision import choose_precision
 from pbrl.types import Episode, RewardModel
 
 FILE = RESULTS / "image_reward.jsonl"
-PAIRS, MEMBERS, TURNS = 64, 3, 7
+PAIRS, MEMBERS = 64, 3
 LAYERS = (5, 3, 16), (3, 2, 32), (3, 2, 64), (3, 2, 128)  # kernel, stride and channels
 FRAMES, TRAIN, TEST = 400, 300, 1000  # of `learning`: pictures, pairs that are learnt from and that are held out
 STEPS = (60, 125, 250, 500)  # updates after which it is looked at
@@ -128,7 +128,7 @@ def prepare(model: RewardModel, table: Table, labels: Labels, seed: int = 0) -> 
     return lambda: update(phase.draw(data)), "bfloat16" if bf16 else "float32"
 
 
-def measure_speed(size: int) -> dict[str, Any]:
+def measure_speed(size: int, turns: int) -> dict[str, Any]:
     """A line: both rates in turns, at one frame a segment."""
     random = np.random.default_rng(0)
     pictures = random.integers(0, 256, (301, size, size, 3), dtype=np.uint8)
@@ -138,7 +138,7 @@ def measure_speed(size: int) -> dict[str, Any]:
     ours, precision = prepare(
         make_reward(table, "image", image_size=size, frames=1, batch_size=PAIRS), table, make_labels(starts, label)
     )
-    seconds = take_turns({"usual": usual.update, "ours": ours})
+    seconds = take_turns({"usual": usual.update, "ours": ours}, turns)
     rate = {name: float(1 / np.median(found)) for name, found in seconds.items()}
     gflop, products = update_gflop(size), product_gflops()
     ratios = [a / b for a, b in zip(seconds["usual"], seconds["ours"], strict=True)]
@@ -166,15 +166,15 @@ def product_gflops() -> dict[str, float]:
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b = torch.ones(1024, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-        seconds = take_turns({"product": lambda a=a, b=b: torch.mm(a, b)})["product"]
+        seconds = take_turns({"product": lambda a=a, b=b: torch.mm(a, b)}, 7)["product"]
         found[str(dtype).removeprefix("torch.")] = 2e-9 * 1024**3 / min(seconds)
     return found
 
 
-def take_turns(runs: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+def take_turns(runs: dict[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
     """CPU-seconds of an update of each in turns, after one that warms up."""
     found: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(TURNS + 1):
+    for turn in range(turns + 1):
         for name, run in runs.items():
             began = time.process_time()
             run()
@@ -183,7 +183,7 @@ def take_turns(runs: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
     return found
 
 
-def measure_features() -> dict[str, Any]:
+def measure_features(turns: int) -> dict[str, Any]:
     """A line: an epoch's CPU-seconds for each picture, of 512 pictures: that encodes first, and one later."""
     pictures = np.random.default_rng(0).integers(0, 256, (513, 84, 84, 3), dtype=np.uint8)
     model, weights = load_encoder("lite0", None if has_weights() else "none")
@@ -200,7 +200,7 @@ def measure_features() -> dict[str, Any]:
     )
     update()
     found = []
-    for _ in range(TURNS):
+    for _ in range(turns):
         began = time.process_time()
         for _ in range(256 // PAIRS):
             update()
@@ -299,17 +299,18 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=["speed", "features", "learning"], default=["speed"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[300])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--turns", type=int, default=7, help="of both, besides one that warms up")
     args = parser.parse_args()
     torch.set_num_threads(1)
     known = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
     lines = [line for line in known if line["part"] not in args.parts]
     for part in args.parts:
         found = {
-            "speed": lambda: [measure_speed(size) for size in args.sizes],
-            "features": lambda: [measure_features()],
+            "speed": lambda: [measure_speed(size, args.turns) for size in args.sizes],
+            "features": lambda: [measure_features(args.turns)],
             "learning": lambda: measure_learning(args.seeds, 84),
         }[part]()
-        about = {"processor": processor_name(), "threads": 1, "torch": torch.__version__,
+        about = {"processor": processor_name(), "threads": 1, "turns": args.turns, "torch": torch.__version__,
                  "load": [round(x, 1) for x in os.getloadavg()]}  # fmt: skip
         for line in found:
             lines.append({**line, **about})
