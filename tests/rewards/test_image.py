@@ -227,7 +227,7 @@ def test_it_learns_which_square_is_brighter_and_nothing_from_shuffled_answers():
         data = Data(table, torch.Generator().manual_seed(0))
         data.set_labels(labels("pair", train, label, length=1))
         model = make_reward(frames=1, channels=[8, 8, 8, 8], batch_size=32, lr=2e-3)
-        for _ in range(180):
+        for _ in range(230):
             model.update(model.draw(data))
         score = model.score_at(table, torch.from_numpy(test), 1).mean(0)
         accuracy.append(float(((score[:, 1] > score[:, 0]).numpy() == held).mean()))
