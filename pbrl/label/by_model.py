@@ -79,7 +79,7 @@ async def answer(labeller: Labeller, store: Store) -> None:
 
 
 async def estimate(labeller: Labeller, store: Store) -> None:
-    """Prints how many requests and tokens the questions that are left would take, all like the first, and their price."""
+    """Prints what the questions that are left would take, all like the first: requests, tokens and their price."""
     left = labeller.find_open()
     total = len(left)
     if not left:
@@ -91,7 +91,9 @@ async def estimate(labeller: Labeller, store: Store) -> None:
     each = [labeller.budget.estimate(request) for request in requests]
     prompt, reply = (total * sum(part) for part in zip(*each, strict=True))
     price = labeller.budget.price(prompt, reply)
-    cost = "no price is set: vlm.price.input, vlm.price.output" if price is None else f"${price:.2f} where all are so long"
+    cost = (
+        "no price is set: vlm.price.input, vlm.price.output" if price is None else f"${price:.2f} where all are so long"
+    )
     print(
         f"{total} questions are open, {len(requests)} requests each, {len(requests[0].pictures)} pictures in the first"
     )

@@ -223,7 +223,7 @@ def words_of(error: BaseException) -> str:
 
 
 def describe(error: BaseException | None) -> str:
-    """An error in the server's words, also where they are not at OpenAI's place, which the openai package leaves out."""
+    """An error in the server's words, also where they do not stand where OpenAI has them: the package looks there."""
     body = getattr(error, "body", None)
     said = body.get("detail") or body if isinstance(body, Mapping) else body
     has_message = isinstance(body, Mapping) and isinstance(body.get("message"), str)

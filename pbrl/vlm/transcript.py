@@ -2,8 +2,8 @@
 
 So a run that is killed pays for nothing twice, two runs that ask the same pay once, and a run can be replayed with no
 server. Before a request is paid its pictures are written and some space is set aside, so that a disk that is full by
-then still takes the reply. A line of `transcript.jsonl` is a request, with the ids of its pictures, and its reply; `pictures/` beside it
-has the pictures. Nothing of it holds a key.
+then still takes the reply. A line of `transcript.jsonl` is a request, with the ids of its pictures, and its reply;
+`pictures/` beside it has the pictures. Nothing of it holds a key.
 """
 
 import fcntl
@@ -78,6 +78,8 @@ class Transcript:
         row = {"version": VERSION, "key": key, "request": request.content(model), "reply": reply.to_json()}
         line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
         try:
+            if self.keep_pictures:
+                self._write_pictures(request)
             try:
                 self._append(line)
             except OSError:

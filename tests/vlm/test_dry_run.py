@@ -17,7 +17,9 @@ from pbrl.feedback.store.store import Store
 from pbrl.label.by_model import label
 from pbrl.vlm.judging import make_judge
 from pbrl.vlm.messages import Request
+from pbrl.vlm.settings import Settings
 from tests import toy
+from tests.vlm.labelling import draw
 from tests.vlm.scripted import TASK, question, view
 
 PRICE = {"input": 2000.0, "output": 10000.0}
@@ -37,10 +39,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judge(folder):
-    """After all clips are drawn, for another task: what is kept of that answers nothing here."""
     (folder / "key.jsonl").touch()
     running = simulated_judge.start(folder / "key.jsonl")
-    label(command(folder, "drawn", running.base_url, "vlm.judge=pair_logprob", "vlm.task=go away"))
+    config, table = command(folder, "none", running.base_url), Table(files.read(folder / "point"))
+    source = {"env": config["env"], "data": config["data"], "folder": folder, "seed": 0, "workers": 0}
+    draw(source, table, Settings.parse(config["vlm"]), table.clips(table.segment_starts(4).numpy(), 4))
     yield running
     running.stop()
 
@@ -50,8 +53,8 @@ def command(folder, name: str, base_url: str, *more: str) -> dict:
         "env=tests/point", "hydra.searchpath=[file://tests/configs]", "data=file", f"data.path={folder / 'point'}",
         f"store=sqlite:///{folder / name}.sqlite", f"data_dir={folder}", f"query.count={COUNT}", "query.length=4",
         "vlm.task=go home", f"vlm.base_url={base_url}", f"vlm.answer_key={folder / 'key.jsonl'}", "vlm.view=frame",
-        f"vlm.cache={folder / 'cache'}", "vlm.size=32", f"vlm.price={{input:{PRICE['input']},output:{PRICE['output']}}}",
-        "workers=0", *more, name="label_vlm",
+        f"vlm.cache={folder / 'cache'}", "vlm.size=32", "workers=0",
+        f"vlm.price={{input:{PRICE['input']},output:{PRICE['output']}}}", *more, name="label_vlm",
     )  # fmt: skip
 
 
@@ -95,7 +98,7 @@ def prompt_tokens(request: Request) -> float:
 
 
 def test_what_this_model_would_not_be_asked_is_not_priced(folder, judge, capsys):
-    """Questions that it has answered, that are people's alone, that people hold, and those of a kind it cannot judge."""
+    """Questions that it has answered, that are people's alone, or of a kind that it cannot judge."""
     flags = [folder, "left", judge.base_url, "vlm.judge=pair_logprob", f"vlm.model={simulated_judge.MODEL}"]
     label(command(*flags, "wanted=2"))
     capsys.readouterr()
@@ -104,10 +107,10 @@ def test_what_this_model_would_not_be_asked_is_not_priced(folder, judge, capsys)
     label(command(*flags, "dry_run=true", "wanted=2", "vlm.swap=false"))
     assert estimated(capsys.readouterr().out)[:2] == (COUNT, 1), "with other settings it is another rater"
     store, table = Store(f"sqlite:///{folder / 'left'}.sqlite"), Table(files.read(folder / "point"))
-    clips = [clip for one in store.questions().values() for clip in one.clips[::-1]]
+    clips = [clip for one in store.questions(find_open(store, "", "vlm")).values() for clip in one.clips[::-1]]
     dataset = store.register(table.ids)
-    store.ask([Question("pair", (a, b), {"text": "?"}, rater_kind=kind)
-                       for (a, b), kind in zip(zip(clips[::2], clips[3::2], strict=False), ("human", "vlm", None), strict=False)], dataset)  # fmt: skip
+    pairs = zip(clips[::2], clips[3::2], ("human", "vlm", None), strict=False)
+    store.ask([Question("pair", (a, b), {"text": "?"}, rater_kind=kind) for a, b, kind in pairs], dataset)
     store.ask([Question("rating", clips[:1], {"text": "?"})], dataset)
     label(command(*flags, "dry_run=true", "only_answer=true"))
     assert estimated(capsys.readouterr().out)[0] == 2, "the one for models, and the one for any rater"

@@ -12,7 +12,7 @@ from pbrl.vlm.messages import Picture, Reply, Request, Token
 from pbrl.vlm.settings import Settings
 from pbrl.vlm.transcript import SPARE_BYTES, Transcript
 from tests.parts import config
-from tests.vlm.labelling import ask, run, write
+from tests.vlm.labelling import ask, draw, run, write
 
 COUNT = 60
 SIZE = 3 * 2**20
@@ -60,12 +60,12 @@ def fill(disk, left: int) -> None:
 
 @pytest.fixture(scope="module")
 def drawn(data, judge, tmp_path_factory):
-    """All clips, drawn once, for another task."""
+    """The folder of all clips, on a disk that has room."""
     folder = tmp_path_factory.mktemp("drawn")
     store = Store(f"sqlite:///{folder / 'a.sqlite'}")
-    ask(store, data[1], COUNT)
-    run(store, data, settings(judge, folder / "cache", task="away"))
-    return folder / "cache" / "views"
+    shown = store.questions(ask(store, data[1], COUNT)).values()
+    draw(*data, settings(judge, folder), [clip for question in shown for clip in question.clips])
+    return folder / "views"
 
 
 def test_the_disk_of_the_transcript(data, judge, drawn, disk, tmp_path):
@@ -81,7 +81,9 @@ def test_the_disk_of_the_transcript(data, judge, drawn, disk, tmp_path):
     paid = judge[0].counts()["answered"] - before
     assert 0 < paid < 2 * COUNT and len(stopped.transcript.rows()) == paid, "all that was paid for is kept"
     again = run(store, data, settings(judge, cache))
-    assert again.error is not None and judge[0].counts()["answered"] - before == paid, "nothing is paid while it is full"
+    assert again.error is not None and judge[0].counts()["answered"] - before == paid, (
+        "nothing is paid while it is full"
+    )
     (disk / "ballast").unlink()
     done = run(store, data, settings(judge, cache))
     assert done.error is None and len(store.answers(asked)) == COUNT

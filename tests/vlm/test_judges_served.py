@@ -34,18 +34,14 @@ def judge(tmp_path_factory):
 
 
 @pytest.fixture
-def label(data, judge, tmp_path, tmp_path_factory):
+def label(data, judge, tmp_path):
     """Asks questions of a kind and has them answered: (clips, answer's value) of each, and the labeller."""
-    drawn = tmp_path_factory.getbasetemp() / "seen"
-    drawn.mkdir(exist_ok=True)
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "views").symlink_to(drawn)  # so that clips are drawn once
 
     def work(kind: str, **more):
         store = Store(f"sqlite:///{tmp_path / 'a.sqlite'}")
         asked = ask(store, data[1], COUNT, kind=kind)
-        own = {"base_url": judge[0].base_url, "answer_key": str(judge[1]), "cache": str(tmp_path / "cache"), "size": 32,
-               "frames": FRAMES, "view": "frames", "task": "go home", "backoff_s": 0.01}  # fmt: skip
+        own = {"base_url": judge[0].base_url, "answer_key": str(judge[1]), "cache": str(tmp_path / "cache"),
+               "size": 256, "frames": FRAMES, "view": "frames", "task": "go home", "backoff_s": 0.01}  # fmt: skip
         labeller = run(store, data, Settings.parse({**config()["vlm"], **own, **more}))
         questions = store.questions(asked)
         assert labeller.error is None and not store.has_missing(asked)

@@ -67,7 +67,8 @@ def right(store: Store, table: Table, asked: list[str]) -> list[bool]:
 def test_questions_are_answered_by_what_the_pictures_show(data, judge, tmp_path):
     store = Store(f"sqlite:///{tmp_path / 'a.sqlite'}")
     asked = ask(store, data[1])
-    labeller = run(store, data, settings(judge, tmp_path))
+    labeller = run(store, data, settings(judge, tmp_path), drawn=False)
+    assert labeller.pictures.drawn == 2 * COUNT
     assert labeller.error is None and all(right(store, data[1], asked)) and len(store.answers(asked)) == COUNT
     answer = store.answers(asked)[0]
     assert answer.rater == labeller.rater and answer.value and answer.value.detail

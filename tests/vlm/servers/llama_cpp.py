@@ -1,4 +1,4 @@
-"""`python -m tests.vlm.servers.llama_cpp FOLDER PORT`: makes a tiny LLaVA in GGUF and has llama.cpp's server serve it."""
+"""`python -m tests.vlm.servers.llama_cpp FOLDER PORT`: llama.cpp's server, with a tiny LLaVA that is made there."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m tests.vlm.servers.transformers_serve FOLDER PORT`: makes a tiny LLaVA and has `transformers serve` serve it.
+"""`python -m tests.vlm.servers.transformers_serve FOLDER PORT`: the server, with a tiny LLaVA that is made there.
 
 In one process, since importing transformers is what takes the time.
 """

@@ -1,8 +1,8 @@
 """How the tiny models are wired that real servers serve: they answer "1" or "2", and nothing but chance decides which.
 
-All weights are random but for two places of the 32 that a token's vector has. No layer writes to these: the first is the
-same for every token and picture, and makes both digits likely; the second is set for digits alone, and makes the end of
-the reply likely after one. Elsewhere the logits of "1" and "2" are opposite.
+All weights are random but for two places of the 32 that a token's vector has. No layer writes to these: the first is
+the same for every token and picture, and makes both digits likely; the second is set for digits alone, and makes the
+end of the reply likely after one. Elsewhere the logits of "1" and "2" are opposite.
 """
 
 WIDTH, HIDDEN, LAYERS, HEADS = 32, 64, 2, 2  # of the language model, and of its eyes
