@@ -28,7 +28,8 @@ ANSWERS = 24
 SMALL = [
     "algo=iql", "algo.hidden=[16]", "reward=ensemble", "reward.hidden=[16]", "reward.steps=40", "query.kind=pair",
     "query.rounds=2", f"query.count={ANSWERS}", "query.length=1", "steps=80", "eval_every=40", "checkpoint_every=10",
-    "data.episodes=10", "compare=false", "feedback=vlm", "vlm.judge=pair_logprob", "vlm.view=frame", "vlm.size=32",
+    "data.episodes=10", "eval_episodes=2", "final_episodes=2",
+    "compare=false", "feedback=vlm", "vlm.judge=pair_logprob", "vlm.view=frame", "vlm.size=32",
     "vlm.task=home", f"vlm.concurrency={IN_FLIGHT}",
 ]  # fmt: skip
 
