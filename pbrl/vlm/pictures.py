@@ -69,12 +69,16 @@ class Pictures:
         """A clip as the model sees it; drawn once. Raises UserError where nothing can be shown."""
         name = clip_id(clip)
         if name not in self._drawing:
-            self._drawing[name] = asyncio.ensure_future(self._view(clip, name))
+            self._drawing[name] = asyncio.ensure_future(self._view(clip))
             self._drawing[name].add_done_callback(lambda _: self._drawing.pop(name, None))
         return await asyncio.shield(self._drawing[name])
 
-    async def _view(self, clip: Clip, name: str) -> View:
-        path = self.folder / "views" / f"{name}-{self.digest}.json"
+    def path(self, clip: Clip) -> Path:
+        """Where the view of a clip is kept."""
+        return self.folder / "views" / f"{clip_id(clip)}-{self.digest}.json"
+
+    async def _view(self, clip: Clip) -> View:
+        path = self.path(clip)
         kept = await asyncio.to_thread(read_view, path)
         if kept is not None:
             return kept
