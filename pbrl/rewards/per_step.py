@@ -17,6 +17,8 @@ class PerStepReward(nn.Module):
     `steps` updates on `batch_size` comparisons follow each round of answers.
     """
 
+    gives = "reward"
+
     def __init__(self, objective: Objective, *, context: int, normalize: str, steps: int, batch_size: int):
         super().__init__()
         self.objective, self.context, self.normalize = objective, context, normalize

@@ -106,6 +106,11 @@ def _check_learners(settings: RunSettings, draws: Draws, reward: Any) -> None:
             f"{name} learns from the answers themselves: drop reward=…, or choose algo=dppo, whose pairs a reward "
             "model compares, or algo=iql"
         )
+    if (settings.query.kind == "attributes") != (reward is not None and reward.gives == "attributes"):
+        raise UserError(
+            "answers about several attributes are what reward=attributes learns from, and nothing else does: "
+            "query.kind=attributes reward=attributes, or neither"
+        )
     if "rated" in draws.names and settings.query.kind != "rating":
         raise UserError(f"{name} weighs steps by ratings of segments: query.kind=rating, not {settings.query.kind}")
     if settings.only == "answers" and not (needs_answers or reward):
