@@ -99,14 +99,15 @@ def _check_reference(given: dict[str, Any], name: str) -> None:
 
 def _check_learners(settings: RunSettings, draws: Draws, reward: Any) -> None:
     name, needs_answers = name_of(settings.algo), bool(draws.names & ANSWERS)
-    if draws.names & REWARDED and not reward:
+    gives = reward.gives if reward else None
+    if draws.names & REWARDED and gives != "reward":
         raise UserError(f"{name} learns from pairs that a reward model compares: choose reward=transformer or another")
     if needs_answers and reward:
         raise UserError(
             f"{name} learns from the answers themselves: drop reward=…, or choose algo=dppo, whose pairs a reward "
             "model compares, or algo=iql"
         )
-    if (settings.query.kind == "attributes") != (reward is not None and reward.gives == "attributes"):
+    if (settings.query.kind == "attributes") != (gives == "attributes"):
         raise UserError(
             "answers about several attributes are what reward=attributes learns from, and nothing else does: "
             "query.kind=attributes reward=attributes, or neither"
