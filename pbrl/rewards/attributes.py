@@ -87,7 +87,7 @@ class AttributeModel(nn.Module):
         lead, mask = segment.mask.shape[:-1], segment.mask
         state = self.obs_normalize(segment.obs.state)
         found = self.net(state.reshape(-1, *state.shape[-2:]), mask.reshape(-1, mask.shape[-1])).float()
-        return (self.bound * torch.tanh(found / self.bound)).unflatten(1, lead)
+        return (self.bound * torch.tanh(found / self.bound)).reshape(len(found), *lead, -1)
 
     def strength(self, segment: Segment) -> Tensor:
         """segment [..., L, …] → the members' mean, of which 0 and 1 are the labelled table's ends: [..., M]."""
@@ -105,7 +105,7 @@ class AttributeModel(nn.Module):
     def _score_part(self, table: Table, starts: Tensor, length: int) -> Tensor:
         windows = table.windows(starts.flatten(), length)
         found = self.score(Segment(windows.obs, windows.action, windows.mask))  # [E, n, M]
-        return found.unflatten(1, starts.shape)
+        return found.reshape(len(found), *starts.shape, -1)
 
     @torch.no_grad()
     def label(self, table: Table) -> Tensor:

@@ -58,8 +58,9 @@ class Stored:
         left_out = describe_left_out(answers, table)
         if left_out:
             print(f"answers {left_out}")
-        if labels.size:
+        if answers:
             check_attributes(labels, answers)
+        if labels.size:
             return
         held = [f"{n} × {kind} of {length} steps" for (kind, length), n in count_held(store, table).items()]
         whose = f" by {self.selection.rater}" if self.selection.rater else ""
