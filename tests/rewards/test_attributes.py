@@ -18,6 +18,7 @@ from pbrl.feedback.sources.context import Context
 from pbrl.feedback.sources.scripted import Teacher
 from pbrl.feedback.store.store import Store
 from pbrl.rewards import attributes as module
+from pbrl.run import report, summary
 from pbrl.training import log
 from pbrl.training.batches import Data
 from pbrl.training.held_out import evaluate_reward, rank_correlation
@@ -232,6 +233,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     """Killed in mid-learning, once the windows were labelled, and in the second round."""
     extra = [*RUNS["attributes-in-rounds"], "reward.steps=40", "steps=40", "eval_every=40", "eval_episodes=2",
              "final_episodes=2", "data.episodes=10", "query.count=40"]  # fmt: skip
+    monkeypatch.setattr(report, "write_page", lambda folder: folder)  # they take longer than all the rest
+    monkeypatch.setattr(report, "plot", lambda folder: None)
+    monkeypatch.setattr(summary, "header", lambda *args, **more: [])
     run(tmp_path / "whole", *extra)
     saves, kept = [0], Training._save
 
