@@ -1,13 +1,13 @@
 """How well attributes are learnt from comparisons, beside what is measured of them: accuracy and rank correlation.
 
-    python -m benchmarks.attributes                             # both tasks, three seeds, and wrong answers as a control
+    python -m benchmarks.attributes                             # both tasks, three seeds, and wrong answers as control
     python -m benchmarks.attributes --tasks walker --seeds 0
 
 A scripted teacher compares pairs of segments by what their environment measures: always right, or wrong half of the
-time, as a control. The attribute model of `reward=attributes` learns from the answers and labels every window. Each line
-of `benchmarks/results/attributes.jsonl` has, for each attribute, the accuracy on pairs of held-out questions, by the
-right answer, and Spearman's correlation between the learnt strength of windows that begin every so many steps and the
-measured mean, in episodes that no question was about. Prints a table in Markdown; lines that are there are kept.
+time, as a control. The attribute model of `reward=attributes` learns from the answers. A fifth of the episodes is kept
+apart: no question is about them. On their windows each line of `benchmarks/results/attributes.jsonl` has, for each
+attribute, how often the model ranks a pair as what is measured does, and Spearman's correlation between the learnt
+strength and the measured mean. Prints a table in Markdown; lines that are there are kept.
 """
 
 import argparse
@@ -59,7 +59,7 @@ TASKS = {
         ("speed", "height", "stride", "contact", "gentleness"),
     ),
     "franka lift": Task(
-        ("env=franka/lift", "data=styles", "data.episodes=100", "query.length=32",
+        ("env=franka/lift", "data=styles", "data.episodes=60", "query.length=32",
          "data.behaviour.styles=[{speed:0.3,height:0.05},{speed:0.3,height:0.2},{speed:0.6},{speed:1.0,height:0.05},{speed:1.0,height:0.2}]"),
         ("speed", "height", "gentleness"),
     ),
@@ -128,7 +128,10 @@ def compare(
 
 def show(lines: Sequence[dict[str, Any]]) -> None:
     """Prints a table: mean ± standard deviation over seeds."""
-    print("| task | attribute | windows that have it | accuracy | … control | rank correlation | … control |\n|" + "---|" * 7)
+    print(
+        "| task | attribute | windows that have it | accuracy | … control | rank correlation | … control |\n|"
+        + "---|" * 7
+    )
     for task in TASKS:
         own = {t: [x for x in lines if (x["task"], x["teacher"]) == (task, t)] for t in TEACHERS}
         for name in TASKS[task].attributes if all(own.values()) else ():

@@ -28,7 +28,7 @@ class Legged:
         self.is_planar = not (model.jnt_type == mujoco.mjtJoint.mjJNT_FREE).any()
 
     def look(self, model: mujoco.MjModel, data: mujoco.MjData) -> Mapping[str, np.ndarray]:
-        """Positions of `torso` [3] and `feet` [F, 3] m, `contact` of each foot [F] bool, joints' `velocity` [J] rad/s."""
+        """Places of `torso` [3] and `feet` [F, 3] m, `contact` of each foot [F] bool, joints' `velocity` [J] rad/s."""
         mujoco.mj_fwdPosition(model, data)
         pairs = data.contact.geom  # [C, 2]
         on_ground = pairs[self.is_ground[pairs].any(1)]

@@ -84,8 +84,8 @@ def find_attributes(
     """
     found = []
     for answer, question in answers:
-        said = attributes_of(answer)
-        label = [math.nan if said.get(name) is None else float(said[name]) for name in names]
+        said = {name: label for name, label in attributes_of(answer).items() if label is not None}
+        label = [said.get(name, math.nan) for name in names]
         if not all(map(math.isnan, label)):
             found.append((answer, 0, rows_of(question.clips, Example((0, 1), 0.0), table), label))
     return found

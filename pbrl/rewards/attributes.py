@@ -133,9 +133,7 @@ class Reader(nn.Module):
     All steps see each other, and a summary token at the end sees all.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, *, members: int, context: int, layers: int, heads: int, width: int
-    ):
+    def __init__(self, inputs: int, outputs: int, *, members: int, context: int, layers: int, heads: int, width: int):
         super().__init__()
         if width % heads:
             raise UserError(f"reward.width={width} must be a multiple of reward.heads={heads}")

@@ -1,6 +1,7 @@
 """The attribute model: its loss in closed form, what it reads, how it labels, and what it learns of real behaviour."""
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,8 +94,11 @@ def test_attention_is_pytorchs(layers):
     net = module.Reader(5, 2, members=1, context=6, layers=layers, heads=2, width=8)
     states, mask = torch.randn(4, 6, 5), torch.ones(4, 6)
     mask[2:, 4:] = 0
-    x = torch.cat([states @ net.embed.weight[0] + net.embed.bias[0] + net.place[0], net.summary[0].expand(4, -1, -1)], 1)
+    x = torch.cat(
+        [states @ net.embed.weight[0] + net.embed.bias[0] + net.place[0], net.summary[0].expand(4, -1, -1)], 1
+    )
     hidden = torch.cat([mask, torch.ones(4, 1)], 1) == 0
+    own: Any
     for own in net.blocks:
         layer = torch.nn.TransformerEncoderLayer(8, 2, 32, 0.0, "gelu", batch_first=True, norm_first=True)
         given = {
@@ -157,6 +161,7 @@ def test_batches_and_answers_of_another_kind():
     with pytest.raises(UserError, match=r"\(fast, high\) are for reward=attributes"):
         made_up_data("attributes").comparisons(3)
     data = made_up_data("attributes")
+    assert data.labels is not None
     data.set_labels(data.labels.take(np.zeros(30, bool)))
     with pytest.raises(UserError, match="no usable answers"):
         data.attribute_comparisons(3)

@@ -1,5 +1,7 @@
 """What environments measure of behaviour: on states made by hand, and on real ones."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from sim.attributes import measure_hand, strides
 NAMES = ["dm_control/walker-walk", "dm_control/humanoid-walk", "gym/hopper", "franka/lift", "franka/place"]
 
 
-def make(name: str):
+def make(name: str) -> Any:
     return make_environment(compose_config(f"env={name}")["env"])
 
 
@@ -41,7 +43,8 @@ def play(env, steps: int) -> tuple[np.ndarray, np.ndarray, list[dict]]:
         if t % 5 == 0:
             action = random.uniform(-1, 1, env.action_space.shape)
         obs, _, _, _, info = env.step(action)
-        states.append(env.save_state()), seen.append(obs), infos.append(info)
+        for kept, new in ((states, env.save_state()), (seen, obs), (infos, info)):
+            kept.append(new)
     return np.stack(states), np.stack(seen), infos
 
 

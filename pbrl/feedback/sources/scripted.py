@@ -40,7 +40,7 @@ class Teacher:
     `reference` are the settings of the policy that a regret is relative to; see sources/reference.py.
     """
 
-    kinds = ("pair", "rating", "attributes")
+    kinds: tuple[str, ...] = ("pair", "rating", "attributes")
     attributes: Sequence[str] = ()  # that it is asked about
     measured: Measured  # all that its environment measures, of each row, where it is asked about attributes
     value: Callable[[np.ndarray], np.ndarray]  # rows [...] → reference values [...], of a teacher that scores by regret

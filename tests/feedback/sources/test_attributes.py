@@ -212,5 +212,3 @@ def test_labels_that_did_not_change_are_known_though_some_are_open(table, tmp_pa
     other = store.ask([Question("rating", (table.clips(np.arange(1), 3)[0],))])
     store.append([Answer("x", other[0], "eve", Value("answer", 3.0))])
     assert asking.refresh() == {} and asking.event > before
-
-
