@@ -37,7 +37,7 @@ class Query:
     held_out: ShareBelow1
     seed: Seed
     clips: Count = 4
-    attributes: Sequence[str] = ()
+    attributes: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         check_values(vars(self), hints(Query), "query.")
@@ -61,7 +61,7 @@ class Query:
             raise UserError(f"query.strategy chooses pairs: with query.kind={self.kind} it must be uniform")
 
     def _check_attributes(self) -> None:
-        names = list(self.attributes)
+        names = list(self.attributes or ())
         if self.kind != "attributes":
             if names:
                 raise UserError(f"query.attributes={names} are what query.kind=attributes asks about: leave them out")

@@ -53,7 +53,7 @@ def read(
     elif selection.aggregate:
         labels = aggregate(answers, table, query, selection.model)
     elif query.kind == "attributes":
-        labels = _labels(find_attributes(answers, table, query.attributes), query)
+        labels = _labels(find_attributes(answers, table, query.attributes or ()), query)
     else:
         labels = _labels(find_examples(answers, table, query, selection), query)
     return labels, [*answers, *left_out]
@@ -211,7 +211,7 @@ def aggregate(answers: Sequence[Answered], table: Table, query: Query, model: st
 
 
 def _labels(found: Sequence[tuple[Answer, int, list[int], Any]], query: Query) -> Labels:
-    width, names = 2 if query.kind in ("pair", "attributes") else 1, tuple(query.attributes)
+    width, names = 2 if query.kind in ("pair", "attributes") else 1, tuple(query.attributes or ())
     raters = tuple(dict.fromkeys(answer.rater for answer, *_ in found))
     place = {rater: i for i, rater in enumerate(raters)}
     return Labels(

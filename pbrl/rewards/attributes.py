@@ -37,7 +37,7 @@ class AttributeModel(nn.Module):
         spec: Spec,
         objective: Objective,
         *,
-        attributes: list[str],
+        attributes: list[str] | None,
         context: Size,
         members: Size,
         layers: Count,

@@ -89,7 +89,7 @@ class Teacher:
                 "a teacher that is always right"
             )
         if query.kind == "attributes":
-            self._check_attributes(query.attributes, env)
+            self._check_attributes(query.attributes or (), env)
         if self.reference is None:
             return
         check_settings(self.reference)
@@ -121,7 +121,7 @@ class Teacher:
         """Makes the teacher known to the store as a rater. Raises UserError."""
         self.store, self.table = context.store, context.table
         self.store.add_rater(self.rater, "script", self.dials)
-        self.attributes = context.query.attributes
+        self.attributes = context.query.attributes or ()
         if self.attributes:
             workers = context.experts or context.workers
             if workers is None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pbrl
 from pbrl.data.measured import mean_over, measure_table
 from pbrl.data.rollout import RolloutWorkers
 from pbrl.data.table import Table
@@ -187,6 +188,21 @@ def test_answers_from_a_file_leave_open_what_a_rater_could_not_tell(table, answe
     assert labels.starts.tolist() == [[0, 1], [2, 3], [4, 5]] and labels.attributes == ("faster", "higher")
     one, _ = read(answered, table, query("higher"), stored().selection)
     np.testing.assert_array_equal(one.value[:, 0], [0.0, 1.0])
+
+
+def test_from_a_program(answered, table):
+    """Stored answers, learnt from with nothing but a table and a store."""
+    store = {"kind": "attributes", "length": LENGTH, "store": answered.address}
+    found = pbrl.ask(table, "stored", attributes=["faster", "higher"], **store)
+    assert found.attributes == ("faster", "higher") and found.size == 3
+    own = {"attributes": ["faster", "higher"], "context": LENGTH, "steps": 2, "width": 16, "layers": 1}
+    view = table.view()
+    view.relabel(pbrl.train_reward(view, found, "attributes", **own))
+    assert view.labels["attributes"].shape == (table.row_count, 2) and "attributes" not in table.labels
+    with pytest.raises(UserError, match="for reward=attributes"):
+        pbrl.train_reward(view, found, "ensemble", steps=2)
+    with pytest.raises(UserError, match="there is none: start train.py"):
+        pbrl.ask(table, "perfect", kind="attributes", length=LENGTH, attributes=["speed"])
 
 
 @pytest.mark.parametrize("names", [("faster", "softer"), ("softer", "calmer")])
