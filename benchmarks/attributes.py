@@ -90,7 +90,8 @@ def run(task: str, teacher: str, seed: int) -> dict[str, Any]:
     seconds = time.process_time() - began
     measured = measure_table(test, workers, settings.data_dir)
     return {
-        "task": task, "teacher": teacher, "seed": seed, "answers": asking.counts, "windows": len(test),
+        "task": task, "teacher": teacher, "seed": seed, "answers": asking.counts,
+        "test_episodes": len(test.steps), "test_steps": len(test),
         **compare(model, test, measured, names, settings.query.length), "cpu_seconds": seconds,
         "threads": torch.get_num_threads(), "load": os.getloadavg()[0], "flags": flags,
     }  # fmt: skip
