@@ -161,17 +161,16 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.query, self.value = Linear(width, width, members), Linear(width, width, members)
-        bound = 1 / math.sqrt(
-            width
-        )  # as a linear layer's; a bias would be the same for all keys, which softmax ignores
-        self.key = nn.Parameter(torch.empty(members, 1, width, width).uniform_(-bound, bound))
+        bound = 1 / math.sqrt(width)  # as a linear layer's, but without a bias, which softmax would ignore
+        self.key = nn.Parameter(torch.empty(members, width, width).uniform_(-bound, bound))
         self.out = Linear(width, width, members)
         self.widen, self.narrow = Linear(width, 4 * width, members), Linear(4 * width, width, members)
 
     def forward(self, x: Tensor, seen: Tensor, mask: Tensor) -> Tensor:
         """Tokens x [E, N, T, W] attend to `seen` [E, N, S, W], where `mask` [N, S] is not 0 → [E, N, T, W]."""
         seen = normalize(seen)
-        q, k, v = map(self._split, (each(self.query, normalize(x)), seen @ self.key, each(self.value, seen)))
+        key = (seen.flatten(1, 2) @ self.key).view_as(seen)
+        q, k, v = map(self._split, (each(self.query, normalize(x)), key, each(self.value, seen)))
         logits = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])  # [E, N, H, T, S]
         weight = logits.masked_fill(mask[:, None, None] == 0, -math.inf).softmax(-1)
         context = (weight.to(v.dtype) @ v).transpose(2, 3).flatten(3)

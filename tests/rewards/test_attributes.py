@@ -102,7 +102,7 @@ def test_attention_is_pytorchs(layers):
     for own in net.blocks:
         layer = torch.nn.TransformerEncoderLayer(8, 2, 32, 0.0, "gelu", batch_first=True, norm_first=True)
         given = {
-            "self_attn.in_proj_weight": torch.cat([own.query.weight[0], own.key[0, 0], own.value.weight[0]], 1).T,
+            "self_attn.in_proj_weight": torch.cat([own.query.weight[0], own.key[0], own.value.weight[0]], 1).T,
             "self_attn.in_proj_bias": torch.cat([own.query.bias[0], torch.zeros(8), own.value.bias[0]]),
             "self_attn.out_proj.weight": own.out.weight[0].T, "self_attn.out_proj.bias": own.out.bias[0],
             "linear1.weight": own.widen.weight[0].T, "linear1.bias": own.widen.bias[0],
