@@ -86,6 +86,7 @@ class Gymnasium(gymnasium.Env):
 
     style = None
     double = None
+    attributes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -182,6 +183,10 @@ class Gymnasium(gymnasium.Env):
         assert self._decide is not None
         decide: Any = self._decide() if inspect.isclass(self._decide) else self._decide
         return Expert(decide, self.scale, self.objects)
+
+    def measure(self, episode_seed: int, states: np.ndarray) -> dict[str, np.ndarray]:
+        """Nothing: what its states mean is not known."""
+        return {}
 
     # Restoring
 

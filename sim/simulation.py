@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 
 from pbrl.types import UserError
+from sim.attributes import LEGGED, Legged
 from sim.backend import RendererMissing
 from sim.looks import Looks
 from sim.render import Camera, Viewpoint
@@ -55,6 +56,7 @@ class Simulation(gym.Env):
     upside_down: tuple[str, ...] = ()  # cameras that the model has mounted on their head
     images: tuple[str, ...] = ()  # cameras that are observed, besides the state
     image_size = 64  # pixels, height and width
+    attributes: tuple[str, ...] = ()  # of behaviour, which `measure` measures
 
     model: mujoco.MjModel
     data: mujoco.MjData
@@ -134,6 +136,18 @@ class Simulation(gym.Env):
         mujoco.mj_setState(self.model, self.data, state, PHYSICS)  # refreshing moves the solver's warm start
         return obs
 
+    def measure(self, episode_seed: int, states: np.ndarray) -> dict[str, np.ndarray]:
+        """The `attributes` of the steps between states [T+1, S] of an episode: [T] float64 each, NaN where undefined.
+
+        It leaves the simulator somewhere in that episode.
+        """
+        self.episode_seed = int(episode_seed)
+        self._reset(self.episode_seed)
+        return self._measure(states)
+
+    def _measure(self, states: np.ndarray) -> dict[str, np.ndarray]:
+        return {}
+
     def _refresh(self) -> None:
         mujoco.mj_forward(self.model, self.data)
 
@@ -210,6 +224,25 @@ class Simulation(gym.Env):
             if name in self.__dict__:
                 getattr(self, name).close()
                 del self.__dict__[name]
+
+
+class Walking(Simulation):
+    """A simulation whose task may be one of moving on legs: `legged` says so, and its gait is then measured."""
+
+    legged: Legged | None = None
+
+    def set_legged(self) -> None:
+        """Measures the gait from now on."""
+        self.legged, self.attributes = Legged(self.model), LEGGED
+
+    def _measure(self, states: np.ndarray) -> dict[str, np.ndarray]:
+        if self.legged is None:
+            return {}
+        seen = []
+        for state in states:
+            mujoco.mj_setState(self.model, self.data, state, PHYSICS)
+            seen.append(self.legged.look(self.model, self.data))
+        return self.legged.measure({name: np.stack([one[name] for one in seen]) for name in seen[0]}, self.control_hz)
 
 
 def check_images(images: Sequence[str], image_size: int, cameras: Sequence[str]) -> None:

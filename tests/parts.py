@@ -15,6 +15,7 @@ import sim.configs
 from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels
 from pbrl.objectives import Objective
+from pbrl.rewards.attributes import AttributeModel
 from pbrl.rewards.per_step import PerStepReward
 from pbrl.run import build as parts
 from pbrl.training.batches import Data
@@ -22,9 +23,11 @@ from pbrl.types import Episode, Phase, Spec
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SPEC = Spec(5, 2, (0.0,) * 5, (1.0,) * 5, 30)
-SMALL = {"hidden": [16], "width": 16, "heads": 2, "context": 4, "layers": 1, "batch_size": 16, "step_batch_size": 16}
+SMALL = {"hidden": [16], "width": 16, "heads": 2, "context": 4, "layers": 1, "batch_size": 16, "step_batch_size": 16,
+         "attributes": ["fast", "high"]}  # fmt: skip
 LENGTH = 8  # steps of a segment
 RANDOM = {"dropout", "target_noise", "crop"}  # settings that draw random numbers in an update, where they are not 0
+REWARDS = (PerStepReward, AttributeModel)  # whose phases follow each round of answers
 sim.configs.register()
 
 
@@ -73,7 +76,7 @@ def without_chance(name: str) -> dict[str, Any]:
 
 def phases(learner: Any, steps: int = 1) -> list[Phase]:
     """The phases of an algorithm that trains for `steps`, or of a reward model."""
-    return learner.phases() if isinstance(learner, PerStepReward) else learner.phases(steps)
+    return learner.phases() if isinstance(learner, REWARDS) else learner.phases(steps)
 
 
 def train(learner: Any, data: Data, steps: int = 1) -> Any:
@@ -83,7 +86,7 @@ def train(learner: Any, data: Data, steps: int = 1) -> Any:
             phase.before(data)
         if phase.on_labels:
             phase.on_labels(data)
-        for _ in range(steps if isinstance(learner, PerStepReward) else phase.steps):
+        for _ in range(steps if isinstance(learner, REWARDS) else phase.steps):
             phase.update(phase.draw(data))
     return learner
 
@@ -93,6 +96,8 @@ def draw_batches(learner: Any, count: int, phase: int = -1) -> list[Any]:
     kind = "pair"
     if isinstance(own := vars(learner).get("objective"), Objective):
         kind = "spans" if own.is_unpaired else "ranking" if own.segments > 2 else "pair"
+    if isinstance(learner, AttributeModel):
+        kind = "attributes"
     data, draw = made_up_data(kind), phases(learner)[phase].draw
     return [draw(data) for _ in range(count)]
 
@@ -105,6 +110,10 @@ def made_up_data(kind: str) -> Data:
     if kind == "pair":
         pairs = starts[:60].reshape(30, 2)
         data.set_labels(labels("pair", pairs, random.choice([0.0, 0.5, 1.0], 30), length=LENGTH))
+    elif kind == "attributes":
+        value = random.choice([0.0, 0.5, 1.0, np.nan], (30, 2))
+        own = labels("attributes", starts[:60].reshape(30, 2), value, length=LENGTH)
+        data.set_labels(own._replace(attributes=tuple(SMALL["attributes"])))
     elif kind == "ranking":
         value = np.concatenate([random.permutation(10) for _ in range(6)]).astype(float)
         group = np.repeat(np.arange(6), 10)

@@ -23,6 +23,7 @@ class Point(gym.Env):
     observation_space = Box(-2, 2, (2,), np.float32)
     action_space = Box(-1, 1, (2,), np.float32)
     action_bounds = action_space.low, action_space.high
+    attributes = ("speed", "right", "turn")
 
     def __init__(
         self, *, horizon: int = 30, terminates: bool = False, goal_radius: float = 0.3, images=(), image_size: int = 64
@@ -56,6 +57,16 @@ class Point(gym.Env):
     def restore(self, episode_seed, state, t=0):
         self.episode_seed, self.position, self.t = episode_seed, np.array(state), t
         return self._obs()
+
+    def measure(self, episode_seed, states):
+        """m/s; how far right of the origin; where it crosses from one side to the other, how far up."""
+        after = states[1:]
+        crosses = np.sign(states[:-1, 0]) != np.sign(after[:, 0])
+        return {
+            "speed": self.control_hz * np.linalg.norm(np.diff(states, axis=0), axis=1),
+            "right": after[:, 0],
+            "turn": np.where(crosses, after[:, 1], np.nan),
+        }
 
     def render(self, width=64, height=64, camera=None):
         """The point, and above it the step in eight bits, so that a picture says when it is of."""

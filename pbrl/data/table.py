@@ -307,12 +307,17 @@ class Table:
     # Rewards
 
     def relabel(self, model: RewardModel) -> None:
-        """Sets the reward to the members' mean, each first normalized over all steps by `model.normalize`.
+        """Sets the label that the model gives: the strength of attributes, or the reward.
+
+        That is the members' mean, each first normalized over all steps by `model.normalize`.
 
         none: as it is · std: divided by its standard deviation · zscore: centered too · minmax: to [0, 1].
         Preferences between segments of one length leave the reward's offset open, and it matters where episodes can
         terminate: centering can make early termination pay. `auto` is minmax where they do, else none.
         """
+        if model.gives != "reward":
+            self.set_label(model.gives, model.label(self))
+            return
         normalize = model.normalize
         if normalize == "auto":
             normalize = "minmax" if self.done.any() else "none"

@@ -15,14 +15,16 @@ class Labels(NamedTuple):
     """Q labels of segments of one length."""
 
     starts: np.ndarray  # [Q, k] int64 rows of the table where segments begin; k = 2 for comparisons, else 1
-    value: np.ndarray  # [Q] float64: P(second preferred), a rating, a place in a ranking (higher is better), or 1 / 0
+    value: np.ndarray  # [Q] float64: P(second preferred), a rating, a place in a ranking (higher is better), or 1 / 0;
+    # of attributes [Q, M]: P(second has more of it), NaN where the answer leaves it open
     group: np.ndarray  # [Q] int64: the ranking it belongs to, whose labels follow each other; 0 of other kinds
     rater: np.ndarray  # [Q] int64: place in `raters`; -1 where several raters' answers were aggregated
     confidence: np.ndarray  # [Q] float64: weight of the answer
     question: np.ndarray  # [Q] object: ids of the questions
     raters: tuple[str, ...]
     length: int  # steps of each segment
-    kind: str  # pair, rating, ranking or spans
+    kind: str  # pair, rating, ranking, attributes or spans
+    attributes: tuple[str, ...] = ()  # [M] names
 
     @property
     def size(self) -> int:
@@ -62,6 +64,8 @@ def accuracy(labels: Labels, table: Table) -> float:
 
     Labels of single segments are compared with their neighbours' in the same group.
     """
+    if labels.kind == "attributes":  # of which the return says nothing
+        return math.nan
     starts, value = labels.starts, labels.value
     if labels.kind != "pair":
         same = labels.group[1:] == labels.group[:-1]

@@ -25,7 +25,8 @@ from pbrl.training.batches import Data, Frames
 from pbrl.training.engine import pick_device, wants_compile
 from pbrl.types import Episode, FeedbackSource, Phase, Spec, UserError
 
-ANSWERS = {"comparisons", "marked", "rated"}  # what is drawn from answers
+OTHER_ANSWERS = {"attribute_comparisons"}  # of kinds that the made-up data do not hold
+ANSWERS = {"comparisons", "marked", "rated"} | OTHER_ANSWERS  # what is drawn from answers
 REWARDED = {"labelled_by_reward", "marked_by_reward"}  # what is drawn by the learned reward
 DEFAULT_OBJECTIVE = {  # what configs/train.yaml says where none was chosen
     "objective": {"_target_": "pbrl.objectives.logistic", "_partial_": True, "bias": 0.5},
@@ -100,12 +101,18 @@ def _check_reference(given: dict[str, Any], name: str) -> None:
 
 def _check_learners(settings: RunSettings, draws: Draws, reward: Any, asks: bool) -> None:
     name, needs_answers = name_of(settings.algo), bool(draws.names & ANSWERS)
-    if draws.names & REWARDED and not reward:
+    gives = reward.gives if reward else None
+    if draws.names & REWARDED and gives != "reward":
         raise UserError(f"{name} learns from pairs that a reward model compares: choose reward=transformer or another")
     if needs_answers and reward:
         raise UserError(
             f"{name} learns from the answers themselves: drop reward=…, or choose algo=dppo, whose pairs a reward "
             "model compares, or algo=iql"
+        )
+    if (settings.query.kind == "attributes") != (gives == "attributes"):
+        raise UserError(
+            "answers about several attributes are what reward=attributes learns from, and nothing else does: "
+            "query.kind=attributes reward=attributes, or neither"
         )
     if "rated" in draws.names and settings.query.kind != "rating":
         raise UserError(f"{name} weighs steps by ratings of segments: query.kind=rating, not {settings.query.kind}")
@@ -229,6 +236,6 @@ class _RecordingData(Data):
 
         def draw(*args: Any, images: bool = False, frames: Frames | None = None, **kwargs: Any) -> Any:
             self.draws = Draws(self.draws.names | {name}, self.draws.images or images)
-            return found(*args, **kwargs)
+            return None if name in OTHER_ANSWERS else found(*args, **kwargs)
 
         return draw

@@ -4,7 +4,7 @@ Four kinds of answer become comparisons. A comparison is one pair. A rating give
 drawn anew from all rated segments in each batch ("dense" in CPL, arXiv:2310.13639). A ranking does so within each list.
 Spans that were marked as good or bad are segments rated 1 or 0. From ratings and rankings, lists of more than two
 segments are drawn in the same way. For unpaired objectives, a pair's winner is good and its loser bad, and so is what
-lies above or below the mean of its list, or of all ratings.
+lies above or below the mean of its list, or of all ratings. Comparisons by several attributes are batches of their own.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from torch import Tensor
 from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels, split
 from pbrl.training.weights import rank, scale
-from pbrl.types import Comparisons, Transitions, UserError, Weighted, Windows
+from pbrl.types import AttributeComparisons, Comparisons, Transitions, UserError, Weighted, Windows
 
 NO_RATER = -1
 
@@ -32,7 +32,7 @@ class Answers(NamedTuple):
     """Labels as tensors on the table's device."""
 
     starts: Tensor  # [Q, k] rows
-    value: Tensor  # [Q] float32
+    value: Tensor  # [Q] float32; of M attributes [Q, M], NaN where the answer leaves one open
     group: Tensor  # [Q] long
     rater: Tensor  # [Q] long
     confidence: Tensor  # [Q] float32
@@ -67,6 +67,8 @@ class Data:
         self.labels, self.length = labels, labels.length
         train, test = split(labels, self.held_out)
         self.train, self.test = (Answers.of(_comparable(part), self.table.device) for part in (train, test))
+        if labels.attributes:
+            return
         group, value = self.train.group.cpu(), self.train.value.double().cpu()
         count = torch.bincount(group)
         self._mean = (torch.bincount(group, value) / count).to(self.table.device)
@@ -128,22 +130,42 @@ class Data:
         good = 0.5 * (1 + torch.sign(answers.value[drawn] - self._mean[answers.group[drawn]])).float()
         return self._batch(answers.starts[drawn, 0], good, drawn, images, frames)
 
+    def attribute_comparisons(self, n: int) -> AttributeComparisons:
+        """n pairs with P(the second has more) of each attribute. Raises UserError if no answer is about attributes."""
+        if self.labels is not None and not self.labels.attributes:
+            raise UserError(f"these answers are of kind={self.labels.kind}, and attributes are learnt from attributes")
+        self._check_any()
+        drawn = self._randint(len(self.train), n)
+        pairs = self._batch(self.train.starts[drawn], self.train.value[drawn], drawn, False)
+        label = pairs.label.nan_to_num(0.5)
+        return AttributeComparisons(
+            pairs.segments, label, (~pairs.label.isnan()).float(), pairs.rater, pairs.confidence
+        )
+
     @property
     def _has_pairs(self) -> bool:
         return self.train.starts.shape[1] == 2
 
     def _check(self, segments: int) -> None:
-        if self.labels is None or len(self.train) < (1 if self._has_pairs else 2):
+        if self.labels is not None and self.labels.attributes:
             raise UserError(
-                "there are no usable answers to learn from: every question is open, was skipped, taken back, or held "
-                "out (query.held_out), or no list has two segments left; ask more (query.count), or answer some"
+                f"answers about several attributes ({', '.join(self.labels.attributes)}) are for reward=attributes; by "
+                "one of them, answers that are stored compare: feedback=stored feedback.attribute=… query.kind=pair"
             )
+        self._check_any()
         if segments > 2 and self._has_pairs:
             raise UserError("the objective learns from lists: query.kind=ranking or rating")
         if segments > 2 and self._shortest < segments:
             raise UserError(
                 f"objective.segments={segments}, but a list holds {self._shortest} segments to learn from: lower it, "
                 "or ask more (query.count, query.per_list)"
+            )
+
+    def _check_any(self) -> None:
+        if self.labels is None or len(self.train) < (1 if self._has_pairs else 2):
+            raise UserError(
+                "there are no usable answers to learn from: every question is open, was skipped, taken back, or held "
+                "out (query.held_out), or no list has two segments left; ask more (query.count), or answer some"
             )
 
     def rated(self, n: int, *, above: float | None = None, images: bool = False) -> Weighted:
@@ -209,7 +231,7 @@ class Data:
 
 def _comparable(labels: Labels) -> Labels:
     """The labels without segments that are alone in their list: nothing is left to compare those with."""
-    if labels.kind == "pair" or not labels.size:
+    if labels.kind in ("pair", "attributes") or not labels.size:
         return labels
     return labels.take(np.bincount(labels.group)[labels.group] > 1)
 
