@@ -228,7 +228,7 @@ class Training:
         self.unread = {}
 
     def _pause(self, stage: Stage, updates: Updates, clock: "Stopwatch", bar: tqdm) -> None:
-        """Logs, evaluates and saves, where it is time for that. An evaluation that is cut short is done anew on resume."""
+        """Logs, evaluates and saves, where it is time for that. An evaluation that is cut short is done anew."""
         is_last = self.step == stage.steps
         if self._is_evaluation_due(stage, is_last):
             clock.stop("train")
