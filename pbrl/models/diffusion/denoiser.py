@@ -1,4 +1,4 @@
-"""A network, the process that it denoises, and the conditions it is told: what policies and planners train and sample."""
+"""A network, its process and the conditions it is told: what policies and planners train and sample."""
 
 from collections.abc import Sequence
 

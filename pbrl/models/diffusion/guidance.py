@@ -31,7 +31,7 @@ def guided(
         lead = (len(masks), *x.shape[:-2])
         out = denoise(x.expand(len(masks), *x.shape), time.expand(lead), given, masks)
         none = out[-1]
-        return none + (weights[:, None, None] * (out[:-1] - none).flatten(1, -3)).sum(0).view_as(none)
+        return none + (weights.view(-1, *[1] * x.ndim) * (out[:-1] - none)).sum(0)
 
     return apart
 
