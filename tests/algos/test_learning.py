@@ -84,6 +84,23 @@ def test_piql_reaches_the_origin(world, model, changes):
     assert toy.distance_after(train(iql, data, 800).policy) < 0.25
 
 
+@pytest.mark.parametrize("bc_weight", [0.0, 0.05])
+def test_a_diffusion_policy_is_aligned_by_comparisons(world, bc_weight):
+    """Diffusion-DPO, and with cloning beside it FKPD: the clone stays, the aligned policy walks to the origin."""
+    kind = {"process": "edm", "horizon": 4, "execute": 2, "width": 32, "layers": 1}
+    settings = CPL_SETTINGS | {"lr": 3e-3, "lr_after": 1e-3, "pretrain_steps": 150, "batch_size": 32}
+    policy = build("policy/diffusion", world.spec(), **kind)
+    cpl = build("algo/cpl", world.spec(), policy=policy, objective="logistic", reference=True, alpha=1.0,
+                bc_weight=bc_weight, **settings)  # fmt: skip
+    data = compare_segments(world)
+    train(cpl, data, 0)
+    assert toy.distance_after(cpl.policy) > 0.5
+    cpl.start_finetuning(data)
+    for _ in range(300):
+        cpl.update(cpl.draw(data))
+    assert toy.distance_after(cpl.policy) < 0.3
+
+
 def test_dppo_reaches_the_origin(world):
     """CPL on pairs from all data, which a reward model compares that was trained on a few answers."""
     data = compare_segments(world)

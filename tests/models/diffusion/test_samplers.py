@@ -121,10 +121,13 @@ def test_known_entries_are_exact(name, method, clean):
     torch.manual_seed(0)
     x = Sampler(process, method=method, steps=6)(denoise, (2, 4, 3), known=Known(value, where, clean))
     assert torch.equal(x[:, 0], value[:, 0]) and not torch.equal(x[:, 1], value[:, 0])
-    for shown, time in seen:
+    for shown, _ in seen:
         assert clean == torch.equal(shown, value[:, 0])
     if not clean and method in ("ddim", "dpm_solver"):  # it stays on the line to its value
-        eps = [(shown - spread(process.alpha(t))[..., 0] * value[:, 0]) / spread(process.sigma(t))[..., 0] for shown, t in seen]
+        eps = [
+            (shown - spread(process.alpha(t))[..., 0] * value[:, 0]) / spread(process.sigma(t))[..., 0]
+            for shown, t in seen
+        ]
         torch.testing.assert_close(eps[0], eps[-1], rtol=1e-2, atol=1e-2)
 
 
@@ -190,6 +193,24 @@ def test_a_warm_start_stays_near_the_last_plan():
     assert (near - last).abs().max() < 4.5 * STD
     far = sampler(mixture(process), (200, 1, 1), last=last)
     assert (far - last).abs().max() > 1
+
+
+@pytest.mark.parametrize("method", ["ddim", "ancestral", "dpm_solver", "heun"])
+@pytest.mark.parametrize("name", PROCESSES)
+def test_sampling_is_one_graph_and_has_a_batch_axis_more(name, method):
+    """With guidance and known entries: traced in full it is what it was, and so it is under vmap."""
+    process, c = PROCESSES[name], torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
+    sampler = Sampler(process, method=method, steps=4, clip=2.0)
+    known = Known(torch.zeros(4, 2), (torch.arange(4) == 0)[:, None])
+
+    def sample(c):
+        return sampler(linear_denoiser, (3, 4, 2), (c,), torch.ones(3, 1), 1.5, known=known, draw=torch.ones)
+
+    eager = sample(c)
+    assert eager.isfinite().all() and eager.std() > 0
+    torch.testing.assert_close(torch.compile(sample, fullgraph=True, backend="aot_eager")(c), eager)
+    both = torch.vmap(sample)(torch.stack([c, -c]))
+    torch.testing.assert_close(both, torch.stack([eager, sample(-c)]))
 
 
 @pytest.mark.parametrize("make,sentence", [
