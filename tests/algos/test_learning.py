@@ -90,7 +90,7 @@ def test_a_diffusion_policy_is_aligned_by_comparisons(world, bc_weight):
     kind = {"process": "edm", "horizon": 4, "execute": 2, "width": 32, "layers": 1}
     settings = CPL_SETTINGS | {"lr": 3e-3, "lr_after": 1e-3, "pretrain_steps": 150, "batch_size": 32}
     policy = build("policy/diffusion", world.spec(), **kind)
-    cpl = build("algo/cpl", world.spec(), policy=policy, objective="logistic", reference=True, alpha=1.0,
+    cpl = build("algo/cpl", world.spec(), policy=policy, objective="bradley_terry", reference=True, alpha=1.0,
                 bc_weight=bc_weight, **settings)  # fmt: skip
     data = compare_segments(world)
     train(cpl, data, 0)

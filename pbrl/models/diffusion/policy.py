@@ -70,7 +70,7 @@ class DiffusionPolicy(LikelihoodPolicy):
             "heads": heads, "times": times, "average": average, "channels": channels, "features": features,
         }  # fmt: skip
         self.spec, self.horizon, self.times = spec, horizon, times
-        self.model = Told(spec, self.settings)
+        self.model = ActionDenoiser(spec, self.settings)
         self.average = Average(self.model, average)
         self.sampler = Sampler(self.model.denoiser.process, method=sampler, steps=sample_steps, clip=1.0)
         self.queue = ChunkQueue(execute)
@@ -91,7 +91,6 @@ class DiffusionPolicy(LikelihoodPolicy):
     @torch.no_grad()
     def plan(self, obs: Observation) -> Tensor:
         told = self.average.module.told(obs)
-        self.average.module.eval()
         if len(self.seeds) != len(obs.state):
             self.seeds = [zlib.crc32(row.tobytes()) for row in obs.state.float().cpu().numpy()]
         shape = (len(obs.state), self.horizon, self.spec.action_dim)
@@ -100,7 +99,8 @@ class DiffusionPolicy(LikelihoodPolicy):
     def _draw_noise(self, shape: Sequence[int]) -> Tensor:
         """Noise [B, K, A] of each episode's own, on the CPU first: the same everywhere."""
         self.drawn += 1
-        rows = [torch.Generator().manual_seed(seed + (self.drawn << 32)) for seed in self.seeds]
+        count = self.drawn.to_bytes(8, "little")  # mixed in: of a seed PyTorch's generator reads 32 bits alone
+        rows = [torch.Generator().manual_seed(zlib.crc32(count, seed)) for seed in self.seeds]
         noise = torch.stack([torch.randn(tuple(shape[1:]), generator=row) for row in rows])
         return noise.to(self.sampler.process.place.device)
 
@@ -139,7 +139,7 @@ class DiffusionPolicy(LikelihoodPolicy):
         return -(errors.sum(-1) * mask).sum((-2, -1)).mean(0)
 
 
-class Told(nn.Module):
+class ActionDenoiser(nn.Module):
     """The denoiser of actions and what tells it of observations: their normaliser, and the image encoder."""
 
     def __init__(self, spec: Spec, settings: dict):

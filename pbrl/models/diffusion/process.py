@@ -99,10 +99,10 @@ class DDPM(Process):
         self.register_buffer("sigmas", (1 - kept).sqrt().float(), persistent=False)
 
     def alpha(self, time: Tensor) -> Tensor:
-        return self.alphas[time]
+        return look_up(self.alphas, time)
 
     def sigma(self, time: Tensor) -> Tensor:
-        return self.sigmas[time]
+        return look_up(self.sigmas, time)
 
     def draw(self, shape: Sequence[int], device: torch.device) -> Tensor:
         return torch.randint(1, self.train_steps + 1, tuple(shape), device=device)
@@ -195,6 +195,11 @@ class Flow(Process):
 
     def _errors(self, network: Network, x: Tensor, noisy: Tensor, time: Tensor, eps: Tensor) -> Tensor:
         return (network(noisy, self.told(time)).float() - (eps - x)).square()
+
+
+def look_up(table: Tensor, time: Tensor) -> Tensor:
+    """table [T] at times [...]; a plain index of one number would leave the graph to read it."""
+    return table.gather(0, time.reshape(-1)).view(time.shape)
 
 
 def squared_cosine(steps: int) -> Tensor:

@@ -2,10 +2,13 @@
 
 import copy
 import pickle
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
+from pbrl.algos.bc import BC
 from pbrl.data.table import Table
 from pbrl.models.policy import load_policy, save_policy
 from pbrl.objectives import bradley_terry
@@ -13,12 +16,12 @@ from pbrl.training.batches import Data
 from pbrl.training.vmap import LearnerStack
 from pbrl.types import Observation, Segment, UserError
 from tests import toy
-from tests.parts import build, draw_batches, made_up_data, phases
+from tests.parts import POLICIES, SPEC, build, draw_batches, made_up_data, phases
 
 
-def policy(**changes):
+def policy(**changes: Any):
     torch.manual_seed(0)
-    made = build("policy/diffusion", **{"horizon": 4, "execute": 2} | changes)
+    made = build("policy/diffusion", **POLICIES["diffusion"] | changes)
     with torch.no_grad():
         for p in made.model.parameters():
             p.add_(0.05 * torch.randn_like(p))
@@ -150,7 +153,7 @@ def test_several_seeds_learn_as_each_alone():
     )
     before = learners[1].policy.model.denoiser.network.out.weight.clone()
     stack = LearnerStack(learners)
-    update = stack.update(lambda learner, part: type(learner).update_chunks(learner, part), both)
+    update = stack.update(BC.update_chunks, both)  # type: ignore[arg-type]
     loss = update(both)["bc"]
     assert loss.shape == (2,) and loss[0] != loss[1]
     own = [learner.policy.model.denoiser.network.out.weight for learner in learners]
@@ -198,3 +201,28 @@ def test_a_mean_drives_into_the_pillar_and_a_diffusion_policy_passes_on_either_s
     diffusion = train_on_forks("diffusion", 500, process="edm", horizon=4, execute=4, width=32, layers=1)
     beside, left = toy.share_past_the_pillar(diffusion)
     assert beside > 0.9 and 0.25 < left < 0.75
+
+
+def test_it_looks_through_cameras():
+    """What is drawn and scored depends on the image of a chunk's first step, and on no other."""
+    torch.manual_seed(0)
+    spec = replace(SPEC, images={"front": (32, 32, 3)})
+    made = build("policy/diffusion", spec, process="flow", channels=4, features=8, **POLICIES["diffusion"])
+    with torch.no_grad():
+        for p in [*made.model.parameters(), *made.average.module.buffers()]:
+            if p.is_floating_point() and p.ndim:
+                p.add_(0.1 * torch.randn_like(p))
+    images = torch.randint(0, 256, (6, 2, 8, 32, 32, 3), dtype=torch.uint8)
+    segment = segments(6, 2, length=8)
+    seen = segment._replace(obs=Observation(segment.obs.state, {"front": images}))
+    chance = made.draw_chance(seen)
+    score = made.score(seen, chance)
+    for row, changes in ((1, False), (4, True)):
+        other = images.clone()
+        other[:, :, row] = 255 - other[:, :, row]
+        changed = made.score(seen._replace(obs=Observation(segment.obs.state, {"front": other})), chance)
+        assert torch.allclose(changed, score) != changes
+    state = segment.obs.state[:, 0, 0]
+    first = made.plan(Observation(state, {"front": images[:, 0, 0]}))
+    made.reset()
+    assert not torch.allclose(first, made.plan(Observation(state, {"front": 255 - images[:, 0, 0]})))
