@@ -199,6 +199,7 @@ def test_a_warm_start_stays_near_the_last_plan():
 @pytest.mark.parametrize("name", PROCESSES)
 def test_sampling_is_one_graph_and_has_a_batch_axis_more(name, method):
     """With guidance and known entries: traced in full it is what it was, and so it is under vmap."""
+    torch.compiler.reset()  # else the many samplers count as too many recompilations of one
     process, c = PROCESSES[name], torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
     sampler = Sampler(process, method=method, steps=4, clip=2.0)
     known = Known(torch.zeros(4, 2), (torch.arange(4) == 0)[:, None])
