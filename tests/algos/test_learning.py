@@ -86,7 +86,7 @@ def test_piql_reaches_the_origin(world, model, changes):
 
 
 def test_a_diffusion_policy_is_aligned_by_comparisons(world):
-    """Diffusion-DPO walks nearer to the origin than the clone; cloning beside it, as in FKPD, keeps the errors small."""
+    """Diffusion-DPO walks nearer to the origin than the clone; cloning beside it, FKPD, keeps errors small."""
     kind = {"process": "edm", "horizon": 4, "execute": 4, "width": 32, "layers": 1, "average": 0.98}
     settings = CPL_SETTINGS | {"lr": 3e-3, "lr_after": 1e-3, "pretrain_steps": 300, "batch_size": 32}
     policy, data = build("policy/diffusion", world.spec(), **kind), compare_segments(world)
