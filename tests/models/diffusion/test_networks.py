@@ -72,7 +72,7 @@ def test_convolution_and_norm_are_pytorchs():
     torch.manual_seed(0)
     ours, theirs = Convolution(16, 8), torch.nn.Conv1d(16, 8, 3, padding=1)
     weight = ours.linear.weight.view(3, 16, 8).permute(2, 1, 0)
-    theirs.weight.data, theirs.bias.data = weight.detach(), ours.linear.bias.detach()
+    theirs.weight.data, theirs.bias.data = weight.detach(), ours.linear.bias.detach()  # type: ignore[union-attr]
     x = torch.randn(5, 6, 16)
     torch.testing.assert_close(ours(x), theirs(x.mT).mT, rtol=1e-4, atol=1e-5)
     theirs.stride = (2,)
