@@ -26,6 +26,7 @@ SPEC = Spec(5, 2, (0.0,) * 5, (1.0,) * 5, 30)
 SMALL = {"hidden": [16], "width": 16, "heads": 2, "context": 4, "layers": 1, "batch_size": 16, "step_batch_size": 16,
          "attributes": ["fast", "high"]}  # fmt: skip
 LENGTH = 8  # steps of a segment
+POLICIES: dict[str, dict[str, Any]] = {"mlp": {"hidden": [16, 16]}, "diffusion": {"horizon": 4, "execute": 2}}
 RANDOM = {"dropout", "target_noise", "crop"}  # settings that draw random numbers in an update, where they are not 0
 REWARDS = (PerStepReward, AttributeModel)  # whose phases follow each round of answers
 sim.configs.register()
@@ -53,16 +54,19 @@ def objective(name: str, **changes: Any) -> Objective:
 
 
 def build(name: str, spec: Spec = SPEC, **changes: Any) -> Any:
-    """`algo/cpl`, `reward/ensemble` … on a small network; `objective` may be a name or a loss function."""
+    """`algo/cpl`, `reward/ensemble` … on a small network; `objective` may be a name or a loss function.
+
+    `policy` is a name, or a policy."""
     torch.manual_seed(0)
     part, choice = name.split("/")
     chosen = changes.pop("objective", "logistic" if part == "algo" else "bradley_terry")
+    policy = changes.pop("policy", "mlp")
     found = config(f"{part}={choice}", "steps=100")[part]
     small = SMALL if part == "algo" else SMALL | {"context": LENGTH}
     found = {k: small.get(k, v) for k, v in found.items()} | changes
     takes, given = parts.parameters(found), {}
     if "policy" in takes:
-        given["policy"] = build("policy/mlp", spec, hidden=[16, 16])
+        given["policy"] = build(f"policy/{policy}", spec, **POLICIES[policy]) if isinstance(policy, str) else policy
     if "objective" in takes:
         given["objective"] = Objective(chosen) if callable(chosen) else objective(chosen)
     return parts.build(found, spec, **given)

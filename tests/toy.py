@@ -142,3 +142,34 @@ def distance_after(policy, steps: int = 30) -> float:
     for _ in range(steps):
         position = (position + 0.1 * policy.act(Observation(position))).clamp(-2, 2)
     return position.norm(dim=1).mean().item()
+
+
+def forks(count: int = 60, steps: int = 12) -> list[Episode]:
+    """Episodes that pass a pillar in the middle of a road, half of them on its left and half on its right.
+
+    Observed are the place across the road and along it, [-1, 1] both; the action is the speed across. What is decided
+    at the start shows nowhere in the first observation.
+    """
+    made = []
+    for seed in range(count):
+        random = np.random.default_rng([seed, 7])
+        side, place, obs, actions = (-1.0, 1.0)[seed % 2], random.normal(0, 0.02), [], []
+        for t in range(steps):
+            obs.append([place, 2 * t / steps - 1])
+            actions.append([np.clip(side * 0.8 - place + 0.05 * random.standard_normal(), -1, 1)])
+            place = place + 0.2 * actions[-1][0]
+        obs.append([place, 1.0])
+        ones = np.ones(steps, np.float32)
+        made.append(Episode(seed, np.array(obs, np.float32), np.array(actions, np.float32), ones, False))
+    return made
+
+
+def share_past_the_pillar(policy, steps: int = 12, count: int = 100, width: float = 0.3) -> tuple[float, float]:
+    """Of roll-outs from the start of a fork: the share that is beside the pillar half-way, and that which is left."""
+    random = np.random.default_rng(11)
+    place = torch.from_numpy(random.normal(0, 0.02, count)).float()
+    policy.reset()
+    for t in range(steps // 2):
+        along = torch.full_like(place, 2 * t / steps - 1)
+        place = place + 0.2 * policy.act(Observation(torch.stack([place, along], 1)))[:, 0]
+    return (place.abs() > width).float().mean().item(), (place < -width).float().mean().item()

@@ -254,6 +254,17 @@ class Table:
             )
         )
 
+    def chunks(self, starts: Tensor, length: int, images: bool = False) -> Segment:
+        """starts [B], rows that hold a step → the observation there [B, 1, O], and the actions [B, K, A] from there on.
+
+        Beyond the episode's end its last action is repeated, and the mask is 0.
+        """
+        rows = self.segment_rows(starts, length)
+        closing = self.closing[self.episode[starts]][:, None]
+        within = torch.minimum(rows, closing - 1)
+        observed = self.observe(starts[:, None], images)
+        return self.to_target(Segment(observed, self.action[within], (rows < closing).float()))
+
     def segment_rows(self, starts: Tensor, length: int) -> Tensor:
         """starts [...] → the rows of each segment [..., L], to index `obs`, `action`, `reward` with."""
         return starts[..., None] + torch.arange(length, device=self.device)

@@ -219,7 +219,7 @@ def draws_of(phases: list[Phase]) -> Draws:
 class _RecordingData(Data):
     """Made-up data of one number an observation and an action, which note what is drawn from them."""
 
-    NOTED = ANSWERS | REWARDED | {"transitions", "windows", "unlabelled"}
+    NOTED = ANSWERS | REWARDED | {"transitions", "windows", "chunks", "unlabelled"}
 
     def __init__(self) -> None:
         ones = np.ones((65, 1), np.float32)

@@ -16,7 +16,7 @@ from torch import Tensor
 from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels, split
 from pbrl.training.weights import rank, scale
-from pbrl.types import AttributeComparisons, Comparisons, Transitions, UserError, Weighted, Windows
+from pbrl.types import AttributeComparisons, Comparisons, Segment, Transitions, UserError, Weighted, Windows
 
 NO_RATER = -1
 
@@ -84,6 +84,13 @@ class Data:
     def windows(self, n: int, length: int) -> Windows:
         """n windows of `length` rows, which begin at any step."""
         return self.table.windows(self._rows(n), length)
+
+    def chunks(self, n: int, length: int, *, fraction: float = 1.0, images: bool = False) -> Segment:
+        """n times `length` actions, from any step of the `fraction` of episodes with the highest true return on.
+
+        What is observed is that of their first step alone: [n, 1, O]. The mask is 0 beyond an episode's end.
+        """
+        return self.table.chunks(self._rows(n, fraction), length, images)
 
     def _rows(self, n: int, fraction: float = 1.0) -> Tensor:
         if fraction < 1 and fraction not in self._best:
