@@ -1,0 +1,123 @@
+"""RAPL beside other rewards of pictures: rank correlation with the true preference, and speed.
+
+    python -m benchmarks.rapl --parts speed
+    python -m benchmarks.rapl --parts spearman --seeds 0 1 2
+
+Two tasks, whose true rewards are ours, in the manner of RAPL's (Tian et al. 2023, arXiv:2310.07932): of `franka/group`,
+how far the cubes are from the line and how far from each other along x; of `franka/clutter`, how far the cube is from
+its goal, and contacts with the glasses. Episodes are of scripted experts in several styles, with action noise, and in
+clutter of experts who see the goal displaced. Videos are compared as wholes.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from benchmarks.report import RESULTS
+from pbrl import files
+from pbrl.configs import compose_config
+from pbrl.data.rollout import make_environment
+from pbrl.models.frozen import encode_images, load_encoder
+from pbrl.processor import processor_name
+from pbrl.types import UserError
+
+FILE = RESULTS / "rapl.jsonl"
+EPISODES, TRAIN, FRAMES, SIDE = 150, 100, 32, 112  # episodes, of which answers are about; frames of a video; pixels
+NOISE = (0.05, 0.2, 0.4)  # of actions, an episode with one of them
+CONTACT = 0.02  # m that a contact with a glass counts as
+
+
+class Task(NamedTuple):
+    horizon: int
+    styles: list[dict[str, float]]
+    displaced: float  # m along x, at most: where the expert sees the goal
+
+
+TASKS = {
+    "group": Task(4 * FRAMES, [{"together": 1.0}, {"together": 0.0}, {"together": 0.0, "height": 0.2}], 0.0),
+    "clutter": Task(5 * FRAMES, [{"height": 0.05}, {"height": 0.15}, {"height": 0.1, "speed": 0.6}], 0.09),
+}
+
+
+class Videos(NamedTuple):
+    """Pictures [N, M + 1, H, W, 3], observations [N, M + 1, O] and true rewards [N, M] of N episodes."""
+
+    pictures: np.ndarray
+    obs: np.ndarray
+    reward: np.ndarray
+
+
+def load_videos(name: str, folder: Path) -> Videos:
+    """The videos of a task, made once."""
+    path = folder / f"rapl-{name}-{EPISODES}-{FRAMES}-{SIDE}.npz"
+    if not path.exists():
+        with files.replacing(path) as partial, partial.open("wb") as file:
+            np.savez(file, **make_videos(name)._asdict())
+    return Videos(**np.load(path))
+
+
+def make_videos(name: str) -> Videos:
+    task = TASKS[name]
+    env: Any = make_environment({**compose_config(f"env=franka/{name}")["env"], "horizon": task.horizon})
+    pictures, obs, reward = [], [], []
+    for seed in range(EPISODES):
+        random = np.random.default_rng([seed, 31])
+        env.reset(seed=seed)
+        expert, noise = env.expert(**task.styles[random.integers(len(task.styles))]), random.choice(NOISE)
+        shift = np.zeros(len(env.full_obs))
+        shift[-3] = random.uniform(-task.displaced, task.displaced)
+        shown, seen, found = [env.render(SIDE, SIDE)], [env.full_obs.copy()], []
+        for t in range(1, task.horizon + 1):
+            action = np.clip(expert.act(env.full_obs + shift), -1, 1) + noise * random.standard_normal(4)
+            info = env.step(np.clip(action, -1, 1).astype(np.float32))[4]
+            found.append(true_reward(name, env.full_obs, info["collisions"]))
+            if t % (task.horizon // FRAMES) == 0:
+                shown.append(env.render(SIDE, SIDE)), seen.append(env.full_obs.copy())
+        pictures.append(np.stack(shown)), obs.append(np.stack(seen))
+        reward.append(np.reshape(found, (FRAMES, -1)).mean(1))
+    env.close()
+    return Videos(np.stack(pictures), np.stack(obs).astype(np.float32), np.stack(reward).astype(np.float32))
+
+
+def true_reward(name: str, obs: np.ndarray, contacts: float) -> float:
+    if name == "group":
+        left, right, line = obs[7], obs[14], obs[-3]
+        return -float(max(line - min(left, right), 0) + abs(left - right))
+    return -float(np.linalg.norm(obs[7:10] - obs[-3:]) + CONTACT * contacts)
+
+
+def weights() -> str | None:
+    """The real weights, or random ones where their package is missing."""
+    try:
+        load_encoder("lite0", None)
+    except UserError:
+        return "none"
+    return None
+
+
+def load_features(name: str, folder: Path) -> tuple[np.ndarray, Videos]:
+    """Features [N, M + 1, F] of a task's videos, and the videos."""
+    videos = load_videos(name, folder)
+    flat = videos.pictures.reshape(-1, SIDE, SIDE, 3)
+    return encode_images(flat, "lite0", weights(), folder=folder).reshape(EPISODES, FRAMES + 1, -1), videos
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=["features", "speed", "spearman"], default=["speed"])
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--folder", type=Path, default=Path("datasets"))
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    for name in args.tasks:
+        features, videos = load_features(name, args.folder)
+        print(name, features.shape, videos.reward.sum(1).round(2), flush=True)
+
+
+if __name__ == "__main__":
+    main()
