@@ -10,24 +10,24 @@ clutter of experts who see the goal displaced. Videos are compared as wholes.
 """
 
 import argparse
-import json
-import os
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
+from scipy.stats import spearmanr
 
 from benchmarks.report import RESULTS
-from pbrl import files
+from pbrl import api, files
 from pbrl.configs import compose_config
 from pbrl.data.rollout import make_environment
+from pbrl.data.table import Table
 from pbrl.models.frozen import encode_images, load_encoder
-from pbrl.processor import processor_name
-from pbrl.types import UserError
+from pbrl.types import Episode, UserError
 
 FILE = RESULTS / "rapl.jsonl"
 EPISODES, TRAIN, FRAMES, SIDE = 150, 100, 32, 112  # episodes, of which answers are about; frames of a video; pixels
+VIEW, CUT = 192, (slice(72, 72 + SIDE), slice(40, 40 + SIDE))  # pixels; of them, where the objects are
 NOISE = (0.05, 0.2, 0.4)  # of actions, an episode with one of them
 CONTACT = 0.02  # m that a contact with a glass counts as
 
@@ -71,13 +71,13 @@ def make_videos(name: str) -> Videos:
         expert, noise = env.expert(**task.styles[random.integers(len(task.styles))]), random.choice(NOISE)
         shift = np.zeros(len(env.full_obs))
         shift[-3] = random.uniform(-task.displaced, task.displaced)
-        shown, seen, found = [env.render(SIDE, SIDE)], [env.full_obs.copy()], []
+        shown, seen, found = [env.render(VIEW, VIEW)[CUT]], [env.full_obs.copy()], []
         for t in range(1, task.horizon + 1):
             action = np.clip(expert.act(env.full_obs + shift), -1, 1) + noise * random.standard_normal(4)
             info = env.step(np.clip(action, -1, 1).astype(np.float32))[4]
             found.append(true_reward(name, env.full_obs, info["collisions"]))
             if t % (task.horizon // FRAMES) == 0:
-                shown.append(env.render(SIDE, SIDE)), seen.append(env.full_obs.copy())
+                shown.append(env.render(VIEW, VIEW)[CUT]), seen.append(env.full_obs.copy())
         pictures.append(np.stack(shown)), obs.append(np.stack(seen))
         reward.append(np.reshape(found, (FRAMES, -1)).mean(1))
     env.close()
@@ -105,6 +105,45 @@ def load_features(name: str, folder: Path) -> tuple[np.ndarray, Videos]:
     videos = load_videos(name, folder)
     flat = videos.pictures.reshape(-1, SIDE, SIDE, 3)
     return encode_images(flat, "lite0", weights(), folder=folder).reshape(EPISODES, FRAMES + 1, -1), videos
+
+
+def make_table(features: np.ndarray, videos: Videos, which: np.ndarray) -> Table:
+    """The episodes at places `which`, with their features as pictures."""
+    steps = np.zeros((FRAMES, 1), np.float32)
+    episodes = [Episode(int(i), videos.obs[i], steps, videos.reward[i], False) for i in which]
+    return Table(episodes, pictures=features[which].reshape(-1, features.shape[-1]))
+
+
+METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name: kind of question, reward model, changes of its settings
+    "rapl": ("triplet", "rapl", {}),
+    "rapl, comparisons": ("pair", "rapl", {"preferred": None}),
+    "rapl, released transport": ("triplet", "rapl", {"metric": "cosine", "gamma": 1, "band": 1}),
+    "frozen transport": ("triplet", "rapl", {"align": False}),
+    "frozen goal distance": ("triplet", "rapl", {"align": False, "matching": "goal"}),
+    "rlhf": ("pair", "image", {"encoder": "lite0", "frames": 8, "image_size": SIDE}),
+}
+
+
+def measure_spearman(
+    name: str, features: np.ndarray, videos: Videos, seed: int, count: int, method: str
+) -> dict[str, Any]:
+    """A line: rank correlation of predicted and true returns over episodes that no answer was about."""
+    kind, reward, changes = METHODS[method]
+    shuffled = np.random.default_rng(seed).permutation(EPISODES)
+    train, test = (make_table(features, videos, which) for which in (shuffled[:TRAIN], shuffled[TRAIN:]))
+    labels = api.ask(train, kind=kind, count=count, length=FRAMES, seed=seed, held_out=0)
+    best = np.argsort(-train.returns)[:3].tolist()
+    given = {"preferred": best, **changes} if reward == "rapl" else changes
+    began = time.process_time()
+    model = api.train_reward(train, labels, reward, seed=seed, weights=weights(), **given)
+    seconds = time.process_time() - began
+    predicted = model.label(test).mean(0)
+    predicted[test.closing] = 0
+    returns = predicted.reshape(-1, FRAMES + 1).sum(1).numpy()
+    return {
+        "part": "spearman", "task": f"franka/{name}", "method": method, "answers": count, "seed": seed,
+        "spearman": round(float(spearmanr(returns, test.returns)[0]), 4), "cpu_seconds": round(seconds, 2),
+    }  # fmt: skip
 
 
 def main() -> None:

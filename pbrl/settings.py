@@ -19,8 +19,8 @@ class Query:
     """What is asked: `count` questions in `rounds`, about segments of `length` steps.
 
     `kind` is pair, rating, ranking (of `clips`; of a source that compares only pairs, pairs that sort segments into
-    lists, with `per_list` of them spent on each), or spans: stretches marked in a segment as good or bad, which are cut
-    into pieces of `span` steps to learn from. `seed` decides which are asked: runs with different seeds of their own
+    lists, with `per_list` of them spent on each), triplet (which of two segments is more like a first one), or spans:
+    stretches marked in a segment as good or bad, which are cut into pieces of `span` steps to learn from. `seed` decides which are asked: runs with different seeds of their own
     learn from the same answers.
     """
 
@@ -38,8 +38,8 @@ class Query:
 
     def __post_init__(self) -> None:
         check_values(vars(self), hints(Query), "query.")
-        if self.kind not in ("pair", "rating", "ranking", "spans"):
-            raise UserError(f"query.kind={self.kind}: it is pair, rating, ranking or spans")
+        if self.kind not in ("pair", "rating", "ranking", "triplet", "spans"):
+            raise UserError(f"query.kind={self.kind}: it is pair, rating, ranking, triplet or spans")
         if self.kind == "spans" and self.span > self.length:
             raise UserError(f"query.span={self.span} lies between 1 and query.length={self.length}")
         if self.kind == "ranking" and not 3 <= self.clips <= 5:
@@ -59,7 +59,7 @@ class Query:
     @property
     def width(self) -> int:
         """Clips of a question."""
-        return {"pair": 2, "ranking": self.clips}.get(self.kind, 1)
+        return {"pair": 2, "triplet": 3, "ranking": self.clips}.get(self.kind, 1)
 
     @property
     def learnt_length(self) -> int:

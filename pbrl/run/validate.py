@@ -25,7 +25,7 @@ from pbrl.training.batches import Data
 from pbrl.training.engine import pick_device, wants_compile
 from pbrl.types import Episode, FeedbackSource, Phase, Spec, UserError
 
-ANSWERS = {"comparisons", "marked", "rated"}  # what is drawn from answers
+ANSWERS = {"comparisons", "marked", "rated", "triplets"}  # what is drawn from answers
 REWARDED = {"labelled_by_reward", "marked_by_reward"}  # what is drawn by the learned reward
 DEFAULT_OBJECTIVE = {  # what configs/train.yaml says where none was chosen
     "objective": {"_target_": "pbrl.objectives.logistic", "_partial_": True, "bias": 0.5},
@@ -99,6 +99,7 @@ def _check_reference(given: dict[str, Any], name: str) -> None:
 
 def _check_learners(settings: RunSettings, draws: Draws, reward: Any) -> None:
     name, needs_answers = name_of(settings.algo), bool(draws.names & ANSWERS)
+    learnt = draws_of(reward.phases()) if reward else draws
     if draws.names & REWARDED and not reward:
         raise UserError(f"{name} learns from pairs that a reward model compares: choose reward=transformer or another")
     if needs_answers and reward:
@@ -108,6 +109,11 @@ def _check_learners(settings: RunSettings, draws: Draws, reward: Any) -> None:
         )
     if "rated" in draws.names and settings.query.kind != "rating":
         raise UserError(f"{name} weighs steps by ratings of segments: query.kind=rating, not {settings.query.kind}")
+    if settings.query.kind == "triplet" and (reward or needs_answers) and "triplets" not in learnt.names:
+        raise UserError(
+            f"{name_of(settings.reward) or name} learns from what is better, and triplets say what is alike: choose "
+            "reward=rapl, or query.kind=pair"
+        )
     if settings.only == "answers" and not (needs_answers or reward):
         raise UserError(f"only=answers: {name} on the true reward asks nothing; choose algo=cpl, or reward=ensemble")
     if (needs_answers or reward) and not settings.feedback["_target_"] and settings.only != "data":
@@ -214,7 +220,8 @@ class _RecordingData(Data):
 
     def __init__(self) -> None:
         ones = np.ones((65, 1), np.float32)
-        super().__init__(Table([Episode(0, ones, ones[1:], ones[1:, 0], False)]), torch.Generator())
+        table = Table([Episode(0, ones, ones[1:], ones[1:, 0], False)], pictures=ones)
+        super().__init__(table, torch.Generator())
         starts, zeros = np.arange(64)[:, None], np.zeros(64, np.int64)
         question = np.full(64, "f" * 32, object)
         self.draws = Draws(set(), False)
