@@ -20,8 +20,8 @@ class Query:
 
     `kind` is pair, rating, ranking (of `clips`; of a source that compares only pairs, pairs that sort segments into
     lists, with `per_list` of them spent on each), triplet (which of two segments is more like a first one), or spans:
-    stretches marked in a segment as good or bad, which are cut into pieces of `span` steps to learn from. `seed` decides which are asked: runs with different seeds of their own
-    learn from the same answers.
+    stretches marked in a segment as good or bad, which are cut into pieces of `span` steps to learn from. `seed`
+    decides which are asked: runs with different seeds of their own learn from the same answers.
     """
 
     kind: str

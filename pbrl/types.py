@@ -114,8 +114,8 @@ class Windows(NamedTuple):
 class Comparisons(NamedTuple):
     """Pairs of segments with P(the second is preferred), 0.5 being a tie.
 
-    Or lists of K with the worth of each; or, of unpaired objectives, two segments and how good each is; or triplets with
-    P(the third is more like the first than the second is).
+    Or lists of K with the worth of each; or, of unpaired objectives, two segments and how good each is; or triplets
+    with P(the third is more like the first than the second is).
     """
 
     segments: Segment  # [B, K, L, …], K = 2 for pairs and 3 for triplets

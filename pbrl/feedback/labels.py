@@ -16,8 +16,9 @@ class Labels(NamedTuple):
 
     starts: (
         np.ndarray
-    )  # [Q, k] int64 rows of the table where segments begin; k = 2 for comparisons, 3 for triplets, else 1
-    value: np.ndarray  # [Q] float64: P(second preferred), P(third more like the first than the second), a rating, a place in a ranking (higher is better), or 1 / 0
+    )  # [Q, k] int64 rows of the table where segments begin; k = 2 for comparisons, 3: triplets; else 1
+    value: np.ndarray  # [Q] float64: P(second preferred), a rating, a place in a ranking (higher is better), or 1 / 0;
+    # of triplets P(the third is more like the first than the second is)
     group: np.ndarray  # [Q] int64: the ranking it belongs to, whose labels follow each other; 0 of other kinds
     rater: np.ndarray  # [Q] int64: place in `raters`; -1 where several raters' answers were aggregated
     confidence: np.ndarray  # [Q] float64: weight of the answer

@@ -47,7 +47,7 @@ def read_names(named: Sequence[int | str] | str, count: int) -> Sequence[int | s
         path = Path(named).expanduser()
         if not path.is_file():
             raise UserError(
-                f"reward.preferred={named}: there is no such file; it names an episode a line, by place or id"
+                f"reward.preferred={named}: there is no such file, of places or ids of episodes, one a line"
             )
         words = path.read_text().split()
         named = [int(word) if word.isdigit() else word for word in words]
@@ -61,7 +61,7 @@ def episode_rows(table: Table, name: int | str) -> tuple[int, int]:
     known = range(len(table.ids)) if isinstance(name, int) else table.ids
     if name not in known:
         raise UserError(
-            f"reward.preferred={name}: the data hold episodes 0 to {len(table.ids) - 1}, and none of that id"
+            f"reward.preferred={name}: the data hold no such episode; their places are 0 to {len(table.ids) - 1}"
         )
     place = name if isinstance(name, int) else table.ids.index(name)
     return int(table.first[place]), int(table.steps[place])
@@ -69,7 +69,7 @@ def episode_rows(table: Table, name: int | str) -> tuple[int, int]:
 
 def rank_values(data: Data) -> Tensor:
     """Rows [n] where segments begin, without repetition, from the best to the worst in their list."""
-    places = data.train.value.argsort(descending=True, stable=True)
+    places = data.train.value.sort(descending=True, stable=True).indices
     return unique(data.train.starts[places, 0])
 
 
@@ -89,7 +89,7 @@ def rank_pairs(data: Data, similarities: Callable[[Tensor], Tensor]) -> Tensor:
     log_odds = (second - first) / likeness.std().clamp(min=1e-8)
     likely = value * logsigmoid(log_odds) + (1 - value) * logsigmoid(-log_odds)
     mean = (likely * ~itself).sum(1) / (~itself).sum(1).clamp(min=1)
-    return winners[mean.argsort(descending=True, stable=True)]
+    return winners[mean.sort(descending=True, stable=True).indices]
 
 
 def unique(rows: Tensor) -> Tensor:

@@ -130,7 +130,8 @@ class RAPL(PerStepReward):
         """Takes the preferred videos' frames. Raises UserError where there are none, or they are too short."""
         frames = self.preferred.shape[1]
         found = find_preferred(data, self.pick, lambda starts: self._similarities(data, starts))
-        self.preferred.zero_(), self.is_frame.fill_(False)
+        self.preferred.zero_()
+        self.is_frame.fill_(False)
         for i, (first, steps) in enumerate(found):
             count = min(frames, steps + 1)
             rows = first + torch.linspace(0, steps, count).round().long()

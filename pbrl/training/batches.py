@@ -4,8 +4,8 @@ Five kinds of answer become comparisons. A comparison is one pair. A rating give
 drawn anew from all rated segments in each batch ("dense" in CPL, arXiv:2310.13639). A ranking does so within each list.
 Spans that were marked as good or bad are segments rated 1 or 0. From ratings and rankings, lists of more than two
 segments are drawn in the same way. For unpaired objectives, a pair's winner is good and its loser bad, and so is what
-lies above or below the mean of its list, or of all ratings. What is like what, too, is drawn from all of them: a triplet
-is answered, or made of a preferred segment and two that were compared.
+lies above or below the mean of its list, or of all ratings. What is like what is drawn from them too: a triplet is
+answered, or made of a preferred segment and two that were compared.
 """
 
 from typing import NamedTuple
@@ -125,7 +125,7 @@ class Data:
         self._check(3 if answers.starts.shape[1] == 1 else 1, triplets=True)
         if answers.starts.shape[1] == 1:
             drawn = draw_from_groups(answers.group, 3, n, self.generator)
-            drawn = drawn.gather(1, answers.value[drawn].argsort(1, descending=True, stable=True))
+            drawn = drawn.gather(1, answers.value[drawn].sort(1, descending=True, stable=True).indices)
             swap = self._randint(2, n).bool()  # else the third were never the closer one
             drawn = torch.where(swap[:, None], drawn[:, [0, 2, 1]], drawn)
             return self._batch(answers.starts[drawn, 0], order(answers.value[drawn[:, 1:]]), drawn, False, frames)
