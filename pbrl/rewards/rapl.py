@@ -80,6 +80,7 @@ class RAPL(PerStepReward):
         self.register_buffer("preferred", torch.zeros(videos, frames, features))
         self.register_buffer("is_frame", torch.zeros(videos, frames, dtype=torch.bool))
         self.register_buffer("span", torch.zeros((), dtype=torch.long))
+        self.is_linear = align and not hidden
         self.head = make_head(features, embedding, hidden) if align else nn.Identity()
         self.log_scale = nn.Parameter(torch.zeros(()))  # of similarities as log-odds
         self.optim = Adam(self.parameters(), lr, weight_decay=weight_decay)
@@ -106,8 +107,12 @@ class RAPL(PerStepReward):
 
     def embed(self, features: Tensor) -> Tensor:
         """features [..., F] → [..., D], in which frames of the data are about as far apart as 1."""
-        scaled = (features.float() - self.mean) / (self.std * (2 * len(self.mean)) ** 0.5)
-        return self.head(scaled).float()
+        scale = 1 / (self.std * (2 * len(self.mean)) ** 0.5)
+        if not self.is_linear:
+            return self.head((features.float() - self.mean) * scale).float()
+        layer = self.head.layers[0]  # a map of scaled features is a scaled map of features, which are many
+        weight = scale[:, None] * layer.weight
+        return (features.float() @ weight + (layer.bias - self.mean @ weight)).float()
 
     # Hooks
 
@@ -160,7 +165,7 @@ class RAPL(PerStepReward):
         for part, own in zip(rows.split(size), mask.split(size), strict=True):
             features, shown = table.to_target((table.pictures[part], own))
             paid = self._pay(self.embed(features), shown) * shown.sum(-1, keepdim=True)
-            reward[part[own > 0]] = -paid[shown > 0].to(table.device)
+            reward[part[own > 0]] = -paid.to(table.device)[own > 0]
         return reward[None]
 
     def _pay(self, embedded: Tensor, mask: Tensor) -> Tensor:
