@@ -125,7 +125,7 @@ class Data:
         self._check(3 if answers.starts.shape[1] == 1 else 1, triplets=True)
         if answers.starts.shape[1] == 1:
             drawn = draw_from_groups(answers.group, 3, n, self.generator)
-            drawn = drawn.gather(1, answers.value[drawn].sort(1, descending=True, stable=True).indices)
+            drawn = drawn.gather(1, answers.value[drawn].sort(dim=1, descending=True, stable=True).indices)
             swap = self._randint(2, n).bool()  # else the third were never the closer one
             drawn = torch.where(swap[:, None], drawn[:, [0, 2, 1]], drawn)
             return self._batch(answers.starts[drawn, 0], order(answers.value[drawn[:, 1:]]), drawn, False, frames)

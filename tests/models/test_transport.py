@@ -158,7 +158,9 @@ def test_frames_pay_what_the_similarity_is():
     assert Transport("cosine").similarity(3 * a, b).item() == pytest.approx(Transport("cosine").similarity(a, b).item())
 
 
-@pytest.mark.parametrize("wrong", [{"band": 0.0}, {"band": 1.5}, {"gamma": -1.0}, {"gamma": math.nan}, {"metric": "l1"}])
+@pytest.mark.parametrize(
+    "wrong", [{"band": 0.0}, {"band": 1.5}, {"gamma": -1.0}, {"gamma": math.nan}, {"metric": "l1"}]
+)
 def test_settings_that_are_none(wrong):
     with pytest.raises(UserError, match=f"reward.{next(iter(wrong))}="):
         Transport(**wrong)
