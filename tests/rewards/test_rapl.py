@@ -120,8 +120,9 @@ def test_a_preferred_video_has_the_best_reward_and_scores_are_sums(world):
 def test_a_long_episode_is_matched_in_parts_of_the_videos_length():
     features = np.random.default_rng(0).normal(size=(30, F)).astype(np.float32)
     steps = [20, 8]
-    table = Table([Episode(i, np.zeros((n + 1, 1), np.float32), np.zeros((n, 1), np.float32),
-                           np.zeros(n, np.float32), False) for i, n in enumerate(steps)], pictures=features)  # fmt: skip
+    zeros = np.zeros((21, 1), np.float32)
+    episodes = [Episode(i, zeros[: n + 1] + i, zeros[:n], zeros[:n, 0], False) for i, n in enumerate(steps)]
+    table = Table(episodes, pictures=features)
     rows, mask = split_episodes(table, 7)
     assert mask.sum(1).tolist() == [7, 7, 6, 8] and rows[1, :7].tolist() == list(range(7, 14))
     assert sorted(rows[mask > 0].tolist()) == [*range(20), *range(21, 29)]
