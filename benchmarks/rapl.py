@@ -160,9 +160,8 @@ def measure_spearman(
     }  # fmt: skip
 
 
-def measure_transport(threads: int) -> dict[str, Any]:
+def measure_transport() -> dict[str, Any]:
     """A line: plans of two videos of 45 frames a CPU-second."""
-    torch.set_num_threads(threads)
     random = torch.Generator().manual_seed(0)
     a, b = (torch.randn(512, 45, 32, generator=random).cumsum(1) / 45 for _ in range(2))
     found = {}
@@ -173,8 +172,7 @@ def measure_transport(threads: int) -> dict[str, Any]:
     cost = Transport().cost(a, b)
     exact = Transport(gamma=math.inf, band=1.0)
     found["exact"] = 128 / fastest(lambda: exact.plan(cost[:128]))
-    torch.set_num_threads(1)
-    return {"part": "speed", "what": "transport", "frames": 45, "threads": threads,
+    return {"part": "speed", "what": "transport", "frames": 45, "threads": 1,
             "pairs_per_cpu_second": {name: round(rate) for name, rate in found.items()}}  # fmt: skip
 
 
@@ -224,8 +222,7 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     if "speed" in args.parts:
         keep([line for line in known() if line["part"] != "speed"])
-        for measure in (partial(measure_transport, 1), partial(measure_transport, 2), partial(measure_alignment, 16),
-                        partial(measure_alignment, 32)):  # fmt: skip
+        for measure in (measure_transport, partial(measure_alignment, 16), partial(measure_alignment, 32)):
             add(measure())
     if "spearman" in args.parts:
         worlds = {name: load_features(name, args.folder) for name in args.tasks}

@@ -30,7 +30,7 @@ POINT = "hydra.searchpath=[file://tests/configs]"
         (["algo=ipl", "reward=ensemble"], "learns from the answers themselves"),
         (["algo=iql", "query.strategy=entropy", "query.kind=pair", "query.rounds=2"], "reward=ensemble"),
         (["algo=cpl", "query.kind=rating", "query.strategy=k_center"], "must be uniform"),
-        (["algo=cpl", "query.kind=scores"], "pair, rating, ranking or spans"),
+        (["algo=cpl", "query.kind=scores"], "pair, rating, ranking, triplet or spans"),
         (["algo.wings=2"], "wings"),
         (["+algo.wings=2"], "has no wings"),
         (["algo=iql", "feedback=none", "objective=ipo"], "no objective to choose"),
