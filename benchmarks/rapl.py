@@ -90,8 +90,10 @@ def make_videos(name: str) -> Videos:
             info = env.step(np.clip(action, -1, 1).astype(np.float32))[4]
             found.append(true_reward(name, env.full_obs, info["collisions"]))
             if t % (task.horizon // FRAMES) == 0:
-                shown.append(env.render(VIEW, VIEW)[CUT]), seen.append(env.full_obs.copy())
-        pictures.append(np.stack(shown)), obs.append(np.stack(seen))
+                shown.append(env.render(VIEW, VIEW)[CUT])
+                seen.append(env.full_obs.copy())
+        pictures.append(np.stack(shown))
+        obs.append(np.stack(seen))
         reward.append(np.reshape(found, (FRAMES, -1)).mean(1))
     env.close()
     return Videos(np.stack(pictures), np.stack(obs).astype(np.float32), np.stack(reward).astype(np.float32))

@@ -9,14 +9,14 @@ Without `align` it is optimal transport on the frozen encoder; with `matching=go
 preferred videos' last frames, as in XIRL (Zakka et al. 2021, arXiv:2106.03911).
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from pbrl.data.table import NO_PICTURES, PICTURES, Table, scale_of
 from pbrl.models.frozen import ENCODERS
-from pbrl.models.layers import MLP
+from pbrl.models.layers import MLP, Linear
 from pbrl.models.optim import Adam
 from pbrl.models.transport import Transport
 from pbrl.objectives import Objective, agreement
@@ -80,7 +80,6 @@ class RAPL(PerStepReward):
         self.register_buffer("preferred", torch.zeros(videos, frames, features))
         self.register_buffer("is_frame", torch.zeros(videos, frames, dtype=torch.bool))
         self.register_buffer("span", torch.zeros((), dtype=torch.long))
-        self.is_linear = align and not hidden
         self.head = make_head(features, embedding, hidden) if align else nn.Identity()
         self.log_scale = nn.Parameter(torch.zeros(()))  # of similarities as log-odds
         self.optim = Adam(self.parameters(), lr, weight_decay=weight_decay)
@@ -108,11 +107,14 @@ class RAPL(PerStepReward):
     def embed(self, features: Tensor) -> Tensor:
         """features [..., F] → [..., D], in which frames of the data are about as far apart as 1."""
         scale = 1 / (self.std * (2 * len(self.mean)) ** 0.5)
-        if not self.is_linear:
-            return self.head((features.float() - self.mean) * scale).float()
-        layer = self.head.layers[0]  # a map of scaled features is a scaled map of features, which are many
-        weight = scale[:, None] * layer.weight
-        return (features.float() @ weight + (layer.bias - self.mean @ weight)).float()
+        with torch.autocast(features.device.type, enabled=False):  # differences from the mean are small
+            if not isinstance(self.head, MLP) or len(self.head.layers) > 1:
+                return self.head((features.float() - self.mean) * scale)
+            layer = cast(
+                Linear, self.head.layers[0]
+            )  # a map of scaled features is a scaled map of features, which are many
+            weight = scale[:, None] * layer.weight
+            return features.float() @ weight + (layer.bias - self.mean @ weight)
 
     # Hooks
 
