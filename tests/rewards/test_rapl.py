@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 
 from pbrl import api
 from pbrl.data.table import Table
-from pbrl.models import frozen
+from pbrl.models import frozen, transport
 from pbrl.models.frozen import Lite0, encode_images
 from pbrl.rewards.rapl import split_episodes
 from pbrl.run.validate import validate
@@ -81,7 +81,7 @@ def world():
     return table, cost, np.argsort(cost)[:3].tolist()
 
 
-@pytest.mark.parametrize("kind", ["triplet", "pair", "rating"])
+@pytest.mark.parametrize("kind", ["triplet", "pair"])
 def test_alignment_finds_what_matters(kind, world):
     table, cost, best = world
     frozen_transport = train(make_reward(align=False, preferred=best), data_of(table, answer(table, "triplet")), 0)
@@ -93,7 +93,7 @@ def test_alignment_finds_what_matters(kind, world):
 
 def test_answers_of_which_half_are_wrong_teach_nothing(world):
     table, cost, best = world
-    model = train(make_reward(preferred=best), data_of(table, answer(table, "triplet", flipped=0.5)), 200)
+    model = train(make_reward(preferred=best), data_of(table, answer(table, "triplet", flipped=0.5)), 100)
     assert abs(correlation(model, table, cost)) < 0.5
 
 
@@ -196,7 +196,8 @@ def test_killed_and_resumed_is_uninterrupted(world):
     assert torch.equal(model.label(table), again.label(table))
 
 
-def test_two_seeds_at_once_are_each_alone(world):
+def test_two_seeds_at_once_are_each_alone(world, monkeypatch):
+    monkeypatch.setattr(transport, "TURNS", 1)  # tracing takes its time
     table, _, best = world
     data = data_of(table, answer(table, "triplet"))
     models, alone = [], []
