@@ -22,8 +22,9 @@ class Query:
 
     `kind` is pair, rating, ranking (of `clips`; of a source that compares only pairs, pairs that sort segments into
     lists, with `per_list` of them spent on each), attributes: which of two segments has more of each of `attributes`,
-    or spans: stretches marked in a segment as good or bad, which are cut into pieces of `span` steps to learn from.
-    `seed` decides which are asked: runs with different seeds of their own learn from the same answers.
+    triplet (which of two segments is more like a first one), or spans: stretches marked in a segment as good or bad,
+    which are cut into pieces of `span` steps to learn from. `seed` decides which are asked: runs with different seeds
+    of their own learn from the same answers.
     """
 
     kind: str
@@ -41,8 +42,8 @@ class Query:
 
     def __post_init__(self) -> None:
         check_values(vars(self), hints(Query), "query.")
-        if self.kind not in ("pair", "rating", "ranking", "attributes", "spans"):
-            raise UserError(f"query.kind={self.kind}: it is pair, rating, ranking, attributes or spans")
+        if self.kind not in ("pair", "rating", "ranking", "attributes", "triplet", "spans"):
+            raise UserError(f"query.kind={self.kind}: it is pair, rating, ranking, attributes, triplet or spans")
         self._check_attributes()
         if self.kind == "spans" and self.span > self.length:
             raise UserError(f"query.span={self.span} lies between 1 and query.length={self.length}")
@@ -76,7 +77,7 @@ class Query:
     @property
     def width(self) -> int:
         """Clips of a question."""
-        return {"pair": 2, "attributes": 2, "ranking": self.clips}.get(self.kind, 1)
+        return {"pair": 2, "attributes": 2, "triplet": 3, "ranking": self.clips}.get(self.kind, 1)
 
     @property
     def learnt_length(self) -> int:

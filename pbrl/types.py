@@ -114,11 +114,12 @@ class Windows(NamedTuple):
 class Comparisons(NamedTuple):
     """Pairs of segments with P(the second is preferred), 0.5 being a tie.
 
-    Or lists of K with the worth of each; or, of unpaired objectives, two segments and how good each is.
+    Or lists of K with the worth of each; or, of unpaired objectives, two segments and how good each is; or triplets
+    with P(the third is more like the first than the second is).
     """
 
-    segments: Segment  # [B, K, L, …], K = 2 for pairs
-    label: Tensor  # [B] of pairs, else [B, K]
+    segments: Segment  # [B, K, L, …], K = 2 for pairs and 3 for triplets
+    label: Tensor  # [B] of pairs and triplets, else [B, K]
     rater: Tensor  # [B] long, place in the raters of the answers; -1 where no rater answered
     confidence: Tensor  # [B], the weight of the answer
 

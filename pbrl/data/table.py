@@ -21,7 +21,7 @@ T = TypeVar("T")
 ROW_BYTES = 32  # of a row beside observation and action: rewards, return to go, end, its own and its episode's number
 NORMALIZE = ("none", "std", "zscore", "minmax")
 NO_PICTURES = (
-    "reward=image has no pictures of this data to look at: a table has those of pbrl.api.load_table(path, camera=…), "
+    "a reward of pictures has none of this data to look at: a table has those of pbrl.api.load_table(path, camera=…), "
     "or of Table(episodes, pictures=…)"
 )
 PICTURES = "pictures"  # what an image reward sees, in an observation

@@ -137,6 +137,8 @@ def find_fault(answer: Answer, question: Question, table: Table) -> str | None:
         return "it has no value"
     if {clip.length for clip in question.clips} != {question.length}:
         return "its clips are not equally long"
+    if question.kind == "triplet" and len(set(question.clips)) < 3:
+        return "two of its three clips are the same"
     beyond = next((clip for clip in question.clips if not table.has_clip(clip)), None)
     if beyond is not None:
         return f"steps {beyond.first} to {beyond.first + beyond.length} lie beyond episode {beyond.episode}"
@@ -211,7 +213,7 @@ def aggregate(answers: Sequence[Answered], table: Table, query: Query, model: st
 
 
 def _labels(found: Sequence[tuple[Answer, int, list[int], Any]], query: Query) -> Labels:
-    width, names = 2 if query.kind in ("pair", "attributes") else 1, tuple(query.attributes or ())
+    width, names = {"pair": 2, "attributes": 2, "triplet": 3}.get(query.kind, 1), tuple(query.attributes or ())
     raters = tuple(dict.fromkeys(answer.rater for answer, *_ in found))
     place = {rater: i for i, rater in enumerate(raters)}
     return Labels(

@@ -28,12 +28,18 @@ def evaluate_reward(data: Data, model: RewardModel) -> dict[str, float]:
 
     `held_out_accuracy` is over answers that are no ties; `calibration_error` is how far the predicted probability lies
     from the share of such answers, in ten equal bins, weighted (Guo et al. 2017, arXiv:1706.04599); `rank_correlation`
-    is Spearman's, between score and true return of the held-out segments. Of attributes it is the accuracy alone.
+    is Spearman's, between score and true return of the held-out segments. Of attributes there is the accuracy alone, of
+    triplets the rank correlation.
     """
     if data.labels is None or len(data.test) < 2:
         return {}
     if data.labels.attributes:
         return _evaluate_attributes(data, model, data.labels.attributes)
+    if data.test.starts.shape[1] == 3:
+        starts = data.test.starts
+        scores = model.score_at(data.table, starts, data.length).mean(0)
+        true = data.table.reward[data.table.segment_rows(starts, data.length)].sum(-1)
+        return {"rank_correlation": rank_correlation(scores.flatten().cpu(), true.flatten().cpu())}
     pairs = held_out_pairs(data)
     scores = model.score_at(data.table, pairs.starts, data.length).mean(0)  # [N, 2]
     true = data.table.reward[data.table.segment_rows(pairs.starts, data.length)].sum(-1)

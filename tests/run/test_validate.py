@@ -31,7 +31,7 @@ POINT = "hydra.searchpath=[file://tests/configs]"
         (["algo=ipl", "reward=ensemble"], "learns from the answers themselves"),
         (["algo=iql", "query.strategy=entropy", "query.kind=pair", "query.rounds=2"], "reward=ensemble"),
         (["algo=cpl", "query.kind=rating", "query.strategy=k_center"], "must be uniform"),
-        (["algo=cpl", "query.kind=scores"], "pair, rating, ranking, attributes or spans"),
+        (["algo=cpl", "query.kind=scores"], "pair, rating, ranking, attributes, triplet or spans"),
         (["algo=bc", "reward=attributes", "query.kind=pair"], r"query.attributes=\[speed,height\]"),
         (["algo=cpl", "query.kind=attributes", "query.attributes=[speed]"], "what reward=attributes learns from"),
         ([*ATTRIBUTES, "query.attributes=[]"], "attributes by name"),

@@ -35,12 +35,13 @@ from pbrl.types import Environment, UserError
 
 
 class Teacher:
-    """Answers pairs with P(second preferred), by the reward or by attributes, and single segments with a score.
+    """Answers pairs with P(second preferred), by the reward or by attributes, single segments with a score, and
+    triplets with P(third more alike): two segments are alike where their scores are close.
 
     `reference` are the settings of the policy that a regret is relative to; see sources/reference.py.
     """
 
-    kinds: tuple[str, ...] = ("pair", "rating", "attributes")
+    kinds: tuple[str, ...] = ("pair", "rating", "attributes", "triplet")
     attributes: Sequence[str] = ()  # that it is asked about
     measured: Measured  # all that its environment measures, of each row, where it is asked about attributes
     value: Callable[[np.ndarray], np.ndarray]  # rows [...] → reference values [...], of a teacher that scores by regret
@@ -212,7 +213,7 @@ class Teacher:
     def label(
         self, table: Table, starts: torch.Tensor, length: int, uniform: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """starts [Q, 2] or [Q, 1] → label [Q] (NaN where skipped) and outcome [Q] of "answer", "tie", "skip".
+        """starts [Q, 1], [Q, 2] or [Q, 3] → label [Q] (NaN where skipped) and outcome [Q] of "answer", "tie", "skip".
 
         `uniform` [Q, 2] are random numbers in [0, 1): the first decides a Boltzmann teacher's choice, the second
         whether it is a mistake.
@@ -224,6 +225,8 @@ class Teacher:
             outcome[skipped] = SKIP
             return np.where(skipped, np.nan, score[:, 0]), outcome
         gap = score[:, 1] - score[:, 0]
+        if score.shape[1] == 3:  # how much closer the third is to the first than the second is
+            gap = np.abs(gap) - np.abs(score[:, 2] - score[:, 0])
         label, tie = self.choose(gap, self.equal * self.scale(table, length), uniform)
         outcome[tie] = TIE
         label[skipped], outcome[skipped] = np.nan, SKIP
