@@ -26,7 +26,10 @@ SPEC = Spec(5, 2, (0.0,) * 5, (1.0,) * 5, 30)
 SMALL = {"hidden": [16], "width": 16, "heads": 2, "context": 4, "layers": 1, "batch_size": 16, "step_batch_size": 16,
          "attributes": ["fast", "high"]}  # fmt: skip
 LENGTH = 8  # steps of a segment
-POLICIES: dict[str, dict[str, Any]] = {"mlp": {"hidden": [16, 16]}, "diffusion": {"horizon": 4, "execute": 2}}
+POLICIES: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": [16, 16]},
+    "diffusion": {"horizon": 4, "execute": 2, "layers": 1},
+}
 RANDOM = {"dropout", "target_noise", "crop"}  # settings that draw random numbers in an update, where they are not 0
 REWARDS = (PerStepReward, AttributeModel)  # whose phases follow each round of answers
 sim.configs.register()
