@@ -56,11 +56,11 @@ def objective(name: str, **changes: Any) -> Objective:
 def build(name: str, spec: Spec = SPEC, **changes: Any) -> Any:
     """`algo/cpl`, `reward/ensemble` … on a small network; `objective` may be a name or a loss function.
 
-    `policy` is a name, or a policy."""
+    `policy` is a name, or a policy; `reward` is a reward model, or as `name`, of algorithms that take one."""
     torch.manual_seed(0)
     part, choice = name.split("/")
     chosen = changes.pop("objective", "logistic" if part == "algo" else "bradley_terry")
-    policy = changes.pop("policy", "mlp")
+    policy, reward = changes.pop("policy", "mlp"), changes.pop("reward", "reward/attributes")
     found = config(f"{part}={choice}", "steps=100")[part]
     small = SMALL if part == "algo" else SMALL | {"context": LENGTH}
     found = {k: small.get(k, v) for k, v in found.items()} | changes
@@ -68,7 +68,7 @@ def build(name: str, spec: Spec = SPEC, **changes: Any) -> Any:
     if "policy" in takes:
         given["policy"] = build(f"policy/{policy}", spec, **POLICIES[policy]) if isinstance(policy, str) else policy
     if "reward" in takes:
-        given["reward"] = build("reward/attributes", spec)
+        given["reward"] = build(reward, spec) if isinstance(reward, str) else reward
     if "objective" in takes:
         given["objective"] = Objective(chosen) if callable(chosen) else objective(chosen)
     return parts.build(found, spec, **given)

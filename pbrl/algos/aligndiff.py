@@ -4,8 +4,9 @@ Dong et al. 2023, arXiv:2310.02054. `reward=attributes` labels every window of t
 attributes; windows of states and actions are denoised, told them, each of them masked now and then, so that all
 combinations of wishes can be asked for. How it acts is in pbrl/models/planner.py.
 
-Where the paper embeds 100 bins of each attribute, a strength lies between the embeddings of two of `bins` here: small
-data have few windows in a bin, and strengths between two are told apart.
+Where the paper embeds 100 even bins of each attribute, a strength lies between the embeddings of two of `bins` here,
+which hold equally many windows: small data have few in a bin, outliers leave most bins of an even scale empty, and
+strengths within a bin are told apart.
 """
 
 from typing import Any
@@ -75,10 +76,11 @@ class AlignDiff(nn.Module):
         return data.attribute_windows(self.batch_size, self.policy.horizon)
 
     def take_strengths(self, data: Data) -> None:
-        """Gives the policy the attribute model as it is now, to choose plans with."""
+        """Gives the policy the attribute model as it is now, to choose plans with, and places the bins."""
         ours = self.policy.strengths.state_dict()
         theirs = self.labeller[0].state_dict()
         self.policy.strengths.load_state_dict({name: theirs[name] for name in ours})
+        self.policy.place_knots(data.attribute_strengths(self.policy.horizon))
 
     def update(self, batch: AttributeWindows) -> Metrics:
         """Minimizes EDM's weighted squared error of all that is not known; that of the first action counts more."""

@@ -28,10 +28,12 @@ class Planner(nn.Module):
     """Draws `candidates` plans of `horizon` steps in `sample_steps` steps, and carries out `execute` of the best one.
 
     `attributes` are names, `target` the strengths that are wished in the beginning; `strengths` are the attribute
-    model's sizes. A strength is told as its place between two of `bins` learnt embeddings. `guidance` is the weight of
-    what is told; `warm_start` is how many of the sampling steps a plan saves that begins with the last one.
-    Raises UserError.
+    model's sizes. A strength is told as its place between two of `bins` learnt embeddings, whose own strengths are
+    `knots` [M, bins]. `guidance` is the weight of what is told; `warm_start` is how many of the sampling steps a plan
+    saves that begins with the last one. Raises UserError.
     """
+
+    knots: Tensor
 
     def __init__(
         self,
@@ -71,6 +73,7 @@ class Planner(nn.Module):
         self.average = Average(self.denoiser, average)
         self.strengths = Strengths(spec, len(attributes), **strengths).requires_grad_(False)
         self.sampler = Sampler(self.denoiser.process, method=sampler, steps=sample_steps)
+        self.register_buffer("knots", torch.linspace(0, 1, bins).repeat(len(attributes), 1))
         self.queue, self.noise = ChunkQueue(execute), EpisodeNoise()
         self.last: Tensor | None = None
         self.set_targets(target or {})
@@ -170,9 +173,19 @@ class Planner(nn.Module):
 
     def told(self, strength: Tensor) -> list[Tensor]:
         """Strengths [..., M] as conditions: how near each is to each of the bins, M times [..., bins]."""
-        places = torch.arange(self.bins, device=strength.device)
-        near = (1 - (strength[..., None].clamp(0, 1) * (self.bins - 1) - places).abs()).clamp(min=0.0)
-        return list(near.unbind(-2))
+        strength = strength[..., None].clamp(0, 1)  # [..., M, 1]
+        below = (strength >= self.knots[:, 1:-1]).sum(-1)  # [..., M], place of the last knot that is not above
+        attribute = torch.arange(len(self.knots), device=strength.device)
+        low, high = self.knots[attribute, below], self.knots[attribute, below + 1]
+        place = below + ((strength[..., 0] - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+        near = 1 - (place[..., None] - torch.arange(self.bins, device=strength.device)).abs()
+        return list(near.clamp(min=0.0).unbind(-2))
+
+    def place_knots(self, strength: Tensor) -> None:
+        """Spreads the bins so that between any two lie as many of these strengths [N, M] of the data."""
+        share = torch.linspace(0, 1, self.bins, device=strength.device)
+        self.knots.copy_(strength.float().quantile(share, dim=0).T)
+        self.knots[:, 0], self.knots[:, -1] = 0.0, 1.0
 
 
 def clip(name: str, strength: float) -> float:

@@ -107,13 +107,21 @@ class Data:
 
         Raises UserError where no attribute model has labelled the table, or no episode is so long.
         """
+        places = self._window_starts(length)
+        starts = places[self._randint(len(places), n)]
+        found = AttributeWindows(self.table.segments(starts, length), self.table.labels["attributes"][starts])
+        return self.table.to_target(found)
+
+    def attribute_strengths(self, length: int) -> Tensor:
+        """The strengths of all such windows [N, M]. Raises UserError."""
+        return self.table.to_target(self.table.labels["attributes"][self._window_starts(length)])
+
+    def _window_starts(self, length: int) -> Tensor:
         if "attributes" not in self.table.labels:
             raise UserError("no attribute model has labelled these data: add reward=attributes query.kind=attributes")
         if length not in self._windows:
             self._windows[length] = self.table.segment_starts(length)
-        starts = self._windows[length][self._randint(len(self._windows[length]), n)]
-        found = AttributeWindows(self.table.segments(starts, length), self.table.labels["attributes"][starts])
-        return self.table.to_target(found)
+        return self._windows[length]
 
     def _rows(self, n: int, fraction: float = 1.0) -> Tensor:
         if fraction < 1 and fraction not in self._best:
