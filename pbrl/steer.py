@@ -133,9 +133,8 @@ def describe(wish: Wish, attributes: Sequence[str]) -> str:
 def write_video(env: Environment, episodes: Sequence[Episode], path: Path, *, columns: int) -> None:
     """Writes the episodes: one after the other, or side by side where they are of a grid of one or two attributes."""
     every = max(1, round(env.control_hz / FPS))
-    size = {"width": WIDTH, "height": HEIGHT, "every": every}
     try:
-        films = [list(frames(env, episode, **size)) for episode in episodes]
+        films = [list(frames(env, episode, width=WIDTH, height=HEIGHT, every=every)) for episode in episodes]
         write_mp4(path, tile(films) if columns else (frame for film in films for frame in film), FPS)
     except (RuntimeError, UserError) as error:  # no renderer: the numbers are printed all the same
         print(f"no video: {error}")

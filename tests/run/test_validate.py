@@ -20,6 +20,7 @@ from tests.parts import build, config, phases
 from tests.training.test_loop import BASE, command, train
 
 ATTRIBUTES = ["algo=bc", "reward=attributes", "query.kind=attributes", "query.attributes=[speed]", "feedback=perfect"]
+PLANNED = [*ATTRIBUTES, "algo=aligndiff", "algo.execute=4"]
 POINT = "hydra.searchpath=[file://tests/configs]"
 
 
@@ -44,9 +45,9 @@ POINT = "hydra.searchpath=[file://tests/configs]"
         (["query.attributes=[speed]", "algo=cpl"], "leave them out"),
         (["algo=aligndiff", "feedback=none"], "add reward=attributes query.kind=attributes"),
         (["algo=aligndiff", "reward=ensemble", "query.kind=pair"], "add reward=attributes query.kind=attributes"),
-        ([*ATTRIBUTES, "algo=aligndiff", "algo.target={height:1}"], "height: this planner knows speed"),
-        ([*ATTRIBUTES, "algo=aligndiff", "algo.execute=64"], "algo.execute=64 of query.length=64"),
-        ([*ATTRIBUTES, "algo=aligndiff", "objective=ipo"], "no objective to choose"),
+        ([*PLANNED, "algo.target={height:1}"], "height: this planner knows speed"),
+        ([*PLANNED, "algo.execute=8"], "algo.execute=8 of query.length=8"),
+        ([*PLANNED, "objective=ipo"], "no objective to choose"),
         (["algo.wings=2"], "wings"),
         (["+algo.wings=2"], "has no wings"),
         (["algo=iql", "feedback=none", "objective=ipo"], "no objective to choose"),
