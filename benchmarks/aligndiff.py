@@ -4,9 +4,10 @@
     python -m benchmarks.aligndiff --seeds 0 --methods planner
 
 A scripted teacher compares segments by what the environment measures, an attribute model learns from that and labels
-the data, and `algo=aligndiff` learns to plan. A fifth of the episodes is kept apart from all of it. Windows of those
-are the targets: their strengths are what is asked for, all attributes at once, and what the environment measures of
-them is what should be measured of the episode that is then played, once it has settled. Beside the planner:
+the data, and `algo=aligndiff` learns to plan. A fifth of the episodes is kept apart from all of it, and is what is
+asked for: of each, the mean strengths of its windows between two steps, all attributes at once. From the same start
+another episode is played, and what is measured of it between these steps is compared with what was measured of the one
+that was kept apart. Beside the planner:
 
 - the planner without guidance, with the same choice among candidates, and with guidance and no choice;
 - behaviour cloning told the strengths: an MLP from state and strengths to the action. It plans no states, so there is
@@ -14,7 +15,8 @@ them is what should be measured of the episode that is then played, once it has 
 - the error of always the data's mean.
 
 Each line of `benchmarks/results/aligndiff.jsonl` has Spearman's correlation between requested strength and measured
-mean, and the mean absolute error in the attribute's unit. Prints a table in Markdown; lines that are there are kept.
+mean (`read_correlation`: and what the attribute model reads, which also chose), and the mean absolute error in the
+attribute's unit. Prints a table in Markdown; lines that are there are kept.
 """
 
 import argparse
@@ -54,14 +56,14 @@ from pbrl.types import Observation
 
 FILE = RESULTS / "aligndiff.jsonl"
 UNITS = {"speed": "m/s", "height": "m", "gentleness": "rad/s²"}
-TASK = ("env=dm_control/walker-walk", "data=waves", "data.episodes=60", "query.length=32", "feedback=perfect")
+TASK = ("env=dm_control/walker-walk", "data=waves", "data.episodes=200", "query.length=32", "feedback=perfect")
 METHODS = {  # what is changed of the planner that was trained
     "planner": {},
     "without guidance": {"guidance": 0.0},
     "without choice": {"candidates": 1},
     "told cloning": None,
 }
-TARGETS, STEPS, SETTLED = 16, 160, 60  # episodes; steps of each; of them the first that are not measured
+TARGETS, STEPS, SETTLED = 24, 160, 60  # episodes; steps of each; of them the first, in which it falls, do not count
 CLONING = {"hidden": [256, 256], "lr": 1e-3, "batch_size": 256}
 
 
@@ -122,18 +124,19 @@ class World:
             asking.ask(0, None)
         self.model: Any = learn(settings, self.table, self.data(seed), asking, seed)
         self.table.relabel(self.model)
-        starts = test.segment_starts(length)
-        drawn = starts[torch.randperm(len(starts), generator=torch.Generator().manual_seed(seed))[:TARGETS]]
+        self.seeds = test.seed[:TARGETS]
+        windows = torch.from_numpy(test.first[:TARGETS, None] + np.arange(SETTLED, STEPS - length))  # [N, W]
         with torch.no_grad():
-            self.asked = self.model.strength(test.segments(drawn, length)).clamp(0, 1).double()  # [N, M]
-        self.wanted = self.measured(test, workers, drawn)  # [N, M]
-        self.mean = self.measured(self.table, workers, self.table.segment_starts(length)).mean(0)  # [M]
+            read = [self.model.strength(test.segments(starts, length)).mean(0) for starts in windows]
+        self.asked = torch.stack(read).clamp(0, 1).double()  # [N, M]
+        self.wanted = self.measured(test, workers)[:TARGETS]  # [N, M]
+        self.mean = self.measured(self.table, workers).mean(0)  # [M]
         self.env = make_environment(settings.env)
 
-    def measured(self, table: Table, workers: RolloutWorkers, starts: Tensor) -> Tensor:
-        """What is measured of windows [N] in units: [N, M]."""
+    def measured(self, table: Table, workers: RolloutWorkers) -> Tensor:
+        """What is measured of each episode once it has settled, in units: [N, M]."""
         found = measure_table(table, workers, self.settings.data_dir)
-        rows = table.segment_rows(starts, self.settings.query.length).numpy()
+        rows = table.first[:, None] + np.arange(SETTLED, STEPS)
         return torch.from_numpy(np.stack([mean_over(found[name], rows) for name in self.names], -1))
 
     def data(self, seed: int) -> Data:
@@ -143,18 +146,23 @@ class World:
 
 def play_targets(world: World, policy: Any, name: str) -> dict[str, Any]:
     """Plays every target, and compares what is measured with what was asked for."""
-    measured, began = [], time.process_time()
+    measured, read, began = [], [], time.process_time()
     for i, asked in enumerate(tqdm(world.asked.tolist(), desc=name, leave=False)):
         targets = dict(zip(world.names, asked, strict=True))
-        episode = steer.play(world.env, policy, targets, seed=20_000_003 + i, steps=STEPS)
+        episode = steer.play(world.env, policy, targets, seed=int(world.seeds[i]), steps=STEPS)
         assert episode.state is not None
         each = world.env.measure(episode.seed, episode.state)
+        read.append(steer.read_strengths(world.model, world.names, episode.obs[SETTLED:]))
         measured.append([np.nanmean(each[attribute][SETTLED:]) for attribute in world.names])
     found = torch.tensor(np.array(measured))
     error, guess = (found - world.wanted).abs().mean(0), (world.mean - world.wanted).abs().mean(0)
     columns = range(len(world.names))
     return {
         "rank_correlation": {world.names[i]: rank_correlation(world.asked[:, i], found[:, i]) for i in columns},
+        "read_correlation": {
+            name: rank_correlation(world.asked[:, i], torch.tensor([one[name] for one in read]).double())
+            for i, name in enumerate(world.names)
+        },
         "error": dict(zip(world.names, error.tolist(), strict=True)),
         "error_of_mean": dict(zip(world.names, guess.tolist(), strict=True)),
         "cpu_seconds": time.process_time() - began,
@@ -219,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=3000, help="updates")
+    parser.add_argument("--steps", type=int, default=6000, help="updates")
     args = parser.parse_args()
     sim.configs.register()
     lines = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []

@@ -22,6 +22,7 @@ import yaml
 from pbrl.data.frames import without_images
 from pbrl.data.rollout import EpisodeRecorder, make_environment, state_of, to_observation
 from pbrl.data.video import frames, write_mp4
+from pbrl.models.attributes import Strengths
 from pbrl.models.planner import Planner, Targets
 from pbrl.models.policy import load_policy
 from pbrl.training.evaluate import evaluation_seeds
@@ -76,17 +77,22 @@ def play(
 
 def examine(env: Environment, policy: Planner, targets: Targets, episode: Episode) -> Wish:
     """What the attribute model reads in an episode, and what the environment measures of it."""
-    length = min(policy.horizon, len(episode.action))
-    obs = torch.from_numpy(episode.obs[:-1]).unfold(0, length, 1).movedim(-1, 1)  # [N, L, O]
-    with torch.no_grad():
-        mask = torch.ones(obs.shape[:2])
-        found = policy.strengths.strength(Segment(Observation(obs), torch.zeros(*mask.shape, 1), mask)).mean(0)
-    read = dict(zip(policy.attributes, found.tolist(), strict=True))
+    read = read_strengths(policy.strengths, policy.attributes, episode.obs)
     measured: dict[str, float] = {}
     if env.attributes and episode.state is not None:
         each = env.measure(episode.seed, episode.state)
         measured = {name: float(np.nanmean(v)) for name, v in each.items() if not np.isnan(v).all()}
     return Wish(dict(targets), episode, read, measured)
+
+
+@torch.no_grad()
+def read_strengths(model: Strengths, names: Sequence[str], obs: np.ndarray) -> dict[str, float]:
+    """The mean strength, over the windows of an episode's observations [T + 1, O], of each attribute."""
+    length = min(model.context, len(obs) - 1)
+    windows = torch.from_numpy(obs[:-1]).unfold(0, length, 1).movedim(-1, 1)  # [N, L, O]
+    mask = torch.ones(windows.shape[:2])
+    found = model.strength(Segment(Observation(windows), torch.zeros(*mask.shape, 1), mask)).mean(0)
+    return dict(zip(names, found.tolist(), strict=True))
 
 
 def steer(options: dict[str, Any], targets: dict[str, float | None]) -> list[Wish]:
