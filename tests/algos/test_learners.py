@@ -21,7 +21,7 @@ VARIANTS = {
         {},
         CLONED,
         {"bc_weight": 1.0},
-        {"policy": "diffusion", "reference": True, "bc_weight": 1.0},
+        {"policy": "diffusion"},
         *({"objective": name} | (CLONED if name in RELATIVE else {}) for name in names("objective")),
     ],
     "algo/bc": [{}, {"fraction": 0.1}, {"policy": "diffusion"}],

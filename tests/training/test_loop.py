@@ -198,7 +198,7 @@ def test_answers_come_in_rounds_and_are_counted(tmp_path):
     assert phases.count("held_out") == 2
 
 
-OTHERS = ("none", "discriminator", "attributes")  # which no answers teach, or others than pairs
+OTHERS = ("none", "discriminator", "attributes", "rapl")  # which no answers teach, or others; see test_rapl.py
 
 
 @pytest.mark.parametrize("name", [name for name in names("reward") if name not in OTHERS])
