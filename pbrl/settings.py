@@ -5,10 +5,12 @@ algorithm, reward model, …) are configs with a `_target_`, whose keys are comp
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
+from pbrl.feedback.kinds import NAME
 from pbrl.feedback.strategies import STRATEGIES, needs_reward
 from pbrl.ranges import Count, Port, Range, Seed, Share, ShareBelow1, Size, Whole, check_values, hints
 from pbrl.types import UserError
@@ -19,9 +21,10 @@ class Query:
     """What is asked: `count` questions in `rounds`, about segments of `length` steps.
 
     `kind` is pair, rating, ranking (of `clips`; of a source that compares only pairs, pairs that sort segments into
-    lists, with `per_list` of them spent on each), or spans: stretches marked in a segment as good or bad, which are cut
-    into pieces of `span` steps to learn from. `seed` decides which are asked: runs with different seeds of their own
-    learn from the same answers.
+    lists, with `per_list` of them spent on each), attributes: which of two segments has more of each of `attributes`,
+    triplet (which of two segments is more like a first one), or spans: stretches marked in a segment as good or bad,
+    which are cut into pieces of `span` steps to learn from. `seed` decides which are asked: runs with different seeds
+    of their own learn from the same answers.
     """
 
     kind: str
@@ -35,11 +38,13 @@ class Query:
     held_out: ShareBelow1
     seed: Seed
     clips: Count = 4
+    attributes: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         check_values(vars(self), hints(Query), "query.")
-        if self.kind not in ("pair", "rating", "ranking", "spans"):
-            raise UserError(f"query.kind={self.kind}: it is pair, rating, ranking or spans")
+        if self.kind not in ("pair", "rating", "ranking", "attributes", "triplet", "spans"):
+            raise UserError(f"query.kind={self.kind}: it is pair, rating, ranking, attributes, triplet or spans")
+        self._check_attributes()
         if self.kind == "spans" and self.span > self.length:
             raise UserError(f"query.span={self.span} lies between 1 and query.length={self.length}")
         if self.kind == "ranking" and not 3 <= self.clips <= 5:
@@ -56,10 +61,23 @@ class Query:
         if self.kind != "pair" and self.strategy != "uniform":
             raise UserError(f"query.strategy chooses pairs: with query.kind={self.kind} it must be uniform")
 
+    def _check_attributes(self) -> None:
+        names = list(self.attributes or ())
+        if self.kind != "attributes":
+            if names:
+                raise UserError(f"query.attributes={names} are what query.kind=attributes asks about: leave them out")
+            return
+        if not names:
+            raise UserError(
+                "query.kind=attributes asks about attributes by name: add query.attributes=[speed,height] or others"
+            )
+        if len(set(names)) < len(names) or not all(0 < len(name) <= NAME for name in names):
+            raise UserError(f"query.attributes={names}: each is named once, in up to {NAME} characters")
+
     @property
     def width(self) -> int:
         """Clips of a question."""
-        return {"pair": 2, "ranking": self.clips}.get(self.kind, 1)
+        return {"pair": 2, "attributes": 2, "triplet": 3, "ranking": self.clips}.get(self.kind, 1)
 
     @property
     def learnt_length(self) -> int:

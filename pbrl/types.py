@@ -114,12 +114,23 @@ class Windows(NamedTuple):
 class Comparisons(NamedTuple):
     """Pairs of segments with P(the second is preferred), 0.5 being a tie.
 
-    Or lists of K with the worth of each; or, of unpaired objectives, two segments and how good each is.
+    Or lists of K with the worth of each; or, of unpaired objectives, two segments and how good each is; or triplets
+    with P(the third is more like the first than the second is).
     """
 
-    segments: Segment  # [B, K, L, …], K = 2 for pairs
-    label: Tensor  # [B] of pairs, else [B, K]
+    segments: Segment  # [B, K, L, …], K = 2 for pairs and 3 for triplets
+    label: Tensor  # [B] of pairs and triplets, else [B, K]
     rater: Tensor  # [B] long, place in the raters of the answers; -1 where no rater answered
+    confidence: Tensor  # [B], the weight of the answer
+
+
+class AttributeComparisons(NamedTuple):
+    """Pairs of segments with P(the second has more) of each of M attributes; where `mask` is 0, it says nothing."""
+
+    segments: Segment  # [B, 2, L, …]
+    label: Tensor  # [B, M], 0.5 where the mask is 0
+    mask: Tensor  # [B, M] float, 0 or 1
+    rater: Tensor  # [B] long, place in the raters of the answers
     confidence: Tensor  # [B], the weight of the answer
 
 
@@ -212,8 +223,9 @@ class Algorithm(Learner, Protocol):
 
 
 class RewardModel(Learner, Protocol):
-    """Learns a reward from answers."""
+    """Learns a reward from answers, or how strong several attributes are."""
 
+    gives: str  # the label that `Table.relabel` sets: reward, or attributes
     normalize: str  # how one reward is made of the members': none, std, zscore, minmax, auto
 
     def phases(self) -> list[Phase]:
@@ -221,7 +233,7 @@ class RewardModel(Learner, Protocol):
         ...
 
     def score(self, segment: Segment) -> Tensor:
-        """segment [..., L, …] → what comparisons compare: [E, ...]."""
+        """segment [..., L, …] → what comparisons compare: [E, ...], or [E, ..., M] of M attributes."""
         ...
 
     def score_at(self, table: Table, starts: Tensor, length: int) -> Tensor:
@@ -229,7 +241,7 @@ class RewardModel(Learner, Protocol):
         ...
 
     def label(self, table: Table) -> Tensor:
-        """The reward of every row by each member: [E, R]."""
+        """The reward of every row by each member: [E, R]; or the attributes of the window at every row: [R, M]."""
         ...
 
 
@@ -298,6 +310,7 @@ class Environment(Protocol):
     images: tuple[str, ...]  # cameras that are observed
     can_restore: bool  # `save_state` and `restore` work; else frames are kept while playing
     full_obs: Any  # what an expert observes, also where a policy observes less
+    attributes: tuple[str, ...]  # of behaviour, which `measure` measures, as in speed, height, gentleness
 
     @property
     def expert(self) -> Callable[..., Expert] | None:
@@ -330,12 +343,25 @@ class Environment(Protocol):
         """Goes to step `t` of an episode; returns the observation there."""
         ...
 
+    def measure(self, episode_seed: int, states: np.ndarray) -> dict[str, np.ndarray]:
+        """The `attributes` of the steps between states [T+1, S] of an episode: [T] float64 each, NaN where undefined.
+
+        An environment that measures some restores its states. It is left somewhere in that episode.
+        """
+        ...
+
     def frames(self) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
         """What is kept while playing where states cannot be restored: a frame to show, and the images observed."""
         ...
 
     def render(self, width: int = 256, height: int = 256, camera: str | None = None) -> np.ndarray:
         """A frame [height, width, 3] uint8 of the present state; of the first camera if none is named."""
+        ...
+
+    def render_at(
+        self, episode_seed: int, state: np.ndarray, t: int = 0, *, width: int, height: int, camera: str | None = None
+    ) -> np.ndarray:
+        """What `render` shows after `restore`; before it steps again the environment must be reset or restored."""
         ...
 
     def close(self) -> None:

@@ -13,13 +13,14 @@ from gymnasium.spaces import Box
 from pbrl.types import UserError
 from sim.instructions import DM_CONTROL
 from sim.render import Viewpoint
-from sim.simulation import Simulation
+from sim.simulation import Walking
 
 TASKS = tuple(f"{domain}-{task}" for domain, task in suite.ALL_TASKS)
+WALKING = ("cheetah", "hopper", "humanoid", "walker")  # domains whose gait is measured
 VIEWPOINTS = {"cartpole": {"rail": Viewpoint((0, 0, 1.0), 5.2, 90, 0)}}  # the suite's own sees the middle of it
 
 
-class DmControl(Simulation):
+class DmControl(Walking):
     """`task` is domain-task, as in `walker-walk`. Actions are scaled from [-1, 1] to the task's own bounds."""
 
     keeps_instruction = False  # episodes are known by ids from before there were instructions
@@ -54,6 +55,8 @@ class DmControl(Simulation):
         self.instruction = DM_CONTROL[task]
         self.set_view(state, images=images, image_size=image_size, camera=camera, instruction=instruction)
         self.action_space = Box(-1.0, 1.0, bounds.shape, np.float32)
+        if task.split("-")[0] in WALKING:
+            self.set_legged()
 
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from gymnasium.spaces import Box
 from pbrl.types import UserError
 from sim.instructions import GYM
 from sim.render import Viewpoint
-from sim.simulation import Simulation
+from sim.simulation import Walking
 
 IDS = {
     "ant": "Ant-v5",
@@ -28,6 +28,7 @@ IDS = {
     "walker2d": "Walker2d-v5",
 }
 TASKS = tuple(IDS)
+WALKING = ("halfcheetah", "hopper", "humanoid", "walker2d")  # tasks whose gait is measured
 VIEWPOINTS = {  # of tasks whose model has no camera: the whole range of what moves, from the side or from above
     "inverted-double-pendulum": Viewpoint((0, 0, 0.4), 4.2, 90, -5),
     "inverted-pendulum": Viewpoint((0, 0, 0.1), 3.4, 90, -5),
@@ -36,7 +37,7 @@ VIEWPOINTS = {  # of tasks whose model has no camera: the whole range of what mo
 }
 
 
-class Gym(Simulation):
+class Gym(Walking):
     """`task` is the plain name, as in `hopper`. Actions are scaled from [-1, 1] to the task's own bounds.
 
     Ant and Humanoid measure their speed on body positions that are one substep old, so the first reward after `restore`
@@ -73,6 +74,8 @@ class Gym(Simulation):
         self.instruction = GYM[task]
         self.set_view(state, images=images, image_size=image_size, camera=camera, instruction=instruction)
         self.action_space = Box(-1.0, 1.0, bounds.shape, np.float32)
+        if task in WALKING:
+            self.set_legged()
 
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:

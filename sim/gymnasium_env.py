@@ -86,6 +86,7 @@ class Gymnasium(gymnasium.Env):
 
     style = None
     double = None
+    attributes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -183,6 +184,10 @@ class Gymnasium(gymnasium.Env):
         decide: Any = self._decide() if inspect.isclass(self._decide) else self._decide
         return Expert(decide, self.scale, self.objects)
 
+    def measure(self, episode_seed: int, states: np.ndarray) -> dict[str, np.ndarray]:
+        """Nothing: what its states mean is not known."""
+        return {}
+
     # Restoring
 
     def save_state(self) -> np.ndarray | None:
@@ -257,6 +262,13 @@ class Gymnasium(gymnasium.Env):
         RendererMissing where it draws none, ValueError for an unknown camera.
         """
         return fit(self._frame(camera), width, height)
+
+    def render_at(
+        self, episode_seed: int, state: np.ndarray, t: int = 0, *, width: int, height: int, camera: str | None = None
+    ) -> np.ndarray:
+        """The frame of a state of an episode. Raises RendererMissing, ValueError, UserError."""
+        self.restore(episode_seed, state, t)
+        return self.render(width, height, camera)
 
     def frames(self) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
         """What is kept while playing: the frame [H, W, 3] uint8 that people are shown, and all images observed."""

@@ -12,6 +12,7 @@ import mujoco
 import numpy as np
 
 from sim import backend
+from sim.culling import drop_unseen_meshes
 
 
 class Viewpoint(NamedTuple):
@@ -32,7 +33,7 @@ class Viewpoint(NamedTuple):
 
 
 class Camera:
-    """Renders states of one model; rebuilds its renderer when model, size or preset change. One per thread."""
+    """Renders states of one model; rebuilds its renderer when model, size, preset or terrain change. One per thread."""
 
     def __init__(self) -> None:
         self.key: tuple | None = None
@@ -53,10 +54,11 @@ class Camera:
 
         Raises RendererMissing when no backend works, ValueError for an unknown camera.
         """
-        if self.key != (id(model), width, height, fast):
+        key = (id(model), width, height, fast, model.hfield_data.tobytes())  # OpenGL is given a terrain once
+        if self.key != key:
             self.close()
             self.renderer, self.scratch = make_renderer(model, width, height, fast), mujoco.MjData(model)
-            self.key = (id(model), width, height, fast)
+            self.key = key
             atexit.register(self.close)  # before MuJoCo takes OpenGL down, which it registered when that was made
         assert self.renderer is not None and self.scratch is not None
         if isinstance(camera, str) and mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, camera) < 0:
@@ -69,6 +71,7 @@ class Camera:
         if fast:
             self.renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             self.renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+            drop_unseen_meshes(model, self.scratch, self.renderer.scene, width / height)
         return self.renderer.render()
 
     def close(self) -> None:

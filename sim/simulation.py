@@ -17,7 +17,9 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 
 from pbrl.types import UserError
+from sim.attributes import LEGGED, Legged
 from sim.backend import RendererMissing
+from sim.looks import Looks
 from sim.render import Camera, Viewpoint
 
 Observed = Any  # [O] float32, or with images {"state": [O] float32, "images": {camera: [H, W, 3] uint8}}
@@ -54,6 +56,7 @@ class Simulation(gym.Env):
     upside_down: tuple[str, ...] = ()  # cameras that the model has mounted on their head
     images: tuple[str, ...] = ()  # cameras that are observed, besides the state
     image_size = 64  # pixels, height and width
+    attributes: tuple[str, ...] = ()  # of behaviour, which `measure` measures
 
     model: mujoco.MjModel
     data: mujoco.MjData
@@ -133,6 +136,18 @@ class Simulation(gym.Env):
         mujoco.mj_setState(self.model, self.data, state, PHYSICS)  # refreshing moves the solver's warm start
         return obs
 
+    def measure(self, episode_seed: int, states: np.ndarray) -> dict[str, np.ndarray]:
+        """The `attributes` of the steps between states [T+1, S] of an episode: [T] float64 each, NaN where undefined.
+
+        It leaves the simulator somewhere in that episode.
+        """
+        self.episode_seed = int(episode_seed)
+        self._reset(self.episode_seed)
+        return self._measure(states)
+
+    def _measure(self, states: np.ndarray) -> dict[str, np.ndarray]:
+        return {}
+
     def _refresh(self) -> None:
         mujoco.mj_forward(self.model, self.data)
 
@@ -151,8 +166,13 @@ class Simulation(gym.Env):
     def _image(self, camera: str) -> np.ndarray:
         """An image [H, W, 3] uint8 whose pixels are means of four rendered ones, as a camera's pixels cover an area."""
         size = self.image_size
-        fine = self._frame(self._image_camera, 2 * size, 2 * size, camera).reshape(size, 2, size, 2, 3)
+        frame = self._frame(self._image_camera, self.save_state(), 2 * size, 2 * size, camera)
+        fine = frame.reshape(size, 2, size, 2, 3)
         return ((fine.sum((1, 3), dtype=np.uint16) + 2) // 4).astype(np.uint8)
+
+    @cached_property
+    def _looks(self) -> Looks:
+        return Looks(self.model)
 
     @cached_property
     def _camera(self) -> Camera:
@@ -170,14 +190,33 @@ class Simulation(gym.Env):
         self, width: int = 256, height: int = 256, camera: str | None = None, fast: bool = True
     ) -> np.ndarray:
         """A frame [H, W, 3] uint8 of the present state, which is left as it is. Raises RendererMissing, ValueError."""
-        camera = camera or (self.cameras[0] if self.cameras else None)
-        return self._frame(self._camera, width, height, camera, fast)
+        return self._frame(self._camera, self.save_state(), width, height, camera or self._first_camera, fast)
 
-    def _frame(self, by: Camera, width: int, height: int, camera: str | None, fast: bool = True) -> np.ndarray:
+    def render_at(
+        self, episode_seed: int, state: np.ndarray, t: int = 0, *, width: int, height: int, camera: str | None = None
+    ) -> np.ndarray:
+        """The frame that `render` shows after `restore`, to the pixel; an episode is reset only the first time.
+
+        Before it steps again the environment must be reset or restored. Raises RendererMissing, ValueError.
+        """
+        if self._looks.put(episode_seed):
+            self.episode_seed = -1  # the model is that of another episode than the rest: `restore` begins anew
+        else:
+            self.reset(seed=episode_seed)
+            self._looks.keep(episode_seed)
+        return self._frame(self._camera, state, width, height, camera or self._first_camera)
+
+    @property
+    def _first_camera(self) -> str | None:
+        return self.cameras[0] if self.cameras else None
+
+    def _frame(
+        self, by: Camera, state: np.ndarray, width: int, height: int, camera: str | None, fast: bool = True
+    ) -> np.ndarray:
         if camera is not None and camera not in self.cameras:
             raise ValueError(f"no camera {camera!r} here; there are {', '.join(self.cameras)}")
         view = self.viewpoints.get(camera, camera) if camera else None
-        frame = by.frame(self.model, self.save_state(), PHYSICS, width, height, view, fast)
+        frame = by.frame(self.model, state, PHYSICS, width, height, view, fast)
         return frame[::-1, ::-1].copy() if camera in self.upside_down else frame
 
     def close(self) -> None:
@@ -185,6 +224,25 @@ class Simulation(gym.Env):
             if name in self.__dict__:
                 getattr(self, name).close()
                 del self.__dict__[name]
+
+
+class Walking(Simulation):
+    """A simulation whose task may be one of moving on legs: `legged` says so, and its gait is then measured."""
+
+    legged: Legged | None = None
+
+    def set_legged(self) -> None:
+        """Measures the gait from now on."""
+        self.legged, self.attributes = Legged(self.model), LEGGED
+
+    def _measure(self, states: np.ndarray) -> dict[str, np.ndarray]:
+        if self.legged is None:
+            return {}
+        seen = []
+        for state in states:
+            mujoco.mj_setState(self.model, self.data, state, PHYSICS)
+            seen.append(self.legged.look(self.model, self.data))
+        return self.legged.measure({name: np.stack([one[name] for one in seen]) for name in seen[0]}, self.control_hz)
 
 
 def check_images(images: Sequence[str], image_size: int, cameras: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ import sim.configs
 from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels
 from pbrl.objectives import Objective
+from pbrl.rewards.attributes import AttributeModel
 from pbrl.rewards.per_step import PerStepReward
 from pbrl.run import build as parts
 from pbrl.training.batches import Data
@@ -22,9 +23,12 @@ from pbrl.types import Episode, Phase, Spec
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SPEC = Spec(5, 2, (0.0,) * 5, (1.0,) * 5, 30)
-SMALL = {"hidden": [16], "width": 16, "heads": 2, "context": 4, "layers": 1, "batch_size": 16, "step_batch_size": 16}
+SMALL = {"hidden": [16], "width": 16, "heads": 2, "context": 4, "layers": 1, "batch_size": 16, "step_batch_size": 16,
+         "attributes": ["fast", "high"]}  # fmt: skip
 LENGTH = 8  # steps of a segment
+POLICIES: dict[str, dict[str, Any]] = {"mlp": {"hidden": [16, 16]}, "diffusion": {"horizon": 4, "execute": 2}}
 RANDOM = {"dropout", "target_noise", "crop"}  # settings that draw random numbers in an update, where they are not 0
+REWARDS = (PerStepReward, AttributeModel)  # whose phases follow each round of answers
 sim.configs.register()
 
 
@@ -50,16 +54,19 @@ def objective(name: str, **changes: Any) -> Objective:
 
 
 def build(name: str, spec: Spec = SPEC, **changes: Any) -> Any:
-    """`algo/cpl`, `reward/ensemble` … on a small network; `objective` may be a name or a loss function."""
+    """`algo/cpl`, `reward/ensemble` … on a small network; `objective` may be a name or a loss function.
+
+    `policy` is a name, or a policy."""
     torch.manual_seed(0)
     part, choice = name.split("/")
     chosen = changes.pop("objective", "logistic" if part == "algo" else "bradley_terry")
+    policy = changes.pop("policy", "mlp")
     found = config(f"{part}={choice}", "steps=100")[part]
     small = SMALL if part == "algo" else SMALL | {"context": LENGTH}
     found = {k: small.get(k, v) for k, v in found.items()} | changes
     takes, given = parts.parameters(found), {}
     if "policy" in takes:
-        given["policy"] = build("policy/mlp", spec, hidden=[16, 16])
+        given["policy"] = build(f"policy/{policy}", spec, **POLICIES[policy]) if isinstance(policy, str) else policy
     if "objective" in takes:
         given["objective"] = Objective(chosen) if callable(chosen) else objective(chosen)
     return parts.build(found, spec, **given)
@@ -73,7 +80,7 @@ def without_chance(name: str) -> dict[str, Any]:
 
 def phases(learner: Any, steps: int = 1) -> list[Phase]:
     """The phases of an algorithm that trains for `steps`, or of a reward model."""
-    return learner.phases() if isinstance(learner, PerStepReward) else learner.phases(steps)
+    return learner.phases() if isinstance(learner, REWARDS) else learner.phases(steps)
 
 
 def train(learner: Any, data: Data, steps: int = 1) -> Any:
@@ -83,7 +90,7 @@ def train(learner: Any, data: Data, steps: int = 1) -> Any:
             phase.before(data)
         if phase.on_labels:
             phase.on_labels(data)
-        for _ in range(steps if isinstance(learner, PerStepReward) else phase.steps):
+        for _ in range(steps if isinstance(learner, REWARDS) else phase.steps):
             phase.update(phase.draw(data))
     return learner
 
@@ -93,6 +100,8 @@ def draw_batches(learner: Any, count: int, phase: int = -1) -> list[Any]:
     kind = "pair"
     if isinstance(own := vars(learner).get("objective"), Objective):
         kind = "spans" if own.is_unpaired else "ranking" if own.segments > 2 else "pair"
+    if isinstance(learner, AttributeModel):
+        kind = "attributes"
     data, draw = made_up_data(kind), phases(learner)[phase].draw
     return [draw(data) for _ in range(count)]
 
@@ -105,6 +114,10 @@ def made_up_data(kind: str) -> Data:
     if kind == "pair":
         pairs = starts[:60].reshape(30, 2)
         data.set_labels(labels("pair", pairs, random.choice([0.0, 0.5, 1.0], 30), length=LENGTH))
+    elif kind == "attributes":
+        value = random.choice([0.0, 0.5, 1.0, np.nan], (30, 2))
+        own = labels("attributes", starts[:60].reshape(30, 2), value, length=LENGTH)
+        data.set_labels(own._replace(attributes=tuple(SMALL["attributes"])))
     elif kind == "ranking":
         value = np.concatenate([random.permutation(10) for _ in range(6)]).astype(float)
         group = np.repeat(np.arange(6), 10)

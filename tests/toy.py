@@ -23,6 +23,7 @@ class Point(gym.Env):
     observation_space = Box(-2, 2, (2,), np.float32)
     action_space = Box(-1, 1, (2,), np.float32)
     action_bounds = action_space.low, action_space.high
+    attributes = ("speed", "right", "turn")
 
     def __init__(
         self, *, horizon: int = 30, terminates: bool = False, goal_radius: float = 0.3, images=(), image_size: int = 64
@@ -57,6 +58,16 @@ class Point(gym.Env):
         self.episode_seed, self.position, self.t = episode_seed, np.array(state), t
         return self._obs()
 
+    def measure(self, episode_seed, states):
+        """m/s; how far right of the origin; where it crosses from one side to the other, how far up."""
+        after = states[1:]
+        crosses = np.sign(states[:-1, 0]) != np.sign(after[:, 0])
+        return {
+            "speed": self.control_hz * np.linalg.norm(np.diff(states, axis=0), axis=1),
+            "right": after[:, 0],
+            "turn": np.where(crosses, after[:, 1], np.nan),
+        }
+
     def render(self, width=64, height=64, camera=None):
         """The point, and above it the step in eight bits, so that a picture says when it is of."""
         image = np.full((height, width, 3), 128, np.uint8)
@@ -66,6 +77,10 @@ class Point(gym.Env):
         x, y = ((self.position + 2) / 4 * (width - 9, height - 9)).astype(int)
         image[y : y + 8, x : x + 8] = (200, 80, 40)
         return image
+
+    def render_at(self, episode_seed, state, t=0, *, width, height, camera=None):
+        self.restore(episode_seed, state, t)
+        return self.render(width, height, camera)
 
     def _obs(self):
         state = self.position.astype(np.float32)
@@ -127,3 +142,34 @@ def distance_after(policy, steps: int = 30) -> float:
     for _ in range(steps):
         position = (position + 0.1 * policy.act(Observation(position))).clamp(-2, 2)
     return position.norm(dim=1).mean().item()
+
+
+def forks(count: int = 60, steps: int = 12) -> list[Episode]:
+    """Episodes that pass a pillar in the middle of a road, half of them on its left and half on its right.
+
+    Observed are the place across the road and along it, [-1, 1] both; the action is the speed across. What is decided
+    at the start shows nowhere in the first observation.
+    """
+    made = []
+    for seed in range(count):
+        random = np.random.default_rng([seed, 7])
+        side, place, obs, actions = (-1.0, 1.0)[seed % 2], random.normal(0, 0.02), [], []
+        for t in range(steps):
+            obs.append([place, 2 * t / steps - 1])
+            actions.append([np.clip(side * 0.8 - place + 0.05 * random.standard_normal(), -1, 1)])
+            place = place + 0.2 * actions[-1][0]
+        obs.append([place, 1.0])
+        ones = np.ones(steps, np.float32)
+        made.append(Episode(seed, np.array(obs, np.float32), np.array(actions, np.float32), ones, False))
+    return made
+
+
+def share_past_the_pillar(policy, steps: int = 12, count: int = 100, width: float = 0.3) -> tuple[float, float]:
+    """Of roll-outs from the start of a fork: the share that is beside the pillar half-way, and that which is left."""
+    random = np.random.default_rng(11)
+    place = torch.from_numpy(random.normal(0, 0.02, count)).float()
+    policy.reset()
+    for t in range(steps // 2):
+        along = torch.full_like(place, 2 * t / steps - 1)
+        place = place + 0.2 * policy.act(Observation(torch.stack([place, along], 1)))[:, 0]
+    return (place.abs() > width).float().mean().item(), (place < -width).float().mean().item()

@@ -8,7 +8,7 @@ import copy
 import torch
 from torch import nn
 
-from pbrl.models.gaussian import GaussianPolicy
+from pbrl.models.gaussian import GaussianPolicy, check_gaussian
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam, polyak
 from pbrl.ranges import Positive, PositiveOrInfinite, Share, Size
@@ -31,6 +31,7 @@ class AWAC(nn.Module):
         batch_size: Size,
     ):
         super().__init__()
+        check_gaussian(policy, "algo=awac")
         self.policy = policy
         self.normalize = Normalize(spec.obs_mean, spec.obs_std)
         self.q = MLP(spec.obs_dim + spec.action_dim, 1, hidden, ensemble=2)

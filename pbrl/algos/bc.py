@@ -7,11 +7,12 @@ what raters rated high, as with a vision-language model's success probabilities 
 
 from torch import nn
 
+from pbrl.distributed import all_reduce_mean
 from pbrl.models.optim import Adam
-from pbrl.models.policy import LikelihoodPolicy
+from pbrl.models.policy import LikelihoodPolicy, check_single_steps
 from pbrl.ranges import Positive, ShareBelow1, Size, Whole
 from pbrl.training.batches import Data
-from pbrl.types import Metrics, Phase, Spec, Transitions, UserError, Weighted
+from pbrl.types import Metrics, Phase, Segment, Spec, Transitions, UserError, Weighted
 
 
 class BC(nn.Module):
@@ -41,6 +42,8 @@ class BC(nn.Module):
             raise UserError(f"algo.weights={weights}: it is null, ratings or filter")
         if weights and fraction < 1:
             raise UserError("algo.weights chooses by ratings, and algo.fraction by true returns: leave one of them out")
+        if weights:
+            check_single_steps(policy, "algo.weights")
         self.policy = policy
         self.optim = Adam(policy.parameters(), lr, cosine=cosine_steps)
         self.fraction, self.batch_size = fraction, batch_size
@@ -49,6 +52,8 @@ class BC(nn.Module):
     def phases(self, steps: int) -> list[Phase]:
         if self.weights:
             return [Phase("policy", steps, self.draw_rated, self.update_weighted)]
+        if self.policy.horizon > 1:
+            return [Phase("policy", steps, self.draw_chunks, self.update_chunks)]
         return [Phase("policy", steps, self.draw, self.update)]
 
     def draw(self, data: Data) -> Transitions:
@@ -59,6 +64,18 @@ class BC(nn.Module):
         """Maximizes the log-likelihood of the actions."""
         loss = -self.policy.log_prob(batch.obs, batch.action).mean()
         self.optim.step(loss)
+        self.policy.after_step()
+        return {"bc": loss.detach()}
+
+    def draw_chunks(self, data: Data) -> Segment:
+        """`batch_size` chunks of the policy's horizon with images, of the best `fraction` of the episodes."""
+        return data.chunks(self.batch_size, self.policy.horizon, fraction=self.fraction, images=True)
+
+    def update_chunks(self, batch: Segment) -> Metrics:
+        """Maximizes the log-likelihood of chunks of actions, or its bound, per step."""
+        loss = -self.policy.score(batch).sum() / all_reduce_mean(batch.mask.sum())
+        self.optim.step(loss)
+        self.policy.after_step()
         return {"bc": loss.detach()}
 
     def draw_rated(self, data: Data) -> Weighted:
@@ -69,4 +86,5 @@ class BC(nn.Module):
         """Maximizes the weighted log-likelihood of the actions: the mean of w log pi(a | s)."""
         loss = -(batch.weight * self.policy.log_prob(batch.steps.obs, batch.steps.action)).mean()
         self.optim.step(loss)
+        self.policy.after_step()
         return {"bc": loss.detach()}

@@ -6,6 +6,7 @@ scores are then relative to the cloned policy, as in DPO. The loss on the scores
 """
 
 import copy
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -59,6 +60,7 @@ class CPL(nn.Module):
         """Clones all segments, preferred or not."""
         loss = -self.policy.score(batch.segments).sum() / all_reduce_mean(batch.segments.mask.sum())
         self.optim.step(loss)
+        self.policy.after_step()
         return {"bc": loss.detach()}
 
     def start_finetuning(self, data: Data) -> None:
@@ -69,13 +71,15 @@ class CPL(nn.Module):
 
     def update(self, batch: Comparisons) -> Metrics:
         """Minimizes the objective on scores alpha * sum_t log pi(a_t | s_t), and the BC loss times `bc_weight`."""
-        score = self.policy.score(batch.segments)  # sum_t log pi, [B, K], where K is 2 for pairs
-        scores = self.alpha * self.relative(score, batch.segments)
+        chance = self.policy.draw_chance(batch.segments)
+        score = self.policy.score(batch.segments, chance)  # sum_t log pi, [B, K], where K is 2 for pairs
+        scores = self.alpha * self.relative(score, batch.segments, chance)
         cpl = self.objective(scores, batch.label, batch.confidence)
         bc = -score.sum() / all_reduce_mean(batch.segments.mask.sum())
         self.optim.step(cpl + self.bc_weight * bc)
+        self.policy.after_step()
         return {"cpl": cpl.detach(), "bc": bc.detach(), "train_accuracy": agreement(scores, batch.label)}
 
-    def relative(self, score: Tensor, segments: Segment) -> Tensor:
-        """The policy's score less the reference's, for CPL-KL: [B, K]."""
-        return score if self.reference is None else score - self.reference.score(segments)
+    def relative(self, score: Tensor, segments: Segment, chance: Any) -> Tensor:
+        """The policy's score less the reference's with the same `chance`, for CPL-KL: [B, K]."""
+        return score if self.reference is None else score - self.reference.score(segments, chance)

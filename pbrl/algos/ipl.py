@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pbrl.distributed import all_reduce_mean
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam, polyak
-from pbrl.models.policy import LikelihoodPolicy
+from pbrl.models.policy import LikelihoodPolicy, check_single_steps
 from pbrl.objectives import agreement, bradley_terry
 from pbrl.ranges import Finite, NotNegative, OpenShare, Positive, PositiveOrInfinite, Share, Size, Whole
 from pbrl.training.batches import Data
@@ -49,6 +49,7 @@ class IPL(nn.Module):
         step_batch_size: Size,
     ):
         super().__init__()
+        check_single_steps(policy, "algo=ipl")
         self.policy = policy
         self.normalize = Normalize(spec.obs_mean, spec.obs_std)
         self.v = MLP(spec.obs_dim, 1, hidden)
@@ -93,6 +94,7 @@ class IPL(nn.Module):
 
         self.critic_optim.step(v_loss + preference + self.penalty * size)  # eq. 5
         self.actor_optim.step(actor_loss)
+        self.policy.after_step()
         polyak(self.q_target, self.q, self.tau)
         return {
             "preference": preference.detach(),

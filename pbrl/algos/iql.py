@@ -11,7 +11,7 @@ from torch import nn
 
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam, polyak
-from pbrl.models.policy import LikelihoodPolicy
+from pbrl.models.policy import LikelihoodPolicy, check_single_steps
 from pbrl.ranges import NotNegative, OpenShare, Positive, PositiveOrInfinite, Share, Size, Whole
 from pbrl.training.batches import Data
 from pbrl.types import Metrics, Phase, Spec, Transitions
@@ -34,6 +34,7 @@ class IQL(nn.Module):
         batch_size: Size,
     ):
         super().__init__()
+        check_single_steps(policy, "algo=iql")
         self.policy = policy
         self.normalize = Normalize(spec.obs_mean, spec.obs_std)
         self.v = MLP(spec.obs_dim, 1, hidden)
@@ -71,6 +72,7 @@ class IQL(nn.Module):
 
         self.critic_optim.step(v_loss + q_loss)
         self.actor_optim.step(actor_loss)
+        self.policy.after_step()
         polyak(self.q_target, self.q, self.tau)
         return {
             "v_loss": v_loss.detach(),

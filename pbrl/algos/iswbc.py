@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 from pbrl.distributed import all_reduce_mean
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam
-from pbrl.models.policy import LikelihoodPolicy
+from pbrl.models.policy import LikelihoodPolicy, check_single_steps
 from pbrl.ranges import NotNegative, Positive, PositiveOrInfinite, Size, Whole
 from pbrl.training.batches import Data
 from pbrl.types import Comparisons, Metrics, Phase, Spec, Transitions
@@ -44,6 +44,7 @@ class ISWBC(nn.Module):
         step_batch_size: Size,
     ):
         super().__init__()
+        check_single_steps(policy, "algo=iswbc")
         self.policy = policy
         self.normalize = Normalize(spec.obs_mean, spec.obs_std)
         self.discriminator = MLP(spec.obs_dim + spec.action_dim, 1, hidden)
@@ -77,4 +78,5 @@ class ISWBC(nn.Module):
 
         self.discriminator_optim.step(error)
         self.actor_optim.step(actor_loss)
+        self.policy.after_step()
         return {"discriminator_loss": error.detach(), "actor_loss": actor_loss.detach(), "max_weight": weight.amax()}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pbrl.distributed import all_reduce_mean
-from pbrl.models.gaussian import GaussianPolicy
+from pbrl.models.gaussian import GaussianPolicy, check_gaussian
 from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam, polyak
 from pbrl.ranges import Count, NotNegative, Positive, Share, Size
@@ -36,6 +36,7 @@ class TD3BC(nn.Module):
         batch_size: Size,
     ):
         super().__init__()
+        check_gaussian(policy, "algo=td3bc")
         if policy.log_std is not None:
             raise UserError("algo=td3bc learns a deterministic policy: policy.std=0")
         self.policy = policy

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pbrl.ranges import Count, NotNegative
+from pbrl.ranges import Count, NotNegative, Share
 from pbrl.types import Environment, UserError
 
 SALT = 20  # keeps a behaviour's draws apart from the environment's, which come from the same seed
@@ -175,6 +175,38 @@ class Random(Behaviour):
 
     def choose(self, i: int) -> np.ndarray:
         return self.random[i].uniform(-1, 1, self.size)
+
+
+class Waves(Behaviour):
+    """Each action is a sine of time, whose frequency (one for the episode), size, phase and middle are drawn at random.
+
+    So episodes differ in speed, height and gentleness without an expert or training. `low_hz` to `high_hz` is where the
+    frequency lies; the size is up to `size`, the same for the whole episode.
+    """
+
+    name = "waves"
+
+    def __init__(self, *, low_hz: NotNegative, high_hz: NotNegative, size: Share, noise: NotNegative = 0.0):
+        super().__init__(noise=noise)
+        if not low_hz <= high_hz:
+            raise UserError(f"data.behaviour.low_hz={low_hz} lies above high_hz={high_hz}")
+        self.low_hz, self.high_hz, self.most = low_hz, high_hz, size
+
+    def begin(self) -> None:
+        """Needs no expert."""
+        self.step = [0] * len(self.envs)
+        self.hz = [random.uniform(self.low_hz, self.high_hz) for random in self.random]
+        self.wave = [random.uniform(0, self.most) for random in self.random]
+        self.phase = [random.uniform(0, 2 * np.pi, self.size) for random in self.random]
+        self.middle = [random.uniform(-0.5, 0.5, self.size) for random in self.random]
+
+    def choose(self, i: int) -> np.ndarray:
+        angle = 2 * np.pi * self.hz[i] * self.step[i] / self.envs[i].control_hz + self.phase[i]
+        self.step[i] += 1
+        return self.middle[i] + self.wave[i] * np.sin(angle)
+
+    def source(self, i: int) -> str:
+        return f"{self.name}: {self.hz[i]:.2g} Hz, size={self.wave[i]:.2g}"
 
 
 class Mixed(Behaviour):

@@ -21,7 +21,7 @@ T = TypeVar("T")
 ROW_BYTES = 32  # of a row beside observation and action: rewards, return to go, end, its own and its episode's number
 NORMALIZE = ("none", "std", "zscore", "minmax")
 NO_PICTURES = (
-    "reward=image has no pictures of this data to look at: a table has those of pbrl.api.load_table(path, camera=…), "
+    "a reward of pictures has none of this data to look at: a table has those of pbrl.api.load_table(path, camera=…), "
     "or of Table(episodes, pictures=…)"
 )
 PICTURES = "pictures"  # what an image reward sees, in an observation
@@ -254,6 +254,17 @@ class Table:
             )
         )
 
+    def chunks(self, starts: Tensor, length: int, images: bool = False) -> Segment:
+        """starts [B], rows that hold a step → the observation there [B, 1, O], and the actions [B, K, A] from there on.
+
+        Beyond the episode's end its last action is repeated, and the mask is 0.
+        """
+        rows = self.segment_rows(starts, length)
+        closing = self.closing[self.episode[starts]][:, None]
+        within = torch.minimum(rows, closing - 1)
+        observed = self.observe(starts[:, None], images)
+        return self.to_target(Segment(observed, self.action[within], (rows < closing).float()))
+
     def segment_rows(self, starts: Tensor, length: int) -> Tensor:
         """starts [...] → the rows of each segment [..., L], to index `obs`, `action`, `reward` with."""
         return starts[..., None] + torch.arange(length, device=self.device)
@@ -307,12 +318,17 @@ class Table:
     # Rewards
 
     def relabel(self, model: RewardModel) -> None:
-        """Sets the reward to the members' mean, each first normalized over all steps by `model.normalize`.
+        """Sets the label that the model gives: the strength of attributes, or the reward.
+
+        That is the members' mean, each first normalized over all steps by `model.normalize`.
 
         none: as it is · std: divided by its standard deviation · zscore: centered too · minmax: to [0, 1].
         Preferences between segments of one length leave the reward's offset open, and it matters where episodes can
         terminate: centering can make early termination pay. `auto` is minmax where they do, else none.
         """
+        if model.gives != "reward":
+            self.set_label(model.gives, model.label(self))
+            return
         normalize = model.normalize
         if normalize == "auto":
             normalize = "minmax" if self.done.any() else "none"

@@ -41,8 +41,7 @@ def frames(
     elif episode.state is not None:
         for t in range(len(episode.state))[first:last:every]:
             assert env is not None
-            env.restore(episode.seed, episode.state[t], t)
-            yield env.render(width=width, height=height, camera=camera)
+            yield env.render_at(episode.seed, episode.state[t], t, width=width, height=height, camera=camera)
     else:
         raise UserError(
             "frames are rendered from simulator states or cut from videos, and this episode has neither: collect it "

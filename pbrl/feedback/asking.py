@@ -11,7 +11,7 @@ from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels, accuracy
 from pbrl.feedback.questions import Question
 from pbrl.feedback.rankings import Ranking
-from pbrl.feedback.read import count, read
+from pbrl.feedback.read import Answered, check_attributes, count, read
 from pbrl.feedback.store.store import Store
 from pbrl.feedback.strategies import choose, needs_reward
 from pbrl.settings import Query
@@ -40,7 +40,7 @@ class Asking:
             n = query.count * (round_ + 1) // query.rounds - query.count * round_ // query.rounds
             self._ask_lists(n, round_) if self.by_comparisons else self._ask_chosen(n, round_, model)
         self.event = self.store.last()
-        self._read()
+        check_attributes(*self._read())
         if 0 < self.counts["answered"] == self.counts["ties"]:
             words = f"all {self.counts['ties']} answers are ties: nothing is preferred to anything"
             print(f"WARNING   {words}, and what is learnt from them says so", flush=True)
@@ -58,8 +58,8 @@ class Asking:
     def _report(self) -> dict[str, float]:
         return {**self.counts, "label_accuracy": accuracy(self.labels, self.table)}
 
-    def _read(self) -> None:
-        """Reads labels as of the event `self.event`."""
+    def _read(self) -> tuple[Labels, list[Answered]]:
+        """Reads labels as of the event `self.event`; returns them with the answers that there are."""
         asked = self.questions if self.source.kinds else None
         self.labels, answers = read(
             self.store,
@@ -72,6 +72,7 @@ class Asking:
         )
         total = len({answer.question for answer, _ in answers}) if asked is None else len(asked)
         self.counts = count(answers, self.table, total)
+        return self.labels, answers
 
     def _put(self, questions: Sequence[Question]) -> list[str]:
         """Stores questions as the source forms them, and has them answered."""
@@ -143,4 +144,5 @@ class Asking:
 
 
 def _is_same(a: Labels, b: Labels) -> bool:
-    return a.raters == b.raters and all(np.array_equal(x, y) for x, y in zip(a[:6], b[:6], strict=True))
+    same = a.raters == b.raters and np.array_equal(a.value, b.value, equal_nan=True)
+    return same and all(np.array_equal(x, y) for x, y in zip(a[:1] + a[2:6], b[:1] + b[2:6], strict=True))

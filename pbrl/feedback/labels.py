@@ -14,15 +14,18 @@ from pbrl.data.table import Table
 class Labels(NamedTuple):
     """Q labels of segments of one length."""
 
-    starts: np.ndarray  # [Q, k] int64 rows of the table where segments begin; k = 2 for comparisons, else 1
-    value: np.ndarray  # [Q] float64: P(second preferred), a rating, a place in a ranking (higher is better), or 1 / 0
+    starts: np.ndarray  # [Q, k] int64 rows of the table where segments begin; k = 2: comparisons, 3: triplets, else 1
+    value: np.ndarray  # [Q] float64: P(second preferred), a rating, a place in a ranking (higher is better), or 1 / 0;
+    # of attributes [Q, M]: P(second has more of it), NaN where the answer leaves it open; of triplets P(the third is
+    # more like the first than the second is)
     group: np.ndarray  # [Q] int64: the ranking it belongs to, whose labels follow each other; 0 of other kinds
     rater: np.ndarray  # [Q] int64: place in `raters`; -1 where several raters' answers were aggregated
     confidence: np.ndarray  # [Q] float64: weight of the answer
     question: np.ndarray  # [Q] object: ids of the questions
     raters: tuple[str, ...]
     length: int  # steps of each segment
-    kind: str  # pair, rating, ranking or spans
+    kind: str  # pair, rating, ranking, attributes, triplet or spans
+    attributes: tuple[str, ...] = ()  # [M] names
 
     @property
     def size(self) -> int:
@@ -60,17 +63,21 @@ def split(labels: Labels, held_out: float) -> tuple[Labels, Labels]:
 def accuracy(labels: Labels, table: Table) -> float:
     """How often labels that are no ties agree with the true return; NaN where there are none.
 
-    Labels of single segments are compared with their neighbours' in the same group.
+    Labels of single segments are compared with their neighbours' in the same group. Of a triplet, the closer in return
+    is the more alike.
     """
+    if labels.kind == "attributes":  # of which the return says nothing
+        return math.nan
     starts, value = labels.starts, labels.value
-    if labels.kind != "pair":
+    if labels.kind not in ("pair", "triplet"):
         same = labels.group[1:] == labels.group[:-1]
         starts = np.concatenate([starts[:-1], starts[1:]], 1)[same]
         value = 0.5 * (1 + np.sign(value[1:] - value[:-1]))[same]
     if not len(value):
         return math.nan
     rows = table.segment_rows(torch.from_numpy(starts).to(table.device), labels.length)
-    gap = table.reward[rows].sum(-1).diff(dim=1)[:, 0].cpu().numpy()
+    gap = (table.reward[rows].sum(-1) - table.reward[rows[:, :1]].sum(-1))[:, 1:].cpu().numpy()  # from the first
+    gap = np.abs(gap[:, 0]) - np.abs(gap[:, 1]) if labels.kind == "triplet" else gap[:, 0]
     clear = (value != 0.5) & (gap != 0)
     agree = (value > 0.5) == (gap > 0)
     return float(agree[clear].mean()) if clear.any() else math.nan

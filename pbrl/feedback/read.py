@@ -1,7 +1,9 @@
 """Reads labels from the store: nothing else makes any."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +52,8 @@ def read(
         labels = _labels(rank(answers, table, query.per_list), query)
     elif selection.aggregate:
         labels = aggregate(answers, table, query, selection.model)
+    elif query.kind == "attributes":
+        labels = _labels(find_attributes(answers, table, query.attributes or ()), query)
     else:
         labels = _labels(find_examples(answers, table, query, selection), query)
     return labels, [*answers, *left_out]
@@ -69,6 +73,40 @@ def find_examples(
         for example in KINDS[question.kind].examples(answer.value, reading, question.length):
             found.append((answer, group, rows_of(question.clips, example, table), example.label))
     return found
+
+
+def find_attributes(
+    answers: Sequence[Answered], table: Table, names: Sequence[str]
+) -> list[tuple[Answer, int, list[int], list[float]]]:
+    """What usable answers say of pairs, as above; the label is P(the second has more) of each of `names`.
+
+    It is NaN where an answer says nothing of that attribute; answers that say nothing of any are left out.
+    """
+    found = []
+    for answer, question in answers:
+        said = {name: label for name, label in attributes_of(answer).items() if label is not None}
+        label = [said.get(name, math.nan) for name in names]
+        if not all(map(math.isnan, label)):
+            found.append((answer, 0, rows_of(question.clips, Example((0, 1), 0.0), table), label))
+    return found
+
+
+def attributes_of(answer: Answer) -> dict[str, float | None]:
+    """P(the second has more) of each attribute that an answer is about; None where the rater could not tell."""
+    value = answer.value
+    return (value.detail or {}).get("attributes", {}) if value is not None and value.outcome != SKIP else {}
+
+
+def check_attributes(labels: Labels, answers: Sequence[Answered]) -> None:
+    """Raises UserError where no answer says anything of one of the attributes that are to be learnt."""
+    missing = [name for i, name in enumerate(labels.attributes) if np.isnan(labels.value[:, i]).all()]
+    if not missing:
+        return
+    said = {name for answer, _ in answers for name, label in attributes_of(answer).items() if label is not None}
+    raise UserError(
+        f"no answer says which clip has more {', '.join(missing)}; there are answers about "
+        f"{', '.join(sorted(said)) or 'no attribute'}: choose query.attributes among these, or ask for more"
+    )
 
 
 def read_answers(
@@ -99,6 +137,8 @@ def find_fault(answer: Answer, question: Question, table: Table) -> str | None:
         return "it has no value"
     if {clip.length for clip in question.clips} != {question.length}:
         return "its clips are not equally long"
+    if question.kind == "triplet" and len(set(question.clips)) < 3:
+        return "two of its three clips are the same"
     beyond = next((clip for clip in question.clips if not table.has_clip(clip)), None)
     if beyond is not None:
         return f"steps {beyond.first} to {beyond.first + beyond.length} lie beyond episode {beyond.episode}"
@@ -172,13 +212,13 @@ def aggregate(answers: Sequence[Answered], table: Table, query: Query, model: st
     return labels._replace(rater=np.full(labels.size, -1), confidence=np.ones(labels.size))
 
 
-def _labels(found: Sequence[tuple[Answer, int, list[int], float]], query: Query) -> Labels:
-    width = 2 if query.kind == "pair" else 1
+def _labels(found: Sequence[tuple[Answer, int, list[int], Any]], query: Query) -> Labels:
+    width, names = {"pair": 2, "attributes": 2, "triplet": 3}.get(query.kind, 1), tuple(query.attributes or ())
     raters = tuple(dict.fromkeys(answer.rater for answer, *_ in found))
     place = {rater: i for i, rater in enumerate(raters)}
     return Labels(
         starts=np.array([rows for _, _, rows, _ in found], np.int64).reshape(-1, width),
-        value=np.array([value for *_, value in found], np.float64),
+        value=np.array([value for *_, value in found], np.float64).reshape(-1, *([len(names)] if names else [])),
         group=np.array([group for _, group, _, _ in found], np.int64),
         rater=np.array([place[answer.rater] for answer, *_ in found], np.int64),
         confidence=np.array([answer.confidence for answer, *_ in found], np.float64),
@@ -186,4 +226,5 @@ def _labels(found: Sequence[tuple[Answer, int, list[int], float]], query: Query)
         raters=raters,
         length=query.learnt_length,
         kind=query.kind,
+        attributes=names,
     )

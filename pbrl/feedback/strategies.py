@@ -68,6 +68,17 @@ def needs_reward(strategy: str) -> bool:
     return strategy not in ("uniform", "k_center")
 
 
+def draw_distinct(count: int, n: int, generator: torch.Generator) -> Tensor:
+    """n triplets [n, 3] of distinct places below `count`. Raises UserError where there are not three."""
+    if count < 3:
+        raise UserError(f"triplets are of three different clips, and the data hold {count} of this query.length")
+    first, second, third = (torch.randint(count - i, (n,), generator=generator) for i in range(3))
+    second = second + (second >= first)
+    low, high = torch.minimum(first, second), torch.maximum(first, second)
+    third = third + (third >= low)
+    return torch.stack([first, second, third + (third >= high)], 1)
+
+
 def choose(
     table: Table,
     *,
@@ -92,7 +103,11 @@ def choose(
         pick = order.repeat(-(-n // len(starts)))[:n].to(table.device)
         return starts[pick][:, None]
     many = n if strategy == "uniform" else candidates * n
-    drawn = starts[torch.randint(len(starts), (many, width), generator=generator).to(table.device)]
+    if width == 3:  # three clips of which two are the same say nothing
+        pick = draw_distinct(len(starts), many, generator)
+    else:
+        pick = torch.randint(len(starts), (many, width), generator=generator)
+    drawn = starts[pick.to(table.device)]
     if strategy == "uniform":
         return drawn
     rows = table.segment_rows(drawn, length)  # [C, 2, L]

@@ -31,6 +31,8 @@ def load_run(folder: Path, material: Material, device: torch.device) -> Source:
     state = checkpoint["replicas"][seed]["reward"]
     table = material.table(device, settings.env, settings.reward)
     model = build_reward(settings, table.spec())
+    if model.gives != "reward":
+        raise UserError(f"{folder} learnt how strong attributes are, and no reward: nothing here judges those")
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -16,11 +16,12 @@ from pbrl.configs import FOLDER, quote_addresses, register_environments
 @hydra.main(config_path=str(FOLDER), config_name="label", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Serves the labelling page as `label.yaml` and the command line configure it."""
+    from pbrl.label.command import CommandLine
     from pbrl.label.serve import serve  # not above: the page's renderers import this module once more
     from pbrl.types import UserError
 
     try:
-        serve(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+        serve(OmegaConf.to_container(config, resolve=True, throw_on_missing=True), CommandLine.read())  # type: ignore[arg-type]
     except UserError as error:
         sys.exit(f"\n{error}")
 

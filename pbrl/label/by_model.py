@@ -4,28 +4,24 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
 from tqdm import tqdm
 
 from pbrl.data import collect
 from pbrl.data.frames import without_images
 from pbrl.data.rollout import make_environment, worker_count
 from pbrl.data.table import Table
-from pbrl.feedback.questions import Question
 from pbrl.feedback.sources.vlm import describe_spent
-from pbrl.feedback.store.answers import IS_OPEN
 from pbrl.feedback.store.datasets import adopt, adopt_recordings
-from pbrl.feedback.store.progress import count_open
-from pbrl.feedback.store.schema import QuestionRow
 from pbrl.feedback.store.store import Store
+from pbrl.label.command import CommandLine, training_command
 from pbrl.label.questions import ask
 from pbrl.types import UserError
 from pbrl.vlm.labeller import Labeller
 from pbrl.vlm.settings import Settings
 
 
-def label(config: dict[str, Any]) -> None:
-    """Asks what is not asked yet, and has the model answer what is open. Raises UserError."""
+def label(config: dict[str, Any], given: CommandLine) -> None:
+    """Asks what is not asked yet, has the model answer what is open, says how to learn from it. Raises UserError."""
     settings = Settings.parse(config["vlm"])
     judge = settings.make_judge()
     if config["query"]["kind"] not in judge.kinds:
@@ -49,10 +45,13 @@ def label(config: dict[str, Any]) -> None:
         print(f"asked   {asked} questions")
     labeller = Labeller(store, table, settings, source, instruction=instruction)
     try:
-        work = estimate(labeller, store, config) if config["dry_run"] else answer(labeller, store, dataset)
+        work = estimate(labeller, store) if config["dry_run"] else answer(labeller, store)
         asyncio.run(work)
     finally:
         labeller.close()
+    if not config["dry_run"]:
+        print(f"answers by {labeller.rater} in {store.address}; to learn from them:")
+        print(f"  {training_command(given, config['query'], store.address)}")
 
 
 def find_instruction(env: dict[str, Any]) -> str:
@@ -64,10 +63,10 @@ def find_instruction(env: dict[str, Any]) -> str:
     return made.instruction
 
 
-async def answer(labeller: Labeller, store: Store, dataset: str) -> None:
+async def answer(labeller: Labeller, store: Store) -> None:
     """Answers all open questions, with a progress bar. Raises UserError."""
     await labeller.begin()
-    total = count_open(store, dataset)
+    total = len(labeller.find_open())
     with tqdm(total=total, desc=f"{labeller.settings.judge} of {labeller.model}", unit="answer") as bar:
         working = asyncio.ensure_future(labeller.run(once=True))
         while not working.done():
@@ -79,33 +78,25 @@ async def answer(labeller: Labeller, store: Store, dataset: str) -> None:
         print(line)
     if labeller.ended:
         raise labeller.error or UserError(f"{labeller.ended}; the same command goes on")
-    print(f"answers by {labeller.rater} in {store.address}; to learn from them:")
-    print(f"  python train.py env=… data=… algo=iql reward=ensemble feedback=stored store={store.address}")
 
 
-async def estimate(labeller: Labeller, store: Store, config: dict[str, Any]) -> None:
-    """Prints how many requests and tokens all open questions of the data set would take, and their price."""
-    questions = open_questions(store, labeller)
-    total = count_open(store, labeller.dataset)
-    if not questions:
+async def estimate(labeller: Labeller, store: Store) -> None:
+    """Prints what the questions that are left would take, all like the first: requests, tokens and their price."""
+    left = labeller.find_open()
+    total = len(left)
+    if not left:
         print("no question is open: nothing would be asked")
         return
-    views = await asyncio.gather(*(labeller.pictures.view(clip) for clip in questions[0].clips))
-    requests = labeller.judge.requests(questions[0], views, labeller.task_of(questions[0]))
+    (question,) = store.questions(left[:1]).values()
+    views = await asyncio.gather(*(labeller.pictures.view(clip) for clip in question.clips))
+    requests = labeller.judge.requests(question, views, labeller.task_of(question))
     each = [labeller.budget.estimate(request) for request in requests]
     prompt, reply = (total * sum(part) for part in zip(*each, strict=True))
     price = labeller.budget.price(prompt, reply)
-    cost = "no price is set: vlm.price.input, vlm.price.output" if price is None else f"at most ${price:.2f}"
+    cost = (
+        "no price is set: vlm.price.input, vlm.price.output" if price is None else f"${price:.2f} where all are so long"
+    )
     print(
         f"{total} questions are open, {len(requests)} requests each, {len(requests[0].pictures)} pictures in the first"
     )
     print(f"about {prompt:,.0f} tokens of prompts and at most {reply:,.0f} of replies; {cost}")
-
-
-def open_questions(store: Store, labeller: Labeller) -> list[Question]:
-    """One open question of each kind that the judge answers."""
-    query = select(QuestionRow.id).where(IS_OPEN, QuestionRow.kind.in_(labeller.judge.kinds))
-    with store.reading() as connection:
-        about = store.conditions(connection, {"dataset": labeller.dataset})
-        ids = list(connection.execute(query.where(*about).limit(1)).scalars())
-    return list(store.questions(ids).values())

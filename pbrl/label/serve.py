@@ -23,6 +23,7 @@ from pbrl.feedback.store.address import hide_passwords, whole_address
 from pbrl.feedback.store.datasets import adopt, adopt_recordings
 from pbrl.feedback.store.progress import count_open
 from pbrl.feedback.store.store import Store
+from pbrl.label.command import CommandLine, training_command
 from pbrl.label.questions import ask, has_clear_pairs
 from pbrl.settings import check_label
 from pbrl.types import Episode, UserError
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from pbrl.feedback.page.project import Project
 
 
-def serve(config: dict[str, Any]) -> None:
-    """Asks, then serves the page until it is stopped. Raises UserError."""
+def serve(config: dict[str, Any], given: CommandLine) -> None:
+    """Asks, serves the page until it is stopped, then says how to learn from the answers. Raises UserError."""
     try:
         from pbrl.feedback.page.server import make_app
         from pbrl.label import links, network
@@ -54,7 +55,7 @@ def serve(config: dict[str, Any]) -> None:
     say = partial(print_links, project, tokens, hosts, at.getsockname()[1])
     network.run(make_app(project, hosts), at, say)
     if not config["run"]:
-        print_summary(config, project.store, project.dataset)
+        print_summary(config, given, project.store, project.dataset)
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -131,20 +132,11 @@ def print_links(project: "Project", tokens: Mapping[str, str | None], hosts: Seq
     print(f"answers {where} · kept in {project.store.address} · stop with Ctrl-C", flush=True)
 
 
-def print_summary(config: Mapping[str, Any], store: Store, dataset: str) -> None:
+def print_summary(config: Mapping[str, Any], given: CommandLine, store: Store, dataset: str) -> None:
     """What was answered, and how to learn from it."""
-    query, counts = config["query"], store.counts(dataset=dataset)
+    counts = store.counts(dataset=dataset)
     print(f"\nanswers {', '.join(f'{n} {what}' for what, n in counts.items())}; to learn from them:")
-    address = f"'{store.address}'" if "=" in store.address or "*" in store.address else store.address
-    print(
-        f"  python train.py env=… algo=… {_data_flags(config['data'])}feedback=stored store={address} "
-        f"query.kind={query['kind']} query.length={query['length']}"
-    )
-
-
-def _data_flags(data: Mapping[str, Any]) -> str:
-    """The flags of a data set that lies in a place of its own."""
-    return f"data={data['name']} data.path={data['path']} " if data.get("path") else "data=… "
+    print(f"  {training_command(given, config['query'], store.address)}")
 
 
 def frame_rate(episodes: Sequence[Episode]) -> int:

@@ -17,12 +17,13 @@ from pbrl.configs import FOLDER, quote_addresses, register_environments
 def main(config: DictConfig) -> None:
     """Labels as `label_vlm.yaml` and the command line configure it."""
     from pbrl.label.by_model import label  # not above: the processes that draw import this module once more
+    from pbrl.label.command import CommandLine
     from pbrl.types import UserError
 
     if config.model is not None:
         config.vlm.model = config.model
     try:
-        label(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+        label(OmegaConf.to_container(config, resolve=True, throw_on_missing=True), CommandLine.read())  # type: ignore[arg-type]
     except UserError as error:
         sys.exit(f"\n{error}")
 

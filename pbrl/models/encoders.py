@@ -45,8 +45,9 @@ class ConvEnsemble(nn.Module):
     """Pictures [N, S, H, W, 3] uint8 → features of each of `members` networks [E, N, F], F being `size`.
 
     Convolutions with kernels 5, 3, 3, 3 and strides 3, 2, 2, 2, each followed by a ReLU, as in RL-VLM-F (Wang et al.
-    2024, arXiv:2402.03681). All members see the same picture: the first layer is one convolution for all of them. The
-    others are a member's own, since oneDNN is slower at groups. Raises UserError for pictures that are too small.
+    2024, arXiv:2402.03681). All members see the same picture. They take turns: oneDNN is slower at groups, and one
+    first layer for all costs more in copies of its parts than it saves. Colors and channels come last throughout, also
+    in F [H, W, C]. Raises UserError for pictures that are too small.
     """
 
     KERNELS, STRIDES = (5, 3, 3, 3), (3, 2, 2, 2)
@@ -67,20 +68,21 @@ class ConvEnsemble(nn.Module):
         self.size = inputs * height * width
 
     def forward(self, pictures: Tensor) -> Tensor:
-        first, *others = cast("list[nn.Conv2d]", list(self.layers))
-        dtype: torch.dtype = first.weight.dtype
+        layers = cast("list[nn.Conv2d]", list(self.layers))
+        dtype: torch.dtype = layers[0].weight.dtype
         if is_autocast(pictures):
             dtype = torch.get_autocast_dtype(pictures.device.type)
         x = pictures.movedim(-1, 2).flatten(1, 2).to(dtype, memory_format=torch.channels_last)  # bytes fit bfloat16
-        x = nn.functional.conv2d(x, first.weight / 255, first.bias, first.stride[0])  # weights are fewer than pixels
-        members = [torch.relu(own) for own in x.chunk(self.members, 1)]
-        for layer in others:
-            weights, biases = layer.weight.chunk(self.members), cast(Tensor, layer.bias).chunk(self.members)
-            members = [
-                torch.relu_(nn.functional.conv2d(own, weight, bias, layer.stride[0]))
-                for own, weight, bias in zip(members, weights, biases, strict=True)
-            ]
-        return torch.stack([own.flatten(1) for own in members])
+        weights = [layers[0].weight / 255, *(layer.weight for layer in layers[1:])]  # they are fewer than pixels
+        parts = [weight.to(dtype).chunk(self.members) for weight in weights]
+        biases = [cast(Tensor, layer.bias).to(dtype).chunk(self.members) for layer in layers]
+        members = []
+        for e in range(self.members):
+            own = x
+            for weight, bias, stride in zip(parts, biases, self.STRIDES, strict=True):
+                own = torch.relu_(nn.functional.conv2d(own, weight[e], bias[e], stride))
+            members.append(own.movedim(1, -1).flatten(1))  # no copy, as channels are last in memory
+        return torch.stack(members)
 
 
 def is_autocast(x: Tensor) -> bool:

@@ -9,7 +9,7 @@ from pbrl.models.encoders import Encoder
 from pbrl.models.layers import MLP, Normalize, eval_mode
 from pbrl.models.policy import LikelihoodPolicy
 from pbrl.ranges import NotNegative, ShareBelow1, Size
-from pbrl.types import Observation, Spec
+from pbrl.types import Observation, Spec, UserError
 
 
 class GaussianPolicy(LikelihoodPolicy):
@@ -71,3 +71,9 @@ class GaussianPolicy(LikelihoodPolicy):
     def act(self, obs: Observation, explore: bool = False) -> Tensor:
         with eval_mode(self):
             return self.sample(obs) if explore else self.mean(obs)
+
+
+def check_gaussian(policy: LikelihoodPolicy, algorithm: str) -> None:
+    """Raises UserError where an algorithm needs the mean of a Gaussian, and the policy is another."""
+    if not isinstance(policy, GaussianPolicy):
+        raise UserError(f"{algorithm} moves the mean of a Gaussian policy: policy=mlp")

@@ -121,11 +121,13 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention; on a CPU by plain products, since the fused kernel is slow for short windows in bfloat16."""
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
+    """Attention; on a CPU by plain products, since the fused kernel is slow for short windows in bfloat16."""
     if q.device.type != "cpu":
-        return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
     logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if not causal:
+        return logits.float().softmax(-1).to(v.dtype) @ v
     later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
     return logits.float().masked_fill(later, -math.inf).softmax(-1) @ v
 

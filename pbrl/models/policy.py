@@ -22,6 +22,7 @@ class LikelihoodPolicy(nn.Module):
 
     spec: Spec
     settings: dict[str, Any]  # its keyword arguments
+    horizon: int = 1  # actions of a chunk, which it decides at once
 
     def reset(self) -> None:
         """Starts an episode; a policy without memory has nothing to forget."""
@@ -38,9 +39,28 @@ class LikelihoodPolicy(nn.Module):
         """obs [..., O], action [..., A] → the log-likelihood of each action, or a bound of it: [...]."""
         raise NotImplementedError
 
-    def score(self, segment: Segment) -> Tensor:
-        """segment [..., L, …] → the log-likelihood of its actions: [...]."""
+    def draw_chance(self, segment: Segment) -> Any:
+        """What `score` of such segments draws at random, to be shared with another policy's; None where nothing is."""
+        return None
+
+    def score(self, segment: Segment, chance: Any = None) -> Tensor:
+        """segment [..., L, …] → the log-likelihood of its actions, or a bound of it: [...].
+
+        `chance` is a `draw_chance`; without one, a policy draws its own.
+        """
         return (self.log_prob(segment.obs, segment.action) * segment.mask).sum(-1)
+
+    def after_step(self) -> None:
+        """Called in every update once its optimiser has moved it."""
+
+
+def check_single_steps(policy: LikelihoodPolicy, algorithm: str) -> None:
+    """Raises UserError where an algorithm weighs single steps and the policy decides chunks."""
+    if policy.horizon > 1:
+        raise UserError(
+            f"{algorithm} weighs single steps, and policy.horizon={policy.horizon}: add policy.horizon=1 "
+            "policy.execute=1 policy.layers=1, or choose algo=bc or cpl"
+        )
 
 
 def save_policy(policy: Any, path: str | Path) -> None:

@@ -14,6 +14,8 @@ CHUNK_ROWS = 65536  # rows times context that go through the network at once
 class PerStepReward(nn.Module):
     """A step's reward depends on the last `context` steps up to its own; a segment's score is their sum by default."""
 
+    gives = "reward"
+
     def __init__(self, *, context: int, normalize: str):
         super().__init__()
         self.context, self.normalize = context, normalize

@@ -41,7 +41,7 @@ def find_camera(env: dict[str, Any]) -> str:
     made = make_environment(without_images(env))
     made.close()
     if not made.cameras:
-        raise UserError(f"{made.name} has no camera for reward=image: choose another reward, or give it a camera")
+        raise UserError(f"{made.name} has no camera for a reward of pictures: choose another, or give it a camera")
     return made.cameras[0]
 
 

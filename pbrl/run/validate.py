@@ -25,7 +25,8 @@ from pbrl.training.batches import Data, Frames
 from pbrl.training.engine import pick_device, wants_compile
 from pbrl.types import Episode, FeedbackSource, Phase, Spec, UserError
 
-ANSWERS = {"comparisons", "marked", "rated"}  # what is drawn from answers
+OTHER_ANSWERS = {"attribute_comparisons"}  # of kinds that the made-up data do not hold
+ANSWERS = {"comparisons", "marked", "rated", "triplets"} | OTHER_ANSWERS  # what is drawn from answers
 REWARDED = {"labelled_by_reward", "marked_by_reward"}  # what is drawn by the learned reward
 DEFAULT_OBJECTIVE = {  # what configs/train.yaml says where none was chosen
     "objective": {"_target_": "pbrl.objectives.logistic", "_partial_": True, "bias": 0.5},
@@ -59,9 +60,9 @@ def validate(settings: RunSettings) -> Plan:
     reward = build_reward(settings, tiny)
     build_algorithm(settings.baseline, settings, settings.seed, tiny, device)
     draws = draws_of(algo.phases(1))
-    is_taught = bool(reward and draws_of(reward.phases()).names & ANSWERS)
-    asks = bool(is_taught or draws.names & ANSWERS)
-    _check_learners(settings, draws, reward, asks)
+    learnt = draws_of(reward.phases()) if reward else draws
+    asks = bool((learnt.names | draws.names) & ANSWERS)
+    _check_learners(settings, draws, learnt, reward)
     _check_seeds(settings, reward)
     _check_objectives(settings, algo, reward)
     if settings.only != "data" and asks:
@@ -98,17 +99,30 @@ def _check_reference(given: dict[str, Any], name: str) -> None:
     check_values(given, hints_of(takes), f"{name}.")
 
 
-def _check_learners(settings: RunSettings, draws: Draws, reward: Any, asks: bool) -> None:
+def _check_learners(settings: RunSettings, draws: Draws, learnt: Draws, reward: Any) -> None:
+    """Raises UserError where what the algorithm draws, or the reward model has learnt from, is not what is asked."""
     name, needs_answers = name_of(settings.algo), bool(draws.names & ANSWERS)
-    if draws.names & REWARDED and not reward:
+    asks = bool((learnt.names | draws.names) & ANSWERS)
+    gives = reward.gives if reward else None
+    if draws.names & REWARDED and gives != "reward":
         raise UserError(f"{name} learns from pairs that a reward model compares: choose reward=transformer or another")
     if needs_answers and reward:
         raise UserError(
             f"{name} learns from the answers themselves: drop reward=…, or choose algo=dppo, whose pairs a reward "
             "model compares, or algo=iql"
         )
+    if (settings.query.kind == "attributes") != (gives == "attributes"):
+        raise UserError(
+            "answers about several attributes are what reward=attributes learns from, and nothing else does: "
+            "query.kind=attributes reward=attributes, or neither"
+        )
     if "rated" in draws.names and settings.query.kind != "rating":
         raise UserError(f"{name} weighs steps by ratings of segments: query.kind=rating, not {settings.query.kind}")
+    if settings.query.kind == "triplet" and asks and "triplets" not in learnt.names:
+        raise UserError(
+            f"{name_of(settings.reward) or name} learns from what is better, and triplets say what is alike: choose "
+            "reward=rapl, or query.kind=pair"
+        )
     if settings.only == "answers" and not asks:
         of = f"a {name_of(settings.reward)}" if reward else "the true reward"
         raise UserError(f"only=answers: {name} on {of} asks nothing; choose algo=cpl, or reward=ensemble")
@@ -212,11 +226,12 @@ def draws_of(phases: list[Phase]) -> Draws:
 class _RecordingData(Data):
     """Made-up data of one number an observation and an action, which note what is drawn from them."""
 
-    NOTED = ANSWERS | REWARDED | {"transitions", "windows", "unlabelled"}
+    NOTED = ANSWERS | REWARDED | {"transitions", "windows", "chunks", "unlabelled"}
 
     def __init__(self) -> None:
         ones = np.ones((65, 1), np.float32)
-        super().__init__(Table([Episode(0, ones, ones[1:], ones[1:, 0], False)]), torch.Generator())
+        table = Table([Episode(0, ones, ones[1:], ones[1:, 0], False)], pictures=ones)
+        super().__init__(table, torch.Generator())
         starts, zeros = np.arange(64)[:, None], np.zeros(64, np.int64)
         question = np.full(64, "f" * 32, object)
         self.draws = Draws(set(), False)
@@ -229,6 +244,6 @@ class _RecordingData(Data):
 
         def draw(*args: Any, images: bool = False, frames: Frames | None = None, **kwargs: Any) -> Any:
             self.draws = Draws(self.draws.names | {name}, self.draws.images or images)
-            return found(*args, **kwargs)
+            return None if name in OTHER_ANSWERS else found(*args, **kwargs)
 
         return draw

@@ -1,10 +1,12 @@
 """What learners draw their batches from: the table, and the labels that answers gave to its segments.
 
-Four kinds of answer become comparisons. A comparison is one pair. A rating gives its segment a value, and pairs are
+Five kinds of answer become comparisons. A comparison is one pair. A rating gives its segment a value, and pairs are
 drawn anew from all rated segments in each batch ("dense" in CPL, arXiv:2310.13639). A ranking does so within each list.
 Spans that were marked as good or bad are segments rated 1 or 0. From ratings and rankings, lists of more than two
 segments are drawn in the same way. For unpaired objectives, a pair's winner is good and its loser bad, and so is what
-lies above or below the mean of its list, or of all ratings.
+lies above or below the mean of its list, or of all ratings. What is like what is drawn from them too: a triplet is
+answered, or made of a preferred segment and two that were compared. Comparisons by several attributes are batches of
+their own.
 """
 
 from typing import NamedTuple
@@ -16,7 +18,7 @@ from torch import Tensor
 from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels, split
 from pbrl.training.weights import rank, scale
-from pbrl.types import Comparisons, Transitions, UserError, Weighted, Windows
+from pbrl.types import AttributeComparisons, Comparisons, Segment, Transitions, UserError, Weighted, Windows
 
 NO_RATER = -1
 
@@ -32,7 +34,7 @@ class Answers(NamedTuple):
     """Labels as tensors on the table's device."""
 
     starts: Tensor  # [Q, k] rows
-    value: Tensor  # [Q] float32
+    value: Tensor  # [Q] float32; of M attributes [Q, M], NaN where the answer leaves one open
     group: Tensor  # [Q] long
     rater: Tensor  # [Q] long
     confidence: Tensor  # [Q] float32
@@ -67,11 +69,14 @@ class Data:
         self.labels, self.length = labels, labels.length
         train, test = split(labels, self.held_out)
         self.train, self.test = (Answers.of(_comparable(part), self.table.device) for part in (train, test))
+        if labels.attributes:
+            return
         group, value = self.train.group.cpu(), self.train.value.double().cpu()
         count = torch.bincount(group)
         self._mean = (torch.bincount(group, value) / count).to(self.table.device)
         self._shortest = int(count[count > 0].min()) if len(count) else 0
         self._rank = rank(self.train.value, self.train.rater)
+        self._decided = (self.train.value != 0.5).nonzero()[:, 0]  # [W], answers that are no ties
 
     # Steps
 
@@ -82,6 +87,13 @@ class Data:
     def windows(self, n: int, length: int) -> Windows:
         """n windows of `length` rows, which begin at any step."""
         return self.table.windows(self._rows(n), length)
+
+    def chunks(self, n: int, length: int, *, fraction: float = 1.0, images: bool = False) -> Segment:
+        """n times `length` actions, from any step of the `fraction` of episodes with the highest true return on.
+
+        What is observed is that of their first step alone: [n, 1, O]. The mask is 0 beyond an episode's end.
+        """
+        return self.table.chunks(self._rows(n, fraction), length, images)
 
     def _rows(self, n: int, fraction: float = 1.0) -> Tensor:
         if fraction < 1 and fraction not in self._best:
@@ -113,6 +125,38 @@ class Data:
         label = worth if segments > 2 else order(worth)
         return self._batch(answers.starts[drawn, 0], label, drawn, images, frames)
 
+    def triplets(self, n: int, *, frames: Frames | None = None) -> Comparisons:
+        """n times three segments, with P(the third is more like the first than the second is).
+
+        They are triplets as they were answered; of a list, three with its best as the first; of pairs, a pair behind
+        the winner of another one. So a preferred segment is what others should be like. Raises UserError.
+        """
+        answers = self.train
+        self._check(3 if answers.starts.shape[1] == 1 else 1, triplets=True)
+        if answers.starts.shape[1] == 1:
+            drawn = draw_from_groups(answers.group, 3, n, self.generator)
+            drawn = drawn.gather(1, answers.value[drawn].sort(dim=1, descending=True, stable=True).indices)
+            swap = self._randint(2, n).bool()  # else the third were never the closer one
+            drawn = torch.where(swap[:, None], drawn[:, [0, 2, 1]], drawn)
+            return self._batch(answers.starts[drawn, 0], order(answers.value[drawn[:, 1:]]), drawn, False, frames)
+        first = self._randint(len(answers), n)
+        starts = answers.starts[first]
+        if self._has_pairs:
+            starts = torch.cat([self._winners(first)[:, None], starts], 1)
+        batch = self._batch(starts, answers.value[first], first, False, frames)
+        is_itself = self.table.to_target((starts[:, :1] == starts[:, 1:]).any(1))  # a winner of both pairs
+        return batch._replace(confidence=batch.confidence * ~is_itself)
+
+    def _winners(self, answer: Tensor) -> Tensor:
+        """Where the winner of another pair begins, for each of these answers [n]."""
+        own = torch.searchsorted(self._decided, answer)
+        is_own = self._decided[own.clamp(max=len(self._decided) - 1)] == answer
+        others = len(self._decided) - is_own.long()
+        place = (torch.rand(len(answer), generator=self.generator, device=answer.device) * others).long()
+        place = torch.minimum(place, others - 1)  # a product may round up
+        other = self._decided[place + (is_own & (place >= own))]
+        return self.train.starts[other, (self.train.value[other] > 0.5).long()]
+
     def marked(self, n: int, *, images: bool = False, frames: Frames | None = None) -> Comparisons:
         """n times two segments with how good each is [n, 2]: 1, 0, or 0.5 for neither good nor bad.
 
@@ -128,22 +172,50 @@ class Data:
         good = 0.5 * (1 + torch.sign(answers.value[drawn] - self._mean[answers.group[drawn]])).float()
         return self._batch(answers.starts[drawn, 0], good, drawn, images, frames)
 
+    def attribute_comparisons(self, n: int) -> AttributeComparisons:
+        """n pairs with P(the second has more) of each attribute. Raises UserError if no answer is about attributes."""
+        if self.labels is not None and not self.labels.attributes:
+            raise UserError(f"these answers are of kind={self.labels.kind}, and attributes are learnt from attributes")
+        self._check_any()
+        drawn = self._randint(len(self.train), n)
+        pairs = self._batch(self.train.starts[drawn], self.train.value[drawn], drawn, False)
+        label = pairs.label.nan_to_num(0.5)
+        return AttributeComparisons(
+            pairs.segments, label, (~pairs.label.isnan()).float(), pairs.rater, pairs.confidence
+        )
+
     @property
     def _has_pairs(self) -> bool:
         return self.train.starts.shape[1] == 2
 
-    def _check(self, segments: int) -> None:
-        if self.labels is None or len(self.train) < (1 if self._has_pairs else 2):
+    def _check(self, segments: int, triplets: bool = False) -> None:
+        if self.labels is not None and self.labels.kind == "triplet" and not triplets:
             raise UserError(
-                "there are no usable answers to learn from: every question is open, was skipped, taken back, or held "
-                "out (query.held_out), or no list has two segments left; ask more (query.count), or answer some"
+                "triplets say what is alike, and not what is good: reward=rapl learns from them, and all else from "
+                "query.kind=pair, rating or ranking"
             )
+        if self.labels is not None and self.labels.attributes:
+            raise UserError(
+                f"answers about several attributes ({', '.join(self.labels.attributes)}) are for reward=attributes; by "
+                "one of them, answers that are stored compare: feedback=stored feedback.attribute=… query.kind=pair"
+            )
+        self._check_any()
+        if triplets and self._has_pairs and len(self._decided) < 2:
+            raise UserError("a triplet is made of two comparisons, and fewer are no ties: ask more (query.count)")
         if segments > 2 and self._has_pairs:
             raise UserError("the objective learns from lists: query.kind=ranking or rating")
         if segments > 2 and self._shortest < segments:
             raise UserError(
-                f"objective.segments={segments}, but a list holds {self._shortest} segments to learn from: lower it, "
-                "or ask more (query.count, query.per_list)"
+                f"{'a triplet takes 3' if triplets else f'objective.segments={segments}'}, but a list holds "
+                f"{self._shortest} segments to learn from: {'' if triplets else 'lower it, or '}ask more (query.count, "
+                "query.per_list)"
+            )
+
+    def _check_any(self) -> None:
+        if self.labels is None or len(self.train) < (1 if self.train.starts.shape[1] > 1 else 2):
+            raise UserError(
+                "there are no usable answers to learn from: every question is open, was skipped, taken back, or held "
+                "out (query.held_out), or no list has two segments left; ask more (query.count), or answer some"
             )
 
     def rated(self, n: int, *, above: float | None = None, images: bool = False) -> Weighted:
@@ -209,7 +281,7 @@ class Data:
 
 def _comparable(labels: Labels) -> Labels:
     """The labels without segments that are alone in their list: nothing is left to compare those with."""
-    if labels.kind == "pair" or not labels.size:
+    if labels.kind in ("pair", "attributes", "triplet") or not labels.size:
         return labels
     return labels.take(np.bincount(labels.group)[labels.group] > 1)
 

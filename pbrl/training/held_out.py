@@ -1,6 +1,7 @@
 """How well a reward model does on answers that it was not trained on."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,10 +28,18 @@ def evaluate_reward(data: Data, model: RewardModel) -> dict[str, float]:
 
     `held_out_accuracy` is over answers that are no ties; `calibration_error` is how far the predicted probability lies
     from the share of such answers, in ten equal bins, weighted (Guo et al. 2017, arXiv:1706.04599); `rank_correlation`
-    is Spearman's, between score and true return of the held-out segments.
+    is Spearman's, between score and true return of the held-out segments. Of attributes there is the accuracy alone, of
+    triplets the rank correlation.
     """
     if data.labels is None or len(data.test) < 2:
         return {}
+    if data.labels.attributes:
+        return _evaluate_attributes(data, model, data.labels.attributes)
+    if data.test.starts.shape[1] == 3:
+        starts = data.test.starts
+        scores = model.score_at(data.table, starts, data.length).mean(0)
+        true = data.table.reward[data.table.segment_rows(starts, data.length)].sum(-1)
+        return {"rank_correlation": rank_correlation(scores.flatten().cpu(), true.flatten().cpu())}
     pairs = held_out_pairs(data)
     scores = model.score_at(data.table, pairs.starts, data.length).mean(0)  # [N, 2]
     true = data.table.reward[data.table.segment_rows(pairs.starts, data.length)].sum(-1)
@@ -39,6 +48,15 @@ def evaluate_reward(data: Data, model: RewardModel) -> dict[str, float]:
         "calibration_error": calibration_error(torch.sigmoid(scores[:, 1] - scores[:, 0]), pairs.label),
         "rank_correlation": rank_correlation(scores.flatten().cpu(), true.flatten().cpu()),
     }
+
+
+def _evaluate_attributes(data: Data, model: RewardModel, names: Sequence[str]) -> dict[str, float]:
+    """The accuracy of each attribute on the held-out answers that are clear about it, and over all of them."""
+    scores = model.score_at(data.table, data.test.starts, data.length).mean(0)  # [N, 2, M]
+    label = data.test.value.nan_to_num(0.5)  # what is open does not count, as a tie does not
+    found = {f"held_out_accuracy_{name}": accuracy(scores[..., i], label[:, i]) for i, name in enumerate(names)}
+    every = accuracy(scores.transpose(1, 2).flatten(0, 1), label.flatten())
+    return {"held_out_accuracy": every, **found}
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:

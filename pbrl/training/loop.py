@@ -218,13 +218,22 @@ class Training:
 
     def _stop(self, updates: Updates) -> None:
         """Saves what an uninterrupted run has between an update and what follows it, and ends the run."""
-        self.unread = updates.state_dict()
-        self._save()
+        self._save_before_pause(updates)
         raise interrupts.Stopped
 
+    def _save_before_pause(self, updates: Updates) -> None:
+        """Saves what a run has between an update and what follows it."""
+        self.unread = updates.state_dict()
+        self._save()
+        self.unread = {}
+
     def _pause(self, stage: Stage, updates: Updates, clock: "Stopwatch", bar: tqdm) -> None:
-        """Logs, evaluates and saves, where it is time for that."""
+        """Logs, evaluates and saves, where it is time for that. An evaluation that is cut short is done anew."""
         is_last = self.step == stage.steps
+        if self._is_evaluation_due(stage, is_last):
+            clock.stop("train")
+            self._save_before_pause(updates)
+            clock.start()
         if self.step % self.schedule.log_every == 0 or is_last:
             self._log(stage, updates, clock, bar)
             self._refresh()

@@ -45,11 +45,15 @@ class Replica:
         return {
             "algo": self.algo.state_dict(),
             "reward": None if self.reward is None else self.reward.state_dict(),
-            "labels": {} if self.reward is None else {"reward": self.table.labels["reward"]},
+            "labels": {} if self.reward is None else self._learnt_labels(self.reward.gives),
             "generator": self.generator.get_state(),
             "log": self.log.position(),
             "evaluations": self.evaluations,
         }
+
+    def _learnt_labels(self, name: str) -> dict[str, Tensor]:
+        """The label that the reward model gave, once it has."""
+        return {name: self.table.labels[name]} if name in self.table.labels else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there. Raises UserError where another device drew the batches."""

@@ -129,7 +129,7 @@ class Client:
                     if self._drops_logprobs(error, request):
                         return await self.complete(request)
                     raise self._explain(error) from None
-        raise NoReply(self._clean(f"{type(why).__name__}: {why}")) from None
+        raise NoReply(self._clean(f"{type(why).__name__}: {describe(why)}")) from None
 
     async def close(self) -> None:
         """Closes its connections."""
@@ -145,8 +145,9 @@ class Client:
         }
         if request.top and self.has_logprobs:
             settings |= {"logprobs": True, "top_logprobs": request.top}
+        # not chat.completions.create: it checks each part against its type, which takes longer than all the rest
+        call = self.client.post("/chat/completions", cast_to=object, body=settings | dict(request.more))
         timeout = self.server.timeout_s
-        call = self.client.chat.completions.create(**settings, extra_body=dict(request.more) or None)
         found = await asyncio.wait_for(call, timeout)  # the client's own limit is for each read, not for the whole
         seconds = time.monotonic() - began
         self.seconds += seconds
@@ -193,7 +194,7 @@ class Client:
 
     def _explain(self, error: Exception) -> ServerError:
         """A sentence that says what to do, without the key."""
-        at, words = self._at(), self._clean(str(error))[:300]
+        at, words = self._at(), self._clean(describe(error))[:300]
         status = getattr(error, "status_code", None)
         if status == 401:
             return ServerError(f"{at} refuses the key in {self.server.key_env}: set that variable to a valid key")
@@ -220,6 +221,14 @@ class Client:
 def words_of(error: BaseException) -> str:
     """All that a server said: its code is not in the error's own words."""
     return f"{error} {getattr(error, 'body', None) or ''}"
+
+
+def describe(error: BaseException | None) -> str:
+    """An error in the server's words, also where they do not stand where OpenAI has them: the package looks there."""
+    body = getattr(error, "body", None)
+    said = body.get("detail") or body if isinstance(body, Mapping) else body
+    has_message = isinstance(body, Mapping) and isinstance(body.get("message"), str)
+    return str(error) if not said or has_message else f"{error} - {said}"
 
 
 def is_filtered(error: Exception) -> bool:

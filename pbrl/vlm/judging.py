@@ -56,7 +56,7 @@ class Judge(Protocol):
         ...
 
     def requests(self, question: Question, views: Sequence[View], task: str) -> list[Request]:
-        """What `judge` would send at least, for estimates; a second stage stands with an empty first reply."""
+        """What `judge` would send at least, for estimates; a second stage stands with the longest first reply."""
         ...
 
 

@@ -15,7 +15,7 @@ from pbrl.data.table import Table
 from pbrl.feedback.kinds import SKIP, TIE
 from pbrl.feedback.questions import Question, identity
 from pbrl.feedback.store.answers import Answer
-from pbrl.feedback.store.leases import Leased, lease, release
+from pbrl.feedback.store.leases import Leased, find_open, lease, release
 from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
 from pbrl.vlm.budget import BudgetReached
@@ -29,6 +29,7 @@ from pbrl.vlm.transcript import Transcript
 LEASE_S = 600.0  # as long as all retries of a question may take
 AHEAD = 2  # questions in flight for each request that may be
 IDLE_S = 0.5  # between looks for new questions
+LAST_S = 5.0  # for requests that are under way when it stops
 MOST_FAILURES = 20  # questions in a row that got no reply: the server is gone
 
 
@@ -103,8 +104,12 @@ class Labeller:
             self.model = self.client.model
         elif not self.model:
             raise UserError("vlm.replay=true plays back what one model replied: name it with vlm.model=…")
-        self.rater = f"{self.model.rsplit('/', 1)[-1][:40].strip() or 'vlm'}-{identity(self.about)[:8]}"
         self.store.add_rater(self.rater, "vlm", self.about)
+
+    @property
+    def rater(self) -> str:
+        """Its name in the store, by all that decides its answers."""
+        return f"{self.model.rsplit('/', 1)[-1][:40].strip() or 'vlm'}-{identity(self.about)[:8]}"
 
     @property
     def about(self) -> dict[str, Any]:
@@ -133,6 +138,7 @@ class Labeller:
         assert self.client is not None
         reserved = self.budget.reserve(request)
         try:
+            await asyncio.to_thread(self.transcript.prepare, request)
             reply = await self.client.complete(request)
         except BaseException:
             self.budget.settle(reserved, None)
@@ -155,6 +161,8 @@ class Labeller:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            if self._paying:  # a reply that is paid for is kept
+                await asyncio.wait(self._paying.values(), timeout=LAST_S)
             await asyncio.to_thread(release, self.store, self.rater)
             if self.client is not None:
                 await self.client.close()
@@ -257,6 +265,11 @@ class Labeller:
             return self.settings.task
         own = self.table.instruction[self.table.ids.index(question.clips[0].episode)]
         return own or self.instruction
+
+    def find_open(self) -> list[str]:
+        """The questions that are left for it to answer; without a model's name, also those that it has answered."""
+        kinds = [find_open(self.store, self.rater, "vlm", dataset=self.dataset, kind=k) for k in self.judge.kinds]
+        return [question for found in kinds for question in found]
 
     def close(self) -> None:
         """Stops the processes that draw."""

@@ -14,18 +14,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pbrl.data.frames import look_of
 from pbrl.data.rendering import Renderers, shown_environment, shown_episode
-from pbrl.data.table import Table
 from pbrl.feedback.questions import clip_id
 from pbrl.types import Clip, UserError
 from pbrl.vlm.judging import View
 from pbrl.vlm.messages import Picture
+
+if TYPE_CHECKING:  # it takes PyTorch, without which the processes that draw begin in half of the time
+    from pbrl.data.table import Table
 
 QUALITY = 92  # of JPEG
 GAP, MARGIN = 4, 3  # pixels between frames of a sheet, and around burnt-in words
@@ -54,7 +56,7 @@ class Sight:
 class Pictures:
     """Views of the clips of a table, kept in `folder` by clip and sight. `source` is what Renderers take."""
 
-    def __init__(self, table: Table, source: dict[str, Any], sight: Sight, folder: Path, workers: int):
+    def __init__(self, table: "Table", source: dict[str, Any], sight: Sight, folder: Path, workers: int):
         self.table, self.sight, self.folder = table, sight, Path(folder)
         made_of = [asdict(sight), look_of(source["env"] or {}), QUALITY]
         self.digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:10]
@@ -67,12 +69,16 @@ class Pictures:
         """A clip as the model sees it; drawn once. Raises UserError where nothing can be shown."""
         name = clip_id(clip)
         if name not in self._drawing:
-            self._drawing[name] = asyncio.ensure_future(self._view(clip, name))
+            self._drawing[name] = asyncio.ensure_future(self._view(clip))
             self._drawing[name].add_done_callback(lambda _: self._drawing.pop(name, None))
         return await asyncio.shield(self._drawing[name])
 
-    async def _view(self, clip: Clip, name: str) -> View:
-        path = self.folder / "views" / f"{name}-{self.digest}.json"
+    def path(self, clip: Clip) -> Path:
+        """Where the view of a clip is kept."""
+        return self.folder / "views" / f"{clip_id(clip)}-{self.digest}.json"
+
+    async def _view(self, clip: Clip) -> View:
+        path = self.path(clip)
         kept = await asyncio.to_thread(read_view, path)
         if kept is not None:
             return kept

@@ -1,8 +1,9 @@
 """The transcript: every request and reply, by content, written before a reply is used.
 
 So a run that is killed pays for nothing twice, two runs that ask the same pay once, and a run can be replayed with no
-server. A line of `transcript.jsonl` is a request, with the ids of its pictures, and its reply; `pictures/` beside it
-has the pictures. Nothing of it holds a key.
+server. Before a request is paid its pictures are written and some space is set aside, so that a disk that is full by
+then still takes the reply. A line of `transcript.jsonl` is a request, with the ids of its pictures, and its reply;
+`pictures/` beside it has the pictures. Nothing of it holds a key.
 """
 
 import fcntl
@@ -16,6 +17,7 @@ from pbrl.types import UserError
 from pbrl.vlm.messages import Reply, Request
 
 VERSION = 1
+SPARE_BYTES = 2**20  # set aside on the disk: of all replies that can be under way
 
 
 class Transcript:
@@ -27,6 +29,7 @@ class Transcript:
 
     def __init__(self, folder: Path, *, keep_pictures: bool = True):
         self.folder, self.file, self.keep_pictures = Path(folder), Path(folder) / "transcript.jsonl", keep_pictures
+        self.spare = self.folder / "spare"
         self.replies: dict[str, Reply] = {}
         self.cut_off = 0  # lines that hold no whole reply
         self._read_to = 0
@@ -59,21 +62,39 @@ class Transcript:
         except (ValueError, KeyError, TypeError):
             self.cut_off += 1
 
+    def prepare(self, request: Request) -> None:
+        """To be called before a request is paid: its reply will find room. Raises UserError where there is none."""
+        try:
+            if self.keep_pictures:
+                self._write_pictures(request)
+            with self._lock:
+                set_aside(self.spare)
+        except OSError as error:
+            raise self._explain(error, "every reply") from error
+
     def add(self, request: Request, model: str, reply: Reply) -> None:
         """Writes a reply to the disk, then knows it. Raises UserError where it cannot be written."""
         key = request.key(model)
         row = {"version": VERSION, "key": key, "request": request.content(model), "reply": reply.to_json()}
+        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
         try:
             if self.keep_pictures:
                 self._write_pictures(request)
-            self._append(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            try:
+                self._append(line)
+            except OSError:
+                self.spare.unlink(missing_ok=True)  # `prepare` will say that the disk is full
+                self._append(line)
         except OSError as error:
-            raise UserError(
-                f"cannot write {self.file} ({error}): free some space and start again with the same command; every "
-                "reply before this one is kept"
-            ) from error
+            raise self._explain(error, "every reply before this one") from error
         with self._lock:
             self.replies[key] = Reply.from_json(row["reply"])  # type: ignore[arg-type]
+
+    def _explain(self, error: OSError, kept: str) -> UserError:
+        return UserError(
+            f"cannot write to {self.folder} ({error}): free some space and start again with the same command; {kept} "
+            "is kept"
+        )
 
     def _append(self, line: bytes) -> None:
         with self._lock, self.file.open("a+b") as opened:
@@ -94,8 +115,12 @@ class Transcript:
             path = self.folder / "pictures" / f"{picture.id}.{picture.mime.removeprefix('image/')}"
             if not path.exists():
                 part = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
-                part.write_bytes(picture.data)
-                part.replace(path)
+                try:
+                    part.write_bytes(picture.data)
+                    part.replace(path)
+                except OSError:
+                    part.unlink(missing_ok=True)
+                    raise
 
     def rows(self) -> list[dict[str, Any]]:
         """All whole lines: `request`, `reply` and `key` of each."""
@@ -106,3 +131,17 @@ class Transcript:
             except ValueError:
                 continue
         return found
+
+
+def set_aside(path: Path) -> None:
+    """A file that takes SPARE_BYTES of the disk, if it is not there. Raises OSError where there are not so many."""
+    if path.exists():
+        return
+    try:
+        with path.open("wb") as file:
+            file.write(bytes(SPARE_BYTES))  # and no hole
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise

@@ -20,6 +20,7 @@ from robots import arm
 from robots.actions import ActionMapping
 from robots.model import add_arm
 from robots.observations import ROBOT_DIM, layout, observation
+from sim.attributes import HAND, measure_hand
 from sim.simulation import Simulation
 from sim.tabletop import tasks
 from sim.tabletop.experts import Expert
@@ -71,6 +72,7 @@ class Tabletop(Simulation):
         self.points = [self.model.body(name).id for name in self.definition.points]
         self.action_space = Box(-1.0, 1.0, (self.actions.action_dim,), np.float32)
         self.observation_space = self._observation_space()
+        self.attributes = (*HAND, "clearance") if self.definition.fragile else HAND
         Expert(task, style)  # checks the style
 
     @property
@@ -197,6 +199,17 @@ class Tabletop(Simulation):
             self.data.xpos[self.points],
         )  # [O]
         return self.full_obs[:ROBOT_DIM] if self.state == "robot" else self.full_obs
+
+    def _measure(self, states: np.ndarray) -> dict[str, np.ndarray]:
+        seen = []
+        for state in states:
+            self._put(state, 0)
+            seen.append(self.full_obs)
+        obs = np.stack(seen)
+        found = measure_hand(obs[:, :3], obs[:, 3:6], self.control_hz)
+        if self.definition.fragile:
+            found["clearance"] = np.array([self.definition.clearance(one) for one in obs[1:]])
+        return found
 
     def evaluate(self) -> tuple[float, bool]:
         """The task's reward and success of the present state."""

@@ -12,7 +12,7 @@ from pbrl.types import Phase, UserError
 from tests.parts import build, config, draw_batches, names, phases
 
 LEARNERS = [  # reward/image looks at pictures, which made-up data have not: see tests/rewards/test_image.py
-    f"{part}/{name}" for part in ("algo", "reward") for name in names(part) if name not in ("none", "image")
+    f"{part}/{name}" for part in ("algo", "reward") for name in names(part) if name not in ("none", "image", "rapl")
 ]
 CLONED = {"reference": True}  # what some objectives ask for
 RELATIVE = {objective.__name__ for objective in objectives.RELATIVE}
@@ -21,15 +21,17 @@ VARIANTS = {
         {},
         CLONED,
         {"bc_weight": 1.0},
+        {"policy": "diffusion", "reference": True, "bc_weight": 1.0},
         *({"objective": name} | (CLONED if name in RELATIVE else {}) for name in names("objective")),
     ],
-    "algo/bc": [{}, {"fraction": 0.1}],
+    "algo/bc": [{}, {"fraction": 0.1}, {"policy": "diffusion"}],
     "reward/ensemble": [{}, *({"objective": name} for name in names("objective"))],
     "reward/transformer": [{}, {"objective": "plackett_luce"}],
     "reward/lstm": [{}, {"objective": "plackett_luce"}],
 }
 CASES = [
-    pytest.param((name, changes), marks=pytest.mark.slow) if "objective" in changes else (name, changes)
+    pytest.param((name, changes), marks=pytest.mark.slow) if "objective" in changes or "policy" in changes
+    else (name, changes)
     for name in LEARNERS for changes in VARIANTS.get(name, [{}])
 ]  # fmt: skip
 CPU = torch.device("cpu")
@@ -65,17 +67,18 @@ def test_saved_and_resumed_is_uninterrupted(case, tmp_path):
     name, changes = case
     learner = build(name, **changes)
     batches = draw_batches(learner, 6)
+    torch.manual_seed(6)
     for batch in batches[:3]:
-        learner.update(batch)
+        phases(learner)[-1].update(batch)
     torch.save(learner.state_dict(), tmp_path / "state.pt")
     torch.manual_seed(7)
     for batch in batches[3:]:
-        learner.update(batch)
+        phases(learner)[-1].update(batch)
     again = build(name, **changes)
     again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     torch.manual_seed(7)
     for batch in batches[3:]:
-        again.update(batch)
+        phases(again)[-1].update(batch)
     for key, value in learner.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
 

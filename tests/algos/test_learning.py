@@ -1,5 +1,6 @@
 """What learners learn: the point world, where a clone stays put and a policy from preferences walks to the origin."""
 
+import copy
 from functools import partial
 
 import numpy as np
@@ -92,6 +93,25 @@ def test_a_reward_from_demonstrations_reaches_the_origin(world):
     data.table.relabel(reward)
     iql = build("algo/iql", world.spec(), actor_cosine_steps=0, **CRITIC_SETTINGS)
     assert toy.distance_after(train(iql, data, 800).policy) < 0.25
+
+
+def test_a_diffusion_policy_is_aligned_by_comparisons(world):
+    """Diffusion-DPO walks nearer to the origin than the clone; cloning beside it, FKPD, keeps errors small."""
+    kind = {"process": "edm", "horizon": 4, "execute": 4, "width": 32, "layers": 1, "average": 0.98}
+    settings = CPL_SETTINGS | {"lr": 3e-3, "lr_after": 1e-3, "pretrain_steps": 300, "batch_size": 32}
+    policy, data = build("policy/diffusion", world.spec(), **kind), compare_segments(world)
+    clone = build(
+        "algo/cpl", world.spec(), policy=policy, objective="bradley_terry", reference=True, alpha=0.3, **settings
+    )
+    train(clone, data, 0)
+    before, errors = toy.distance_after(clone.policy), []
+    assert before > 0.5
+    for bc_weight, nearer in ((0.0, 0.3), (0.1, before - 0.1)):
+        aligned = copy.deepcopy(clone)
+        aligned.bc_weight = bc_weight
+        errors.append(sum(aligned.update(aligned.draw(data))["bc"].item() for _ in range(200)) / 200)
+        assert toy.distance_after(aligned.policy) < nearer
+    assert errors[1] < 0.9 * errors[0]
 
 
 def test_dppo_reaches_the_origin(world):

@@ -121,6 +121,8 @@ def test_standardize():
 class Twice:
     """A reward model of two members: the true reward, and a hundred times it."""
 
+    gives = "reward"
+
     def __init__(self, normalize):
         self.normalize = normalize
 

@@ -14,6 +14,7 @@ from pbrl import files
 from pbrl.algos.bc import BC
 from pbrl.run.lock import hold
 from pbrl.training import interrupts
+from pbrl.training.evaluate import evaluate
 from pbrl.types import UserError
 from tests.training.test_loop import assert_same, command, outcome, train
 
@@ -84,6 +85,28 @@ def test_stopped_and_resumed_is_uninterrupted(tmp_path, monkeypatch, number):
     state = files.load(tmp_path / "stopped" / "run" / "checkpoint.pt", CPU)
     assert state is not None and state["position"]["step"] == 137 and state["unread"]["count"] == 7
     train(tmp_path / "stopped", *SMALL)
+    assert_same(outcome(tmp_path / "whole"), outcome(tmp_path / "stopped"))
+
+
+def test_an_evaluation_that_a_signal_ends_is_done_anew(tmp_path, monkeypatch):
+    """No update is lost, however far the last checkpoint is; the log holds each line once."""
+    flags = [*SMALL, "checkpoint_every=1000000", "steps=300", "eval_every=100"]
+    train(tmp_path / "whole", *flags)
+    (tmp_path / "stopped").mkdir()
+    (tmp_path / "stopped" / "data").symlink_to(tmp_path / "whole" / "data")
+    calls = iter(range(1, 10))
+
+    def stop_at_second(*args):
+        if next(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*args)
+
+    with monkeypatch.context() as patch, interrupts.handled(), pytest.raises(interrupts.Stopped):
+        patch.setattr("pbrl.training.loop.evaluate", stop_at_second)
+        train(tmp_path / "stopped", *flags)
+    state = files.load(tmp_path / "stopped" / "run" / "checkpoint.pt", CPU)
+    assert state is not None and state["position"]["step"] == 200
+    train(tmp_path / "stopped", *flags)
     assert_same(outcome(tmp_path / "whole"), outcome(tmp_path / "stopped"))
 
 

@@ -19,6 +19,7 @@ from pbrl.types import UserError
 from tests.parts import build, config, phases
 from tests.training.test_loop import BASE, command, train
 
+ATTRIBUTES = ["algo=bc", "reward=attributes", "query.kind=attributes", "query.attributes=[speed]", "feedback=perfect"]
 POINT = "hydra.searchpath=[file://tests/configs]"
 
 
@@ -30,7 +31,17 @@ POINT = "hydra.searchpath=[file://tests/configs]"
         (["algo=ipl", "reward=ensemble"], "learns from the answers themselves"),
         (["algo=iql", "query.strategy=entropy", "query.kind=pair", "query.rounds=2"], "reward=ensemble"),
         (["algo=cpl", "query.kind=rating", "query.strategy=k_center"], "must be uniform"),
-        (["algo=cpl", "query.kind=scores"], "pair, rating, ranking or spans"),
+        (["algo=cpl", "query.kind=scores"], "pair, rating, ranking, attributes, triplet or spans"),
+        (["algo=bc", "reward=attributes", "query.kind=pair"], r"query.attributes=\[speed,height\]"),
+        (["algo=cpl", "query.kind=attributes", "query.attributes=[speed]"], "what reward=attributes learns from"),
+        ([*ATTRIBUTES, "query.attributes=[]"], "attributes by name"),
+        ([*ATTRIBUTES, "query.attributes=[speed,speed]"], "named once"),
+        ([*ATTRIBUTES, "query.attributes=[speed,grace]"], "measures no grace; it measures speed, right, turn"),
+        ([*ATTRIBUTES, "env=metaworld/button-press"], "measures no attributes.*feedback=people"),
+        ([*ATTRIBUTES, "feedback=regret"], "about rewards"),
+        ([*ATTRIBUTES, "objective@reward_objective=plackett_luce"], "compared in pairs"),
+        ([*ATTRIBUTES, "algo=dppo"], "choose reward=transformer"),
+        (["query.attributes=[speed]", "algo=cpl"], "leave them out"),
         (["algo.wings=2"], "wings"),
         (["+algo.wings=2"], "has no wings"),
         (["algo=iql", "feedback=none", "objective=ipo"], "no objective to choose"),

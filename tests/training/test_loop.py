@@ -58,6 +58,9 @@ RUNS = {
     "ipl": ["algo=ipl", "algo.hidden=[16]", "compare=false"],
     "dtr": ["algo=dtr", "algo.width=16", "algo.layers=1", "algo.context=4", "algo.hidden=[16]", "algo.batch_size=16",
             "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2", "compare=false"],
+    "attributes-in-rounds": ["algo=bc", "reward=attributes", "reward.steps=60", "reward.width=16", "reward.heads=2",
+                             "reward.layers=1", "query.kind=attributes", "query.attributes=[speed,right,turn]",
+                             "query.rounds=2", "feedback=boltzmann", "compare=false"],
     "iql": ["algo=iql", "feedback=none", "algo.hidden=[16]"],
     "three-seeds": ["algo=iql", "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2",
                     "query.kind=pair", "feedback=perfect", "algo.hidden=[16]", "seeds=3"],
@@ -190,10 +193,10 @@ def test_answers_come_in_rounds_and_are_counted(tmp_path):
     assert phases.count("held_out") == 2
 
 
-UNTAUGHT = ("none", "discriminator")  # which no answers teach
+OTHERS = ("none", "discriminator", "attributes")  # which no answers teach, or others than pairs
 
 
-@pytest.mark.parametrize("name", [name for name in names("reward") if name not in UNTAUGHT])
+@pytest.mark.parametrize("name", [name for name in names("reward") if name not in OTHERS])
 def test_each_reward_model_is_tested_on_held_out_answers(tmp_path, name):
     train(tmp_path, "algo=iql", f"reward={name}", "reward.steps=10", "query.kind=pair", "query.count=60", "steps=5",
           "eval_every=5", "compare=false", *(["reward.context=8"] if name == "transformer" else []))  # fmt: skip

@@ -94,6 +94,13 @@ def test_what_will_not_pass_is_a_sentence_without_the_key(status, says, monkeypa
     assert KEY not in str(raised.value) and len(got) == 1
 
 
+def test_a_server_that_says_why_in_its_own_way(monkeypatch):
+    """FastAPI's `detail`, of which the openai package says nothing."""
+    with serving([(422, {"detail": f"Unexpected fields: {KEY}"})]) as (at, _), pytest.raises(ServerError) as raised:
+        complete(at, Request(("a",), 1), monkeypatch)
+    assert "Unexpected fields: ***" in str(raised.value)
+
+
 def test_nothing_left_to_pay_with_is_not_tried_again(monkeypatch):
     body = {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}
     with serving([(429, body)]) as (at, got), pytest.raises(ServerError, match="nothing is left to pay with"):

@@ -2,19 +2,18 @@
 
 import asyncio
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks import simulated_judge
 from pbrl.data import episodes as files
 from pbrl.data.table import Table
-from pbrl.feedback.questions import Question
 from pbrl.feedback.store.leases import lease
 from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
@@ -22,17 +21,12 @@ from pbrl.vlm.labeller import Labeller
 from pbrl.vlm.settings import Settings
 from tests import toy
 from tests.parts import config
-
-COUNT = 12
+from tests.vlm.labelling import COUNT, ask, run, write
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "point"
-    files.write(path, toy.episodes(6), {})
-    env = {"_target_": "tests.toy.Point"}
-    source = {"env": env, "data": {"path": str(path)}, "folder": path.parent, "seed": 0, "workers": 0}
-    return source, Table(files.read(path))
+    return write(tmp_path_factory.mktemp("data") / "point")
 
 
 @pytest.fixture(scope="module")
@@ -53,33 +47,11 @@ def flaky(tmp_path):
     running.stop()
 
 
-def ask(store: Store, table: Table, count: int = COUNT, kind: str = "pair", **more) -> list[str]:
-    width = 2 if kind == "pair" else 1
-    starts = np.random.default_rng(0).permutation(table.segment_starts(4).numpy())[: width * count]
-    clips = table.clips(starts, 4)
-    shown = [tuple(clips[i * width : (i + 1) * width]) for i in range(count)]
-    return store.ask([Question(kind, x, {"text": "?"}, position=i, **more) for i, x in enumerate(shown)])
-
-
 def settings(server, tmp_path: Path, **more) -> Settings:
     running, key = server
     own = {"base_url": running.base_url, "answer_key": str(key), "cache": str(tmp_path / "cache"), "size": 32}
     given = {"judge": "pair_logprob", "view": "frame", "concurrency": 4, "backoff_s": 0.01, "task": "go home"}
     return Settings.parse({**config()["vlm"], **own, **given, **more})
-
-
-def run(store, data, settings) -> Labeller:
-    labeller = Labeller(store, data[1], settings, data[0], instruction="")
-
-    async def work() -> None:
-        await labeller.begin()
-        await labeller.run(once=True)
-
-    try:
-        asyncio.run(work())
-    finally:
-        labeller.close()
-    return labeller
 
 
 def right(store: Store, table: Table, asked: list[str]) -> list[bool]:
@@ -96,7 +68,8 @@ def right(store: Store, table: Table, asked: list[str]) -> list[bool]:
 def test_questions_are_answered_by_what_the_pictures_show(data, judge, tmp_path):
     store = Store(f"sqlite:///{tmp_path / 'a.sqlite'}")
     asked = ask(store, data[1])
-    labeller = run(store, data, settings(judge, tmp_path))
+    labeller = run(store, data, settings(judge, tmp_path), drawn=False)
+    assert labeller.pictures.drawn == 2 * COUNT
     assert labeller.error is None and all(right(store, data[1], asked)) and len(store.answers(asked)) == COUNT
     answer = store.answers(asked)[0]
     assert answer.rater == labeller.rater and answer.value and answer.value.detail
@@ -230,5 +203,10 @@ def test_killed_in_the_middle_and_started_again(tmp_path):
         counts = running.counts()
         assert 0 <= given < 40 and len(Store(store).answers()) == 40
         assert counts["answered"] - 80 <= 2 * 2, "two requests were under way, and their answers came to nobody"
+        learn = shlex.split(again.stdout.rstrip().splitlines()[-1])  # the command that it says learns from them
+        assert learn[:2] == ["python", "train.py"]
+        words = [sys.executable, *learn[1:], "only=answers", f"run={tmp_path / 'run'}"]
+        learned = subprocess.run(words, capture_output=True)
+        assert learned.returncode == 0 and b"40 answered" in learned.stdout, learned.stdout + learned.stderr
     finally:
         running.stop()

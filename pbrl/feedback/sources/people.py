@@ -59,6 +59,7 @@ class People:
     def start(self, context: Context) -> None:
         """Opens the page on the run's questions, or says how to. Raises UserError if it does not start."""
         self.store: Store = context.store
+        self.words["attributes"] = list(context.query.attributes or ())
         flags = [f"run={context.folder}", f"port={self.port}", f"rater={self.rater}", "attached=true"]
         if context.folder is None:
             self.where = "at a labelling page of this store"

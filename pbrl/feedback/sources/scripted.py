@@ -5,18 +5,25 @@ Boltzmann (beta), myopic (gamma), mistake (epsilon), skip and equal (thresholds)
 return of a segment in the data; the released code multiplies by the share twice from its second session on.
 With `criterion="regret"` a segment is scored by its advantage under a reference value, as in CPL (arXiv:2310.13639,
 D.2): V(end) - V(start) + sum of rewards.
+
+Of attributes (`query.kind=attributes`) a segment has what its environment measures, as the mean over its steps. Gaps
+are then in standard deviations over the data's segments: `beta` and `equal` are about those. Each attribute is answered
+by itself; where a segment has none of it, as a stride before the second step, the teacher can't tell.
 """
 
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 
+from pbrl.data.measured import Measured, mean_over, measure_table
 from pbrl.data.table import Table
+from pbrl.feedback.kinds import KINDS
 from pbrl.feedback.labels import Selection
 from pbrl.feedback.questions import ANSWER, SKIP, TIE, Question, Value, identity
 from pbrl.feedback.sources.context import Context
@@ -28,12 +35,15 @@ from pbrl.types import Environment, UserError
 
 
 class Teacher:
-    """Answers pairs with P(second preferred) and single segments with a score.
+    """Answers pairs with P(second preferred), by the reward or by attributes, single segments with a score, and
+    triplets with P(third more alike): two segments are alike where their scores are close.
 
     `reference` are the settings of the policy that a regret is relative to; see sources/reference.py.
     """
 
-    kinds = ("pair", "rating")
+    kinds: tuple[str, ...] = ("pair", "rating", "attributes", "triplet")
+    attributes: Sequence[str] = ()  # that it is asked about
+    measured: Measured  # all that its environment measures, of each row, where it is asked about attributes
     value: Callable[[np.ndarray], np.ndarray]  # rows [...] → reference values [...], of a teacher that scores by regret
 
     def __init__(
@@ -79,6 +89,8 @@ class Teacher:
                 "feedback.beta, feedback.mistake and feedback.equal are about comparisons: choose query.kind=pair, or "
                 "a teacher that is always right"
             )
+        if query.kind == "attributes":
+            self._check_attributes(query.attributes or (), env)
         if self.reference is None:
             return
         check_settings(self.reference)
@@ -88,10 +100,34 @@ class Teacher:
                 "reference.policy=<run folder>"
             )
 
+    def _check_attributes(self, names: Sequence[str], env: Environment) -> None:
+        if self.criterion != "return" or self.skip:
+            raise UserError(
+                "feedback.criterion=regret and feedback.skip are about rewards: of attributes choose feedback=perfect, "
+                "mistake, boltzmann, myopic or equal"
+            )
+        known, unknown = ", ".join(env.attributes), [name for name in names if name not in env.attributes]
+        if not known:
+            raise UserError(
+                f"{env.name or 'this environment'} measures no attributes, which a scripted teacher answers by: choose "
+                "feedback=people"
+            )
+        if unknown:
+            raise UserError(
+                f"query.attributes: {env.name or 'this environment'} measures no {', '.join(unknown)}; it measures "
+                f"{known}. Other words are for feedback=people"
+            )
+
     def start(self, context: Context) -> None:
-        """Makes the teacher known to the store as a rater."""
+        """Makes the teacher known to the store as a rater. Raises UserError."""
         self.store, self.table = context.store, context.table
         self.store.add_rater(self.rater, "script", self.dials)
+        self.attributes = context.query.attributes or ()
+        if self.attributes:
+            workers = context.experts or context.workers
+            if workers is None:
+                raise UserError("attributes are measured by an environment, and there is none: start train.py env=…")
+            self.measured = measure_table(context.table, workers, context.data_dir)
         if self.reference is not None:
             self.value = self._values(context, self.reference)
 
@@ -103,8 +139,10 @@ class Teacher:
         return Reference(context.table, workers, **settings).values
 
     def form(self, question: Question) -> Question:
-        """The question as it is: a script reads no wording."""
-        return question
+        """The question as it is, with the attributes that it asks about: a script reads no other wording."""
+        if question.kind != "attributes":
+            return question
+        return replace(question, wording=KINDS["attributes"].wording({"attributes": list(self.attributes)}))
 
     def answer(self, questions: Sequence[str]) -> None:
         """Answers those of these questions of the store that this teacher has not answered yet, at once."""
@@ -115,23 +153,67 @@ class Teacher:
             ids = list(names)
             rows = [[self.table.row(clip) for clip in asked[name].clips] for name in ids]
             starts = torch.tensor(rows, device=self.table.device)
-            label, outcome = self.label(self.table, starts, length, chance(self.seed, ids))
-            values = [Value(str(o), None if np.isnan(x) else float(x)) for x, o in zip(label, outcome, strict=True)]
+            values = self._values_of(ids, starts, length)
             answers = [
                 Answer(identity("answer", name, self.rater), name, self.rater, value)
                 for name, value in zip(ids, values, strict=True)
             ]
             self.store.append(answers)
 
+    def _values_of(self, questions: Sequence[str], starts: torch.Tensor, length: int) -> list[Value]:
+        """The answers to questions about the segments at `starts` [Q, k]."""
+        if not self.attributes:
+            label, outcome = self.label(self.table, starts, length, chance(self.seed, questions))
+            return [Value(str(o), None if np.isnan(x) else float(x)) for x, o in zip(label, outcome, strict=True)]
+        labels = {
+            name: self.label_attribute(
+                self.table, self.measured[name], starts, length, chance(self.seed, [f"{q} {name}" for q in questions])
+            )
+            for name in self.attributes
+        }
+        values = []
+        for i in range(len(questions)):
+            own = {name: None if np.isnan(label[i]) else float(label[i]) for name, label in labels.items()}
+            knows = any(label is not None for label in own.values())
+            values.append(Value(ANSWER, None, {"attributes": own}) if knows else Value(SKIP))
+        return values
+
     def stop(self) -> None:
         """Nothing is left to end."""
 
     # Formulas
 
+    def label_attribute(
+        self, table: Table, measured: np.ndarray, starts: torch.Tensor, length: int, uniform: np.ndarray
+    ) -> np.ndarray:
+        """What is measured of each row [R] → P(second has more of it) at starts [Q, 2]: [Q], NaN if it can't tell.
+
+        `uniform` as of `label`.
+        """
+        recency = self.gamma ** np.arange(length - 1, -1, -1)
+        mean = mean_over(measured, table.segment_rows(starts, length).cpu().numpy(), recency)  # [Q, 2]
+        apart = table.segment_starts(length)[::length]  # a sample of all segments
+        spread = float(np.nanstd(mean_over(measured, table.segment_rows(apart, length).cpu().numpy(), recency)))
+        gap = (mean[:, 1] - mean[:, 0]) / (spread or 1.0)
+        label, _ = self.choose(gap, self.equal, uniform)
+        return np.where(np.isnan(gap), np.nan, label)
+
+    def choose(self, gap: np.ndarray, close: float, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """By how much the second is better [Q] → P(second preferred) [Q], and whether it is a tie [Q] bool."""
+        probability = (
+            np.where(gap == 0, 0.5, gap > 0)
+            if np.isinf(self.beta)
+            else 1 / (1 + np.exp(-np.clip(self.beta * gap, -700, 700)))
+        )
+        label = (uniform[:, 0] < probability).astype(np.float64)
+        label = np.where(uniform[:, 1] < self.mistake, 1 - label, label)
+        tie = (np.abs(gap) < close) | (gap == 0)
+        return np.where(tie, 0.5, label), tie
+
     def label(
         self, table: Table, starts: torch.Tensor, length: int, uniform: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """starts [Q, 2] or [Q, 1] → label [Q] (NaN where skipped) and outcome [Q] of "answer", "tie", "skip".
+        """starts [Q, 1], [Q, 2] or [Q, 3] → label [Q] (NaN where skipped) and outcome [Q] of "answer", "tie", "skip".
 
         `uniform` [Q, 2] are random numbers in [0, 1): the first decides a Boltzmann teacher's choice, the second
         whether it is a mistake.
@@ -143,15 +225,10 @@ class Teacher:
             outcome[skipped] = SKIP
             return np.where(skipped, np.nan, score[:, 0]), outcome
         gap = score[:, 1] - score[:, 0]
-        probability = (
-            np.where(gap == 0, 0.5, gap > 0)
-            if np.isinf(self.beta)
-            else 1 / (1 + np.exp(-np.clip(self.beta * gap, -700, 700)))
-        )
-        label = (uniform[:, 0] < probability).astype(np.float64)
-        label = np.where(uniform[:, 1] < self.mistake, 1 - label, label)
-        tie = (np.abs(gap) < self.equal * self.scale(table, length)) | (gap == 0)
-        label[tie], outcome[tie] = 0.5, TIE
+        if score.shape[1] == 3:  # how much closer the third is to the first than the second is
+            gap = np.abs(gap) - np.abs(score[:, 2] - score[:, 0])
+        label, tie = self.choose(gap, self.equal * self.scale(table, length), uniform)
+        outcome[tie] = TIE
         label[skipped], outcome[skipped] = np.nan, SKIP
         return label, outcome
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pbrl.feedback.kinds import check_strengths
 from pbrl.feedback.labels import Selection
 from pbrl.feedback.questions import Question
-from pbrl.feedback.read import count_held, describe_left_out, read, stored_kind
+from pbrl.feedback.read import check_attributes, count_held, describe_left_out, read, stored_kind
 from pbrl.feedback.sources.context import Context
 from pbrl.feedback.store.database import Unavailable
 from pbrl.ranges import Share
@@ -58,6 +58,8 @@ class Stored:
         left_out = describe_left_out(answers, table)
         if left_out:
             print(f"answers {left_out}")
+        if answers:
+            check_attributes(labels, answers)
         if labels.size:
             return
         held = [f"{n} × {kind} of {length} steps" for (kind, length), n in count_held(store, table).items()]

@@ -183,6 +183,18 @@ def _build(
     return _Statements(mine, [NEXT.where(*own, *conditions) for own in each])
 
 
+def find_open(store: Store, rater: str, rater_kind: str, **about: Any) -> list[str]:
+    """The questions that a rater could have at most, in their order; it need not be known to the store yet.
+
+    Those that it holds or has dealt with are not among them; `about` narrows down as for `Store`.
+    """
+    may = or_(QuestionRow.rater_kind.is_(None), QuestionRow.rater_kind == rater_kind)
+    query = select(QuestionRow.id).where(IS_OPEN, may, ~_HELD.correlate(QuestionRow).exists(), ~_DEALT_WITH.exists())
+    with store.reading() as connection:
+        query = query.where(*store.conditions(connection, about)).order_by(*ORDER)
+        return list(connection.execute(query, {"who": rater}).scalars())
+
+
 def was_handed_out(store: Store, rater: str, question: str) -> bool:
     """Whether the question is or was with this rater, or has an answer, retraction or pass by the same."""
     leased = select(LeaseRow.question).where(LeaseRow.question == question, LeaseRow.rater == rater).exists()

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pbrl.feedback.questions import Question
 from pbrl.ranges import Count, Range
 from pbrl.vlm.asking import Outcome, ask_until, both_orders, check_asked, check_settings, judge_orders, show
+from pbrl.vlm.budget import LETTERS_PER_TOKEN
 from pbrl.vlm.judging import Ask, Judgement, View, fill, load_prompt
 from pbrl.vlm.messages import Reply, Request
 from pbrl.vlm.reading import Unreadable, read_choice, read_words
@@ -53,7 +54,8 @@ class Pair:
         check_asked(self, question, task)
         shown = both_orders(views, self.swap)
         first = [self._first(pair, task) for pair in shown]
-        return first + [self._second("", task) for _ in shown if self.stages == 2]
+        longest = "x" * round(self.max_tokens * LETTERS_PER_TOKEN)
+        return first + [self._second(longest, task) for _ in shown if self.stages == 2]
 
     def _first(self, views: Sequence[View], task: str) -> Request:
         parts = fill(self._describe, task=task, first=show(views[0]), second=show(views[1]))

