@@ -4,7 +4,7 @@
 # A good guess: a prompt whose beginning was asked before is answered from the cached part, as it is with text. Seen:
 # where no word follows the picture, as with a chat template without a generation prompt, and another prompt began alike,
 # each request gets 500 "Chunk not found": a client that tries 500 again never gets there. With a word after the picture
-# all are answered. Another such prompt was seen to end the server, which this script does not show.
+# all are answered.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -86,14 +86,22 @@ def train_reward(
 
 
 def train_policy(
-    table: Table, algo: str = "cpl", *, labels: Labels | None = None, steps: int = 6000, seed: int = 0, **changes: Any
+    table: Table,
+    algo: str = "cpl",
+    *,
+    labels: Labels | None = None,
+    reward: RewardModel | None = None,
+    steps: int = 6000,
+    seed: int = 0,
+    **changes: Any,
 ) -> Policy:
     """A policy that an algorithm of configs/algo has learned in `steps` updates, with `changes` of its settings.
 
-    It learns from `labels`, from the table's reward (see `Table.relabel`), or both. Raises UserError.
+    It learns from `labels`, from the table's reward (see `Table.relabel`), or both; `reward` is the attribute model
+    that `aligndiff` plans with. Raises UserError.
     """
     settings = _settings("algo", algo, changes, seed, f"steps={steps}")
-    learner = build_algorithm(settings.algo, settings, seed, table.spec(), table.target)
+    learner = build_algorithm(settings.algo, settings, seed, table.spec(), table.target, reward)
     _run_phases(learner.phases(steps), table, labels, seed)
     return learner.policy
 

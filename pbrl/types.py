@@ -134,6 +134,13 @@ class AttributeComparisons(NamedTuple):
     confidence: Tensor  # [B], the weight of the answer
 
 
+class AttributeWindows(NamedTuple):
+    """Windows of episodes, and how strong each of M attributes is in them, from 0 to 1 in the data."""
+
+    segments: Segment  # [B, L, …]
+    strength: Tensor  # [B, M]
+
+
 @dataclass(frozen=True)
 class Spec:
     """What a network must know of its data: sizes, the observation's mean and standard deviation, [O] each, the number

@@ -70,8 +70,9 @@ COMMANDS = list(itertools.chain.from_iterable(map(commands, PAGES)))
 
 
 def of(*starts: str) -> list[Any]:
-    """Parameters: the different commands that begin so; those of the examples are run by a test of their own."""
-    found = {c.text: c for c in COMMANDS if c.text.startswith(starts) and "env=mine" not in c.words}
+    """Parameters: the different commands that begin with such words; a test of their own runs those of the examples."""
+    words = tuple(f"{start.rstrip()} " for start in starts)
+    found = {c.text: c for c in COMMANDS if f"{c.text} ".startswith(words) and "env=mine" not in c.words}
     return [pytest.param(c, id=f"{c.page}:{c.line}") for c in found.values()]
 
 

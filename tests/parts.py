@@ -24,9 +24,12 @@ from pbrl.types import Episode, Phase, Spec
 CONFIGS = Path(__file__).parent.parent / "configs"
 SPEC = Spec(5, 2, (0.0,) * 5, (1.0,) * 5, 30)
 SMALL = {"hidden": [16], "width": 16, "heads": 2, "context": 4, "layers": 1, "batch_size": 16, "step_batch_size": 16,
-         "attributes": ["fast", "high"]}  # fmt: skip
+         "attributes": ["fast", "high"], "execute": 2, "candidates": 4}  # fmt: skip
 LENGTH = 8  # steps of a segment
-POLICIES: dict[str, dict[str, Any]] = {"mlp": {"hidden": [16, 16]}, "diffusion": {"horizon": 4, "execute": 2}}
+POLICIES: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": [16, 16]},
+    "diffusion": {"horizon": 4, "execute": 2, "layers": 1},
+}
 RANDOM = {"dropout", "target_noise", "crop"}  # settings that draw random numbers in an update, where they are not 0
 REWARDS = (PerStepReward, AttributeModel)  # whose phases follow each round of answers
 sim.configs.register()
@@ -56,17 +59,19 @@ def objective(name: str, **changes: Any) -> Objective:
 def build(name: str, spec: Spec = SPEC, **changes: Any) -> Any:
     """`algo/cpl`, `reward/ensemble` … on a small network; `objective` may be a name or a loss function.
 
-    `policy` is a name, or a policy."""
+    `policy` is a name, or a policy; `reward` is a reward model, or as `name`, of algorithms that take one."""
     torch.manual_seed(0)
     part, choice = name.split("/")
     chosen = changes.pop("objective", "logistic" if part == "algo" else "bradley_terry")
-    policy = changes.pop("policy", "mlp")
+    policy, reward = changes.pop("policy", "mlp"), changes.pop("reward", "reward/attributes")
     found = config(f"{part}={choice}", "steps=100")[part]
     small = SMALL if part == "algo" else SMALL | {"context": LENGTH}
     found = {k: small.get(k, v) for k, v in found.items()} | changes
     takes, given = parts.parameters(found), {}
     if "policy" in takes:
         given["policy"] = build(f"policy/{policy}", spec, **POLICIES[policy]) if isinstance(policy, str) else policy
+    if "reward" in takes:
+        given["reward"] = build(reward, spec) if isinstance(reward, str) else reward
     if "objective" in takes:
         given["objective"] = Objective(chosen) if callable(chosen) else objective(chosen)
     return parts.build(found, spec, **given)
@@ -138,6 +143,7 @@ def _made_up_table() -> Table:
     steps = [3, 4, 10, 12] * 12
     table = Table([Episode(i, uniform(n + 1, 5), uniform(n, 2), uniform(n), i % 4 != 2) for i, n in enumerate(steps)])
     table.set_label("reward", torch.from_numpy(uniform(table.row_count)))
+    table.set_label("attributes", torch.from_numpy(uniform(table.row_count, 2)).abs())
     return table
 
 

@@ -259,3 +259,31 @@ def test_an_objective_says_what_it_is_a_loss_of_and_draws_that(name):
         assert batch.segments.action.shape[:2] == (8, own.segments)
         assert batch.label.shape == ((8,) if own.segments == 2 and not own.is_unpaired else (8, own.segments))
         assert own(torch.zeros(8, own.segments), batch.label, batch.confidence).shape == ()
+
+
+def test_compiled_is_eager():
+    """All losses in one graph, of a single learner and of three members, with the gradients of their scores."""
+    random = torch.Generator().manual_seed(0)
+    losses = {name: objective(name) for name in names("objective")}
+    batches = {}
+    for name, loss in losses.items():
+        kind = "spans" if loss.is_unpaired else "ranking" if loss.segments > 2 else "pair"
+        drawn = loss.draw(made_up_data(kind), 16)
+        for lead in ((), (3,)):
+            scores = torch.randn(*lead, 16, loss.segments, generator=random)
+            batches[name, lead] = scores, drawn.label, torch.rand(16, generator=random)
+
+    def evaluate(every):
+        found = {key: losses[key[0]](*batch) for key, batch in every.items()}
+        return found, sum(loss.sum() for loss in found.values())
+
+    def run(how):
+        every = {key: (scores.clone().requires_grad_(), *rest) for key, (scores, *rest) in batches.items()}
+        found, total = how(every)
+        total.backward()
+        return found, {key: scores.grad for key, (scores, *_) in every.items()}
+
+    torch.compiler.reset()
+    for one, other in zip(run(evaluate), run(torch.compile(evaluate, fullgraph=True)), strict=True):
+        for key in batches:
+            torch.testing.assert_close(one[key], other[key], rtol=1e-3, atol=1e-5, msg=str(key))

@@ -5,14 +5,11 @@ segment, and a summary token at the end gives c tanh(x / c) for each attribute. 
 attribute under the Bradley-Terry model, apart from the others; what an answer leaves open adds nothing to the loss.
 """
 
-import math
-
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import gelu, layer_norm
+from torch import Tensor
 
 from pbrl.data.table import Table
-from pbrl.models.layers import Linear, Normalize
+from pbrl.models.attributes import Strengths
 from pbrl.models.optim import Adam
 from pbrl.objectives import Objective
 from pbrl.ranges import Count, NotNegative, Positive, Size
@@ -22,15 +19,13 @@ from pbrl.types import AttributeComparisons, Metrics, Phase, Segment, Spec, User
 CHUNK_STEPS = 65536  # of segments that go through the network at once
 
 
-class AttributeModel(nn.Module):
+class AttributeModel(Strengths):
     """`members` transformers trained on the same batches from different starts; `context` steps are a window.
 
     `low` and `high` [M] are the least and the greatest strength in the table that was labelled last.
     """
 
     gives, normalize = "attributes", "minmax"
-    low: Tensor
-    high: Tensor
 
     def __init__(
         self,
@@ -49,19 +44,15 @@ class AttributeModel(nn.Module):
         steps: Count,
         batch_size: Size,
     ):
-        super().__init__()
         if not attributes:
             raise UserError("reward=attributes learns attributes by name: query.attributes=[speed,height] or others")
         if objective.is_unpaired or objective.segments != 2:
             raise UserError("attributes are compared in pairs: choose an objective@reward_objective of pairs")
-        self.objective, self.attributes, self.context = objective, tuple(attributes), context
-        self.bound, self.steps, self.batch_size = bound, steps, batch_size
-        self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)
-        sizes = {"members": members, "context": context, "layers": layers, "heads": heads, "width": width}
-        self.net = Reader(spec.obs_dim, len(attributes), **sizes)
+        shape = {"context": context, "members": members, "layers": layers, "heads": heads, "width": width}
+        super().__init__(spec, len(attributes), **shape, bound=bound)
+        self.objective, self.attributes = objective, tuple(attributes)
+        self.steps, self.batch_size = steps, batch_size
         self.optim = Adam(self.net.parameters(), lr, weight_decay=weight_decay)
-        self.register_buffer("low", torch.zeros(len(attributes)))
-        self.register_buffer("high", torch.ones(len(attributes)))
 
     def phases(self) -> list[Phase]:
         return [Phase("reward", self.steps, self.draw, self.update)]
@@ -81,17 +72,6 @@ class AttributeModel(nn.Module):
         clear = (batch.label != 0.5).float()
         right = ((gap > 0) == (batch.label > 0.5)).float() * clear
         return {"loss": loss.detach().mean(), "train_accuracy": right.sum() / clear.sum().clamp(min=1)}
-
-    def score(self, segment: Segment) -> Tensor:
-        """segment [..., L, …] → each member's strength of each attribute, as comparisons compare it: [E, ..., M]."""
-        lead, mask = segment.mask.shape[:-1], segment.mask
-        state = self.obs_normalize(segment.obs.state)
-        found = self.net(state.reshape(-1, *state.shape[-2:]), mask.reshape(-1, mask.shape[-1])).float()
-        return (self.bound * torch.tanh(found / self.bound)).reshape(len(found), *lead, -1)
-
-    def strength(self, segment: Segment) -> Tensor:
-        """segment [..., L, …] → the members' mean, of which 0 and 1 are the labelled table's ends: [..., M]."""
-        return self._scale(self.score(segment).mean(0))
 
     @torch.no_grad()
     def score_at(self, table: Table, starts: Tensor, length: int) -> Tensor:
@@ -121,71 +101,3 @@ class AttributeModel(nn.Module):
         self.low.copy_(found.amin(0))
         self.high.copy_(found.amax(0))
         return self._scale(found.to(self.low.device)).to(table.device)[place]
-
-    def _scale(self, found: Tensor) -> Tensor:
-        spread = self.high - self.low
-        return (found - self.low) / torch.where(spread > 0, spread, 1.0)
-
-
-class Reader(nn.Module):
-    """Normalised states [N, L, O] and mask [N, L] → what `members` transformers make of each segment: [E, N, U].
-
-    All steps see each other, and a summary token at the end sees all.
-    """
-
-    def __init__(self, inputs: int, outputs: int, *, members: int, context: int, layers: int, heads: int, width: int):
-        super().__init__()
-        if width % heads:
-            raise UserError(f"reward.width={width} must be a multiple of reward.heads={heads}")
-        self.members = members
-        self.embed, self.out = Linear(inputs, width, members), Linear(width, outputs, members)
-        self.place = nn.Parameter(0.02 * torch.randn(members, 1, context, width))
-        self.summary = nn.Parameter(0.02 * torch.randn(members, 1, 1, width))
-        self.blocks = nn.ModuleList(Block(width, heads, members) for _ in range(layers))
-
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        count, length = mask.shape
-        tokens = each(self.embed, states.expand(self.members, -1, -1, -1)) + self.place[:, :, :length]
-        x = torch.cat([tokens, self.summary.expand(-1, count, -1, -1)], 2)  # [E, N, L + 1, W]
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-        for block in self.blocks[:-1]:
-            x = block(x, x, mask)
-        x = self.blocks[-1](x[:, :, -1:], x, mask)  # nothing else is read in the end
-        return self.out(normalize(x[:, :, 0]))
-
-
-class Block(nn.Module):
-    """Self-attention and a two-layer MLP, each normalised before and added to its input; of E members at once."""
-
-    def __init__(self, width: int, heads: int, members: int):
-        super().__init__()
-        self.heads = heads
-        self.query, self.value = Linear(width, width, members), Linear(width, width, members)
-        bound = 1 / math.sqrt(width)  # as a linear layer's, but without a bias, which softmax would ignore
-        self.key = nn.Parameter(torch.empty(members, width, width).uniform_(-bound, bound))
-        self.out = Linear(width, width, members)
-        self.widen, self.narrow = Linear(width, 4 * width, members), Linear(4 * width, width, members)
-
-    def forward(self, x: Tensor, seen: Tensor, mask: Tensor) -> Tensor:
-        """Tokens x [E, N, T, W] attend to `seen` [E, N, S, W], where `mask` [N, S] is not 0 → [E, N, T, W]."""
-        seen = normalize(seen)
-        key = (seen.flatten(1, 2) @ self.key).view_as(seen)
-        q, k, v = map(self._split, (each(self.query, normalize(x)), key, each(self.value, seen)))
-        logits = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])  # [E, N, H, T, S]
-        weight = logits.masked_fill(mask[:, None, None] == 0, -math.inf).softmax(-1)
-        context = (weight.to(v.dtype) @ v).transpose(2, 3).flatten(3)
-        x = x + each(self.out, context)
-        return x + each(self.narrow, gelu(each(self.widen, normalize(x))))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(2, 3)  # [E, N, H, T, W / H]
-
-
-def each(layer: Linear, x: Tensor) -> Tensor:
-    """A layer of E members on x [E, N, T, I] → [E, N, T, U]."""
-    return layer(x.flatten(1, 2)).unflatten(1, x.shape[1:3])
-
-
-def normalize(x: Tensor) -> Tensor:
-    """Layer normalization without a scale of its own: the linear layer that follows has one."""
-    return layer_norm(x, x.shape[-1:])

@@ -42,6 +42,7 @@ class LSTM(ComparedReward):
         parameters = [*self.memory.parameters(), *self.out.parameters()]
         self.optim = Adam(parameters, lr, weight_decay=weight_decay, clip=1.0)
         self.bounded = bounded
+        has_bf16()  # asked now, and not while an update of several seeds is traced
 
     def phases(self) -> list[Phase]:
         # PyTorch cannot compile the training of its LSTM on a CPU

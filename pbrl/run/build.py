@@ -15,7 +15,7 @@ from pbrl.ranges import check_values, hints_of
 from pbrl.settings import Part, RunSettings
 from pbrl.types import Spec, UserError
 
-GIVEN = {"self", "spec", "policy", "objective", "scores", "label", "worth", "good"}  # what is handed to parts besides
+GIVEN = {"self", "spec", "policy", "reward", "objective", "scores", "label", "worth", "good"}  # handed to parts besides
 
 
 def build(config: Part, *given: Any, flag: str = "", **named: Any) -> Any:
@@ -42,13 +42,20 @@ def build_objective(config: Part, flag: str = "objective") -> Objective:
     return Objective(build(config, flag=flag))
 
 
-def build_algorithm(algo: Part, settings: RunSettings, seed: int, spec: Spec, device: torch.device) -> Any:
-    """An algorithm with the config's policy and objective where it takes them; initialized by the seed alone."""
+def build_algorithm(
+    algo: Part, settings: RunSettings, seed: int, spec: Spec, device: torch.device, reward: Any = None
+) -> Any:
+    """An algorithm with the config's policy and objective, and the run's reward model, where it takes them.
+
+    It is initialized by the seed alone.
+    """
     torch.manual_seed(seed)
     takes = parameters(algo)
     given: dict[str, Any] = {"policy": build(settings.policy, spec, flag="policy")} if "policy" in takes else {}
     if "objective" in takes:
         given["objective"] = build_objective(settings.objective)
+    if "reward" in takes:
+        given["reward"] = reward
     flag = "baseline" if algo is settings.baseline else "algo"
     return build(algo, spec, flag=flag, **given).to(device)
 

@@ -174,7 +174,7 @@ def make_replicas(
         make_folder(own)
         torch.manual_seed(seed)
         reward = None if is_baseline else build_reward(settings, spec)
-        learner = build_algorithm(algo, settings, seed, spec, world.device)
+        learner = build_algorithm(algo, settings, seed, spec, world.device, reward)
         log = Log(own, **logger, config={**without_password(settings.plain), "seed": seed})
         stack.callback(log.close)
         table = world.table.view() if settings.seeds > 1 else world.table

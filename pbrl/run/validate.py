@@ -25,8 +25,8 @@ from pbrl.training.batches import Data, Frames
 from pbrl.training.engine import pick_device, wants_compile
 from pbrl.types import Episode, FeedbackSource, Phase, Spec, UserError
 
-OTHER_ANSWERS = {"attribute_comparisons"}  # of kinds that the made-up data do not hold
-ANSWERS = {"comparisons", "marked", "rated", "triplets"} | OTHER_ANSWERS  # what is drawn from answers
+ANSWERS = {"comparisons", "marked", "rated", "attribute_comparisons", "triplets"}  # what is drawn from answers
+NOT_MADE_UP = {"attribute_comparisons", "attribute_windows"}  # what the made-up data do not hold
 REWARDED = {"labelled_by_reward", "marked_by_reward"}  # what is drawn by the learned reward
 DEFAULT_OBJECTIVE = {  # what configs/train.yaml says where none was chosen
     "objective": {"_target_": "pbrl.objectives.logistic", "_partial_": True, "bias": 0.5},
@@ -56,8 +56,8 @@ def validate(settings: RunSettings) -> Plan:
     env.close()
     device, query = torch.device("cpu"), settings.query
     tiny = Spec(1, 1, (0.0,), (1.0,), 1, frames.image_shapes(settings.env))  # the parts find what is wrong with them
-    algo = build_algorithm(settings.algo, settings, settings.seed, tiny, device)
     reward = build_reward(settings, tiny)
+    algo = build_algorithm(settings.algo, settings, settings.seed, tiny, device, reward)
     build_algorithm(settings.baseline, settings, settings.seed, tiny, device)
     draws = draws_of(algo.phases(1))
     learnt = draws_of(reward.phases()) if reward else draws
@@ -226,7 +226,7 @@ def draws_of(phases: list[Phase]) -> Draws:
 class _RecordingData(Data):
     """Made-up data of one number an observation and an action, which note what is drawn from them."""
 
-    NOTED = ANSWERS | REWARDED | {"transitions", "windows", "chunks", "unlabelled"}
+    NOTED = ANSWERS | REWARDED | {"transitions", "windows", "chunks", "attribute_windows", "unlabelled"}
 
     def __init__(self) -> None:
         ones = np.ones((65, 1), np.float32)
@@ -244,6 +244,6 @@ class _RecordingData(Data):
 
         def draw(*args: Any, images: bool = False, frames: Frames | None = None, **kwargs: Any) -> Any:
             self.draws = Draws(self.draws.names | {name}, self.draws.images or images)
-            return None if name in OTHER_ANSWERS else found(*args, **kwargs)
+            return None if name in NOT_MADE_UP else found(*args, **kwargs)
 
         return draw

@@ -18,7 +18,16 @@ from torch import Tensor
 from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels, split
 from pbrl.training.weights import rank, scale
-from pbrl.types import AttributeComparisons, Comparisons, Segment, Transitions, UserError, Weighted, Windows
+from pbrl.types import (
+    AttributeComparisons,
+    AttributeWindows,
+    Comparisons,
+    Segment,
+    Transitions,
+    UserError,
+    Weighted,
+    Windows,
+)
 
 NO_RATER = -1
 
@@ -63,6 +72,7 @@ class Data:
         self.labels: Labels | None = None
         self._best: dict[float, Tensor] = {}
         self._starts: Tensor | None = None
+        self._windows: dict[int, Tensor] = {}  # where windows begin, by their length
 
     def set_labels(self, labels: Labels) -> None:
         """Draws from these labels from now on."""
@@ -94,6 +104,27 @@ class Data:
         What is observed is that of their first step alone: [n, 1, O]. The mask is 0 beyond an episode's end.
         """
         return self.table.chunks(self._rows(n, fraction), length, images)
+
+    def attribute_windows(self, n: int, length: int) -> AttributeWindows:
+        """n windows of `length` steps within an episode, with the strengths of their attributes.
+
+        Raises UserError where no attribute model has labelled the table, or no episode is so long.
+        """
+        places = self._window_starts(length)
+        starts = places[self._randint(len(places), n)]
+        found = AttributeWindows(self.table.segments(starts, length), self.table.labels["attributes"][starts])
+        return self.table.to_target(found)
+
+    def attribute_strengths(self, length: int) -> Tensor:
+        """The strengths of all such windows [N, M]. Raises UserError."""
+        return self.table.to_target(self.table.labels["attributes"][self._window_starts(length)])
+
+    def _window_starts(self, length: int) -> Tensor:
+        if "attributes" not in self.table.labels:
+            raise UserError("no attribute model has labelled these data: add reward=attributes query.kind=attributes")
+        if length not in self._windows:
+            self._windows[length] = self.table.segment_starts(length)
+        return self._windows[length]
 
     def _rows(self, n: int, fraction: float = 1.0) -> Tensor:
         if fraction < 1 and fraction not in self._best:

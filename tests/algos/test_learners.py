@@ -21,7 +21,7 @@ VARIANTS = {
         {},
         CLONED,
         {"bc_weight": 1.0},
-        {"policy": "diffusion", "reference": True, "bc_weight": 1.0},
+        {"policy": "diffusion"},
         *({"objective": name} | (CLONED if name in RELATIVE else {}) for name in names("objective")),
     ],
     "algo/bc": [{}, {"fraction": 0.1}, {"policy": "diffusion"}],
@@ -29,11 +29,8 @@ VARIANTS = {
     "reward/transformer": [{}, {"objective": "plackett_luce"}],
     "reward/lstm": [{}, {"objective": "plackett_luce"}],
 }
-CASES = [
-    pytest.param((name, changes), marks=pytest.mark.slow) if "objective" in changes or "policy" in changes
-    else (name, changes)
-    for name in LEARNERS for changes in VARIANTS.get(name, [{}])
-]  # fmt: skip
+CASES = [(name, changes) for name in LEARNERS for changes in VARIANTS.get(name, [{}])]
+COMPILED = [case for case in CASES if "objective" not in case[1]]  # losses: see tests/test_objectives.py
 CPU = torch.device("cpu")
 
 
@@ -41,7 +38,7 @@ def title(case):
     return f"{case[0]}{case[1] or ''}"
 
 
-@pytest.mark.parametrize("case", CASES, ids=title)
+@pytest.mark.parametrize("case", COMPILED, ids=title)
 def test_compiled_is_eager(case):
     torch.compiler.reset()  # else the many learners count as too many recompilations of one
     eager = build(case[0], **case[1])

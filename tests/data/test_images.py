@@ -216,8 +216,8 @@ def test_preferences_train_a_policy_with_images(tmp_path):
         (["algo=bc", "env.state=none"], "one of full, robot"),
         (["algo=bc", "policy.channels=0"], "policy.channels=0 must be a whole number, at least 1"),
         (["algo=iql"], "IQL reads states and not images"),
-        (["algo=dtr", "reward=ensemble"], "a reward model reads states"),
-        (["algo=iql", "reward=ensemble"], "a reward model reads states"),
+        (["algo=dtr", "reward=ensemble"], "Ensemble reads states and not images"),
+        (["algo=iql", "reward=ensemble"], "Ensemble reads states and not images"),
     ],
 )
 def test_impossible_settings_are_explained(flags, sentence):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pbrl.data import collect, episodes, frames
+from pbrl.data import collect, episodes, frames, rendering
 from pbrl.data.damage import is_being_written
 from pbrl.data.recordings import spell_out
 from pbrl.data.video import write_mp4
@@ -32,9 +32,9 @@ def folder(tmp_path):
 
 def made_clip(folder, row: int, length: int, look=None):
     """The clip that a renderer makes, in this process."""
-    clips._source.clear()
-    clips._source.update({"env": None, "data": {"path": str(folder)}, "folder": folder, "seed": 0, "workers": 0})
-    clips._data.cache_clear()
+    rendering._source.clear()
+    rendering._source.update({"env": None, "data": {"path": str(folder)}, "folder": folder, "seed": 0, "workers": 0})
+    rendering._data.cache_clear()
     return clips._render(row, length, look or clips.Look(48, 20, as_recorded=True), folder.parent / "clip.mp4")
 
 
@@ -77,7 +77,7 @@ def test_the_page_is_told_when_frames_are_shown(folder):
     found = episodes.read(folder)
 
     class NoRenderers:
-        pass
+        source = {"env": None}
 
     look = clips.Look(48, 20, as_recorded=True)
     own = clips.Clips(NoRenderers(), folder.parent / "clips", look=look, limit_mb=1, episodes=found)  # type: ignore

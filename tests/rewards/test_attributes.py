@@ -18,6 +18,7 @@ from pbrl.feedback.asking import Asking
 from pbrl.feedback.sources.context import Context
 from pbrl.feedback.sources.scripted import Teacher
 from pbrl.feedback.store.store import Store
+from pbrl.models import attributes as networks
 from pbrl.rewards import attributes as module
 from pbrl.run import report, summary
 from pbrl.training import log
@@ -91,7 +92,7 @@ def test_members_learn_independently():
 def test_attention_is_pytorchs(layers):
     """One member, against nn.TransformerEncoderLayer with its weights, which normalises first too."""
     torch.manual_seed(0)
-    net = module.Reader(5, 2, members=1, context=6, layers=layers, heads=2, width=8)
+    net = networks.Reader(5, 2, members=1, context=6, layers=layers, heads=2, width=8)
     states, mask = torch.randn(4, 6, 5), torch.ones(4, 6)
     mask[2:, 4:] = 0
     x = torch.cat(
@@ -110,7 +111,7 @@ def test_attention_is_pytorchs(layers):
         }  # fmt: skip
         layer.load_state_dict(given, strict=False)
         x = layer(x, src_key_padding_mask=hidden)
-    expected = module.normalize(x[:, -1]) @ net.out.weight[0] + net.out.bias[0]
+    expected = networks.normalize(x[:, -1]) @ net.out.weight[0] + net.out.bias[0]
     torch.testing.assert_close(net(states, mask)[0], expected, rtol=1e-4, atol=1e-5)
 
 

@@ -353,7 +353,7 @@ def test_a_table_without_pictures_is_explained():
         lambda: table.picture_segments(torch.zeros(1).long(), 3),
         lambda: api.train_reward(table, found, "image"),
     ):
-        with pytest.raises(UserError, match=r"no pictures of this data.*load_table\(path, camera=.*pictures="):
+        with pytest.raises(UserError, match=r"none of this data to look at.*load_table\(path, camera=.*pictures="):
             call()
 
 

@@ -90,7 +90,10 @@ def test_a_list_of_an_unknown_group(names, says):
         ("env=metaworld/buton-press", "did you mean metaworld/button-press "),
         ("env=metawrld/door-open", "did you mean metaworld/door-open"),
         ("stepz=3", "there is no setting stepz: did you mean steps?"),
-        ("query.cuont=3", "there is no setting query.cuont: did you mean count? query takes candidates, clips, count,"),
+        (
+            "query.cuont=3",
+            "there is no setting query.cuont: did you mean count? query takes attributes, candidates, clips, count,",
+        ),
         ("algo.expectlie=0.9", "there is no setting algo.expectlie. algo takes alpha,"),
         ("data=file", "data.path has no default: add data.path="),
         ("steps=[3", "cannot read steps=[3"),

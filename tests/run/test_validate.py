@@ -20,6 +20,7 @@ from tests.parts import build, config, phases
 from tests.training.test_loop import BASE, command, train
 
 ATTRIBUTES = ["algo=bc", "reward=attributes", "query.kind=attributes", "query.attributes=[speed]", "feedback=perfect"]
+PLANNED = [*ATTRIBUTES, "algo=aligndiff", "algo.execute=4"]
 POINT = "hydra.searchpath=[file://tests/configs]"
 
 
@@ -42,6 +43,11 @@ POINT = "hydra.searchpath=[file://tests/configs]"
         ([*ATTRIBUTES, "objective@reward_objective=plackett_luce"], "compared in pairs"),
         ([*ATTRIBUTES, "algo=dppo"], "choose reward=transformer"),
         (["query.attributes=[speed]", "algo=cpl"], "leave them out"),
+        (["algo=aligndiff", "feedback=none"], "add reward=attributes query.kind=attributes"),
+        (["algo=aligndiff", "reward=ensemble", "query.kind=pair"], "add reward=attributes query.kind=attributes"),
+        ([*PLANNED, "algo.target={height:1}"], "height: this planner knows speed"),
+        ([*PLANNED, "algo.execute=8"], "algo.execute=8 of query.length=8"),
+        ([*PLANNED, "objective=ipo"], "no objective to choose"),
         (["algo.wings=2"], "wings"),
         (["+algo.wings=2"], "has no wings"),
         (["algo=iql", "feedback=none", "objective=ipo"], "no objective to choose"),

@@ -29,6 +29,9 @@ UR5 = [  # a, alpha, d of the classic convention, by Universal Robots ("DH param
 UR5_BASE, UR5_TOOL = 0.2, 0.15  # m, of the stand; from the flange to between the finger tips
 
 
+RIGID = tuple(task for task in TASKS if task not in ("rope", "cloth"))  # see test_deformable.py for the others
+
+
 def make_env(task: str, **changes) -> Tabletop:
     return Tabletop(
         task, **{"robot": "panda", "control": "cartesian", "horizon": 160, "style": {}, "preference": {}, **changes}
@@ -159,7 +162,7 @@ def test_a_reach_by_six_joints():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, task", [*product(("panda",), TASKS), *product(("ur5",), ("reach", "lift", "place"))])
+@pytest.mark.parametrize("name, task", [*product(("panda",), RIGID), *product(("ur5",), ("reach", "lift", "place"))])
 def test_experts_succeed(name, task):
     ends, infos = play(make_env(task, robot=name), range(20))
     assert np.mean(ends) >= 0.95

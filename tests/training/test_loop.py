@@ -61,6 +61,11 @@ RUNS = {
     "attributes-in-rounds": ["algo=bc", "reward=attributes", "reward.steps=60", "reward.width=16", "reward.heads=2",
                              "reward.layers=1", "query.kind=attributes", "query.attributes=[speed,right,turn]",
                              "query.rounds=2", "feedback=boltzmann", "compare=false"],
+    "aligndiff-in-rounds": ["algo=aligndiff", "algo.width=16", "algo.heads=2", "algo.layers=1", "algo.candidates=4",
+                            "algo.batch_size=16", "algo.execute=4", "algo.target={speed:0.8}", "reward=attributes",
+                            "reward.steps=40", "reward.width=16", "reward.heads=2", "reward.layers=1",
+                            "query.kind=attributes", "query.attributes=[speed,right]", "query.rounds=2",
+                            "feedback=perfect", "compare=false"],
     "iql": ["algo=iql", "feedback=none", "algo.hidden=[16]"],
     "three-seeds": ["algo=iql", "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2",
                     "query.kind=pair", "feedback=perfect", "algo.hidden=[16]", "seeds=3"],
@@ -193,7 +198,7 @@ def test_answers_come_in_rounds_and_are_counted(tmp_path):
     assert phases.count("held_out") == 2
 
 
-OTHERS = ("none", "discriminator", "attributes")  # which no answers teach, or others than pairs
+OTHERS = ("none", "discriminator", "attributes", "rapl")  # which no answers teach, or others; see test_rapl.py
 
 
 @pytest.mark.parametrize("name", [name for name in names("reward") if name not in OTHERS])

@@ -47,7 +47,7 @@ class Traced(nn.Module):
 
 
 class TracedReward(nn.Module):
-    normalize = "none"
+    gives, normalize = "reward", "none"
 
     def __init__(self, events: list[str], steps: int):
         super().__init__()

@@ -15,6 +15,7 @@ from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.leases import Wish, find_open, lease, lease_each
 from pbrl.feedback.store.store import Store
 from pbrl.label.by_model import label
+from pbrl.label.command import CommandLine
 from pbrl.vlm.judging import make_judge
 from pbrl.vlm.messages import Request
 from pbrl.vlm.settings import Settings
@@ -24,6 +25,7 @@ from tests.vlm.scripted import TASK, question, view
 
 PRICE = {"input": 2000.0, "output": 10000.0}
 COUNT = 5
+GIVEN = CommandLine((), "tests/point", "file")
 SAID = re.compile(
     r"(\d+) questions are open, (\d+) requests each, (\d+) pictures .*\n"
     r"about ([\d,]+) tokens of prompts and at most ([\d,]+) of replies; \$([\d.]+)"
@@ -71,7 +73,7 @@ def test_nothing_is_sent_and_the_price_holds(folder, judge, capsys, name):
     with socket.create_server(("127.0.0.1", 0)) as seen:
         seen.setblocking(False)
         address = f"http://127.0.0.1:{seen.getsockname()[1]}/v1"
-        label(command(folder, name, address, f"vlm.judge={name}", "dry_run=true"))
+        label(command(folder, name, address, f"vlm.judge={name}", "dry_run=true"), GIVEN)
         with pytest.raises(BlockingIOError):
             seen.accept()
     questions, requests, pictures, prompt, reply, cost = estimated(capsys.readouterr().out)
@@ -81,14 +83,14 @@ def test_nothing_is_sent_and_the_price_holds(folder, judge, capsys, name):
     assert prompt == pytest.approx(COUNT * sum(map(prompt_tokens, each)), abs=1)
     assert cost == pytest.approx((prompt * PRICE["input"] + reply * PRICE["output"]) / 1e6, abs=0.05)
     before = judge.counts()
-    label(command(folder, name, judge.base_url, f"vlm.judge={name}"))
+    label(command(folder, name, judge.base_url, f"vlm.judge={name}"), GIVEN)
     after = judge.counts()
     spent = {what: after[what] - before[what] for what in after}
     assert spent["requests"] == questions * requests and spent["reply_tokens"] < reply
     longest = 0 if name == "pair_logprob" else COUNT * 2 * make_judge(name).max_tokens  # of what the second stage reads
     assert prompt - longest <= 1.02 * spent["prompt_tokens"] and spent["prompt_tokens"] <= 1.02 * prompt
     capsys.readouterr()
-    label(command(folder, name, judge.base_url, f"vlm.judge={name}", "dry_run=true"))
+    label(command(folder, name, judge.base_url, f"vlm.judge={name}", "dry_run=true"), GIVEN)
     assert "nothing would be asked" in capsys.readouterr().out and judge.counts() == after
 
 
@@ -100,11 +102,11 @@ def prompt_tokens(request: Request) -> float:
 def test_what_this_model_would_not_be_asked_is_not_priced(folder, judge, capsys):
     """Questions that it has answered, that are people's alone, or of a kind that it cannot judge."""
     flags = [folder, "left", judge.base_url, "vlm.judge=pair_logprob", f"vlm.model={simulated_judge.MODEL}"]
-    label(command(*flags, "wanted=2"))
+    label(command(*flags, "wanted=2"), GIVEN)
     capsys.readouterr()
-    label(command(*flags, "dry_run=true", "wanted=2"))
+    label(command(*flags, "dry_run=true", "wanted=2"), GIVEN)
     assert "nothing would be asked" in capsys.readouterr().out, "a second answer is another rater's"
-    label(command(*flags, "dry_run=true", "wanted=2", "vlm.swap=false"))
+    label(command(*flags, "dry_run=true", "wanted=2", "vlm.swap=false"), GIVEN)
     assert estimated(capsys.readouterr().out)[:2] == (COUNT, 1), "with other settings it is another rater"
     store, table = Store(f"sqlite:///{folder / 'left'}.sqlite"), Table(files.read(folder / "point"))
     clips = [clip for one in store.questions(find_open(store, "", "vlm")).values() for clip in one.clips[::-1]]
@@ -112,7 +114,7 @@ def test_what_this_model_would_not_be_asked_is_not_priced(folder, judge, capsys)
     pairs = zip(clips[::2], clips[3::2], ("human", "vlm", None), strict=False)
     store.ask([Question("pair", (a, b), {"text": "?"}, rater_kind=kind) for a, b, kind in pairs], dataset)
     store.ask([Question("rating", clips[:1], {"text": "?"})], dataset)
-    label(command(*flags, "dry_run=true", "only_answer=true"))
+    label(command(*flags, "dry_run=true", "only_answer=true"), GIVEN)
     assert estimated(capsys.readouterr().out)[0] == 2, "the one for models, and the one for any rater"
 
 

@@ -5,8 +5,6 @@ objectives on scores align it: Diffusion-DPO, Wallace et al. 2023, arXiv:2311.12
 segments that are compared, and by policy and reference, so that what differs is the segments and the models alone.
 """
 
-import zlib
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,6 +14,7 @@ from torch.nn.functional import pad
 from pbrl.models.chunks import ChunkQueue
 from pbrl.models.diffusion.average import Average
 from pbrl.models.diffusion.denoiser import Denoiser
+from pbrl.models.diffusion.noise import EpisodeNoise
 from pbrl.models.diffusion.process import make_process
 from pbrl.models.diffusion.sampler import Sampler
 from pbrl.models.encoders import Encoder
@@ -73,15 +72,13 @@ class DiffusionPolicy(LikelihoodPolicy):
         self.model = ActionDenoiser(spec, self.settings)
         self.average = Average(self.model, average)
         self.sampler = Sampler(self.model.denoiser.process, method=sampler, steps=sample_steps, clip=1.0)
-        self.queue = ChunkQueue(execute)
-        self.reset()
+        self.queue, self.noise = ChunkQueue(execute), EpisodeNoise()
 
     # Acting
 
     def reset(self) -> None:
         self.queue.reset()
-        self.seeds: list[int] = []
-        self.drawn = 0
+        self.noise.reset()
 
     @torch.no_grad()
     def act(self, obs: Observation, explore: bool = False) -> Tensor:
@@ -91,18 +88,11 @@ class DiffusionPolicy(LikelihoodPolicy):
     @torch.no_grad()
     def plan(self, obs: Observation) -> Tensor:
         told = self.average.module.told(obs)
-        if len(self.seeds) != len(obs.state):
-            self.seeds = [zlib.crc32(row.tobytes()) for row in obs.state.float().cpu().numpy()]
+        self.noise.begin(obs.state)
         shape = (len(obs.state), self.horizon, self.spec.action_dim)
-        return self.sampler(self.average.module.denoiser, shape, (told,), draw=self._draw_noise)
-
-    def _draw_noise(self, shape: Sequence[int]) -> Tensor:
-        """Noise [B, K, A] of each episode's own, on the CPU first: the same everywhere."""
-        self.drawn += 1
-        count = self.drawn.to_bytes(8, "little")  # mixed in: of a seed PyTorch's generator reads 32 bits alone
-        rows = [torch.Generator().manual_seed(zlib.crc32(count, seed)) for seed in self.seeds]
-        noise = torch.stack([torch.randn(tuple(shape[1:]), generator=row) for row in rows])
-        return noise.to(self.sampler.process.place.device)
+        return self.sampler(
+            self.average.module.denoiser, shape, (told,), draw=lambda s: self.noise.draw(s, told.device)
+        )
 
     # Learning
 
