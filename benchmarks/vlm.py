@@ -149,7 +149,7 @@ def draw(lines: list[dict[str, Any]], envs: list[str]) -> None:
                     label = f"P-IQL, {seen}" if x == 0 else None
                     axis.bar(place, found.mean(), 0.36, color=f"C{i}", alpha=0.6, label=label)
                     axis.plot([place] * len(found), found, ".", color="0.2")
-        for i, (name, style) in enumerate(zip(BASELINES, (":", "--"), strict=True)):
+        for i, (name, style) in enumerate(zip(BASELINES, (":", "--", "-."), strict=True)):
             found = values(lines, env, name, "return_mean")
             axis.axhline(found.mean() if len(found) else np.nan, color="0.3", linestyle=style, label=name, zorder=i)
         axis.set_title(env.split("/")[1], fontsize=9)
