@@ -7,8 +7,8 @@ All answers are those of a **simulated judge** (simulated_judge.py): a server of
 errs in a stated share of the pairs. No vision-language model was asked. What is measured is all that comes before and
 after a judgement: pictures, requests in both orders, the store, rewards and policies.
 
-BC, IQL on the true reward and IQL on a reward from demonstrations (inverse RL: ORIL, told by true returns which tenth of
-the episodes is best) stand beside. Runs are ordinary `train.py` runs, `--jobs` at a time on one thread each;
+BC, IQL on the true reward and IQL on a reward from demonstrations (inverse RL: ORIL, told by true returns which tenth
+of the episodes is best) stand beside. Runs are ordinary `train.py` runs, `--jobs` at a time on one thread each;
 finished runs are not repeated. Writes `benchmarks/results/vlm.jsonl`, prints tables in Markdown and draws docs/vlm.png.
 """
 
