@@ -6,10 +6,13 @@ then still takes the reply. A line of `transcript.jsonl` is a request, with the 
 `pictures/` beside it has the pictures. Nothing of it holds a key.
 """
 
+import contextlib
 import fcntl
 import json
 import os
 import threading
+from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +70,7 @@ class Transcript:
         try:
             if self.keep_pictures:
                 self._write_pictures(request)
-            with self._lock:
+            with self._alone():
                 set_aside(self.spare)
         except OSError as error:
             raise self._explain(error, "every reply") from error
@@ -80,11 +83,12 @@ class Transcript:
         try:
             if self.keep_pictures:
                 self._write_pictures(request)
-            try:
-                self._append(line)
-            except OSError:
-                self.spare.unlink(missing_ok=True)  # `prepare` will say that the disk is full
-                self._append(line)
+            with self._alone() as opened:
+                try:
+                    append(opened, line)
+                except OSError:
+                    self.spare.unlink(missing_ok=True)  # `prepare` will say that the disk is full
+                    append(opened, line)
         except OSError as error:
             raise self._explain(error, "every reply before this one") from error
         with self._lock:
@@ -96,19 +100,12 @@ class Transcript:
             "is kept"
         )
 
-    def _append(self, line: bytes) -> None:
-        with self._lock, self.file.open("a+b") as opened:
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[FileIO]:
+        """The file, while nobody else writes to it or sets space aside: no thread and no other process."""
+        with self._lock, self.file.open("a+b", buffering=0) as opened:
             fcntl.flock(opened, fcntl.LOCK_EX)  # let go when the file closes
-            end = opened.seek(0, os.SEEK_END)
-            if end and os.pread(opened.fileno(), 1, end - 1) != b"\n":
-                line = b"\n" + line
-            try:
-                opened.write(line)
-                opened.flush()
-                os.fsync(opened.fileno())
-            except OSError:  # a full disk: nothing half stays
-                os.ftruncate(opened.fileno(), end)
-                raise
+            yield opened
 
     def _write_pictures(self, request: Request) -> None:
         for picture in request.pictures:
@@ -131,6 +128,20 @@ class Transcript:
             except ValueError:
                 continue
         return found
+
+
+def append(opened: FileIO, line: bytes) -> None:
+    """Writes a line to the disk, on a line of its own after half a line; all of it or, raising OSError, nothing."""
+    end = opened.seek(0, os.SEEK_END)
+    if end and os.pread(opened.fileno(), 1, end - 1) != b"\n":
+        line = b"\n" + line
+    try:
+        while line:  # a disk that is nearly full takes a part
+            line = line[opened.write(line) :]
+        os.fsync(opened.fileno())
+    except OSError:
+        os.ftruncate(opened.fileno(), end)
+        raise
 
 
 def set_aside(path: Path) -> None:
