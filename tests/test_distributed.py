@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import pytest
@@ -14,6 +13,7 @@ from torch import multiprocessing
 from pbrl import distributed, files
 from pbrl.training.engine import Engine, Mean
 from pbrl.types import UserError
+from tests import forks
 from tests.algos.test_learners import CASES, title
 from tests.parts import build, draw_batches, phases, without_chance
 from tests.training.test_loop import flags, train
@@ -75,12 +75,12 @@ def test_gradients_meet_within_a_compiled_update(tmp_path):
         torch.testing.assert_close(first["state"][key], value, rtol=1e-3, atol=1e-5)
 
 
-def run(folder, processes: int, *extra: str) -> subprocess.Popen:
+def run(folder, processes: int, *extra: str) -> forks.Program:
     """What `torchrun` does, or one process alone."""
     torchrun = ["-m", "torch.distributed.run", f"--master-port={free_port()}", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *(torchrun if processes > 1 else []), "train.py", *flags(folder, *extra)]
+    command = [*(torchrun if processes > 1 else []), "train.py", *flags(folder, *extra)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    return forks.Program(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                             start_new_session=True)  # fmt: skip
 
 

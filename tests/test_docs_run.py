@@ -21,6 +21,7 @@ from pbrl.feedback.questions import Question, Value
 from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.store import Store
 from pbrl.types import Clip
+from tests import forks
 from tests.pages import COMMANDS, ROOT, of, write_modules
 
 FILE_OF = re.compile(r"^\*\*([\w/.]+)\*\*\n\n```\w+\n(.*?)^```", re.M | re.S)
@@ -100,7 +101,7 @@ def test_a_page_of_questions_opens(command, tmp_path):
     extra = ["workers=0", "query.count=3", f"data_dir={tmp_path}/data", f"cache={tmp_path}/clips", "port=8900"]
     path = f"{ROOT}{os.pathsep}{write_modules(tmp_path / 'readers')}"
     env = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    serving = subprocess.Popen([sys.executable, *words, *SMALL[data], *extra], cwd=tmp_path, env=env, text=True,
+    serving = forks.Program([*words, *SMALL[data], *extra], cwd=tmp_path, env=env, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
     try:
         said = []
@@ -152,7 +153,7 @@ def test_answers_are_exchanged_as_the_pages_say(tmp_path):
                 Path(words[2]).parent.mkdir(parents=True, exist_ok=True)
                 answer_questions(f"sqlite:///{words[2]}")
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True)
+        done = forks.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
         assert done.returncode == 0 and "2" in done.stdout, f"{command.text}: {done.stdout}{done.stderr}"
         actions.add(words[3])
     assert actions == {"counts", "export", "import"}
@@ -185,7 +186,7 @@ def test_answers_of_others_are_read_and_written_as_the_pages_say(command, tmp_pa
     imported = (*command.words[:3], write_answers(tmp_path / ("came" if "--export" in command.words else folder)).name,
                 data, store)  # fmt: skip
     for words in dict.fromkeys([imported, command.words]):
-        done = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, env=env, capture_output=True, text=True)
+        done = forks.run(words[1:], cwd=tmp_path, env=env, capture_output=True, text=True)
         assert done.returncode == 0 and done.stdout.startswith("3 answers"), done.stdout + done.stderr
 
 
@@ -211,7 +212,7 @@ def test_the_python_example_of_the_readme_runs(tmp_path):
     (tmp_path / "example.py").write_text(code)
     hopper_file(tmp_path / re.findall(r'"([\w.-]+hdf5)"', code)[0])
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = forks.run(["example.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -232,7 +233,7 @@ def test_a_robots_own_videos_train_as_the_labelling_page_says(tmp_path):
     code = block[1].replace("steps=6000", "steps=5").replace('"ensemble"', '"ensemble", steps=5')
     (tmp_path / "example.py").write_text(code + "assert action.shape == (2,) and action.abs().max() <= 1\n")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = forks.run(["example.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from pbrl.data.table import Table
 from pbrl.data.video import write_mp4
 from pbrl.models.policy import LikelihoodPolicy
 from pbrl.types import UserError
-from tests import toy
+from tests import forks, toy
 from tests.parts import config
 
 POINT = {"_target_": "tests.toy.Point"}
@@ -179,14 +178,14 @@ def test_a_killed_collection_leaves_no_partial_data_set(tmp_path):
         f"folder=Path({str(tmp_path)!r}), seed=0, workers=0)"
     )
     began = time.monotonic()
-    whole = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    whole = forks.run(["-c", code], capture_output=True)
     assert whole.returncode == 0
     took = time.monotonic() - began
     path = next(p for p in tmp_path.iterdir() if not p.name.startswith("."))
     for share in (0.5, 0.8, 0.9):
         for p in tmp_path.iterdir():
             subprocess.run(["rm", "-r", p], check=True)
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = forks.Program(["-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(took * share)
         process.send_signal(signal.SIGKILL)
         process.wait()

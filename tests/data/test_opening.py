@@ -1,7 +1,6 @@
 """Files in use, cut off, of other versions and kinds: a sentence for each."""
 
 import subprocess
-import sys
 
 import h5py
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 
 from pbrl.data import episodes
 from pbrl.types import UserError
+from tests import forks
 from tests.data.foreign import d4rl_arrays, write_d4rl
 
 
@@ -24,7 +24,7 @@ def refuses(path, match: str) -> None:
 
 def test_a_file_that_another_process_writes(path):
     code = f"import h5py; file = h5py.File({str(path)!r}, 'a'); print('open', flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+    with forks.Program(["-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None and writer.stdout.readline() == b"open\n"
         refuses(path, "a.hdf5 is in use: another process")
         writer.communicate(b"\n")
@@ -35,7 +35,7 @@ def test_a_file_that_was_never_closed(tmp_path):
     """A writer of HDF5's newest format that was killed leaves a mark."""
     path = tmp_path / "a.hdf5"
     code = f"import h5py, os; file = h5py.File({str(path)!r}, 'w', libver='latest'); file['x'] = 1; file.flush()"
-    subprocess.run([sys.executable, "-c", f"{code}; os._exit(1)"], check=False)
+    forks.run(["-c", f"{code}; os._exit(1)"])
     refuses(path, "was not closed by the program that writes it.*h5clear -s a.hdf5")
 
 

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from pbrl.run import train as run
 from pbrl.run.build import build
 from pbrl.settings import Query
 from pbrl.types import Clip, UserError
-from tests import toy
+from tests import forks, toy
 
 POINT = {"_target_": "tests.toy.Point"}
 LENGTH, ASKED = 8, 120
@@ -296,8 +294,8 @@ def test_the_command_itself(place, tmp_path):
         f"sources={{me: {{store: '{place.store}', rater: {place.raters[0]}}}, reward: {place.run}}}", "workers=0",
         "resamples=100", "query.count=50", f"folder={tmp_path}/out", "device=cpu",
     ]  # fmt: skip
-    done = subprocess.run([sys.executable, "-m", "pbrl.judge", *flags], capture_output=True, text=True)
+    done = forks.run(["-m", "pbrl.judge", *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "pair accuracy" in done.stdout and (tmp_path / "out/judge.json").exists()
-    done = subprocess.run([sys.executable, "-m", "pbrl.judge", "reward=x"], capture_output=True, text=True)
+    done = forks.run(["-m", "pbrl.judge", "reward=x"], capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr and "reward" in done.stderr

@@ -4,7 +4,6 @@ import base64
 import contextlib
 import json
 import subprocess
-import sys
 import time
 from io import BytesIO
 
@@ -29,6 +28,7 @@ from real.mock.process import MockProcess
 from real.robot import StateError
 from real.settings import load_robot_settings
 from sim.tabletop import Tabletop
+from tests import forks
 from tests.parts import config
 from tests.real.memory import MemoryLink
 from tests.real.test_deploy import wait_for
@@ -217,8 +217,8 @@ def run(tmp_path_factory):
 def test_an_arm_without_new_images_stops_and_its_recording_trains(run, tmp_path):
     with MockProcess(task="reach") as mock:
         mock.request(reset=0)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "real.deploy", "--go", f"policy={run}", f"url={mock.url}", "steps=4000",
+        process = forks.Program(
+            ["-m", "real.deploy", "--go", f"policy={run}", f"url={mock.url}", "steps=4000",
              "home=false", f"record={tmp_path}/recorded"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip

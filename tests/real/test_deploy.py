@@ -22,6 +22,7 @@ from real.drivers.ros import RosDriver
 from real.mock.process import MockProcess
 from real.settings import load_robot_settings
 from robots import arm
+from tests import forks
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +30,17 @@ def run(tmp_path_factory):
     """A policy that reaches, cloned from the expert."""
     folder = tmp_path_factory.mktemp("reach")
     command = [
-        sys.executable, "train.py", "env=franka/reach", "env.horizon=60", "data=expert", "data.episodes=80", "algo=bc",
+        "train.py", "env=franka/reach", "env.horizon=60", "data=expert", "data.episodes=80", "algo=bc",
         "reward=none", "steps=2500", "compile=never", "compare=false", "video=false", "workers=0", "threads=1",
         "final_episodes=10", "eval_every=2500", f"data_dir={folder}/data", f"run={folder}/run",
     ]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True)
+    forks.run(command, check=True, capture_output=True)
     return folder / "run"
 
 
 def deploy(*flags, **more):
-    command = [sys.executable, "-m", "real.deploy", *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **more)
+    command = ["-m", "real.deploy", *flags]
+    return forks.run(command, capture_output=True, text=True, timeout=120, **more)
 
 
 def test_it_reaches_in_simulation_and_what_happened_can_be_learnt_from(run, tmp_path):
@@ -90,8 +91,8 @@ def test_a_failed_preflight_keeps_the_arm_still(run, robot):
 
 def test_a_fault_aborts_the_episode_by_name_and_stores_it_apart(run, robot, tmp_path):
     folder = tmp_path / "episodes"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "real.deploy", "--go", f"policy={run}", f"url={robot.url}", "steps=400",
+    process = forks.Program(
+        ["-m", "real.deploy", "--go", f"policy={run}", f"url={robot.url}", "steps=400",
          f"record={folder}"], stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     wait_for(lambda: len(list(folder.glob(".part/*"))) > 0)

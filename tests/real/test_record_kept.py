@@ -4,7 +4,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -16,6 +15,7 @@ import pytest
 from pbrl.types import UserError
 from real.record import Recorder, journal
 from real.record.finish import finish
+from tests import forks
 from tests.real.recorded import numbers, read_json_files, step, whole
 
 GIVEN = """
@@ -44,9 +44,9 @@ def parent():
     started: list[subprocess.Popen] = []
 
     def start(folder: Path, tag: str, then: str = "pass") -> subprocess.Popen:
-        code = [sys.executable, "-c", GIVEN.format(then=then), str(folder), tag]
+        code = ["-c", GIVEN.format(then=then), str(folder), tag]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        started.append(subprocess.Popen(code, **pipes, text=True, start_new_session=True))
+        started.append(forks.Program(code, **pipes, text=True, start_new_session=True))
         return started[-1]
 
     def end() -> None:

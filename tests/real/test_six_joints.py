@@ -1,7 +1,5 @@
 """An arm of another make, of six joints and other messages, behind the mock: the same driver, filter and commands."""
 
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -17,6 +15,7 @@ from real.process import Control
 from real.settings import load_robot_settings
 from robots import arm
 from robots.observations import layout
+from tests import forks
 from tests.real.test_deploy import deploy, wait_for
 from tests.real.test_real import SOON, moving, stream, until
 
@@ -97,12 +96,12 @@ def run(tmp_path_factory):
     """A policy cloned for a few hundred steps: enough to send commands, not to be good."""
     folder = tmp_path_factory.mktemp("ur5")
     command = [
-        sys.executable, "train.py", "env=tabletop/reach", "env.robot=ur5", "env.horizon=60", "data=expert",
+        "train.py", "env=tabletop/reach", "env.robot=ur5", "env.horizon=60", "data=expert",
         "data.episodes=30", "algo=bc", "reward=none", "steps=400", "compile=never", "compare=false", "video=false",
         "workers=0", "threads=1", "final_episodes=2", "eval_episodes=1", "eval_every=400", f"data_dir={folder}/data",
         f"run={folder}/run",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = forks.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder / "run"
 

@@ -2,9 +2,10 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
+
+from tests import forks
 
 SMALL = [
     "env=tests/point", "hydra.searchpath=[file://tests/configs]", "data=noise", "data.success=null",
@@ -18,8 +19,8 @@ SMALL = [
 def train(folder, *flags: str) -> subprocess.CompletedProcess:
     places = [f"data_dir={folder}/data", f"hydra.sweep.dir={folder}/sweep"]
     sweep = [flag for flag in flags if flag == "-m"]  # which Hydra wants first
-    command = [sys.executable, "train.py", *sweep, *SMALL, *places, *flags[len(sweep) :]]
-    return subprocess.run(command, capture_output=True, text=True)
+    command = ["train.py", *sweep, *SMALL, *places, *flags[len(sweep) :]]
+    return forks.run(command, capture_output=True, text=True)
 
 
 @pytest.mark.slow

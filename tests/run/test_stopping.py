@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -16,6 +15,7 @@ from pbrl.run.lock import hold
 from pbrl.training import interrupts
 from pbrl.training.evaluate import evaluate
 from pbrl.types import UserError
+from tests import forks
 from tests.training.test_loop import assert_same, command, outcome, train
 
 HOLD = """
@@ -31,9 +31,7 @@ SMALL = ["algo=bc", "feedback=none", "compare=false", "video=false"]
 
 
 def test_a_folder_is_held_until_its_owner_ends(tmp_path):
-    owner = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    owner = forks.Program(["-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     owner.stdout.readline()  # type: ignore[union-attr]
     refused = pytest.raises(UserError, match=f"another run is running there, pid {owner.pid} on .*: stop it")
     with refused, hold(tmp_path, "another run", "stop it"):
@@ -54,7 +52,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 def test_a_signal_ends_a_run_whose_folder_no_other_run_may_use_meanwhile(tmp_path):
     flags = [*SMALL, "steps=1000000", "compile=never"]
-    run = subprocess.Popen(command(tmp_path, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = forks.Program(command(tmp_path, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "run" / "metrics.jsonl"
     while run.poll() is None and not (metrics.exists() and metrics.stat().st_size):
         time.sleep(0.02)

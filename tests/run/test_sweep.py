@@ -4,21 +4,21 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
+from tests import forks
 from tests.training.test_loop import BASE
 
 SMALL = [*BASE, "algo=bc", "compare=false", "steps=40", "eval_every=40"]
 
 
-def sweep(folder, launcher: str, *extra: str, **environment: str) -> subprocess.Popen:
+def sweep(folder, launcher: str, *extra: str, **environment: str) -> forks.Program:
     places = [f"hydra.sweep.dir={folder}/sweep", f"data_dir={folder}/data", f"run={folder}/run-${{seed}}"]
-    command = [sys.executable, "train.py", "-m", *SMALL, *places, "seed=0,1", f"hydra/launcher={launcher}", *extra]
+    command = ["train.py", "-m", *SMALL, *places, "seed=0,1", f"hydra/launcher={launcher}", *extra]
     env = {**os.environ, **environment}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    return forks.Program(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                             start_new_session=True)  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """Invalid settings are refused in one sentence, before anything is created."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from pbrl.run.validate import Draws, draws_of, validate
 from pbrl.settings import Query, RunSettings, Schedule
 from pbrl.training.engine import pick_device
 from pbrl.types import UserError
+from tests import forks
 from tests.parts import build, config, phases
 from tests.training.test_loop import BASE, command, train
 
@@ -133,7 +133,7 @@ def test_invalid_settings_are_refused_before_anything_is_created(tmp_path, extra
     ],
 )
 def test_the_command_prints_one_sentence(tmp_path, extra, says):
-    done = subprocess.run(command(tmp_path, *extra), capture_output=True, text=True)
+    done = forks.run(command(tmp_path, *extra), capture_output=True, text=True)
     assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr
 
 

@@ -1,8 +1,6 @@
 """Any registered Gymnasium environment: what it observes, what it takes, whether it can be restored, its frames."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import av
@@ -25,6 +23,7 @@ from pbrl.run import train as run
 from pbrl.types import UserError
 from sim.gymnasium_env import Gymnasium, fit
 from sim.spaces import ActionScale, ObservationParts
+from tests import forks
 from tests.parts import config
 from tests.sim import worlds
 
@@ -281,9 +280,9 @@ def test_a_frame_fits():
 
 def test_a_custom_package_from_the_command_line(tmp_path):
     (tmp_path / "my_package.py").write_text(Path(worlds.__file__).read_text())
-    command = [sys.executable, "train.py", "env=gymnasium", "env.id=Puck-v0", "env.module=my_package", "data=random",
+    command = ["train.py", "env=gymnasium", "env.id=Puck-v0", "env.module=my_package", "data=random",
                "data.episodes=3", "feedback=perfect", "only=data", f"data_dir={tmp_path}"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    done = forks.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert done.returncode == 0 and "3 episodes" in done.stdout, done.stderr
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from pbrl.training.loop import Training
 from pbrl.training.replica import Replica
 from pbrl.types import UserError
 from tests import toy
-from tests.forks import Forks, is_alive, kill
+from tests.forks import Program
 from tests.parts import names
 
 sim.configs.register()
@@ -80,7 +79,7 @@ def flags(folder: Path, *extra: str, base: Sequence[str] = BASE) -> list[str]:
 
 
 def command(folder: Path, *extra: str) -> list[str]:
-    return [sys.executable, "train.py", *flags(folder, *extra)]
+    return ["train.py", *flags(folder, *extra)]
 
 
 def train(folder: Path, *extra: str, base: Sequence[str] = BASE) -> dict:
@@ -128,15 +127,9 @@ def assert_same(a, b, where="") -> None:
         assert a == b or (a != a and b != b), f"{where}: {a} {b}"
 
 
-@pytest.fixture(scope="module")
-def forks():
-    with Forks() as forks:
-        yield forks
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_killed_and_resumed_is_uninterrupted(tmp_path, name, forks):
+def test_killed_and_resumed_is_uninterrupted(tmp_path, name):
     extra = RUNS[name]
     train(tmp_path / "whole", *extra)
     os.makedirs(tmp_path / "killed")
@@ -147,13 +140,13 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path, name, forks):
     metrics = tmp_path / "killed" / "run" / ("seed2" if "seeds=3" in extra else "") / "metrics.jsonl"
     for _ in range(60):
         before = metrics.stat().st_size if metrics.exists() else 0
-        process = forks.start(flags(tmp_path / "killed", *extra))
-        while is_alive(process) and not (metrics.exists() and metrics.stat().st_size > before):
+        process = Program(command(tmp_path / "killed", *extra), stdout=subprocess.DEVNULL)
+        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size > before):
             time.sleep(0.01)  # until it has gone on
         time.sleep(rng.uniform(0, 0.25))
-        if not is_alive(process):
+        if process.poll() is not None:
             break
-        kill(process)
+        process.kill(), process.wait()
         kills += 1
         if kills == 3:
             train(tmp_path / "killed", *extra)

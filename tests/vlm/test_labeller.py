@@ -5,7 +5,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
 from pbrl.vlm.labeller import Labeller
 from pbrl.vlm.settings import Settings
-from tests import toy
+from tests import forks, toy
 from tests.parts import config
 from tests.vlm.labelling import COUNT, ask, run, write
 
@@ -184,29 +183,29 @@ def test_killed_in_the_middle_and_started_again(tmp_path):
     running = simulated_judge.start(key, latency_s=0.1)
     files.write(tmp_path / "point", toy.episodes(6), {})
     store = f"sqlite:///{tmp_path / 'a.sqlite'}"
-    words = [sys.executable, "-m", "pbrl.label.vlm", "env._target_=tests.toy.Point", f"data.path={tmp_path / 'point'}",
+    words = ["-m", "pbrl.label.vlm", "env._target_=tests.toy.Point", f"data.path={tmp_path / 'point'}",
              "data=file", "vlm.task=home", f"vlm.base_url={running.base_url}", "vlm.judge=pair_logprob", "vlm.size=32",
              "vlm.view=frame", f"vlm.cache={tmp_path / 'cache'}", f"vlm.answer_key={key}", "query.length=4",
              "query.count=40", "vlm.concurrency=2", f"store={store}", f"data_dir={tmp_path}",
              "hydra.searchpath=[tests/configs]", "env=tests/point"]  # fmt: skip
     words = [word for word in words if not word.startswith("env._target_")]
     try:
-        first = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        first = forks.Program(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         until = time.monotonic() + 60
         while running.counts()["answered"] < 12 and time.monotonic() < until and first.poll() is None:
             time.sleep(0.05)
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
         given = len(Store(store).answers())
-        again = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        again = forks.run(words, capture_output=True, text=True, timeout=120)
         assert again.returncode == 0, again.stdout + again.stderr
         counts = running.counts()
         assert 0 <= given < 40 and len(Store(store).answers()) == 40
         assert counts["answered"] - 80 <= 2 * 2, "two requests were under way, and their answers came to nobody"
         learn = shlex.split(again.stdout.rstrip().splitlines()[-1])  # the command that it says learns from them
         assert learn[:2] == ["python", "train.py"]
-        words = [sys.executable, *learn[1:], "only=answers", f"run={tmp_path / 'run'}"]
-        learned = subprocess.run(words, capture_output=True)
+        words = [*learn[1:], "only=answers", f"run={tmp_path / 'run'}"]
+        learned = forks.run(words, capture_output=True)
         assert learned.returncode == 0 and b"40 answered" in learned.stdout, learned.stdout + learned.stderr
     finally:
         running.stop()

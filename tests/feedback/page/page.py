@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -16,6 +15,7 @@ from sqlalchemy import select
 from pbrl.feedback.questions import KINDS, Question
 from pbrl.feedback.store.schema import QuestionRow
 from pbrl.feedback.store.store import Store
+from tests import forks
 from tests.browser import CHROMIUM
 
 WORLD = [
@@ -38,14 +38,14 @@ class Server:
     def __init__(self, folder: Path, *flags: str, port: int = 20000):
         self.folder, self.url = folder, f"sqlite:///{folder / 'labels.sqlite'}"
         self.command = [
-            sys.executable, "-m", "pbrl.label", *WORLD, f"store={self.url}", f"cache={folder / 'clips'}",
+            "-m", "pbrl.label", *WORLD, f"store={self.url}", f"cache={folder / 'clips'}",
             f"data_dir={folder / 'data'}", f"port={port + os.getpid() % 400 * 100}", *flags,
         ]  # fmt: skip
         self.start()
 
     def start(self) -> None:
         """Starts it, again on the same port; returns when it answers."""
-        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
+        self.process = forks.Program(self.command, stdout=subprocess.PIPE, text=True)
         self.output = []
         assert self.process.stdout is not None
         for line in self.process.stdout:

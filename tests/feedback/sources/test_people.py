@@ -23,7 +23,7 @@ from pbrl.feedback.store.leases import lease
 from pbrl.feedback.store.store import Store
 from pbrl.settings import Query
 from pbrl.types import UserError
-from tests import toy
+from tests import forks, toy
 from tests.feedback.examples import value
 from tests.feedback.page.page import post
 from tests.training.test_loop import BASE
@@ -190,7 +190,6 @@ def test_a_page_that_goes_on_ending_ends_the_run_in_a_sentence(tmp_path, monkeyp
 def start(folder, *extra: str) -> tuple[subprocess.Popen, str]:
     """A run that asks people, and the address it says."""
     command = [
-        sys.executable,
         "train.py",
         *BASE,
         *PEOPLE,
@@ -198,7 +197,7 @@ def start(folder, *extra: str) -> tuple[subprocess.Popen, str]:
         f"data_dir={folder / 'data'}",
         *extra,
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = forks.Program(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     for line in process.stdout:
         if found := re.search(r"answers (http\S+)", line):

@@ -1,7 +1,5 @@
 """`feedback=vlm` in a run: what is asked, what is learnt from, what is refused before anything is paid."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from pbrl.run.validate import validate
 from pbrl.settings import RunSettings
 from pbrl.training import log
 from pbrl.types import UserError
+from tests import forks
 
 KEY = "sk-a-secret-of-the-user"
 
@@ -84,11 +83,11 @@ def test_no_key_is_kept_or_said(tmp_path, judge):
     root = Path(__file__).parents[3]
     env = {"MY_KEY": KEY, "PATH": "/usr/bin:/bin", "PYTHONPATH": str(root), "HOME": str(tmp_path)}
     words = flags(tmp_path, judge, "vlm.key_env=MY_KEY", "only=answers")
-    done = subprocess.run([sys.executable, "train.py", *words], cwd=root, env=env, capture_output=True, timeout=300)
+    done = forks.run(["train.py", *words], cwd=root, env=env, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
     lost = flags(tmp_path, judge, "vlm.key_env=MY_KEY", "vlm.base_url=http://127.0.0.1:1/v1", "vlm.retries=0",
                  "only=answers", f"run={tmp_path / 'lost'}", "query.seed=1")  # fmt: skip
-    failed = subprocess.run([sys.executable, "train.py", *lost], cwd=root, env=env, capture_output=True, timeout=300)
+    failed = forks.run(["train.py", *lost], cwd=root, env=env, capture_output=True, timeout=300)
     assert failed.returncode != 0 and b"nothing answers at" in failed.stderr
     said = done.stdout + done.stderr + failed.stdout + failed.stderr
     kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]

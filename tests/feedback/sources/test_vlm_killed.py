@@ -1,5 +1,6 @@
 """A run that a model answers, killed and resumed; and one that goes on before all answers are there."""
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from pbrl.settings import Query
 from pbrl.vlm.settings import Settings
 from tests.feedback.sources.test_routed import Run
 from tests.feedback.sources.test_routed import flags as routed_flags
-from tests.forks import Forks, is_alive, kill
+from tests.forks import Program
 from tests.parts import config
 from tests.training.test_loop import BASE, assert_same, flags, outcome, train_flags
 from tests.vlm.labelling import draw, write
@@ -60,20 +61,19 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path, judge):
     whole = judge.counts()["answered"]
     assert whole == 2 * ANSWERS
     kills = 0
-    with Forks() as forks:
-        metrics = both[1] / "run" / "metrics.jsonl"
-        for is_time in (
-            lambda: judge.counts()["answered"] >= whole + 9,
-            lambda: "reward" in (metrics.read_text() if metrics.exists() else ""),
-            lambda: judge.counts()["answered"] >= whole + ANSWERS + 9 + IN_FLIGHT,
-        ):
-            process = forks.start(words(both[1]))
-            while is_alive(process) and not is_time():
-                time.sleep(0.005)
-            if is_alive(process):
-                kill(process)
-                kills += 1
-        train_flags(words(both[1]))
+    metrics = both[1] / "run" / "metrics.jsonl"
+    for is_time in (
+        lambda: judge.counts()["answered"] >= whole + 9,
+        lambda: "reward" in (metrics.read_text() if metrics.exists() else ""),
+        lambda: judge.counts()["answered"] >= whole + ANSWERS + 9 + IN_FLIGHT,
+    ):
+        process = Program(["train.py", *words(both[1])], stdout=subprocess.DEVNULL)
+        while process.poll() is None and not is_time():
+            time.sleep(0.005)
+        if process.poll() is None:
+            process.kill(), process.wait()
+            kills += 1
+    train_flags(words(both[1]))
     assert kills == 3
     paid = judge.counts()["answered"] - whole
     lost = 2 * 2 * IN_FLIGHT  # at two of the kills: requests that were under way, and replies that were being written

@@ -2,8 +2,6 @@
 
 import os
 import sqlite3
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +15,7 @@ from pbrl.feedback.store import database
 from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
+from tests import forks
 from tests.feedback.examples import dataset, labels_of, questions, record, steps_of, value
 
 STARTS = [[3, 9], [5, 5], [70, 2]]
@@ -215,9 +214,7 @@ def test_the_command(store, tmp_path):
     database, file = tmp_path / "answers.sqlite", tmp_path / "answers.jsonl"
 
     def run_command(*words):
-        done = subprocess.run(
-            [sys.executable, "-m", "pbrl.feedback.exchange", *map(str, words)], capture_output=True, text=True
-        )
+        done = forks.run(["-m", "pbrl.feedback.exchange", *words], capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
 
     assert run_command(database, "counts") == (0, '{"asked": 3, "answered": 2, "ties": 1, "skipped": 1}\n')
