@@ -11,6 +11,13 @@ import sim  # noqa: F401  settles how MuJoCo renders, before any test imports it
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--inductor", action="store_true", dest="inductor",
+        help="compile the update of every learner to machine code: of most else the graph alone is made and run",
+    )  # fmt: skip
+
+
 @pytest.fixture(autouse=True, scope="session")
 def at_the_root():
     os.chdir(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

@@ -183,9 +183,10 @@ def _class_name(part: dict[str, Any]) -> str:
 
 def resolve(values: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """Values with interpolations such as `${steps}` replaced by what the run's `config` has there, if it has."""
-    if "${" not in str(values):
+    needed = set(re.findall(r"\$\{(\w+)", text := str(values)))
+    if "${" not in text:
         return values
-    root = OmegaConf.create({**config, "_default_": values})
+    root = OmegaConf.create({key: config[key] for key in needed & set(config)} | {"_default_": values})
     try:
         found: Any = OmegaConf.to_container(root._default_, resolve=True)
     except InterpolationResolutionError:  # the run is older than the setting

@@ -244,21 +244,14 @@ def _part(part: str | Picture) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def read_reply(found: Any, seconds: float = 0.0) -> Reply:
-    """The reply in what the openai package returned, or in the same as JSON. Raises ValueError where it holds none."""
-    raw = (
-        found
-        if isinstance(found, Mapping)
-        else found.model_dump(warnings=False)
-        if hasattr(found, "model_dump")
-        else None
-    )
-    if raw is None:
+def read_reply(found: object, seconds: float = 0.0) -> Reply:
+    """The reply in the JSON that a server sent. Raises ValueError where it holds none."""
+    if not isinstance(found, Mapping):
         raise ValueError(f"no JSON of a chat completion but {str(found)[:80]!r}")
-    choices = raw.get("choices") or []
+    choices = found.get("choices") or []
     if not choices:
-        raise ValueError(f"no choice in the reply: {str(raw.get('error') or '')[:200]}")
-    choice, usage = choices[0], raw.get("usage") or {}
+        raise ValueError(f"no choice in the reply: {str(found.get('error') or '')[:200]}")
+    choice, usage = choices[0], found.get("usage") or {}
     message, finish = choice.get("message") or {}, choice.get("finish_reason")
     if choice.get("error") or finish == "error":  # a router's: the model behind it failed on the way
         raise ValueError(f"the reply ended in an error: {str(choice.get('error') or '')[:200]}")
@@ -272,7 +265,7 @@ def read_reply(found: Any, seconds: float = 0.0) -> Reply:
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         reply_tokens=int(usage.get("completion_tokens") or 0),
         seconds=seconds,
-        model=str(raw.get("model") or ""),
+        model=str(found.get("model") or ""),
     )
 
 
