@@ -35,7 +35,7 @@ SHOWN = ["env.see_through=true", "env.camera=closeup"]
 TASKS = {  # with flags that differ
     "metaworld/drawer-open": [*SHOWN, "env.horizon=150"],
     "metaworld/button-press": [*SHOWN, "env.horizon=250", "data.episodes=200"],  # IQL hardly beats BC on shorter ones
-    "franka/rope": ["data.behaviour.noise=0.4"],  # a rope's ends cannot be held with more
+    "franka/cloth": ["data.behaviour.noise=0.4"],  # with more an edge cannot be picked up
 }
 FLAGS = ["data=mixed", "data.episodes=150", "steps=4000", "eval_every=4000",
          "checkpoint_every=4000", "final_episodes=30"]  # fmt: skip

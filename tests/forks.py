@@ -41,6 +41,7 @@ class Program(subprocess.Popen):
         p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, restore_signals, gid, gids, uid, umask,
         start_new_session, *_,
     ):  # fmt: skip
+        assert preexec_fn is None and not pass_fds and not shell, "a fork cannot have these"
         given = (p2cread, c2pwrite, errwrite)
         files = [i if file == -1 else file for i, file in enumerate(given)]
         env = dict(os.environ if env is None else env)
