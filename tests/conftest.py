@@ -18,6 +18,14 @@ def pytest_addoption(parser):
     )  # fmt: skip
 
 
+@pytest.fixture
+def graph_alone(request, monkeypatch):
+    """What is compiled is one graph that is run as it is, which takes a tenth of the time; `--inductor` undoes this."""
+    if not request.config.getoption("inductor"):
+        compile = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda f, options=None, **more: compile(f, backend="aot_eager", **more))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def at_the_root():
     os.chdir(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

@@ -261,7 +261,7 @@ def test_an_objective_says_what_it_is_a_loss_of_and_draws_that(name):
         assert own(torch.zeros(8, own.segments), batch.label, batch.confidence).shape == ()
 
 
-def test_compiled_is_eager():
+def test_compiled_is_eager(graph_alone):
     """All losses in one graph, of a single learner and of three members, with the gradients of their scores."""
     random = torch.Generator().manual_seed(0)
     losses = {name: objective(name) for name in names("objective")}

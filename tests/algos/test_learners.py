@@ -31,7 +31,7 @@ VARIANTS = {
 }
 CASES = [(name, changes) for name in LEARNERS for changes in VARIANTS.get(name, [{}])]
 COMPILED = [case for case in CASES if "objective" not in case[1]]  # losses: see tests/test_objectives.py
-BY_INDUCTOR = ("algo/cpl", "algo/iql", "reward/ensemble")  # the others' graphs run as they are: see conftest.py
+BY_INDUCTOR = ("algo/cpl", "algo/iql", "reward/ensemble")  # of the others the graph alone is made
 CPU = torch.device("cpu")
 
 
@@ -40,10 +40,9 @@ def title(case):
 
 
 @pytest.mark.parametrize("case", COMPILED, ids=title)
-def test_compiled_is_eager(case, request, monkeypatch):
-    if title(case) not in BY_INDUCTOR and not request.config.getoption("inductor"):
-        compile = torch.compile
-        monkeypatch.setattr(torch, "compile", lambda f, options, **more: compile(f, backend="aot_eager", **more))
+def test_compiled_is_eager(case, request):
+    if title(case) not in BY_INDUCTOR:
+        request.getfixturevalue("graph_alone")
     torch.compiler.reset()  # else the many learners count as too many recompilations of one
     eager = build(case[0], **case[1])
     # deepcopy severs an optimiser from its network's parameters unless both are copied together, as they are here

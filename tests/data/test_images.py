@@ -155,7 +155,7 @@ def test_a_policy_with_images_learns_what_one_without_cannot(data, table):
     assert error["with images"] < 0.7 * error["without"], error
 
 
-def test_compiled_is_eager(table):
+def test_compiled_is_eager(table, graph_alone):
     torch.compiler.reset()
     rows = torch.randint(200, (4, 2, 1), generator=torch.Generator().manual_seed(0)) + torch.arange(3)
     label, ones = torch.tensor([0.0, 1.0, 0.5, 1.0]), torch.ones(4)

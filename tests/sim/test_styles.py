@@ -118,7 +118,7 @@ def test_the_benchmark_prefers_the_preferred_style(name, tmp_path: Path):
     task: Task = TASKS[name]
     env = config(*task.flags)["env"]
     settings = {"horizon": env["horizon"], "preference": env["preference"]}
-    preferred, other = (roll_out([style], name, range(20), **settings) for style in (task.preferred, task.other))
+    preferred, other = (roll_out([style], name, range(8), **settings) for style in (task.preferred, task.other))
     for episodes in (preferred, other):
         assert np.mean([episode.success[-1] for episode in episodes]) >= 0.95  # type: ignore[index]
     assert all(a.reward.sum() > b.reward.sum() for a, b in zip(preferred, other, strict=True))
