@@ -110,6 +110,8 @@ def test_a_killed_run_goes_on_with_more_or_fewer_processes(tmp_path, undisturbed
             break
         time.sleep(0.02)
         assert killed.poll() is None, killed.communicate()[0]
+    owner = int((tmp_path / "run/.lock").read_text().split()[1])
+    os.kill(owner, signal.SIGKILL)  # torchrun's processes outlive it
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     again = run(tmp_path, then, *WHOLE)
