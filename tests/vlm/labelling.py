@@ -1,12 +1,15 @@
 """Questions about the point world in a store, and a labeller that answers them."""
 
 import asyncio
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import simulated_judge
+from benchmarks.simulated_judge import Running
 from pbrl.data import episodes as files
 from pbrl.data import rendering
 from pbrl.data.table import Table
@@ -21,6 +24,7 @@ from pbrl.vlm.settings import Settings
 from tests import toy
 
 COUNT = 12
+Served = tuple[Running, Path]  # a judge, and its answer key
 Source = tuple[dict[str, Any], Table]  # what renderers take, and the data
 
 
@@ -30,6 +34,18 @@ def write(path: Path) -> Source:
     env = {"_target_": "tests.toy.Point"}
     source = {"env": env, "data": {"path": str(path)}, "folder": path.parent, "seed": 0, "workers": 0}
     return source, Table(files.read(path))
+
+
+@contextlib.contextmanager
+def serve(folder: Path, **profile: Any) -> Iterator[Served]:
+    """A simulated judge that errs as it is told, whose answer key is in a folder."""
+    key = folder / "key.jsonl"
+    key.touch()
+    running = simulated_judge.start(key, **profile)
+    try:
+        yield running, key
+    finally:
+        running.stop()
 
 
 def ask(store: Store, table: Table, count: int = COUNT, kind: str = "pair", **more: Any) -> list[str]:

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import simulated_judge
 from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
 from pbrl.vlm.messages import Picture, Reply, Request, Token
 from pbrl.vlm.settings import Settings
 from pbrl.vlm.transcript import SPARE_BYTES, Transcript
 from tests.parts import config
-from tests.vlm.labelling import ask, draw, run, write
+from tests.vlm.labelling import ask, draw, run, serve
 
 COUNT = 60
 SIZE = 3 * 2**20
@@ -35,17 +34,9 @@ def disk(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("data") / "point")
-
-
-@pytest.fixture(scope="module")
 def judge(tmp_path_factory):
-    key = tmp_path_factory.mktemp("key") / "key.jsonl"
-    key.touch()
-    running = simulated_judge.start(key, latency_s=0.01)
-    yield running, key
-    running.stop()
+    with serve(tmp_path_factory.mktemp("key"), latency_s=0.01) as judge:
+        yield judge
 
 
 def settings(judge, cache, **more) -> Settings:

@@ -7,11 +7,10 @@ import math
 
 import pytest
 
-from benchmarks import simulated_judge
 from pbrl.feedback.store.store import Store
 from pbrl.vlm.settings import Settings
 from tests.parts import config
-from tests.vlm.labelling import ask, run, write
+from tests.vlm.labelling import ask, run, serve
 
 LOW, HIGH = -1.0, 2.0  # what the judge takes for 0 and for 100 %
 COUNT = 6
@@ -20,17 +19,9 @@ ORDERED = ["rating", "progress", "true_probability"]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("data") / "point")
-
-
-@pytest.fixture(scope="module")
 def judge(tmp_path_factory):
-    key = tmp_path_factory.mktemp("key") / "key.jsonl"
-    key.touch()
-    running = simulated_judge.start(key, low=LOW, high=HIGH)
-    yield running, key
-    running.stop()
+    with serve(tmp_path_factory.mktemp("key"), low=LOW, high=HIGH) as judge:
+        yield judge
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """A model as a rater, end to end: the point world, the real client, and a simulated judge that fails as it is told."""
 
 import asyncio
-import os
 import shlex
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -11,39 +9,27 @@ from pathlib import Path
 import pytest
 
 from benchmarks import simulated_judge
-from pbrl.data import episodes as files
 from pbrl.data.table import Table
 from pbrl.feedback.store.leases import lease
 from pbrl.feedback.store.store import Store
 from pbrl.types import UserError
 from pbrl.vlm.labeller import Labeller
 from pbrl.vlm.settings import Settings
-from tests import forks, toy
+from tests import forks
 from tests.parts import config
-from tests.vlm.labelling import COUNT, ask, run, write
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("data") / "point")
+from tests.vlm.labelling import COUNT, ask, run, serve, write
 
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory):
-    key = tmp_path_factory.mktemp("key") / "key.jsonl"
-    key.touch()
-    running = simulated_judge.start(key)
-    yield running, key
-    running.stop()
+    with serve(tmp_path_factory.mktemp("key")) as judge:
+        yield judge
 
 
 @pytest.fixture
 def flaky(tmp_path):
-    key = tmp_path / "key.jsonl"
-    key.touch()
-    running = simulated_judge.start(key, fail=0.15, drop=0.05)
-    yield running, key
-    running.stop()
+    with serve(tmp_path, fail=0.15, drop=0.05) as judge:
+        yield judge
 
 
 def settings(server, tmp_path: Path, **more) -> Settings:
@@ -178,24 +164,20 @@ def test_a_model_that_is_not_there(data, judge, tmp_path):
 
 def test_killed_in_the_middle_and_started_again(tmp_path):
     """The command, killed by SIGKILL, then the same command: each question once, nothing paid twice."""
-    key = tmp_path / "key.jsonl"
-    key.touch()
-    running = simulated_judge.start(key, latency_s=0.1)
-    files.write(tmp_path / "point", toy.episodes(6), {})
+    write(tmp_path / "point")
     store = f"sqlite:///{tmp_path / 'a.sqlite'}"
-    words = ["-m", "pbrl.label.vlm", "env._target_=tests.toy.Point", f"data.path={tmp_path / 'point'}",
-             "data=file", "vlm.task=home", f"vlm.base_url={running.base_url}", "vlm.judge=pair_logprob", "vlm.size=32",
-             "vlm.view=frame", f"vlm.cache={tmp_path / 'cache'}", f"vlm.answer_key={key}", "query.length=4",
-             "query.count=40", "vlm.concurrency=2", f"store={store}", f"data_dir={tmp_path}",
-             "hydra.searchpath=[tests/configs]", "env=tests/point"]  # fmt: skip
-    words = [word for word in words if not word.startswith("env._target_")]
-    try:
+    with serve(tmp_path, latency_s=0.1) as (running, key):
+        words = ["-m", "pbrl.label.vlm", "env=tests/point", f"data.path={tmp_path / 'point'}", "data=file",
+                 "vlm.task=home", f"vlm.base_url={running.base_url}", "vlm.judge=pair_logprob", "vlm.size=32",
+                 "vlm.view=frame", f"vlm.cache={tmp_path / 'cache'}", f"vlm.answer_key={key}", "query.length=4",
+                 "query.count=40", "vlm.concurrency=2", f"store={store}", f"data_dir={tmp_path}",
+                 "hydra.searchpath=[tests/configs]"]  # fmt: skip
         first = forks.Program(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         until = time.monotonic() + 60
         while running.counts()["answered"] < 12 and time.monotonic() < until and first.poll() is None:
             time.sleep(0.05)
-        os.kill(first.pid, signal.SIGKILL)
-        first.wait()
+        first.kill()
+        first.communicate()
         given = len(Store(store).answers())
         again = forks.run(words, capture_output=True, text=True, timeout=120)
         assert again.returncode == 0, again.stdout + again.stderr
@@ -207,5 +189,3 @@ def test_killed_in_the_middle_and_started_again(tmp_path):
         words = [*learn[1:], "only=answers", f"run={tmp_path / 'run'}"]
         learned = forks.run(words, capture_output=True)
         assert learned.returncode == 0 and b"40 answered" in learned.stdout, learned.stdout + learned.stderr
-    finally:
-        running.stop()

@@ -21,7 +21,7 @@ from pbrl.vlm.client import Client, NoReply, ServerError
 from pbrl.vlm.messages import Picture, Reply, Request
 from pbrl.vlm.pictures import encode
 from pbrl.vlm.settings import Settings
-from tests.vlm.labelling import ask, run, write
+from tests.vlm.labelling import ask, run
 from tests.vlm.servers.running import Running, begin, wait
 
 NEEDS = {"transformers_serve": ("transformers", "accelerate"), "llama_cpp": ("xllamacpp", "gguf")}
@@ -59,11 +59,6 @@ def transformers(servers):
 @pytest.fixture(scope="module")
 def llama(servers):
     return served(servers, "llama_cpp")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("data") / "point")
 
 
 def settings(server: Running, folder: Path, **more: Any) -> Settings:
