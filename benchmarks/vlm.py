@@ -42,7 +42,7 @@ FLAGS = ["data=mixed", "data.episodes=150", "steps=4000", "eval_every=4000",
 ASKED = ["feedback=vlm", "query.kind=pair", "query.length=1", "query.count=1000", "vlm.judge=pair_logprob",
          "vlm.view=frame", "vlm.size=112", f"vlm.cache={FOLDER}/cache",
          f"vlm.answer_key={FOLDER}/key.jsonl"]  # fmt: skip
-SEEN = {"states": ["reward=ensemble"], "images": ["reward=image", "reward.image_size=64"]}
+SEEN = {"states": ["reward=ensemble", "reward.actions=false"], "images": ["reward=image", "reward.image_size=64"]}
 SCALE = ["reward.normalize=std"]  # as the true reward is scaled: of tanh, rewards of pictures would be small ones
 BASELINES = {
     "BC": ["algo=bc", "reward=none"],

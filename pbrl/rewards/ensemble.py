@@ -22,6 +22,9 @@ class Ensemble(ComparedReward):
 
     With `linear` rewards are positive, and the odds of a preference are the ratio of both returns, not of their
     exponentials: the scores are logarithms of that. `normalize` says how `Table.relabel` makes one reward of many.
+
+    Without `actions` it is a reward of states alone. Where answers are about single steps and some of them are wrong, a
+    reward of actions too explains mistakes by actions, and a policy follows what it says of actions first of all.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class Ensemble(ComparedReward):
         spec: Spec,
         objective: Objective,
         *,
+        actions: bool = True,  # as runs have it that are older than the setting
         members: Size,
         hidden: list[Size],
         activation: Literal["relu", "tanh", "leaky_relu"],
@@ -45,12 +49,15 @@ class Ensemble(ComparedReward):
             raise UserError("reward.linear=true takes rewards that have a least one: reward.bounded=true")
         self.linear = linear
         self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)
-        self.net = MLP(spec.obs_dim + spec.action_dim, 1, hidden, ensemble=members, activation=activation)
+        self.actions = actions
+        size = spec.obs_dim + (spec.action_dim if actions else 0)
+        self.net = MLP(size, 1, hidden, ensemble=members, activation=activation)
         self.optim = Adam(self.net.parameters(), lr, weight_decay=weight_decay)
         self.bounded = bounded
 
     def reward(self, obs: Observation, action: Tensor) -> Tensor:
-        out = self.net(torch.cat([self.obs_normalize(obs.state), action], -1)).squeeze(-1).float()
+        state = self.obs_normalize(obs.state)
+        out = self.net(torch.cat([state, action], -1) if self.actions else state).squeeze(-1).float()
         bounded = torch.tanh(out) if self.bounded else out
         return 1 + bounded if self.linear else bounded
 

@@ -27,6 +27,15 @@ def test_members_of_an_ensemble_learn_independently():
             torch.testing.assert_close(together.net.state_dict()[key][e : e + 1], value, rtol=1e-4, atol=1e-6)
 
 
+def test_a_reward_of_states_alone_sees_no_action():
+    batch = draw_batches(build("reward/ensemble"), 1)[0].segments
+    for actions in (True, False):
+        model = build("reward/ensemble", actions=actions)
+        one, other = model.score(batch), model.score(batch._replace(action=-batch.action))
+        assert torch.equal(one, other) == (not actions)
+        assert not torch.equal(one, model.score(batch._replace(obs=Observation(-batch.obs.state))))
+
+
 def test_linear_bradley_terry_is_a_ratio():
     """P(second) = what the second earns, 1 + tanh a step, out of what both earn (LiRE, eq. 4)."""
     model = build("reward/linear", members=1)
