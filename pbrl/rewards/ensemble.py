@@ -23,8 +23,9 @@ class Ensemble(ComparedReward):
     With `linear` rewards are positive, and the odds of a preference are the ratio of both returns, not of their
     exponentials: the scores are logarithms of that. `normalize` says how `Table.relabel` makes one reward of many.
 
-    Without `actions` it is a reward of states alone. Where answers are about single steps and some of them are wrong, a
-    reward of actions too explains mistakes by actions, and a policy follows what it says of actions first of all.
+    Without `actions` it is a reward of states alone, with `auto` where segments have one step (`length`): of answers
+    about single steps, some wrong, a reward of actions too explains the mistakes by actions, and a policy follows what
+    it says of actions first of all.
     """
 
     def __init__(
@@ -32,7 +33,8 @@ class Ensemble(ComparedReward):
         spec: Spec,
         objective: Objective,
         *,
-        actions: bool = True,  # as runs have it that are older than the setting
+        actions: bool | Literal["auto"] = True,  # as runs have it that are older than the setting
+        length: Size = 1,
         members: Size,
         hidden: list[Size],
         activation: Literal["relu", "tanh", "leaky_relu"],
@@ -49,8 +51,8 @@ class Ensemble(ComparedReward):
             raise UserError("reward.linear=true takes rewards that have a least one: reward.bounded=true")
         self.linear = linear
         self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)
-        self.actions = actions
-        size = spec.obs_dim + (spec.action_dim if actions else 0)
+        self.actions = length > 1 if actions == "auto" else actions
+        size = spec.obs_dim + (spec.action_dim if self.actions else 0)
         self.net = MLP(size, 1, hidden, ensemble=members, activation=activation)
         self.optim = Adam(self.net.parameters(), lr, weight_decay=weight_decay)
         self.bounded = bounded

@@ -29,8 +29,13 @@ def test_members_of_an_ensemble_learn_independently():
 
 def test_a_reward_of_states_alone_sees_no_action():
     batch = draw_batches(build("reward/ensemble"), 1)[0].segments
-    for actions in (True, False):
-        model = build("reward/ensemble", actions=actions)
+    for actions, settings in (
+        (True, {"actions": True}),
+        (False, {"actions": False}),
+        (True, {"actions": "auto", "length": 2}),
+        (False, {"actions": "auto", "length": 1}),
+    ):
+        model = build("reward/ensemble", **settings)
         one, other = model.score(batch), model.score(batch._replace(action=-batch.action))
         assert torch.equal(one, other) == (not actions)
         assert not torch.equal(one, model.score(batch._replace(obs=Observation(-batch.obs.state))))
