@@ -42,7 +42,12 @@ FLAGS = ["data=mixed", "data.episodes=150", "steps=4000", "eval_every=4000",
 ASKED = ["feedback=vlm", "query.kind=pair", "query.length=1", "query.count=1000", "vlm.judge=pair_logprob",
          "vlm.view=frame", "vlm.size=112", f"vlm.cache={FOLDER}/cache",
          f"vlm.answer_key={FOLDER}/key.jsonl"]  # fmt: skip
-SEEN = {"states": ["reward=ensemble", "reward.actions=false"], "images": ["reward=image", "reward.image_size=64"]}
+SEEN = {
+    "states": ["reward=ensemble", "reward.actions=false"],
+    "images": ["reward=image", "reward.image_size=64"],
+    "states and actions": ["reward=ensemble", "reward.actions=true"],  # no picture shows an action
+}
+COMPARED = "images", "states"
 SCALE = ["reward.normalize=std"]  # as the true reward is scaled: of tanh, rewards of pictures would be small ones
 BASELINES = {
     "BC": ["algo=bc", "reward=none"],
@@ -126,8 +131,8 @@ def show(lines: list[dict[str, Any]]) -> None:
     )
     print("|---" * (len(envs) + 1) + "|")
     for wrong in WRONG:
-        both = [[values(lines, env, name_of(seen, wrong), "return_mean") for seen in SEEN] for env in envs]
-        cells = [f"{100 * i.mean() / s.mean():.0f} %" if len(s) and len(i) else "–" for s, i in both]
+        both = [[values(lines, env, name_of(seen, wrong), "return_mean") for seen in COMPARED] for env in envs]
+        cells = [f"{100 * i.mean() / s.mean():.0f} %" if len(s) and len(i) else "–" for i, s in both]
         print(f"| {wrong} % | " + " | ".join(cells) + " |")
     draw(lines, envs)
 
@@ -145,9 +150,9 @@ def draw(lines: list[dict[str, Any]], envs: list[str]) -> None:
             for x, wrong in enumerate(WRONG):
                 found = values(lines, env, name_of(seen, wrong), "return_mean")
                 if len(found):
-                    place = x + 0.38 * (i - 0.5)
+                    place = x + 0.26 * (i - 1)
                     label = f"P-IQL, {seen}" if x == 0 else None
-                    axis.bar(place, found.mean(), 0.36, color=f"C{i}", alpha=0.6, label=label)
+                    axis.bar(place, found.mean(), 0.24, color=f"C{i}", alpha=0.6, label=label)
                     axis.plot([place] * len(found), found, ".", color="0.2")
         for i, (name, style) in enumerate(zip(BASELINES, (":", "--", "-."), strict=True)):
             found = values(lines, env, name, "return_mean")
