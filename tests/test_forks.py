@@ -15,7 +15,7 @@ CODES = {
     "fails by number": "import sys; sys.exit(3)",
     "raises": "1 / 0",
     "is killed": "import os; os.kill(os.getpid(), 9)",
-    "is interrupted": "import os, time; os.kill(os.getpid(), 2); time.sleep(9)",
+    "is interrupted": "import os, time; os.kill(os.getpid(), 2); time.sleep(1)",
     "reads": "print(input()[::-1])",
     "is somewhere": "import os; print(os.getcwd(), sorted(os.environ.keys() - {'LC_CTYPE'}))",
     "ends in order": "import atexit, threading, time; atexit.register(print, 'last');"

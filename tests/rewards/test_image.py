@@ -183,7 +183,7 @@ def test_stacks_repeat_the_first_frame_and_stay_in_their_episode():
 # Training
 
 
-def test_compiled_is_eager():
+def test_compiled_is_eager(graph_alone):
     torch.compiler.reset()
     data, results = make_data(make_table(), 3), []
     batches = [make_reward(frames=2).draw(data) for _ in range(4)]

@@ -51,9 +51,11 @@ def prepare(learners: list, batch: Any, compile: bool = False) -> Update:
 
 @pytest.mark.parametrize("case", [case for case in CASES if not is_noisy(case)], ids=title)
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_stack_of_learners_is_each_of_them_alone(case, compile, monkeypatch):
+def test_a_stack_of_learners_is_each_of_them_alone(case, compile, monkeypatch, request):
     if compile and case not in (("algo/iql", {}), ("algo/cpl", {}), ("reward/ensemble", {})):
         pytest.skip("compiled, three learners stand for all")
+    if compile and case[0] != "algo/cpl":
+        request.getfixturevalue("graph_alone")
     draw, low = torch.rand, torch.tensor(0.25)  # the same of two critics pulls
     monkeypatch.setattr(torch, "rand", lambda *shape, **to: low.clone() if shape == ((),) else draw(*shape, **to))
     torch.compiler.reset()
