@@ -18,7 +18,7 @@ from torch.nn.functional import relu, softplus
 
 from pbrl.distributed import all_reduce_mean
 from pbrl.ranges import NotNegative, Positive, Share
-from pbrl.types import Comparisons, UserError
+from pbrl.types import Comparisons, TrajectoryComparisons, UserError
 
 if TYPE_CHECKING:
     from pbrl.training.batches import Data, Frames
@@ -196,6 +196,10 @@ class Objective:
         if self.is_unpaired:
             return data.marked(n, images=images, frames=frames)
         return data.comparisons(n, self.segments, images=images, frames=frames)
+
+    def draw_trajectories(self, data: "Data", n: int) -> TrajectoryComparisons:
+        """n pairs of the policy's own episodes, of the kind that the loss is of."""
+        return data.trajectory_comparisons(n, unpaired=self.is_unpaired, images=True)
 
     def draw_by_reward(self, data: "Data", n: int, *, images: bool = False) -> Comparisons:
         """The same of any segments in the data, labelled by the reward that learners see."""

@@ -55,7 +55,7 @@ class Observation(NamedTuple):
 
     state: Tensor  # [..., O]
     images: dict[str, Tensor] = {}  # camera: [..., H, W, 3] uint8
-    text: dict[str, Tensor] = {}  # "tokens" [..., N] long with their "mask", or "embedding" [..., D]
+    text: dict[str, Tensor] = {}  # "tokens" [..., N] long: the words of the instruction, see pbrl/models/text.py
 
 
 class Segment(NamedTuple):
@@ -141,10 +141,21 @@ class AttributeWindows(NamedTuple):
     strength: Tensor  # [B, M]
 
 
+class TrajectoryComparisons(NamedTuple):
+    """Pairs of whole episodes of a policy, D decisions each, as `Comparisons` are pairs of segments."""
+
+    chunks: Segment  # obs [B, 2, D, O], action [B, 2, D, K, A], mask [B, 2, D, K]: 1 for what was carried out
+    label: Tensor  # [B] P(the second is better), or, of unpaired objectives, how good each is: [B, 2]
+    confidence: Tensor  # [B]: 0 where there was nothing to compare
+    log_prob: Tensor  # [B, 2], of what was carried out, by the policy that did it
+    success: Tensor  # [B, 2] bool
+
+
 @dataclass(frozen=True)
 class Spec:
     """What a network must know of its data: sizes, the observation's mean and standard deviation, [O] each, the number
-    of steps in the longest episode, the shape [H, W, 3] of each camera's image, and whether episodes can terminate."""
+    of steps in the longest episode, the shape [H, W, 3] of each camera's image, whether episodes can terminate, and the
+    words of their instructions."""
 
     obs_dim: int
     action_dim: int
@@ -153,6 +164,7 @@ class Spec:
     max_steps: int
     images: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     terminates: bool = False
+    vocabulary: tuple[str, ...] = ()
 
 
 # What trains
@@ -165,6 +177,10 @@ class Policy(Protocol):
 
     def reset(self) -> None:
         """Starts an episode."""
+        ...
+
+    def looks(self) -> bool:
+        """Whether the next `act` reads the images it is given; within a chunk it does not."""
         ...
 
     def act(self, obs: Observation, explore: bool = False) -> Tensor:
@@ -184,12 +200,29 @@ class Policy(Protocol):
         ...
 
 
+class Rollouts(NamedTuple):
+    """The policy's own episodes that a phase learns from: anew ahead of each of `iterations` equal parts of it.
+
+    `samples` episodes of each of `scenes` initial states; see pbrl/algos/tpo.py for how they are scored.
+    """
+
+    iterations: int
+    scenes: int
+    samples: int
+    success: float
+    time: float
+    confidence: float
+    margin: float
+    same_scene: bool
+
+
 @dataclass(frozen=True)
 class Phase:
     """Part of a learner's training: `steps` updates, each on a batch that `draw` takes from the data.
 
     `before` runs once, ahead of the first update. With `query.rounds` the last phase is split, and `on_labels` runs
-    ahead of every part: whenever rewards or answers have changed.
+    ahead of every part: whenever rewards or answers have changed. With `rollouts` it is split in the same way, and
+    ahead of every part the policy plays.
     """
 
     name: str
@@ -199,6 +232,7 @@ class Phase:
     before: Callable[[Data], None] | None = None
     on_labels: Callable[[Data], None] | None = None
     compiles: bool = True
+    rollouts: Rollouts | None = None
 
 
 class Learner(Protocol):
@@ -311,10 +345,11 @@ class Environment(Protocol):
     action_bounds: tuple[np.ndarray, np.ndarray]  # [A] each: what -1 and 1 are in the environment's own units
     horizon: int  # steps until truncation
     control_hz: float
-    instruction: str  # the task in words, or ""; episodes keep what `reset` reports as info["instruction"]
+    instruction: str  # the episode's task in words, or ""; episodes keep what `reset` reports as info["instruction"]
     has_success: bool  # `info["success"]` is there
     cameras: tuple[str, ...]  # the first is the default
     images: tuple[str, ...]  # cameras that are observed
+    renders: bool  # whether observations hold their images; a rollout turns it off where its policy would not look
     can_restore: bool  # `save_state` and `restore` work; else frames are kept while playing
     full_obs: Any  # what an expert observes, also where a policy observes less
     attributes: tuple[str, ...]  # of behaviour, which `measure` measures, as in speed, height, gentleness

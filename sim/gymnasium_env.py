@@ -87,6 +87,7 @@ class Gymnasium(gymnasium.Env):
     style = None
     double = None
     attributes: tuple[str, ...] = ()
+    renders = True
 
     def __init__(
         self,

@@ -4,6 +4,8 @@ They say what is wanted, not how, and name things as they look in pictures: "the
 which Meta-World shows a goal.
 """
 
+from typing import NamedTuple
+
 METAWORLD = {
     "assembly": "put the ring over the peg",
     "basketball": "dunk the ball into the basket",
@@ -122,3 +124,60 @@ GYM = {
     "swimmer": "swim forward as fast as possible",
     "walker2d": "walk forward on two legs without falling",
 }
+
+
+class Phrasings(NamedTuple):
+    """What a task is told as while a policy is trained, and in tests of what it makes of other words."""
+
+    training: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+PHRASINGS = {  # of Meta-World's MT10; words of those held out are words of some training instruction
+    "reach": Phrasings(
+        ("reach the mark in the air", "move the gripper to the mark", "bring the hand to the mark",
+         "go to the mark with the gripper"),
+        ("move the hand to the mark in the air", "reach the mark with the gripper"),
+    ),
+    "push": Phrasings(
+        ("push the puck to the mark on the table", "slide the puck across the table to the mark",
+         "shove the puck to the mark", "push the puck across the table"),
+        ("slide the puck to the mark on the table", "shove the puck across the table"),
+    ),
+    "pick-place": Phrasings(
+        ("pick up the puck and hold it at the mark in the air", "lift the puck to the mark",
+         "grasp the puck and lift it", "pick the puck up and carry it to the mark"),
+        ("grasp the puck and carry it to the mark", "lift the puck and hold it in the air"),
+    ),
+    "door-open": Phrasings(
+        ("open the door", "pull the door open", "swing the door open by its handle", "pull the handle of the door"),
+        ("open the door by its handle", "swing open the door"),
+    ),
+    "drawer-open": Phrasings(
+        ("open the drawer", "pull the drawer open", "pull the handle of the drawer", "slide the drawer out"),
+        ("open the drawer by its handle", "pull the drawer out"),
+    ),
+    "drawer-close": Phrasings(
+        ("close the drawer", "push the drawer shut", "shut the drawer", "slide the drawer in"),
+        ("push the drawer in", "slide the drawer shut"),
+    ),
+    "button-press-topdown": Phrasings(
+        ("press the button down from above", "push down the button", "press the red button from above",
+         "hit the button on top of the box"),
+        ("press the button on top of the box", "push the red button down"),
+    ),
+    "peg-insert-side": Phrasings(
+        ("insert the peg into the hole in the side of the box", "put the peg into the hole",
+         "stick the peg into the side of the box", "insert the peg in the box"),
+        ("put the peg into the side of the box", "stick the peg in the hole"),
+    ),
+    "window-open": Phrasings(
+        ("slide the window open", "open the window", "push the window to the side to open it",
+         "open the window by its handle"),
+        ("push the window open", "slide open the window by its handle"),
+    ),
+    "window-close": Phrasings(
+        ("slide the window closed", "close the window", "shut the window", "push the window to the side to close it"),
+        ("push the window shut", "slide the window to close it"),
+    ),
+}  # fmt: skip

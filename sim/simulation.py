@@ -56,6 +56,7 @@ class Simulation(gym.Env):
     upside_down: tuple[str, ...] = ()  # cameras that the model has mounted on their head
     images: tuple[str, ...] = ()  # cameras that are observed, besides the state
     image_size = 64  # pixels, height and width
+    renders = True  # whether observations hold their images; without, an observation has none
     attributes: tuple[str, ...] = ()  # of behaviour, which `measure` measures
 
     model: mujoco.MjModel
@@ -158,7 +159,7 @@ class Simulation(gym.Env):
         if not self.images:
             return obs.astype(np.float32)
         try:
-            images = {camera: self._image(camera) for camera in self.images}
+            images = {camera: self._image(camera) for camera in self.images if self.renders}
         except RendererMissing as error:
             raise UserError(str(error)) from error
         return {"state": obs.astype(np.float32), "images": images}

@@ -119,6 +119,9 @@ class Weaver:
             [s * a + 0.3 * r.standard_normal(2) for s, a, r in zip(self.sign, homing, self.random, strict=True)]
         ).astype(np.float32)
 
+    def looks(self):
+        return False
+
     def source(self, i):
         return "weaver"
 

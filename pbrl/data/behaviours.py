@@ -62,6 +62,10 @@ class Behaviour:
         """The action of environment i before the common action noise."""
         return self.experts[i].act(self.envs[i].full_obs)
 
+    def looks(self) -> bool:
+        """Never: experts observe states."""
+        return False
+
     def source(self, i: int) -> str:
         """The behaviour's name, with what was drawn for the episode."""
         return self.name

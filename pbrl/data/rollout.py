@@ -18,6 +18,7 @@ from hydra.utils import get_class, instantiate
 from pbrl import processes
 from pbrl.data.inspection import refuse_non_finite
 from pbrl.data.video import VideoWriter
+from pbrl.models.text import tokenize
 from pbrl.processor import available_cores
 from pbrl.types import Environment, Episode, Observation, Policy, UserError
 
@@ -32,6 +33,10 @@ class Actor(Protocol):
         """Called after the environments were reset with these seeds."""
         ...
 
+    def looks(self) -> bool:
+        """Whether the next `act` reads the images that it is given."""
+        ...
+
     def act(self, obs: Observed, running: np.ndarray) -> np.ndarray:
         """obs [N, O], running [N] bool → actions [N, A]."""
         ...
@@ -42,17 +47,23 @@ class Actor(Protocol):
 
 
 class PolicyActor:
-    """A learned policy as an actor."""
+    """A learned policy as an actor; with `explore`, its actions are drawn from its distribution."""
 
-    def __init__(self, policy: Policy):
-        self.policy = policy
+    def __init__(self, policy: Policy, explore: bool = False):
+        self.policy, self.explore = policy, explore
+        self.tokens: np.ndarray | None = None  # [N, WORDS], what the policy is told in words
 
     def start(self, envs: Sequence[Environment], seeds: Sequence[int]) -> None:
         """Starts an episode of the policy."""
         self.policy.reset()
+        vocabulary = self.policy.spec.vocabulary
+        self.tokens = tokenize([env.instruction for env in envs], vocabulary) if vocabulary else None
+
+    def looks(self) -> bool:
+        return self.policy.looks()
 
     def act(self, obs: Observed, running: np.ndarray) -> np.ndarray:
-        return self.policy.act(to_observation(obs)).numpy()
+        return self.policy.act(to_observation(obs, self.tokens), self.explore).numpy()
 
     def source(self, i: int) -> str:
         """Always "policy"."""
@@ -63,19 +74,20 @@ def stack_observations(observations: Sequence[Observed]) -> Observed:
     """The observations of several environments as one batch, in memory of its own."""
     if not isinstance(observations[0], dict):
         return np.stack(observations)
-    cameras = observations[0]["images"]
+    cameras = [camera for camera in observations[0]["images"] if all(camera in o["images"] for o in observations)]
     images = {camera: np.stack([o["images"][camera] for o in observations]) for camera in cameras}
     return {"state": np.stack([o["state"] for o in observations]), "images": images}
 
 
-def to_observation(obs: Observed) -> Observation:
-    """A batch of observations as policies take it."""
+def to_observation(obs: Observed, tokens: np.ndarray | None = None) -> Observation:
+    """A batch of observations as policies take it, with the words [N, WORDS] of their instructions."""
     import torch  # not above: clips for people are rendered without it
 
+    text = {} if tokens is None else {"tokens": torch.from_numpy(tokens)}
     if not isinstance(obs, dict):
-        return Observation(torch.from_numpy(obs))
+        return Observation(torch.from_numpy(obs), text=text)
     images = {camera: torch.from_numpy(batch) for camera, batch in obs["images"].items()}
-    return Observation(torch.from_numpy(obs["state"]), images)
+    return Observation(torch.from_numpy(obs["state"]), images, text)
 
 
 def state_of(obs: Observed) -> np.ndarray:
@@ -197,6 +209,8 @@ def rollout(
 def _rollout_wave(
     envs: Sequence[Environment], actor: Actor, seeds: Sequence[int], videos: Path | None
 ) -> list[Episode]:
+    for env in envs:
+        env.renders = True
     starts = [env.reset(seed=int(seed)) for env, seed in zip(envs, seeds, strict=True)]
     files = [None if videos is None else videos / f"{seed}.mp4" for seed in seeds]
     recorders = [
@@ -208,10 +222,15 @@ def _rollout_wave(
     actor.start(envs, seeds)
     while running.any():
         actions = actor.act(stack_observations(obs), running)
+        looks = actor.looks()
         for i in np.flatnonzero(running):
+            envs[i].renders = looks
             new, reward, terminated, truncated, info = envs[i].step(actions[i])
             recorders[i].add(actions[i], new, reward, terminated, info)
-            obs[i], running[i] = new, not (terminated or truncated)
+            running[i] = not (terminated or truncated)
+            obs[i] = new if running[i] else starts[i][0]  # not read any more, but beside others that hold images
+    for env in envs:
+        env.renders = True
     return [recorder.episode(actor.source(i)) for i, recorder in enumerate(recorders)]
 
 

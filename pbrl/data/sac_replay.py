@@ -148,6 +148,10 @@ class SacActor:
     def act(self, obs: np.ndarray, running: np.ndarray) -> np.ndarray:
         return self.model.predict(obs, deterministic=False)[0]
 
+    def looks(self) -> bool:
+        """Never: it observes states."""
+        return False
+
     def source(self, i: int) -> str:
         """The number of environment steps at which the policy was saved."""
         return f"sac at step {int(self.path.stem)}"

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from pbrl.data.episodes import episode_id
 from pbrl.data.inspection import NOISE, RESOLUTION, Names, check_finite
+from pbrl.models.text import tokenize, vocabulary_of
 from pbrl.types import Clip, Episode, Observation, RewardModel, Segment, Spec, Transitions, UserError, Windows
 
 T = TypeVar("T")
@@ -72,6 +73,7 @@ class Table:
         self.success: np.ndarray | None = np.empty(0, bool)
         self.state: np.ndarray | None = None
         self.labels: dict[str, Tensor] = {}
+        self.vocabulary = vocabulary_of(episode.instruction for episode in episodes)
         self._images = {name: torch.from_numpy(column).to(self.device) for name, column in images.items()}
         self.pictures = None if pictures is None else torch.from_numpy(pictures).to(self.device)
         self._storage = {name: torch.from_numpy(column).to(self.device) for name, column in columns.items()}
@@ -128,6 +130,8 @@ class Table:
         self.ids = [*self.ids, *map(episode_id, episodes)]
         self.source = [*self.source, *(e.source for e in episodes)]
         self.instruction = [*self.instruction, *(e.instruction for e in episodes)]
+        told = self.instruction if self.vocabulary else []
+        self.tokens = torch.from_numpy(tokenize(told, self.vocabulary)).to(self.device)  # [N, WORDS]
         success = [e.success.any() for e in episodes if e.success is not None]
         known = self.success is not None and len(success) == len(episodes)
         self.success = np.append(self.success, success) if known else None  # type: ignore[arg-type]
@@ -187,6 +191,7 @@ class Table:
             int(self.steps.max()),
             {name: tuple(column.shape[1:]) for name, column in self.images.items()},
             bool(self.done.any()),
+            self.vocabulary,
         )
 
     # Clips
@@ -212,9 +217,13 @@ class Table:
     # Batches
 
     def observe(self, rows: Tensor, images: bool = False) -> Observation:
-        """The observation at rows [...], with `images` where there are cameras."""
-        shown = {name: column[rows] for name, column in self.images.items()} if images else {}
-        return Observation(self.obs[rows], shown)
+        """The observation at rows [...]; with `images`, also what cameras show and what the task is in words."""
+        if not images:
+            return Observation(self.obs[rows])
+        shown = {name: column[rows] for name, column in self.images.items()}
+        return Observation(
+            self.obs[rows], shown, {"tokens": self.tokens[self.episode[rows]]} if self.vocabulary else {}
+        )
 
     def to_target(self, batch: T) -> T:
         """The batch on the learners' device; from the host it goes through pinned memory, asynchronously."""

@@ -94,6 +94,10 @@ class DecisionTransformer(nn.Module):
         self.actions: list[Tensor] = []
         self.time = 0
 
+    def looks(self) -> bool:
+        """Always: it reads each observation."""
+        return True
+
     @torch.no_grad()
     def act(self, obs: Observation, explore: bool = False) -> Tensor:
         """obs [N, O] → action [N, A] in [-1, 1]. N episodes at once, all begun when it was reset.

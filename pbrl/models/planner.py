@@ -117,6 +117,10 @@ class Planner(nn.Module):
         self.noise.reset()
         self.last = None
 
+    def looks(self) -> bool:
+        """Always: it reads each observation."""
+        return True
+
     @torch.no_grad()
     def act(self, obs: Observation, explore: bool = False) -> Tensor:
         """obs [B, O] → action [B, A] in [-1, 1]. Plans are always drawn, by noise of the episode's own."""

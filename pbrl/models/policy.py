@@ -23,9 +23,14 @@ class LikelihoodPolicy(nn.Module):
     spec: Spec
     settings: dict[str, Any]  # its keyword arguments
     horizon: int = 1  # actions of a chunk, which it decides at once
+    execute: int = 1  # of them that are carried out before the next chunk
 
     def reset(self) -> None:
         """Starts an episode; a policy without memory has nothing to forget."""
+
+    def looks(self) -> bool:
+        """Whether the next `act` reads the images it is given; within a chunk it does not."""
+        return True
 
     def act(self, obs: Observation, explore: bool = False) -> Tensor:
         """obs [B, O] → action [B, A] in [-1, 1]; with `explore`, drawn from the policy's distribution."""
@@ -49,6 +54,16 @@ class LikelihoodPolicy(nn.Module):
         `chance` is a `draw_chance`; without one, a policy draws its own.
         """
         return (self.log_prob(segment.obs, segment.action) * segment.mask).sum(-1)
+
+    def score_chunks(self, chunks: Segment) -> Tensor:
+        """Chunks as they were decided, obs [..., D, O], action [..., D, K, A], mask [..., D, K] → as `score`: [...]."""
+        if self.horizon > 1:
+            raise NotImplementedError
+        return (self.log_prob(chunks.obs, chunks.action[..., 0, :]) * chunks.mask[..., 0]).sum(-1)
+
+    def explore_from(self, seed: int) -> None:
+        """What `act` draws next, when it explores, follows from this number."""
+        torch.manual_seed(seed)
 
     def after_step(self) -> None:
         """Called in every update once its optimiser has moved it."""

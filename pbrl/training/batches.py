@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pbrl.data.table import Table
+from pbrl.data.trajectories import Trajectories, take
 from pbrl.feedback.labels import Labels, split
 from pbrl.training.weights import rank, scale
 from pbrl.types import (
@@ -23,6 +24,7 @@ from pbrl.types import (
     AttributeWindows,
     Comparisons,
     Segment,
+    TrajectoryComparisons,
     Transitions,
     UserError,
     Weighted,
@@ -73,6 +75,7 @@ class Data:
         self._best: dict[float, Tensor] = {}
         self._starts: Tensor | None = None
         self._windows: dict[int, Tensor] = {}  # where windows begin, by their length
+        self.trajectories: Trajectories | None = None  # the policy's own episodes
 
     def set_labels(self, labels: Labels) -> None:
         """Draws from these labels from now on."""
@@ -265,6 +268,32 @@ class Data:
         rows = answers.starts[kept[drawn], 0] + self._randint(self.length, n)
         return Weighted(self.table.transitions(rows, images), self.table.to_target(weight[drawn]))
 
+    # The policy's own episodes
+
+    def set_trajectories(self, trajectories: Trajectories, *, margin: float, same_scene: bool) -> None:
+        """Compares these from now on, where their scores differ by more than `margin`."""
+        self.trajectories = trajectories
+        self._better = better_pairs(trajectories, margin, same_scene)
+
+    def trajectory_comparisons(self, n: int, *, unpaired: bool = False, images: bool = False) -> TrajectoryComparisons:
+        """n pairs of episodes of which one scored higher; where none did, of any, with a confidence of 0.
+
+        `unpaired`: the label is 1 for the better one and 0 for the other, [n, 2].
+        """
+        own = self.trajectories
+        assert own is not None
+        pairs = self._better[self._randint(len(self._better), n)]  # [n, 2], the worse one first
+        is_swapped = self._randint(2, n).bool()
+        pairs = torch.where(is_swapped[:, None], pairs.flip(1), pairs)
+        label = order(own.score[pairs])
+        return TrajectoryComparisons(
+            take(own.chunks, pairs),
+            torch.stack([1 - label, label], 1) if unpaired else label,
+            (label != 0.5).float(),
+            own.log_prob[pairs],
+            own.success[pairs],
+        )
+
     # Segments from anywhere in the data
 
     def unlabelled(self, n: int, *, images: bool = False) -> Comparisons:
@@ -320,6 +349,19 @@ def _comparable(labels: Labels) -> Labels:
 def order(worth: Tensor) -> Tensor:
     """P(second preferred) [n] of pairs that are worth [n, 2]."""
     return 0.5 * (1 + torch.sign(worth[:, 1] - worth[:, 0])).float()
+
+
+def better_pairs(trajectories: Trajectories, margin: float, same_scene: bool) -> Tensor:
+    """Places [P, 2] of two episodes, of one scene or any, of which the second scores higher by more than `margin`.
+
+    Where there are none, one pair of the first with itself.
+    """
+    score, scene = trajectories.score, trajectories.scene
+    is_pair = score[None] - score[:, None] > margin
+    if same_scene:
+        is_pair &= scene[None] == scene[:, None]
+    found = is_pair.nonzero()
+    return found if len(found) else torch.zeros(1, 2, dtype=torch.long, device=score.device)
 
 
 def draw_from_groups(group: Tensor, segments: int, n: int, generator: torch.Generator) -> Tensor:

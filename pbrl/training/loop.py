@@ -17,9 +17,10 @@ from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from pbrl import distributed, files
-from pbrl.data.rollout import RolloutWorkers
+from pbrl.data.rollout import RolloutWorkers, make_environment
+from pbrl.data.trajectories import fingerprint, from_state, measure, play_iteration, to_state
 from pbrl.feedback.asking import Asking
-from pbrl.models.policy import save_policy
+from pbrl.models.policy import LikelihoodPolicy, save_policy
 from pbrl.settings import Query, Schedule
 from pbrl.training import interrupts
 from pbrl.training.engine import Engine, Updates, learner_of, wants_compile
@@ -29,7 +30,7 @@ from pbrl.training.precision import FLOAT32, Precision
 from pbrl.training.replica import Replica
 from pbrl.training.stages import Stage, plan
 from pbrl.training.vmap import LearnerStack
-from pbrl.types import UserError
+from pbrl.types import Rollouts, UserError
 
 
 class Training:
@@ -64,7 +65,7 @@ class Training:
         self.counts: dict[str, int] = {}  # of questions: asked, answered, ties, skipped
         self.updates: dict[str, Updates] = {}  # prepared for one stage, they serve all of its name
         self.stacks: dict[int, LearnerStack] = {}  # by the first of the learners
-        self.stage, self.step, self.policy_step, self.round = 0, 0, 0, 0
+        self.stage, self.step, self.policy_step, self.round, self.iteration = 0, 0, 0, 0, 0
         self.unread: dict[str, Any] = {}  # metrics of a run that was stopped between an update and what follows it
         self.seconds = {"train": 0.0, "evaluate": 0.0}
 
@@ -122,11 +123,45 @@ class Training:
             self._ask()
         if stage.relabels:
             self._relabel()
+        if stage.plays:
+            self._play(stage)
         for phase, replica in zip(stage.phases, self.replicas, strict=False):
             if phase.before and stage.is_begin:
                 phase.before(replica.data)
             if phase.on_labels:
                 phase.on_labels(replica.data)
+
+    def _play(self, stage: Stage) -> None:
+        """The policies play, on rank 0, and learn from these episodes of theirs from now on."""
+        self.iteration += 1
+        for phase, replica in zip(stage.phases, self.replicas, strict=True):
+            assert phase.rollouts is not None
+            self._take_trajectories(phase.rollouts, replica, is_new=True)
+            assert replica.data.trajectories is not None
+            measures = measure(replica.data.trajectories)
+            replica.log.write("rollouts", self.policy_step, {"iteration": self.iteration, **measures})
+        self._forget_captured()
+
+    def _take_trajectories(self, plan: Rollouts, replica: Replica, *, is_new: bool) -> None:
+        """The episodes of this iteration: those in the run folder, or, where the policy `is_new`, played by it now."""
+        file, policy = replica.folder / "rollouts" / f"{self.iteration}.pt", replica.algo.policy
+        assert isinstance(policy, LikelihoodPolicy)
+
+        def find() -> dict[str, Any]:
+            found = files.load(file, torch.device("cpu"))
+            if is_new and (found is None or found["policy"] != fingerprint(policy)):  # else played before a stop
+                assert self.workers is not None
+                horizon = make_environment(self.workers.env).horizon
+                own = play_iteration(self.workers, policy, plan, replica.seed, self.iteration, horizon)
+                found = {"policy": fingerprint(policy), "trajectories": to_state(own)}
+                file.parent.mkdir(exist_ok=True)
+                files.save(file, found)
+            if found is None:
+                raise UserError(f"{file} is missing, and the run was learning from it: start anew in another run=…")
+            return found["trajectories"]
+
+        trajectories = from_state(distributed.from_rank_0(find), self.device)
+        replica.data.set_trajectories(trajectories, margin=plan.margin, same_scene=plan.same_scene)
 
     def _ask(self) -> None:
         asking = self.asking
@@ -306,7 +341,13 @@ class Training:
     def _save(self) -> None:
         if not distributed.is_rank_0():
             return
-        position = {"stage": self.stage, "step": self.step, "policy_step": self.policy_step, "round": self.round}
+        position = {
+            "stage": self.stage,
+            "step": self.step,
+            "policy_step": self.policy_step,
+            "round": self.round,
+            "iteration": self.iteration,
+        }
         state = {
             "episodes": self.replicas[0].table.ids,
             "settings": self.settings,
@@ -340,6 +381,10 @@ class Training:
                 f"{self._path} was made with other settings; choose another run folder with run=…, or delete it"
             ) from error
         files.set_random_state(state["random"], self.device)
+        self.iteration = position.get("iteration", 0)
+        if self.step and self.stages[self.stage].plays:
+            for phase, replica in zip(self.stages[self.stage].phases, self.replicas, strict=True):
+                self._take_trajectories(phase.rollouts, replica, is_new=False)  # type: ignore[arg-type]
         self.seconds = state["seconds"]
         if state["episodes"] != self.replicas[0].table.ids:
             self._relabel()

@@ -10,8 +10,9 @@ from pbrl.types import Phase
 class Stage(NamedTuple):
     """A phase, or a part of it, of each replica; or, without phases, a round of answers alone.
 
-    `asks` and `relabels` say what happens on entering it, before the phase's own hooks; `is_begin` whether it is the
-    first part of its phase, `trains_policy` whether it trains the policy that is evaluated on the way.
+    `asks`, `relabels` and `plays` say what happens on entering it, before the phase's own hooks: questions are asked,
+    the reward model labels the table, the policies play. `is_begin` is whether it is the first part of its phase,
+    `trains_policy` whether it trains the policy that is evaluated on the way.
     """
 
     name: str
@@ -19,6 +20,7 @@ class Stage(NamedTuple):
     phases: Sequence[Phase] = ()
     asks: bool = False
     relabels: bool = False
+    plays: bool = False
     is_begin: bool = True
     trains_policy: bool = False
 
@@ -40,7 +42,15 @@ def _round(replicas: Sequence[Replica], steps: int, r: int, rounds: int, asks: b
             relabels = False
     total = last[0].steps
     part = total * (r + 1) // rounds - total * r // rounds
-    yield Stage("policy", part, last, relabels=relabels, is_begin=r == 0, trains_policy=True)
+    plan = last[0].rollouts
+    parts = plan.iterations if plan else 1
+    for i in range(parts):
+        own = part * (i + 1) // parts - part * i // parts
+        is_first = r == 0 and i == 0
+        yield Stage(
+            "policy", own, last, relabels=relabels, plays=plan is not None, is_begin=is_first, trains_policy=True
+        )
+        relabels = False
 
 
 def _reward_stages(replicas: Sequence[Replica]) -> Iterator[Stage]:

@@ -26,7 +26,7 @@ from pbrl.data.video import write_mp4
 from pbrl.models.policy import LikelihoodPolicy
 from pbrl.types import UserError
 from tests import forks, toy
-from tests.parts import config
+from tests.parts import SPEC, config
 
 POINT = {"_target_": "tests.toy.Point"}
 OFFSET = {
@@ -223,6 +223,8 @@ def test_a_limit_on_files_is_found_before_hdf5_does(tmp_path):
 
 
 class Still(LikelihoodPolicy):
+    spec = SPEC
+
     def act(self, obs, explore=False):
         return torch.zeros(len(obs.state), 2)
 

@@ -16,7 +16,7 @@ from pbrl.run import train as run
 from pbrl.training.engine import Engine
 from pbrl.types import Comparisons, Observation, Phase, UserError
 from sim.tabletop import Tabletop
-from tests.parts import build, config
+from tests.parts import SPEC, build, config
 
 CAMERAS = ("front", "wrist")
 LOOKING = ("env=franka/reach", "env.images=[front,wrist]", "env.image_size=32", "env.state=robot", "env.horizon=12")
@@ -94,8 +94,13 @@ def test_without_images_observations_are_the_state():
 class Watcher:
     """Keeps all it is shown, and moves on."""
 
+    spec = SPEC
+
     def reset(self):
         self.observed = []
+
+    def looks(self):
+        return True
 
     def act(self, obs, explore=False):
         self.observed.append(obs)

@@ -67,6 +67,9 @@ class Still:
     def act(self, obs, running):
         return np.zeros((len(running), 2), np.float32)
 
+    def looks(self):
+        return False
+
     def source(self, i):
         return "still"
 

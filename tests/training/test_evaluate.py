@@ -16,6 +16,7 @@ from pbrl.training.evaluate import evaluate, evaluation_seeds, summarize
 from pbrl.types import UserError
 from tests import toy
 from tests.data.test_episodes import POINT, Still
+from tests.parts import SPEC
 
 
 def test_summary_of_known_episodes():
@@ -51,8 +52,13 @@ def test_evaluation_is_seeded_and_the_same_in_any_number_of_processes():
 class Rememberer:
     """Keeps all it is shown, as a transformer does, and walks on."""
 
+    spec = SPEC
+
     def reset(self):
         self.observed = []
+
+    def looks(self):
+        return True
 
     def act(self, obs, explore=False):
         self.observed.append(obs.state)

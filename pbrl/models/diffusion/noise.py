@@ -8,9 +8,13 @@ from torch import Tensor
 
 
 class EpisodeNoise:
-    """Normal numbers that follow from each episode's first observation, alone or beside other episodes."""
+    """Normal numbers that follow from each episode's first observation, alone or beside other episodes.
+
+    With another `salt` they are others.
+    """
 
     def __init__(self) -> None:
+        self.salt = 0
         self.reset()
 
     def reset(self) -> None:
@@ -21,7 +25,7 @@ class EpisodeNoise:
     def begin(self, state: Tensor) -> None:
         """Takes note of the episodes' observations [B, O], where they are the first."""
         if len(self.seeds) != len(state):
-            self.seeds = [zlib.crc32(row.tobytes()) for row in state.float().cpu().numpy()]
+            self.seeds = [zlib.crc32(row.tobytes(), self.salt) for row in state.float().cpu().numpy()]
 
     def draw(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Noise [..., B, H, D] of B episodes, drawn on the CPU: the same everywhere."""

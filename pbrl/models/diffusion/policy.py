@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from pbrl.models.chunks import ChunkQueue
+from pbrl.models.chunks import ChunkQueue, to_chunks
 from pbrl.models.diffusion.average import Average
 from pbrl.models.diffusion.denoiser import Denoiser
 from pbrl.models.diffusion.noise import EpisodeNoise
@@ -80,6 +79,9 @@ class DiffusionPolicy(LikelihoodPolicy):
         self.queue.reset()
         self.noise.reset()
 
+    def looks(self) -> bool:
+        return self.queue.is_empty()
+
     @torch.no_grad()
     def act(self, obs: Observation, explore: bool = False) -> Tensor:
         """Actions are always drawn; an episode's noise follows from its first observation, so that it can be redone."""
@@ -119,14 +121,10 @@ class DiffusionPolicy(LikelihoodPolicy):
         Chunks follow each other without overlap from the first step on, each told what is observed at its own first
         step; beyond the segment's end the last one is padded, which counts nothing.
         """
-        steps, lead = segment.mask.shape[-1], segment.mask.ndim - 1
-        beyond = -steps % self.horizon
-        mask = pad(segment.mask, (0, beyond)).unflatten(-1, (-1, self.horizon))  # [..., W, K]
-        action = pad(segment.action, (0, 0, 0, beyond)).unflatten(-2, (-1, self.horizon))  # [..., W, K, A]
-        starts = (slice(None),) * lead + (slice(None, None, self.horizon),)
-        obs = Observation(segment.obs.state[starts], {k: image[starts] for k, image in segment.obs.images.items()})
-        errors = self.model.loss(obs, action[None], self.draw_chance(segment) if chance is None else chance)
-        return -(errors.sum(-1) * mask).sum((-2, -1)).mean(0)
+        chunks = to_chunks(segment, self.horizon)
+        chance = self.draw_chance(segment) if chance is None else chance
+        errors = self.model.loss(chunks.obs, chunks.action[None], chance)
+        return -(errors.sum(-1) * chunks.mask).sum((-2, -1)).mean(0)
 
 
 class ActionDenoiser(nn.Module):

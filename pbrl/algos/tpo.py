@@ -1,0 +1,121 @@
+"""Trajectory-wise preference optimization: a policy compares its own whole episodes, and learns from the better ones.
+
+GRAPE, Zhang et al. 2024, arXiv:2411.19309. First the policy is cloned from data. Then, several times over, it plays
+many scenes several times each, from the same initial state; its episodes are scored; and the loss of `objective=` is
+minimised on beta * log(pi(episode) / pi_before(episode)), with `logistic` that of DPO. The reference is the policy that
+played, so what it gives is known from playing.
+"""
+
+from typing import NamedTuple
+
+from torch import nn
+
+from pbrl.distributed import all_reduce_mean
+from pbrl.models.optim import Adam
+from pbrl.models.policy import LikelihoodPolicy
+from pbrl.objectives import Objective, agreement
+from pbrl.ranges import Count, NotNegative, Positive, Size, Whole
+from pbrl.training.batches import Data
+from pbrl.types import Metrics, Phase, Rollouts, Segment, Spec, TrajectoryComparisons, UserError
+
+
+class Batch(NamedTuple):
+    """Episodes to compare, and chunks of the data that the policy shall not forget."""
+
+    own: TrajectoryComparisons
+    chunks: Segment
+
+
+class TPO(nn.Module):
+    """`iterations` times `scenes` are played `samples` times each.
+
+    An episode scores `success` if it succeeds, less `time` times the share of its steps that it took, plus `confidence`
+    times the log-likelihood of an action, in the mean. Episodes whose scores differ by no more than `margin` are not
+    compared; with `same_scene=false` they are of any two scenes. With `clone_winners` there is no comparison: episodes
+    that succeeded are cloned (filtered behavior cloning).
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        policy: LikelihoodPolicy,
+        *,
+        objective: Objective,
+        iterations: Count,
+        scenes: Size,
+        samples: Size,
+        success: NotNegative,
+        time: NotNegative,
+        confidence: NotNegative,
+        margin: NotNegative,
+        same_scene: bool,
+        beta: Positive,
+        per_step: bool,
+        bc_weight: NotNegative,
+        clone_winners: bool,
+        lr: Positive,
+        lr_after: Positive,
+        pretrain_steps: Whole,
+        pretrain_batch_size: Size,
+        batch_size: Size,
+        clip: NotNegative,
+    ):
+        super().__init__()
+        if samples < 2 and not clone_winners:
+            raise UserError("algo.samples=1: episodes are compared with others of their scene, so 2 or more of each")
+        if objective.segments > 2:
+            raise UserError(f"objective={objective.name} learns from lists, and algo=tpo compares two episodes")
+        self.policy = policy
+        self.cloner = Adam(policy.parameters(), lr, cosine=pretrain_steps)
+        self.tuner = Adam(policy.parameters(), lr_after, clip=clip)
+        self.objective = objective
+        self.rollouts = Rollouts(
+            iterations, scenes, samples, success=success, time=time, confidence=confidence, margin=margin,
+            same_scene=same_scene,
+        )  # fmt: skip
+        self.beta, self.per_step, self.bc_weight, self.clone_winners = beta, per_step, bc_weight, clone_winners
+        self.pretrain_steps = pretrain_steps
+        self.batch_size, self.pretrain_batch_size = batch_size, pretrain_batch_size
+
+    def phases(self, steps: int) -> list[Phase]:
+        clone = Phase("pretrain", self.pretrain_steps, self.draw_data, self.clone)
+        return [clone, Phase("policy", steps, self.draw, self.update, rollouts=self.rollouts)]
+
+    def draw_data(self, data: Data) -> Segment:
+        """Chunks of the data, with images."""
+        return data.chunks(self.pretrain_batch_size, self.policy.horizon, images=True)
+
+    def clone(self, batch: Segment) -> Metrics:
+        """Maximizes the log-likelihood of the data's actions, per step."""
+        loss = -self.policy.score(batch).sum() / all_reduce_mean(batch.mask.sum())
+        self.cloner.step(loss)
+        self.policy.after_step()
+        return {"bc": loss.detach()}
+
+    def draw(self, data: Data) -> Batch:
+        """Two episodes each of `batch_size` scenes, and as many chunks of the data."""
+        own = self.objective.draw_trajectories(data, self.batch_size)
+        return Batch(own, data.chunks(self.batch_size, self.policy.horizon, images=True))
+
+    def update(self, batch: Batch) -> Metrics:
+        """Minimizes the objective on beta * log(pi / pi_before), and the BC loss times `bc_weight`."""
+        own = batch.own
+        log_prob = self.policy.score_chunks(own.chunks)  # [B, 2]
+        steps = own.chunks.mask.sum((-2, -1))
+        bc = -self.policy.score(batch.chunks).sum() / all_reduce_mean(batch.chunks.mask.sum())
+        if self.clone_winners:
+            won = own.success.float()
+            loss = -(won * log_prob).sum() / all_reduce_mean((won * steps).sum()).clamp(min=1.0)
+            metrics = {"winners_bc": loss.detach()}
+        else:
+            ratio = log_prob - own.log_prob  # log(pi / pi_before)
+            scores = self.beta * (ratio / steps if self.per_step else ratio)
+            loss = self.objective(scores, own.label, own.confidence)
+            metrics = {
+                "tpo": loss.detach(),
+                "train_accuracy": agreement(scores, own.label),
+                "ratio": ratio.detach().mean(),
+            }
+        self.tuner.step(loss + self.bc_weight * bc)
+        self.policy.after_step()
+        return {**metrics, "bc": bc.detach()}

@@ -1,0 +1,235 @@
+"""A small vision-language-action policy: images, an instruction and a state → a chunk of actions, as tokens.
+
+Actions are words of 256 bins, as in RT-2 (Brohan et al. 2023, arXiv:2307.15818) and OpenVLA (Kim et al. 2024,
+arXiv:2406.09246). `decode=autoregressive` draws the chunk number by number, each told of those before it; `parallel`
+all at once from learnt queries, as OpenVLA-OFT (Kim et al. 2025, arXiv:2502.19645). Either has a likelihood in closed
+form, so that any objective on scores trains it.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from pbrl.models.bins import ActionBins
+from pbrl.models.chunks import ChunkQueue, to_chunks
+from pbrl.models.diffusion.noise import EpisodeNoise
+from pbrl.models.layers import Normalize
+from pbrl.models.policy import LikelihoodPolicy
+from pbrl.models.prefix_transformer import Cache, PrefixTransformer
+from pbrl.models.text import FIRST, WORDS
+from pbrl.ranges import NotNegative, Size
+from pbrl.types import Observation, Segment, Spec, UserError
+
+DECODE = ("parallel", "autoregressive")
+
+
+class VLAPolicy(LikelihoodPolicy):
+    """Plans `horizon` actions and carries out `execute` of them.
+
+    It acts on the most likely bins, or, with `explore`, on bins drawn at the `temperature`. Raises UserError.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        horizon: Size,
+        execute: Size,
+        decode: str,
+        bins: Size,
+        width: Size,
+        layers: Size,
+        heads: Size,
+        channels: Size,
+        temperature: NotNegative,
+    ):
+        super().__init__()
+        if decode not in DECODE:
+            raise UserError(f"policy.decode={decode}: it is {' or '.join(DECODE)}")
+        if execute > horizon:
+            raise UserError(f"policy.execute={execute} actions of a chunk of policy.horizon={horizon}: at most all")
+        if 1 < spec.max_steps < horizon:  # 1: nothing is known of the data yet
+            raise UserError(f"policy.horizon={horizon}, but the longest episode has {spec.max_steps} steps: lower it")
+        self.settings = {
+            "horizon": horizon, "execute": execute, "decode": decode, "bins": bins, "width": width, "layers": layers,
+            "heads": heads, "channels": channels, "temperature": temperature,
+        }  # fmt: skip
+        self.spec, self.horizon, self.execute, self.temperature = spec, horizon, execute, temperature
+        self.bins, self.is_parallel = ActionBins(bins), decode == "parallel"
+        self.context = Context(spec, width=width, channels=channels)
+        self.trunk = PrefixTransformer(width=width, layers=layers, heads=heads)
+        places, outputs = (horizon, spec.action_dim * bins) if self.is_parallel else (horizon * spec.action_dim, bins)
+        self.place = nn.Parameter(0.02 * torch.randn(places, width))
+        self.taken = None if self.is_parallel else nn.Embedding(bins, width)  # what a bin tells those after it
+        self.out = nn.Linear(width, outputs)
+        self.queue, self.noise = ChunkQueue(execute), EpisodeNoise()
+
+    # Acting
+
+    def reset(self) -> None:
+        self.queue.reset()
+        self.noise.reset()
+
+    def looks(self) -> bool:
+        return self.queue.is_empty()
+
+    @torch.no_grad()
+    def act(self, obs: Observation, explore: bool = False) -> Tensor:
+        """The next action; with `explore`, from a chunk that is drawn and that the first observation decides."""
+        return self.queue.next(lambda: self._plan(obs, self.temperature if explore else 0.0))
+
+    @torch.no_grad()
+    def plan(self, obs: Observation) -> Tensor:
+        return self._plan(obs, 0.0)
+
+    def _plan(self, obs: Observation, temperature: float) -> Tensor:
+        self.noise.begin(obs.state)
+        shape = (len(obs.state), self.horizon, self.spec.action_dim)
+        normal = self.noise.draw(shape, obs.state.device) if temperature else None
+        return self.bins.decode(self.draw_bins(obs, temperature, normal))
+
+    def draw_bins(self, obs: Observation, temperature: float, normal: Tensor | None, cached: bool = True) -> Tensor:
+        """obs [B, O] → the bins of a chunk [B, K, A], by standard normal numbers [B, K, A]; the likeliest without.
+
+        Without `cached`, all is computed anew for each token, which changes nothing but the time.
+        """
+        cache = self.read(obs)
+        uniform = None if normal is None else torch.special.ndtr(normal)
+        if self.is_parallel:
+            return choose(self._decode_parallel(cache), temperature, uniform)
+        size, drawn = self.spec.action_dim, []
+        x = self.place[:1].expand(len(obs.state), -1, -1)
+        tokens = x
+        for i in range(self.horizon * size):
+            if cached:
+                hidden, cache = self.trunk.go_on(tokens, cache, causal=True)
+            else:
+                hidden, _ = self.trunk.go_on(x, self.read(obs), causal=True)
+            own = None if uniform is None else uniform.flatten(1)[:, i]
+            drawn.append(choose(self.out(hidden[:, -1]), temperature, own))
+            if i + 1 < len(self.place):
+                tokens = self.taken(drawn[-1])[:, None] + self.place[i + 1]  # type: ignore[misc]
+                x = torch.cat([x, tokens], 1)
+        return torch.stack(drawn, 1).unflatten(1, (self.horizon, size))
+
+    def explore_from(self, seed: int) -> None:
+        self.noise.salt = seed
+
+    # Likelihood
+
+    def read(self, obs: Observation) -> Cache:
+        """obs [B, O] → what actions read of it."""
+        return self.trunk.read(*self.context(obs))
+
+    def log_prob(self, obs: Observation, action: Tensor) -> Tensor:
+        """obs [..., O], chunks [..., K, A] → log-likelihood [...]; single actions [..., A] if K is 1."""
+        chunk = action if self.horizon > 1 else action[..., None, :]
+        return self.log_prob_steps(obs, chunk).sum(-1)
+
+    def log_prob_steps(self, obs: Observation, chunk: Tensor) -> Tensor:
+        """obs [..., O], chunks [..., K, A] → the log-likelihood of each step, told those before it: [..., K]."""
+        lead = chunk.shape[:-2]
+        bins = self.bins.encode(chunk).flatten(0, -3) if lead else self.bins.encode(chunk)[None]  # [B, K, A]
+        logits = self.logits(flatten(obs, len(lead)), bins).float()
+        return -nn.functional.cross_entropy(
+            logits.flatten(0, -2), bins.flatten(), reduction="none"
+        ).view(bins.shape).sum(-1).view(*lead, -1)  # fmt: skip
+
+    def logits(self, obs: Observation, bins: Tensor) -> Tensor:
+        """obs [B, O], bins [B, K, A] that the later ones are told of → logits of each [B, K, A, bins]."""
+        cache = self.read(obs)
+        if self.is_parallel:
+            return self._decode_parallel(cache)
+        assert self.taken is not None
+        before = self.taken(bins.flatten(1)[:, :-1])
+        x = pad(before, (0, 0, 1, 0)) + self.place  # the first is told of none
+        return self.out(self.trunk.go_on(x, cache, causal=True)[0]).unflatten(1, bins.shape[1:])
+
+    def _decode_parallel(self, cache: Cache) -> Tensor:
+        x = self.place.expand(len(cache.mask), -1, -1)
+        hidden = self.trunk.go_on(x, cache, causal=False)[0]  # [B, K, W]
+        return self.out(hidden).unflatten(-1, (self.spec.action_dim, -1))
+
+    def score(self, segment: Segment, chance: object = None) -> Tensor:
+        """The log-likelihood of a segment's actions as chunks that follow each other: [...]."""
+        return self.score_chunks(to_chunks(segment, self.horizon))
+
+    def score_chunks(self, chunks: Segment) -> Tensor:
+        return (self.log_prob_steps(chunks.obs, chunks.action) * chunks.mask).sum((-2, -1))
+
+
+class Context(nn.Module):
+    """What is observed as tokens: the words of the instruction, patches of each camera's image, and the state."""
+
+    def __init__(self, spec: Spec, *, width: int, channels: int):
+        super().__init__()
+        self.normalize = Normalize(spec.obs_mean, spec.obs_std)
+        self.state = nn.Linear(spec.obs_dim, width)
+        self.cameras = tuple(spec.images)
+        self.eyes = Patches(spec.images, width=width, channels=channels) if spec.images else None
+        self.words = nn.Embedding(FIRST + len(spec.vocabulary), width) if spec.vocabulary else None
+        self.word_place = nn.Parameter(0.02 * torch.randn(WORDS, width)) if spec.vocabulary else None
+
+    def forward(self, obs: Observation) -> tuple[Tensor, Tensor]:
+        """obs [B, O] → tokens [B, C, W], and which of them are there [B, C] bool."""
+        state = self.state(self.normalize(obs.state))[:, None]
+        tokens, masks = [state], [torch.ones_like(state[..., 0], dtype=torch.bool)]
+        if self.eyes is not None:
+            seen = self.eyes(obs.images)
+            tokens.append(seen)
+            masks.append(torch.ones_like(seen[..., 0], dtype=torch.bool))
+        if self.words is not None:
+            words = obs.text["tokens"]
+            tokens.append(self.words(words) + self.word_place)
+            masks.append(words != 0)
+        return torch.cat([t.to(state.dtype) for t in tokens], 1), torch.cat(masks, 1)
+
+
+class Patches(nn.Module):
+    """Images {camera: [B, H, W, 3] uint8} → a token for each patch of 16 × 16 pixels of each: [B, P, width].
+
+    Four convolutions that halve the image, as transformers see better behind a few of them (Xiao et al. 2021,
+    arXiv:2106.14881). Raises UserError where cameras have images of several sizes.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], *, width: int, channels: int):
+        super().__init__()
+        sizes = {tuple(shape) for shape in shapes.values()}
+        if len(sizes) != 1:
+            raise UserError(f"the cameras {', '.join(shapes)} must have images of one size")
+        height, wide, _ = sizes.pop()
+        self.cameras, inputs = tuple(shapes), 3
+        self.convolutions = nn.ModuleList()
+        for outputs in (channels, 2 * channels, 2 * channels, width):
+            self.convolutions.append(nn.Conv2d(inputs, outputs, 3, 2, 1))
+            inputs, height, wide = outputs, (height + 1) // 2, (wide + 1) // 2
+        self.place = nn.Parameter(0.02 * torch.randn(len(self.cameras), height * wide, width))
+
+    def forward(self, images: dict[str, Tensor]) -> Tensor:
+        x = torch.stack([images[camera] for camera in self.cameras], 1)  # [B, cameras, H, W, 3]
+        count = len(x)
+        x = x.flatten(0, 1).movedim(-1, 1).float() / 255 - 0.5
+        for i, convolution in enumerate(self.convolutions):
+            x = convolution(x) if i == 3 else nn.functional.gelu(convolution(x))
+        x = x.flatten(2).transpose(1, 2).unflatten(0, (count, -1))  # [B, cameras, patches, width]
+        return (x + self.place).flatten(1, 2)
+
+
+def choose(logits: Tensor, temperature: float, uniform: Tensor | None) -> Tensor:
+    """logits [..., N] → the likeliest of N, or, by uniform numbers [...] and at a temperature, one drawn: [...]."""
+    if uniform is None or not temperature:
+        return logits.argmax(-1)
+    below = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    return (below < uniform[..., None]).sum(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def flatten(obs: Observation, dims: int) -> Observation:
+    """obs [..., O] with `dims` leading axes → [B, O]; of none, one is added."""
+
+    def flat(x: Tensor) -> Tensor:
+        return x.flatten(0, dims - 1) if dims else x[None]
+
+    images, text = ({k: flat(v) for k, v in part.items()} for part in (obs.images, obs.text))
+    return Observation(flat(obs.state), images, text)
