@@ -70,7 +70,7 @@ class MultiTask(gym.Env):
         if layouts < 0:
             raise UserError(f"env.layouts={layouts}: a number of scenes, or 0 for any")
         check_images(images, image_size, self.cameras)
-        self.task, self.name, self.horizon = task, name, horizon
+        self.name, self.horizon = name, horizon
         self.tasks, self.layouts, self.phrasings, self.state = tuple(tasks or SETS[task]), layouts, phrasings, state
         self.images, self.image_size, self.renders = tuple(images), image_size, True
         self._made: dict[str, MetaWorld] = {}
@@ -103,6 +103,11 @@ class MultiTask(gym.Env):
         options = {"training": words.training, "held_out": words.held_out, "all": words.training + words.held_out}
         chosen = options[self.phrasings]
         return task, scene % self.layouts if self.layouts else scene, chosen[zlib.crc32(b"%d" % seed) % len(chosen)]
+
+    @property
+    def task(self) -> str:
+        """The task of the episode."""
+        return self.env.task
 
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -166,6 +171,11 @@ class MultiTask(gym.Env):
     def measure(self, episode_seed: int, states: np.ndarray) -> dict[str, np.ndarray]:
         """Nothing: these tasks have no attributes."""
         return {}
+
+    def keypoints(self, episode_seed: int, states: np.ndarray) -> dict[str, np.ndarray]:
+        """Where hand, object and goal are in the states [T+1, S] of an episode: [T+1, 3] m each."""
+        scene = self._enter(episode_seed)
+        return self.env.keypoints(scene, states[:, : len(self.env.save_state())])
 
     def frames(self) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
         """Nothing: states give all frames back."""

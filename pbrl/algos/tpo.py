@@ -15,6 +15,7 @@ from pbrl.models.optim import Adam
 from pbrl.models.policy import LikelihoodPolicy
 from pbrl.objectives import Objective, agreement
 from pbrl.ranges import Count, NotNegative, Positive, Size, Whole
+from pbrl.stages.description import load_stages
 from pbrl.training.batches import Data
 from pbrl.types import Metrics, Phase, Rollouts, Segment, Spec, TrajectoryComparisons, UserError
 
@@ -47,6 +48,8 @@ class TPO(nn.Module):
         success: NotNegative,
         time: NotNegative,
         confidence: NotNegative,
+        stages: NotNegative,
+        description: str | None,
         margin: NotNegative,
         same_scene: bool,
         beta: Positive,
@@ -63,6 +66,10 @@ class TPO(nn.Module):
         super().__init__()
         if samples < 2 and not clone_winners:
             raise UserError("algo.samples=1: episodes are compared with others of their scene, so 2 or more of each")
+        if stages and not description:
+            raise UserError(
+                "algo.stages weighs what algo.description says of stages: name one, as algo.description=mt10"
+            )
         if objective.segments > 2:
             raise UserError(f"objective={objective.name} learns from lists, and algo=tpo compares two episodes")
         self.policy = policy
@@ -70,8 +77,8 @@ class TPO(nn.Module):
         self.tuner = Adam(policy.parameters(), lr_after, clip=clip)
         self.objective = objective
         self.rollouts = Rollouts(
-            iterations, scenes, samples, success=success, time=time, confidence=confidence, margin=margin,
-            same_scene=same_scene,
+            iterations, scenes, samples, success=success, time=time, confidence=confidence, stages=stages,
+            margin=margin, same_scene=same_scene, description=load_stages(description) if description else None,
         )  # fmt: skip
         self.beta, self.per_step, self.bc_weight, self.clone_winners = beta, per_step, bc_weight, clone_winners
         self.pretrain_steps = pretrain_steps
