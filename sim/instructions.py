@@ -135,7 +135,7 @@ class Phrasings(NamedTuple):
 
 PHRASINGS = {  # of Meta-World's MT10; words of those held out are words of some training instruction
     "reach": Phrasings(
-        ("reach the mark in the air", "move the gripper to the mark", "bring the hand to the mark",
+        ("move the gripper to the mark in the air", "reach the mark", "bring the hand to the mark",
          "go to the mark with the gripper"),
         ("move the hand to the mark in the air", "reach the mark with the gripper"),
     ),

@@ -70,7 +70,8 @@ def load_stages(name: str) -> Stages:
     try:
         found = yaml.safe_load(path.read_text())
     except OSError as error:
-        known = [own.name[:-5] for own in resources.files("pbrl.stages").iterdir() if own.name.endswith(".yaml")]
+        names = (own.name for own in resources.files("pbrl.stages").iterdir())
+        known = sorted(own.removesuffix(".yaml") for own in names if own.endswith(".yaml"))
         raise UserError(
             f"there is no stage description {name} ({error.strerror}): give a yaml file, or one of {', '.join(known)}"
         ) from None
