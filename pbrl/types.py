@@ -175,6 +175,7 @@ class Policy(Protocol):
     """Acts. What it saves is enough to run it."""
 
     spec: Spec
+    reads_words: bool  # whether it acts by the instruction, in `obs.text`
 
     def reset(self) -> None:
         """Starts an episode."""

@@ -140,8 +140,8 @@ PHRASINGS = {  # of Meta-World's MT10; words of those held out are words of some
         ("move the hand to the mark in the air", "reach the mark with the gripper"),
     ),
     "push": Phrasings(
-        ("push the puck to the mark on the table", "slide the puck across the table to the mark",
-         "shove the puck to the mark", "push the puck across the table"),
+        ("push the puck to the mark", "slide the puck across the table to the mark",
+         "shove the puck to the mark", "push the puck across the table", "push the puck on the table"),
         ("slide the puck to the mark on the table", "shove the puck across the table"),
     ),
     "pick-place": Phrasings(

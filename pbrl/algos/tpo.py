@@ -28,12 +28,13 @@ class Batch(NamedTuple):
 
 
 class TPO(nn.Module):
-    """`iterations` times `scenes` are played `samples` times each.
+    """Learns from its own whole episodes, in several iterations of playing and learning.
 
-    An episode scores `success` if it succeeds, less `time` times the share of its steps that it took, plus `confidence`
-    times the log-likelihood of an action, in the mean. Episodes whose scores differ by no more than `margin` are not
-    compared; with `same_scene=false` they are of any two scenes. With `clone_winners` there is no comparison: episodes
-    that succeeded are cloned (filtered behavior cloning).
+    In each of `iterations`, `scenes` are played `samples` times. An episode scores `success` if it succeeds, plus
+    `stages` times exp(-cost) by the stage description `description`, less `time` times the share of its steps that it
+    took, plus `confidence` times the log-likelihood of its actions per step. Episodes whose scores differ by no more
+    than `margin` are not compared; with `same_scene=false` they are of any two scenes. With `clone_winners` there is no
+    comparison: episodes that succeeded are cloned (filtered behavior cloning).
     """
 
     def __init__(

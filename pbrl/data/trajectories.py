@@ -211,6 +211,17 @@ def measure(trajectories: Trajectories) -> dict[str, float]:
     }
 
 
+def describe(measures: dict[str, float]) -> str:
+    """Measures in a line, with a warning where no scene tells which of its episodes is better."""
+    words = f"{measures['episodes']:.0f} episodes, success {measures['success']:.0%}, {measures['steps']:.0f} steps"
+    if measures["telling_scenes"]:
+        return f"{words}; {measures['telling_scenes']:.0%} of the scenes were played both better and worse"
+    return (
+        f"{words}\nWARNING: no scene was played both better and worse: there is nothing to learn. Play more "
+        "(algo.scenes, algo.samples), explore more (policy.temperature), or score more than success (algo.stages)"
+    )
+
+
 def to_state(trajectories: Trajectories) -> dict[str, Any]:
     """As plain tensors by name, to be saved."""
     plain = {f.name: getattr(trajectories, f.name) for f in fields(trajectories) if f.name != "chunks"}

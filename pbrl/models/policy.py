@@ -23,6 +23,7 @@ class LikelihoodPolicy(nn.Module):
     spec: Spec
     settings: dict[str, Any]  # its keyword arguments
     horizon: int = 1  # actions of a chunk, which it decides at once
+    reads_words: bool = False  # whether it acts by the instruction
     execute: int = 1  # of them that are carried out before the next chunk
 
     def reset(self) -> None:

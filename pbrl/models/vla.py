@@ -57,6 +57,7 @@ class VLAPolicy(LikelihoodPolicy):
             "heads": heads, "channels": channels, "temperature": temperature,
         }  # fmt: skip
         self.spec, self.horizon, self.execute, self.temperature = spec, horizon, execute, temperature
+        self.reads_words = bool(spec.vocabulary)
         self.bins, self.is_parallel = ActionBins(bins), decode == "parallel"
         self.context = Context(spec, width=width, channels=channels)
         self.trunk = PrefixTransformer(width=width, layers=layers, heads=heads)

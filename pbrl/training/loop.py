@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pbrl import distributed, files
 from pbrl.data.rollout import RolloutWorkers, make_environment
-from pbrl.data.trajectories import fingerprint, from_state, measure, play_iteration, to_state
+from pbrl.data.trajectories import describe, fingerprint, from_state, measure, play_iteration, to_state
 from pbrl.feedback.asking import Asking
 from pbrl.models.policy import LikelihoodPolicy, save_policy
 from pbrl.settings import Query, Schedule
@@ -140,6 +140,8 @@ class Training:
             assert replica.data.trajectories is not None
             measures = measure(replica.data.trajectories)
             replica.log.write("rollouts", self.policy_step, {"iteration": self.iteration, **measures})
+            prefix = f"{replica.folder.name} " if len(self.replicas) > 1 else ""
+            print(f"{prefix}rollouts {self.iteration}: {describe(measures)}", flush=True)
         self._forget_captured()
 
     def _take_trajectories(self, plan: Rollouts, replica: Replica, *, is_new: bool) -> None:
