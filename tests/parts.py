@@ -69,7 +69,8 @@ def build(name: str, spec: Spec = SPEC, **changes: Any) -> Any:
     policy, reward = changes.pop("policy", "mlp"), changes.pop("reward", "reward/attributes")
     found = config(f"{part}={choice}", "steps=100")[part]
     small = SMALL if part == "algo" else SMALL | {"context": LENGTH}
-    found = {k: small.get(k, v) for k, v in found.items()} | changes
+    small = POLICIES[choice] if part == "policy" and choice in POLICIES else small
+    found = {k: small.get(k, SMALL.get(k, v)) for k, v in found.items()} | changes
     takes, given = parts.parameters(found), {}
     if "policy" in takes:
         given["policy"] = build(f"policy/{policy}", spec, **POLICIES[policy]) if isinstance(policy, str) else policy

@@ -12,7 +12,7 @@ from torch import nn
 
 from pbrl.distributed import all_reduce_mean
 from pbrl.models.optim import Adam
-from pbrl.models.policy import LikelihoodPolicy
+from pbrl.models.policy import LikelihoodPolicy, load_same
 from pbrl.objectives import Objective, agreement
 from pbrl.ranges import Count, NotNegative, Positive, Size, Whole
 from pbrl.stages.description import load_stages
@@ -34,7 +34,8 @@ class TPO(nn.Module):
     `stages` times exp(-cost) by the stage description `description`, less `time` times the share of its steps that it
     took, plus `confidence` times the log-likelihood of its actions per step. Episodes whose scores differ by no more
     than `margin` are not compared; with `same_scene=false` they are of any two scenes. With `clone_winners` there is no
-    comparison: episodes that succeeded are cloned (filtered behavior cloning).
+    comparison: episodes that succeeded are cloned (filtered behavior cloning). `start_from` is the folder of a run
+    whose policy is tuned, and then nothing is cloned first.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class TPO(nn.Module):
         per_step: bool,
         bc_weight: NotNegative,
         clone_winners: bool,
+        start_from: str | None,
         lr: Positive,
         lr_after: Positive,
         pretrain_steps: Whole,
@@ -82,12 +84,18 @@ class TPO(nn.Module):
             margin=margin, same_scene=same_scene, description=load_stages(description) if description else None,
         )  # fmt: skip
         self.beta, self.per_step, self.bc_weight, self.clone_winners = beta, per_step, bc_weight, clone_winners
-        self.pretrain_steps = pretrain_steps
+        self.pretrain_steps, self.start_from = 0 if start_from else pretrain_steps, start_from
         self.batch_size, self.pretrain_batch_size = batch_size, pretrain_batch_size
 
     def phases(self, steps: int) -> list[Phase]:
         clone = Phase("pretrain", self.pretrain_steps, self.draw_data, self.clone)
-        return [clone, Phase("policy", steps, self.draw, self.update, rollouts=self.rollouts)]
+        tune = Phase("policy", steps, self.draw, self.update, before=self.start, rollouts=self.rollouts)
+        return [clone, tune]
+
+    def start(self, data: Data) -> None:
+        """Takes the policy of the run to start from, if there is one. Raises UserError where it is another kind."""
+        if self.start_from:
+            self.policy.load_state_dict(load_same(self.start_from, self.policy).state_dict())
 
     def draw_data(self, data: Data) -> Segment:
         """Chunks of the data, with images."""

@@ -114,6 +114,19 @@ def load_policy(path: str | Path, device: str = "cpu") -> Policy:
     return policy.to(device).eval()
 
 
+def load_same(path: str | Path, policy: LikelihoodPolicy) -> Any:
+    """Reads back a policy that has the settings, sizes and words of this one. Raises UserError where it is another."""
+    found: Any = load_policy(path)
+    ours, theirs = (
+        {"class": type(p).__name__, **p.settings, "cameras": dict(p.spec.images), "words": p.spec.vocabulary,
+         "observation": p.spec.obs_dim, "action": p.spec.action_dim} for p in (policy, found)
+    )  # fmt: skip
+    differs = [f"{key} ({theirs.get(key)}, here {value})" for key, value in ours.items() if theirs.get(key) != value]
+    if differs:
+        raise UserError(f"{path} is another policy than this run's: its {', '.join(differs)}; give policy=… as it had")
+    return found
+
+
 def _spec(saved: dict[str, Any]) -> dict[str, Any]:
     """A saved spec with today's names: `steps` was the longest episode, `image` one shape for drop_name cameras."""
     if "steps" not in saved:

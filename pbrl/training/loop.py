@@ -123,11 +123,12 @@ class Training:
             self._ask()
         if stage.relabels:
             self._relabel()
-        if stage.plays:
-            self._play(stage)
         for phase, replica in zip(stage.phases, self.replicas, strict=False):
             if phase.before and stage.is_begin:
                 phase.before(replica.data)
+        if stage.plays:
+            self._play(stage)
+        for phase, replica in zip(stage.phases, self.replicas, strict=False):
             if phase.on_labels:
                 phase.on_labels(replica.data)
 

@@ -9,12 +9,13 @@ import torch
 from pbrl.data.rollout import RolloutWorkers
 from pbrl.data.table import Table
 from pbrl.data.trajectories import play_iteration
+from pbrl.models.policy import save_policy
 from pbrl.models.vla import VLAPolicy
 from pbrl.objectives import bradley_terry
 from pbrl.training.batches import Data
 from pbrl.types import UserError
 from tests import toy
-from tests.parts import build, draw_batches
+from tests.parts import build, draw_batches, made_up_data
 
 ENV = {"_target_": "tests.toy.Point", "horizon": 16, "goal_radius": 0.5}
 LEARN = {"pretrain_steps": 200, "lr": 3e-3, "lr_after": 3e-3, "batch_size": 16, "scenes": 48, "samples": 4}
@@ -93,6 +94,23 @@ def test_where_nothing_can_be_compared_nothing_is_learnt():
 def test_settings_that_cannot_be_learnt_from(changes, message):
     with pytest.raises(UserError, match=message):
         build("algo/tpo", policy="vla", **changes)
+
+
+def test_it_starts_from_the_policy_of_a_run(tmp_path):
+    first, data = build("policy/vla"), made_up_data("pair")
+    with torch.no_grad():
+        first.place.add_(1.0)
+    save_policy(first, tmp_path / "policy.pt")
+    tpo = build("algo/tpo", policy="vla", start_from=str(tmp_path))
+    clone, tune = tpo.phases(8)
+    assert clone.steps == 0
+    tune.before(data)
+    assert torch.equal(tpo.policy.place, first.place)
+    other = build("algo/tpo", policy=build("policy/vla", bins=9), start_from=str(tmp_path))
+    with pytest.raises(UserError, match=r"another policy .*bins \(8, here 9\)"):
+        other.start(data)
+    with pytest.raises(UserError, match="there is no policy at"):
+        build("algo/tpo", policy="vla", start_from=str(tmp_path / "none")).start(data)
 
 
 def wins(policy: VLAPolicy) -> float:
