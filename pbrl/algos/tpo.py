@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import nn
 
 from pbrl.distributed import all_reduce_mean
+from pbrl.models.gaussian import GaussianPolicy
 from pbrl.models.optim import Adam
 from pbrl.models.policy import LikelihoodPolicy, load_same
 from pbrl.objectives import Objective, agreement
@@ -67,6 +68,13 @@ class TPO(nn.Module):
         clip: NotNegative,
     ):
         super().__init__()
+        if not policy.is_exact:
+            raise UserError(
+                "algo=tpo compares likelihoods, and this policy has a bound of them that is drawn anew each time: "
+                "choose policy=vla, or algo=cpl"
+            )
+        if isinstance(policy, GaussianPolicy) and policy.log_std is None:
+            raise UserError("algo=tpo plays a scene several times, and this policy always acts alike: policy.std=0.3")
         if samples < 2 and not clone_winners:
             raise UserError("algo.samples=1: episodes are compared with others of their scene, so 2 or more of each")
         if stages and not description:

@@ -23,6 +23,7 @@ class LikelihoodPolicy(nn.Module):
     spec: Spec
     settings: dict[str, Any]  # its keyword arguments
     horizon: int = 1  # actions of a chunk, which it decides at once
+    is_exact: bool = True  # whether its likelihoods are, or a bound of them that is drawn anew each time
     reads_words: bool = False  # whether it acts by the instruction
     execute: int = 1  # of them that are carried out before the next chunk
 

@@ -25,7 +25,7 @@ VARIANTS = {
         *({"objective": name} | (CLONED if name in RELATIVE else {}) for name in names("objective")),
     ],
     "algo/bc": [{}, {"fraction": 0.1}, {"policy": "diffusion"}],
-    "algo/tpo": [{}, {"policy": "vla"}, {"policy": "vla", "clone_winners": True}, {"objective": "kto"}],
+    "algo/tpo": [{"policy": "vla"}, {"policy": "vla", "clone_winners": True}, {"policy": "vla", "objective": "kto"}],
     "reward/ensemble": [{}, *({"objective": name} for name in names("objective"))],
     "reward/transformer": [{}, {"objective": "plackett_luce"}],
     "reward/lstm": [{}, {"objective": "plackett_luce"}],

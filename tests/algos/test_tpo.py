@@ -89,11 +89,16 @@ def test_where_nothing_can_be_compared_nothing_is_learnt():
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"samples": 1}, "2 or more of each"), ({"objective": "plackett_luce"}, "compares two episodes")],
+    [
+        ({"policy": "mlp"}, "always acts alike: policy.std"),
+        ({"policy": "diffusion"}, "drawn anew each time"),
+        ({"samples": 1}, "2 or more of each"),
+        ({"objective": "plackett_luce"}, "compares two episodes"),
+    ],
 )
 def test_settings_that_cannot_be_learnt_from(changes, message):
     with pytest.raises(UserError, match=message):
-        build("algo/tpo", policy="vla", **changes)
+        build("algo/tpo", **{"policy": "vla"} | changes)
 
 
 def test_it_starts_from_the_policy_of_a_run(tmp_path):
@@ -114,7 +119,9 @@ def test_it_starts_from_the_policy_of_a_run(tmp_path):
 
 
 def wins(policy: VLAPolicy) -> float:
-    episodes = play_iteration(RolloutWorkers(ENV, 1), policy, build("algo/tpo").rollouts._replace(scenes=64), 9, 9, 16)
+    episodes = play_iteration(
+        RolloutWorkers(ENV, 1), policy, build("algo/tpo", policy="vla").rollouts._replace(scenes=64), 9, 9, 16
+    )
     return episodes.success.float().mean().item()
 
 

@@ -37,6 +37,8 @@ class DiffusionPolicy(LikelihoodPolicy):
     times each chunk of a score is drawn at. Raises UserError.
     """
 
+    is_exact = False
+
     def __init__(
         self,
         spec: Spec,
