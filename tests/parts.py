@@ -31,6 +31,7 @@ LENGTH = 8  # steps of a segment
 POLICIES: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": [16, 16]},
     "diffusion": {"horizon": 4, "execute": 2, "layers": 1},
+    "vla_flow": {"horizon": 4, "execute": 2, "layers": 1, "context_layers": 1, "features": 16, "channels": 4},
     "vla": {"horizon": 4, "execute": 2, "layers": 1, "bins": 8, "channels": 4},
 }
 RANDOM = {"dropout", "target_noise", "crop"}  # settings that draw random numbers in an update, where they are not 0

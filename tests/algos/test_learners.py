@@ -24,7 +24,7 @@ VARIANTS = {
         {"policy": "diffusion"},
         *({"objective": name} | (CLONED if name in RELATIVE else {}) for name in names("objective")),
     ],
-    "algo/bc": [{}, {"fraction": 0.1}, {"policy": "diffusion"}],
+    "algo/bc": [{}, {"fraction": 0.1}, {"policy": "diffusion"}, {"policy": "vla_flow"}],
     "algo/tpo": [{"policy": "vla"}, {"policy": "vla", "clone_winners": True}, {"policy": "vla", "objective": "kto"}],
     "reward/ensemble": [{}, *({"objective": name} for name in names("objective"))],
     "reward/transformer": [{}, {"objective": "plackett_luce"}],

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from pbrl.models.bins import ActionBins
+from pbrl.models.optim import Adam
 from pbrl.models.policy import load_policy, save_policy
 from pbrl.models.text import WORDS, check_instruction, tokenize, unknown_words, vocabulary_of
 from pbrl.models.vla import VLAPolicy, choose
 from pbrl.types import Observation, Segment, Spec, UserError
+from tests.parts import build
 
 VOCABULARY = ("close", "door", "open", "the")
 SPEC = Spec(5, 2, (0.0,) * 5, (1.0,) * 5, 30, {"front": (32, 32, 3), "wrist": (32, 32, 3)}, False, VOCABULARY)
@@ -118,6 +120,37 @@ def test_it_reads_images_words_and_state(decode):
         assert not torch.allclose(first, made.logits(other, torch.zeros(2, 3, 2, dtype=torch.long)), atol=1e-4)
     padded = observe(2, told="open the door").text["tokens"]
     assert padded.shape == (2, WORDS) and (padded[:, 3:] == 0).all()
+
+
+def test_a_flow_head_reads_images_words_and_state_too():
+    torch.manual_seed(0)
+    made, obs = build("policy/vla_flow", SPEC), observe(2)
+    assert made.reads_words and made.plan(obs).shape == (2, 4, 2)
+    told = made.model.told(obs)
+    for other in (
+        obs._replace(state=obs.state + 1),
+        obs._replace(images={**obs.images, "wrist": 255 - obs.images["wrist"]}),
+        obs._replace(text=observe(2, told="close the door").text),
+    ):
+        assert not torch.allclose(told, made.model.told(other), atol=1e-5)
+    assert not build("policy/diffusion", SPEC).reads_words
+
+
+def test_a_flow_head_learns_what_is_told():
+    """Two instructions, two chunks: what is planned for each is nearer to its own."""
+    made = build("policy/vla_flow", SPEC, features=32, width=32, average=0.9)
+    optim = Adam(made.parameters(), 3e-3)
+    obs, other = observe(8), observe(8, told="close the door")
+    both = Observation(
+        torch.cat([obs.state, obs.state]), {k: torch.cat([v, v]) for k, v in obs.images.items()},
+        {"tokens": torch.cat([obs.text["tokens"], other.text["tokens"]])},
+    )  # fmt: skip
+    chunk = torch.cat([torch.full((8, 4, 2), 0.7), torch.full((8, 4, 2), -0.7)])
+    for _ in range(150):
+        optim.step(-made.log_prob(both, chunk).mean())
+        made.after_step()
+    planned = made.plan(both)
+    assert planned[:8].mean() > 0.35 and planned[8:].mean() < -0.35
 
 
 def test_what_is_no_word_is_not_read():
