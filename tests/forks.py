@@ -7,6 +7,7 @@ What imports settle is settled already: use `subprocess` where other code, threa
 
 import atexit
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -121,6 +122,8 @@ def serve(connection: socket.socket) -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     assert threading.active_count() == 1
+    gc.collect()
+    gc.freeze()  # else a garbage collection in a fork looks at all that was imported, and so copies its memory
     while True:
         head, files, _, _ = socket.recv_fds(connection, 8, 3)
         if not head:
