@@ -49,9 +49,9 @@ class Program(subprocess.Popen):
         order = {"words": args, "folder": str(cwd or os.getcwd()), "env": env, "alone": start_new_session}
         self.pid = _start(order, files)
         self._child_created = True
-        for file in {file for file in given if file != -1}:
-            if file != getattr(self, "_devnull", None):
-                os.close(file)
+        for theirs, ours in ((p2cread, p2cwrite), (c2pwrite, c2pread), (errwrite, errread)):
+            if ours != -1:  # a pipe; other files are the caller's
+                os.close(theirs)
         if getattr(self, "_devnull", None) is not None:
             os.close(self._devnull)
 
