@@ -14,7 +14,7 @@ train: $(VENV)/ready
 label: $(VENV)/ready
 	$(RUN) -m pbrl.label $(ARGS)
 
-# one worker more than two cores have use for: many tests wait, for a robot's clock, a server or a page
+# three workers for two cores: many tests wait, for a clock, a server or a page
 test: $(VENV)/ready
 	$(RUN) -m tests.browser
 	$(RUN) -m pytest -n 3 --dist worksteal $(ARGS)
