@@ -111,7 +111,7 @@ def evaluate_run(name: str, seed: int, folder: Path) -> dict[str, Any]:
     if not file.exists():
         policy, tests = load_policy(folder), {}
         for test, (episodes, flags) in TESTS.items():
-            workers = RolloutWorkers(compose_config("train", [*DATA, *flags])["env"], 1)
+            workers = RolloutWorkers(compose_config("train", *DATA, *flags)["env"], 1)
             played = rollout_policy(workers, policy, episodes, 1)
             found = summarize(played)
             steps = [int(np.argmax(e.success)) if e.success.any() else len(e.action) for e in played]  # type: ignore

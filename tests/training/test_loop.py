@@ -43,7 +43,7 @@ BASE = [
 RUNS = {
     "cpl": ["algo=cpl", "algo.pretrain_steps=60", "policy.dropout=0.2"],
     "cpl-kl-in-rounds": ["algo=cpl", "algo.reference=true", "algo.pretrain_steps=40", "query.rounds=3",
-                         "query.kind=pair", "feedback=boltzmann"],
+                         "query.kind=pair", "feedback=boltzmann", "compare=false"],
     "piql-in-rounds": ["algo=iql", "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2",
                        "query.kind=pair", "query.strategy=disagreement", "feedback=perfect", "algo.hidden=[16]",
                        "compare=false"],
@@ -69,8 +69,8 @@ RUNS = {
     "three-seeds": ["algo=iql", "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2",
                     "query.kind=pair", "feedback=perfect", "algo.hidden=[16]", "seeds=3"],
     "three-seeds-by-chance": ["algo=cpl", "algo.pretrain_steps=60", "policy.dropout=0.2", "seeds=3", "compare=false"],
-    "td3bc": ["algo=td3bc", "feedback=none", "algo.hidden=[16]"],
-    "awac": ["algo=awac", "feedback=none", "algo.hidden=[16]", "policy.std=0.3"],
+    "td3bc": ["algo=td3bc", "feedback=none", "algo.hidden=[16]", "compare=false"],
+    "awac": ["algo=awac", "feedback=none", "algo.hidden=[16]", "policy.std=0.3", "compare=false"],
     "tpo": ["algo=tpo", "feedback=none", "policy.std=0.4", "algo.pretrain_steps=40", "algo.scenes=6", "algo.samples=3",
             "algo.batch_size=4", "algo.pretrain_batch_size=16", "algo.confidence=1", "compare=false"],
 }  # fmt: skip
