@@ -6,6 +6,7 @@ from gymnasium.utils.env_checker import check_env
 
 from pbrl.data.rollout import make_environment
 from pbrl.types import UserError
+from sim import multitask
 from sim.instructions import METAWORLD, PHRASINGS
 from sim.multitask import ROBOT, SETS
 from tests.parts import config
@@ -61,6 +62,25 @@ def test_its_episodes_are_restored_to_the_bit(env):
     places = env.keypoints(4, np.stack([state for state, _ in kept]))
     np.testing.assert_allclose(places["hand"], [obs[:3] for _, obs in kept], atol=1e-7)
     np.testing.assert_allclose(places["object"], [obs[4:7] for _, obs in kept], atol=1e-7)
+
+
+def test_environments_share_simulators_and_disturb_none():
+    """Of sixteen in lockstep each plays one task at a time, so twenty simulators do for ten tasks."""
+    envs = [make() for _ in range(12)]
+    alone = make()
+    for wave in range(3):
+        seeds = [100 + 12 * wave + i for i in range(12)]
+        for env, seed in zip(envs, seeds, strict=True):
+            env.reset(seed=seed)
+        for _ in range(3):
+            stepped = [env.step(np.full(4, 0.3))[0] for env in envs]
+        for i in (0, 5, 11):
+            alone.reset(seed=seeds[i])
+            for _ in range(3):
+                after = alone.step(np.full(4, 0.3))[0]
+            np.testing.assert_array_equal(after, stepped[i])
+    assert len({id(env.env) for env in (*envs, alone)}) == 13, "none is used by two"
+    assert sum(len(idle) for idle in multitask._idle.values()) < 40
 
 
 def test_layouts_repeat():
