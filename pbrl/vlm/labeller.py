@@ -22,6 +22,7 @@ from pbrl.vlm.budget import BudgetReached
 from pbrl.vlm.client import Client, NoReply
 from pbrl.vlm.judging import Judge, Judgement, View, version_of
 from pbrl.vlm.messages import Reply, Request
+from pbrl.vlm.paying import pay
 from pbrl.vlm.pictures import Pictures, Sight
 from pbrl.vlm.settings import Settings
 from pbrl.vlm.transcript import Transcript
@@ -136,16 +137,7 @@ class Labeller:
 
     async def _pay(self, request: Request) -> Reply:
         assert self.client is not None
-        reserved = self.budget.reserve(request)
-        try:
-            await asyncio.to_thread(self.transcript.prepare, request)
-            reply = await self.client.complete(request)
-        except BaseException:
-            self.budget.settle(reserved, None)
-            raise
-        self.budget.settle(reserved, reply)
-        await asyncio.to_thread(self.transcript.add, request, self.model, reply)
-        return reply
+        return await pay(self.client, self.transcript, self.budget, self.model, request)
 
     # Answering
 
