@@ -25,7 +25,6 @@ import torch
 import yaml
 
 from benchmarks.report import RESULTS
-from pbrl.configs import compose_config
 from pbrl.data.rollout import LOCKSTEP, PolicyActor, RolloutWorkers, stack_observations
 from pbrl.models.policy import load_policy
 from pbrl.models.vla import VLAPolicy
@@ -129,7 +128,7 @@ def evaluate_run(name: str, seed: int, folder: Path) -> dict[str, Any]:
     """How often a run's policy succeeds and touches a glass, and how its own episodes went."""
     file = folder / "test.json"
     if not file.exists():
-        workers = RolloutWorkers(compose_config("train", *DATA)["env"], 1)
+        workers = RolloutWorkers(yaml.safe_load((folder / "config.yaml").read_text())["env"], 1)
         seeds = evaluation_seeds(EPISODES, 1)
         shares = [list(seeds[i : i + LOCKSTEP]) for i in range(0, EPISODES, LOCKSTEP)]
         played = [one for _, own in workers.map(watch, shares, load_policy(folder)) for one in own]
