@@ -144,14 +144,12 @@ def evaluate_run(name: str, seed: int, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def learn(seed: int, methods: Sequence[str], data_dir: str) -> list[dict[str, Any]]:
-    """The clone of a seed, and what methods make of it."""
-    clone = run("SFT", seed, SFT, data_dir)
-    lines = [evaluate_run("SFT", seed, clone)]
-    for method in methods:
-        folder = run(method, seed, [*METHODS[method], f"algo.start_from={clone}"], data_dir)
-        lines.append(evaluate_run(method, seed, folder))
-    return lines
+def learn(method: str, seed: int, data_dir: str) -> dict[str, Any]:
+    """What a method makes of the clone of a seed; or that clone."""
+    if method == "SFT":
+        return evaluate_run(method, seed, run(method, seed, SFT, data_dir))
+    flags = [*METHODS[method], f"algo.start_from={run('SFT', seed, SFT, data_dir)}"]
+    return evaluate_run(method, seed, run(method, seed, flags, data_dir))
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
@@ -217,9 +215,11 @@ def main() -> None:
     if "learning" in given.parts:
         command = [sys.executable, "train.py", *DATA, "only=data", f"data_dir={given.data_dir}"]
         subprocess.run(command, check=True)
-        with ThreadPoolExecutor(given.jobs) as pool:
-            jobs = [pool.submit(learn, seed, given.methods, given.data_dir) for seed in given.seeds]
-            lines = [line for job in jobs for line in job.result()]
+        lines: list[dict[str, Any]] = []
+        for methods in (["SFT"], given.methods):  # all clones, and then what is made of them
+            with ThreadPoolExecutor(given.jobs) as pool:
+                jobs = [pool.submit(learn, m, seed, given.data_dir) for m in methods for seed in given.seeds]
+                lines += [job.result() for job in jobs]
         write(lines, "learning")
         measured = [json.loads(line) for line in FILE.read_text().splitlines()]
         learned = [line for line in measured if line["part"] == "learning"]
