@@ -128,10 +128,11 @@ def evaluate_run(name: str, seed: int, folder: Path) -> dict[str, Any]:
     """How often a run's policy succeeds and touches a glass, and how its own episodes went."""
     file = folder / "test.json"
     if not file.exists():
-        workers = RolloutWorkers(yaml.safe_load((folder / "config.yaml").read_text())["env"], 1)
+        workers = RolloutWorkers(yaml.safe_load((folder / "config.yaml").read_text())["env"], 2)
         seeds = evaluation_seeds(EPISODES, 1)
         shares = [list(seeds[i : i + LOCKSTEP]) for i in range(0, EPISODES, LOCKSTEP)]
         played = [one for _, own in workers.map(watch, shares, load_policy(folder)) for one in own]
+        workers.close()
         file.write_text(json.dumps({key: float(np.mean([one[key] for one in played])) for key in played[0]}))
     events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     rollouts = [{k: e[k] for k in ("success", "stages", "telling_scenes")} for e in events if e["phase"] == "rollouts"]
@@ -144,12 +145,10 @@ def evaluate_run(name: str, seed: int, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def learn(method: str, seed: int, data_dir: str) -> dict[str, Any]:
-    """What a method makes of the clone of a seed; or that clone."""
-    if method == "SFT":
-        return evaluate_run(method, seed, run(method, seed, SFT, data_dir))
-    flags = [*METHODS[method], f"algo.start_from={run('SFT', seed, SFT, data_dir)}"]
-    return evaluate_run(method, seed, run(method, seed, flags, data_dir))
+def learn(method: str, seed: int, data_dir: str) -> Path:
+    """What a method makes of the clone of a seed, or that clone: the run's folder."""
+    clone = run("SFT", seed, SFT, data_dir)
+    return run(method, seed, [*METHODS[method], f"algo.start_from={clone}"], data_dir) if method != "SFT" else clone
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
@@ -215,11 +214,13 @@ def main() -> None:
     if "learning" in given.parts:
         command = [sys.executable, "train.py", *DATA, "only=data", f"data_dir={given.data_dir}"]
         subprocess.run(command, check=True)
-        lines: list[dict[str, Any]] = []
+        folders: list[Path] = []
         for methods in (["SFT"], given.methods):  # all clones, and then what is made of them
             with ThreadPoolExecutor(given.jobs) as pool:
                 jobs = [pool.submit(learn, m, seed, given.data_dir) for m in methods for seed in given.seeds]
-                lines += [job.result() for job in jobs]
+                folders += [job.result() for job in jobs]
+        names = [(m, seed) for m in ("SFT", *given.methods) for seed in given.seeds]
+        lines = [evaluate_run(*name, folder) for name, folder in zip(names, folders, strict=True)]
         write(lines, "learning")
         measured = [json.loads(line) for line in FILE.read_text().splitlines()]
         learned = [line for line in measured if line["part"] == "learning"]
