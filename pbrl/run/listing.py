@@ -185,7 +185,9 @@ def _no_choice(path: str, tasks: Tasks) -> str:
     see = " ".join(
         [group.folder, *(name.rstrip("/") for name in known if name.endswith("/") and choice.startswith(name))]
     )
-    suggestion = suggest(choice, [name for name in known if not name.endswith("/")])
+    named = [name for name in known if not name.endswith("/")]
+    elsewhere = [name for name in named if name.rpartition("/")[2] == choice.rpartition("/")[2]]  # of other simulators
+    suggestion = suggest(elsewhere[0], elsewhere) if elsewhere else suggest(choice, named)
     return f"{group.folder}={choice} is no choice{suggestion or '.'} See python train.py list {see}"
 
 

@@ -73,6 +73,10 @@ def test_a_list_of_a_group_names_all_its_choices():
     assert "env.horizon=250" in listing.listing(["env", "metaworld/button-press"], tasks)
 
 
+def test_a_task_of_another_simulator_is_found():
+    assert "did you mean multitask/mt10?" in listing._no_choice("env/metaworld/mt10", tasks)
+
+
 @pytest.mark.parametrize(
     ("names", "says"),
     [(["algoo"], "did you mean algo"), (["algo", "cplx"], "did you mean cpl"), (["env", "metaworl"], "metaworld"),
