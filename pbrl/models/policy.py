@@ -24,6 +24,7 @@ class LikelihoodPolicy(nn.Module):
     settings: dict[str, Any]  # its keyword arguments
     horizon: int = 1  # actions of a chunk, which it decides at once
     execute: int = 1  # of them that are carried out before the next chunk
+    eager: bool = False  # whether its updates can be neither compiled nor stacked for several seeds
 
     def reset(self) -> None:
         """Starts an episode; a policy without memory has nothing to forget."""
@@ -106,6 +107,8 @@ def load_policy(path: str | Path, device: str = "cpu") -> Policy:
             raise ValueError(f"{name} is none of pbrl's policies")
         policy = get_class(name)(Spec(**_spec(saved["spec"])), **saved["settings"])
         policy.load_state_dict(saved["state"])
+    except UserError:  # in the policy's own words
+        raise
     except FileNotFoundError:
         raise UserError(f"there is no policy at {path}; a finished run writes policy.pt into its folder") from None
     except Exception as error:

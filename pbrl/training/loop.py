@@ -105,6 +105,10 @@ class Training:
         return engine.prepare_stack(stack, stage.phases[0], self._draw_example(stage))
 
     def _is_compiled(self, stage: Stage) -> bool:
+        algo = self.replicas[0].algo
+        is_own = learner_of(stage.phases[0]) is algo
+        if is_own and isinstance(algo.policy, LikelihoodPolicy) and algo.policy.eager:
+            return False
         total = sum(other.steps for other in self.stages if other.name == stage.name)
         return wants_compile(self.compile, total)
 
