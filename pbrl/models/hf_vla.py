@@ -278,7 +278,7 @@ class FlowVLA(HFPolicy):
 
 
 def instructions_of(tokens: Tensor, vocabulary: Sequence[str]) -> list[str]:
-    """Tokens [B, WORDS] → what they say without words that the data never had. Raises UserError where that is nothing."""
+    """Tokens [B, WORDS] → what they say, but for words that the data never had. Raises UserError if that is nothing."""
     found = [" ".join(str(vocabulary[i - FIRST]) for i in row if i >= FIRST) for row in tokens.tolist()]
     if not all(found):
         raise UserError(
