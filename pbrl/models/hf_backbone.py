@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -71,28 +71,45 @@ def _hash_files(found: tuple[tuple[Path, int, int], ...]) -> str:
     return content.hexdigest()
 
 
+class Kinds(NamedTuple):
+    """The classes that read a folder."""
+
+    config: Any
+    processor: Any
+    model: Any
+
+
+def kinds_of(folder: Path) -> Kinds:
+    """Those of transformers, which finds the right ones itself, or, for OpenVLA, ours."""
+    transformers, _ = libraries()
+    if json.loads((folder / "config.json").read_text()).get("model_type") == "openvla":
+        from pbrl.models.openvla import OpenVLA, OpenVLAConfig, OpenVLAProcessor
+
+        return Kinds(OpenVLAConfig, OpenVLAProcessor, OpenVLA)
+    return Kinds(transformers.AutoConfig, transformers.AutoProcessor, transformers.AutoModelForImageTextToText)
+
+
 class Checkpoint:
     """The small files of a saved model: its config, its processor, and what it says of actions. Raises UserError.
 
-    `prompt` is what it is told, with {instruction} for the instruction and {image} for the mark of all images, which
-    is the processor's own unless `image_token` names another.
+    `prompt` is what it is told, with {instruction} for the instruction and {image} for the marks of all images: the
+    processor's own unless `image_token` names another, and nothing where it has none.
     """
 
     def __init__(self, path: str | None, *, prompt: str, image_token: str | None):
-        transformers, _ = libraries()
+        libraries()
         self.folder, self.prompt = find_folder(path), prompt
         if "{instruction}" not in prompt:
             raise UserError(f"policy.prompt={prompt!r} must say where {{instruction}} is")
         if not (self.folder / "config.json").is_file():
             raise UserError(f"{self.folder} holds no config.json: save a model there with save_pretrained")
-        self.config = self._read(transformers.AutoConfig)
-        self.processor = self._read(transformers.AutoProcessor)
+        self.kinds = kinds_of(self.folder)
+        self.config = self._read(self.kinds.config)
+        self.processor = self._read(self.kinds.processor)
         self.tokenizer: Any = getattr(self.processor, "tokenizer", None)
         if self.tokenizer is None:
             raise UserError(f"{self.folder} holds no processor of images and text: save it there with save_pretrained")
         self.image_token = image_token or getattr(self.processor, "image_token", None)
-        if "{image}" in prompt and not self.image_token:
-            raise UserError(f"{self.folder} names no mark of an image: name it with policy.image_token=…")
         rows = self.config.get_text_config().vocab_size
         if len(self.tokenizer) > rows:
             raise UserError(
@@ -132,6 +149,22 @@ class Checkpoint:
         return {name: value for name, value in found.items() if name != "labels"}  # PaliGemma's has them unasked
 
 
+def load_model(files: Checkpoint, dtype: torch.dtype) -> Any:
+    """A checkpoint's model with all of its weights. Raises UserError."""
+    given = {"local_files_only": True, "trust_remote_code": False, "dtype": dtype, "output_loading_info": True}
+    try:
+        model, found = files.kinds.model.from_pretrained(files.folder, **given)
+    except Exception as error:
+        words = " ".join(str(error).split())[:300]
+        raise UserError(f"{files.folder} holds no model of images and text that can be read ({words})") from error
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise UserError(
+            f"the weights in {files.folder} lack {len(missing)} of the model's, as {missing[0]}: save it anew"
+        )
+    return model
+
+
 class VisionLanguageModel(nn.Module):
     """A checkpoint's model, whose every linear layer has LoRA of `rank`; with rank 0 all that it has is trained.
 
@@ -142,7 +175,7 @@ class VisionLanguageModel(nn.Module):
 
     def __init__(self, files: Checkpoint, *, rank: int, alpha: float, dtype: str, at_once: int):
         super().__init__()
-        transformers, peft = libraries()
+        _, peft = libraries()
         if dtype not in DTYPES:
             raise UserError(f"policy.dtype={dtype}: it is {' or '.join(DTYPES)}")
         if rank == 0 and dtype != "float32":
@@ -150,15 +183,7 @@ class VisionLanguageModel(nn.Module):
                 f"policy.lora_rank=0 trains all parameters, and policy.dtype={dtype} is too coarse: float32"
             )
         self.files, self.at_once = files, at_once
-        try:
-            model = transformers.AutoModelForImageTextToText.from_pretrained(
-                files.folder, local_files_only=True, trust_remote_code=False, dtype=DTYPES[dtype]
-            )
-        except Exception as error:
-            words = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"{files.folder} holds no model of images and text that transformers knows ({words})"
-            ) from error
+        model = load_model(files, DTYPES[dtype])
         if rank:
             given = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", init_lora_weights="gaussian")
             peft.inject_adapter_in_model(given, model)

@@ -4,11 +4,13 @@ import copy
 import json
 import pickle
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 pytest.importorskip("peft", reason="needs peft: pip install -e '.[vla]'")
@@ -24,6 +26,7 @@ from tests.parts import config, objective
 
 VOCABULARY = ("button", "drawer", "open", "press", "the")
 SPEC = Spec(3, 2, (0.0,) * 3, (1.0,) * 3, 30, {"front": (20, 24, 3), "wrist": (20, 24, 3)}, vocabulary=VOCABULARY)
+ONE = replace(SPEC, images={"front": (20, 24, 3)})  # all that OpenVLA sees
 SAID = ["press the button", "open the drawer", "open"]
 STATISTICS = {"mine": {"action": {"q01": [-0.5, -0.2], "q99": [0.7, 0.4], "mask": [True, False]}}}
 
@@ -38,18 +41,22 @@ def folders(tmp_path_factory):
     return root
 
 
-def token_vla(folder, spec: Spec = SPEC, seed: int = 0, **changes: Any) -> TokenVLA:
+def token_vla(folder, spec: Spec | None = None, seed: int = 0, **changes: Any) -> TokenVLA:
     """`policy=hf_vla`, small, and as if it had been trained."""
     small = {"horizon": 3, "execute": 2, "lora_rank": 2} | changes
     torch.manual_seed(seed)
-    return stir(TokenVLA(spec, **settings("hf_vla", path=str(folder), **small)))
+    return stir(TokenVLA(spec or spec_of(folder), **settings("hf_vla", path=str(folder), **small)))
 
 
-def flow_vla(folder, spec: Spec = SPEC, seed: int = 0, **changes: Any) -> FlowVLA:
+def flow_vla(folder, spec: Spec | None = None, seed: int = 0, **changes: Any) -> FlowVLA:
     """`policy=hf_vla_flow`, small."""
     small = {"width": 16, "heads": 2, "layers": 1, "horizon": 3, "execute": 2, "lora_rank": 2} | changes
     torch.manual_seed(seed)
-    return stir(FlowVLA(spec, **settings("hf_vla_flow", path=str(folder), **small)))
+    return stir(FlowVLA(spec or spec_of(folder), **settings("hf_vla_flow", path=str(folder), **small)))
+
+
+def spec_of(folder) -> Spec:
+    return ONE if folder.name == "openvla" else SPEC
 
 
 def settings(name: str, **changes: Any) -> dict[str, Any]:
@@ -195,7 +202,7 @@ def test_images_of_each_camera_and_words_are_read_and_other_rows_are_not(folders
         found = policy.log_prob(one.obs, one.action)
         alone = [policy.log_prob(Observation(*(_take(part, i) for part in one.obs)), one.action[i]) for i in range(3)]
         torch.testing.assert_close(found, torch.stack(alone), atol=1e-4, rtol=1e-4)  # not padded to the longest
-        for camera in SPEC.images:
+        for camera in policy.spec.images:
             images = one.obs.images | {camera: 255 - one.obs.images[camera]}
             assert ((policy.log_prob(one.obs._replace(images=images), one.action) - found).abs() > 1e-3).any()
         other = one.obs._replace(text=observe(3, said=SAID[1:] + SAID[:1]).text)
@@ -436,6 +443,14 @@ def test_a_tokenizer_that_is_of_another_checkpoint(folders, tmp_path):
         words["added_tokens"].append({**words["added_tokens"][-1], "id": i, "content": f"<new {i}>", "special": False})
     (tmp_path / "tokenizer.json").write_text(json.dumps(words))
     with pytest.raises(UserError, match="a tokenizer of 530 words and a model of 520"):
+        token_vla(tmp_path, statistics="unit")
+
+
+def test_weights_that_are_not_all_of_the_models(tmp_path):
+    FAMILIES["llava"](tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file({k: v for k, v in load_file(file).items() if "projector.linear_2" not in k}, file, {"format": "pt"})
+    with pytest.raises(UserError, match="lack 2 of the model's, as model.multi_modal_projector.linear_2.bias"):
         token_vla(tmp_path, statistics="unit")
 
 

@@ -3,11 +3,13 @@
 A word is a byte, so that instructions are of many lengths, and 256 words after the bytes are there for actions.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as hf
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders
 from tokenizers import models as kinds
 from tokenizers.pre_tokenizers import ByteLevel
@@ -77,6 +79,27 @@ def paligemma(folder: Path) -> None:
     hf.PaliGemmaProcessor(pictures, words).save_pretrained(folder)
 
 
+def openvla(folder: Path) -> None:
+    """OpenVLA, as its published checkpoints are laid out: by the names of timm's encoders, and with parts of theirs
+    that nothing reads."""
+    from pbrl.models.openvla import OpenVLA, OpenVLAConfig
+
+    words = tokenizer()
+    words.save_pretrained(folder)
+    shape = {"side": 28, "patch": 14, "width": 32, "layers": 3, "heads": 2, "hidden": 48}
+    encoders = [{**shape, "registers": 4}, {**shape, "width": 48, "registers": None}]
+    text = {"model_type": "llama", "vocab_size": len(words) + 4, **TEXT}
+    save(OpenVLA, OpenVLAConfig(text_config=text, encoders=encoders), folder)
+    file = folder / "model.safetensors"
+    unread = {f"vision_backbone.{name}.norm.weight": torch.ones(32) for name in ("featurizer", "fused_featurizer")}
+    save_file({**load_file(file), **unread}, file, {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    theirs = {"AutoModelForVision2Seq": "modeling_prismatic.OpenVLAForActionPrediction"}
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": theirs, "norm_stats": {}}))
+    colors = {"means": [[0.485, 0.456, 0.406], [0.5] * 3], "stds": [[0.229, 0.224, 0.225], [0.5] * 3]}
+    (folder / "preprocessor_config.json").write_text(json.dumps({"input_sizes": [[3, 28, 28]] * 2, **colors}))
+
+
 def save(kind: Any, config: Any, folder: Path) -> None:
     """A model of random weights, the same each time."""
     with torch.random.fork_rng([]):
@@ -84,4 +107,4 @@ def save(kind: Any, config: Any, folder: Path) -> None:
         kind(config).save_pretrained(folder)
 
 
-FAMILIES = {"llava": llava, "idefics3": idefics3, "paligemma": paligemma}
+FAMILIES = {"llava": llava, "idefics3": idefics3, "paligemma": paligemma, "openvla": openvla}
