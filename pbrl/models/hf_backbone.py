@@ -189,6 +189,8 @@ class VisionLanguageModel(nn.Module):
             peft.inject_adapter_in_model(given, model)
         self.held = (model.eval(),)  # a tuple is not registered: what is frozen is neither saved nor optimized
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        for p in trained.values():
+            p.data = p.data.float()  # injected, LoRA takes the precision of the model
         self.adapter = nn.ParameterDict({name.replace(".", "/"): p for name, p in trained.items()})
 
     @property

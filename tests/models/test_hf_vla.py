@@ -290,6 +290,18 @@ def test_it_learns_what_pictures_and_words_call_for(folders):
     assert torch.equal(policy.to_bins(policy.plan(own.obs)), policy.to_bins(own.action))
 
 
+def test_a_model_in_bfloat16_has_an_adapter_in_float32(folders):
+    policy, exact = (token_vla(folders / "idefics3", dtype=dtype) for dtype in ("bfloat16", "float32"))
+    own, frozen = chunks(policy, 3), hold(policy)
+    assert {value.dtype for value in frozen.values()} == {torch.bfloat16}
+    assert {p.dtype for p in policy.parameters()} == {torch.float32}
+    with torch.no_grad():
+        found, expected = (p.log_prob(own.obs, own.action) for p in (policy, exact))
+    torch.testing.assert_close(found, expected, atol=0.5, rtol=0.05)
+    losses = clone(policy, 5)
+    assert losses[-1] < losses[0] and all(torch.equal(value, hold(policy)[key]) for key, value in frozen.items())
+
+
 def test_all_parameters_are_trained_without_lora(folders, tmp_path):
     policy = TokenVLA(SPEC, **settings("hf_vla", path=str(folders / "llava"), lora_rank=0, horizon=3))
     assert not hold(policy)
