@@ -97,7 +97,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | None, *, prompt: str, image_token: str | None):
-        libraries()
+        transformers, _ = libraries()
         self.folder, self.prompt = find_folder(path), prompt
         if "{instruction}" not in prompt:
             raise UserError(f"policy.prompt={prompt!r} must say where {{instruction}} is")
@@ -110,6 +110,11 @@ class Checkpoint:
         if self.tokenizer is None:
             raise UserError(f"{self.folder} holds no processor of images and text: save it there with save_pretrained")
         self.image_token = image_token or getattr(self.processor, "image_token", None)
+        is_found = self.kinds.model is transformers.AutoModelForImageTextToText
+        if is_found and type(self.config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+            raise UserError(
+                f"{self.folder} is a {self.config.model_type}, which reads no images and text: name another"
+            )
         rows = self.config.get_text_config().vocab_size
         if len(self.tokenizer) > rows:
             raise UserError(
@@ -170,10 +175,11 @@ class VisionLanguageModel(nn.Module):
 
     `adapter` holds the parameters that are trained, and is all that is saved; the rest is read from the folder again.
     Dropout is off. Where more than `at_once` rows are read, it is so many at a time, and what their gradients need is
-    computed again (activation checkpointing). Raises UserError.
+    computed again (activation checkpointing). Without `loads` settings are checked, and no weights read. Raises
+    UserError.
     """
 
-    def __init__(self, files: Checkpoint, *, rank: int, alpha: float, dtype: str, at_once: int):
+    def __init__(self, files: Checkpoint, *, rank: int, alpha: float, dtype: str, at_once: int, loads: bool = True):
         super().__init__()
         _, peft = libraries()
         if dtype not in DTYPES:
@@ -183,8 +189,8 @@ class VisionLanguageModel(nn.Module):
                 f"policy.lora_rank=0 trains all parameters, and policy.dtype={dtype} is too coarse: float32"
             )
         self.files, self.at_once = files, at_once
-        model = load_model(files, DTYPES[dtype])
-        if rank:
+        model = load_model(files, DTYPES[dtype]) if loads else nn.Module()
+        if rank and loads:
             given = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", init_lora_weights="gaussian")
             peft.inject_adapter_in_model(given, model)
         self.held = (model.eval(),)  # a tuple is not registered: what is frozen is neither saved nor optimized

@@ -79,7 +79,9 @@ class HFPolicy(LikelihoodPolicy):
             "instruction": instruction, "horizon": horizon, "execute": execute,
         }  # fmt: skip
         self.spec, self.horizon, self.execute, self.instruction = spec, horizon, execute, instruction
-        self.vlm = VisionLanguageModel(self.files, rank=lora_rank, alpha=lora_alpha, dtype=dtype, at_once=at_once)
+        self.vlm = VisionLanguageModel(
+            self.files, rank=lora_rank, alpha=lora_alpha, dtype=dtype, at_once=at_once, loads=spec.max_steps > 1
+        )
         self.queue, self.noise = ChunkQueue(execute), EpisodeNoise()
 
     def reset(self) -> None:
@@ -94,6 +96,8 @@ class HFPolicy(LikelihoodPolicy):
 
     def told(self, obs: Observation) -> tuple[list[list[Any]], list[str]]:
         """obs [B, O] → its images by row and camera, and the instructions. Raises UserError where one is missing."""
+        if self.spec.max_steps == 1:
+            raise UserError("policy=hf_vla acts in episodes of more than one step: choose another env=…")
         pictures = [obs.images[camera].cpu().numpy() for camera in self.spec.images]
         images = [[shown[i] for shown in pictures] for i in range(len(obs.state))]
         if self.instruction:

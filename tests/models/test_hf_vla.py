@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import shutil
 import sys
 from dataclasses import replace
 from typing import Any
@@ -478,6 +479,16 @@ def test_an_instruction_that_is_missing(folders):
         told.plan(observe(2, said=["press", "somersault"]))
 
 
+def test_settings_are_checked_without_reading_weights(folders, monkeypatch):
+    monkeypatch.setattr("pbrl.models.hf_backbone.load_model", None)
+    nothing = Spec(1, 1, (0.0,), (1.0,), 1, SPEC.images)  # is known of the data yet
+    assert not list(token_vla(folders / "llava", nothing).parameters())
+    with pytest.raises(UserError, match="policy.dtype=float8"):
+        token_vla(folders / "llava", nothing, dtype="float8")
+    with pytest.raises(UserError, match="more than one step"):
+        token_vla(folders / "llava", nothing).plan(observe(1))
+
+
 def test_a_policy_without_cameras(folders):
     with pytest.raises(UserError, match="env.images"):
         token_vla(folders / "llava", Spec(3, 2, (0.0,) * 3, (1.0,) * 3, 30, vocabulary=VOCABULARY))
@@ -486,8 +497,12 @@ def test_a_policy_without_cameras(folders):
 def test_a_folder_that_is_no_model_of_images(tmp_path, folders):
     with pytest.raises(UserError, match="holds no config.json"):
         token_vla(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(UserError, match="transformers"):
+    (tmp_path / "config.json").write_text('{"model_type": "nonsense"}')
+    with pytest.raises(UserError, match="cannot be read by transformers' AutoConfig"):
+        token_vla(tmp_path)
+    shutil.copytree(folders / "llava", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(UserError, match="is a clip, which reads no images and text"):
         token_vla(tmp_path)
 
 
