@@ -6,6 +6,7 @@ small files first; its weights are read after that, and nothing in its folder is
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -170,8 +171,23 @@ def load_model(files: Checkpoint, dtype: torch.dtype) -> Any:
     return model
 
 
+def add_lora(model: Any, *, rank: int, alpha: float, head: bool) -> None:
+    """Adds LoRA to all linear layers of a model, and freezes the rest.
+
+    OpenVLA's own is on the head too, which peft's "all-linear" has left out since.
+    """
+    _, peft = libraries()
+    last = None if head else model.get_output_embeddings()
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not last]
+    given = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, init_lora_weights="gaussian")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")  # of merging, which is not done here
+        peft.inject_adapter_in_model(given, model)
+
+
 class VisionLanguageModel(nn.Module):
-    """A checkpoint's model, whose every linear layer has LoRA of `rank`; with rank 0 all that it has is trained.
+    """A checkpoint's model, whose every linear layer has LoRA of `rank`; with rank 0 all that it has is trained. With
+    `head` the layer that gives the logits is one of them.
 
     `adapter` holds the parameters that are trained, and is all that is saved; the rest is read from the folder again.
     Dropout is off. Where more than `at_once` rows are read, it is so many at a time, and what their gradients need is
@@ -179,9 +195,10 @@ class VisionLanguageModel(nn.Module):
     UserError.
     """
 
-    def __init__(self, files: Checkpoint, *, rank: int, alpha: float, dtype: str, at_once: int, loads: bool = True):
+    def __init__(
+        self, files: Checkpoint, *, rank: int, alpha: float, dtype: str, at_once: int, head: bool, loads: bool = True
+    ):
         super().__init__()
-        _, peft = libraries()
         if dtype not in DTYPES:
             raise UserError(f"policy.dtype={dtype}: it is {' or '.join(DTYPES)}")
         if rank == 0 and dtype != "float32":
@@ -191,8 +208,7 @@ class VisionLanguageModel(nn.Module):
         self.files, self.at_once = files, at_once
         model = load_model(files, DTYPES[dtype]) if loads else nn.Module()
         if rank and loads:
-            given = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", init_lora_weights="gaussian")
-            peft.inject_adapter_in_model(given, model)
+            add_lora(model, rank=rank, alpha=alpha, head=head)
         self.held = (model.eval(),)  # a tuple is not registered: what is frozen is neither saved nor optimized
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         for p in trained.values():

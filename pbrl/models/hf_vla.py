@@ -37,6 +37,7 @@ class HFPolicy(LikelihoodPolicy):
     """
 
     eager = True
+    says_words = True  # whether its actions are words of the model
 
     def __init__(
         self,
@@ -80,8 +81,9 @@ class HFPolicy(LikelihoodPolicy):
         }  # fmt: skip
         self.spec, self.horizon, self.execute, self.instruction = spec, horizon, execute, instruction
         self.vlm = VisionLanguageModel(
-            self.files, rank=lora_rank, alpha=lora_alpha, dtype=dtype, at_once=at_once, loads=spec.max_steps > 1
-        )
+            self.files, rank=lora_rank, alpha=lora_alpha, dtype=dtype, at_once=at_once, head=self.says_words,
+            loads=spec.max_steps > 1,
+        )  # fmt: skip
         self.queue, self.noise = ChunkQueue(execute), EpisodeNoise()
 
     def reset(self) -> None:
@@ -224,6 +226,8 @@ class TokenVLA(HFPolicy):
 class FlowVLA(HFPolicy):
     """A transformer of `width`, `layers` and `heads` draws chunks in `sample_steps` Euler steps, told the state and the
     model's features; `times` is how many noises and times each chunk of a score is drawn at."""
+
+    says_words = False
 
     def __init__(
         self, spec: Spec, *, sample_steps: Size, width: Size, layers: Size, heads: Size, times: Size, **shared: Any

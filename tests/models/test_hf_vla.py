@@ -66,9 +66,9 @@ def settings(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def stir(policy: Any) -> Any:
-    """The policy, none of whose parameters is zero any more."""
-    for p in policy.parameters():
-        p.data += 0.3 * torch.randn(p.shape)
+    """The policy, none of whose parameters is zero any more, and whose actions are not certain."""
+    for name, p in policy.named_parameters():
+        p.data += (0.02 if "lm_head" in name else 0.3) * torch.randn(p.shape)
     return policy
 
 
@@ -268,6 +268,7 @@ def test_one_update_moves_the_adapter_alone_and_what_is_saved_acts_alike(folders
     moved = [key for key, value in policy.state_dict().items() if not torch.equal(value, before[key])]
     assert sum("lora_A" in key for key in moved) > 10 < sum("lora_B" in key for key in moved)
     assert {key.split(".")[0] for key in moved} <= {"vlm", "denoiser"}
+    assert any("lm_head" in key for key in moved) == (make is token_vla)  # a flow head asks for no logits
 
     save_policy(policy, tmp_path / "policy.pt")
     saved = torch.load(tmp_path / "policy.pt", weights_only=True)
