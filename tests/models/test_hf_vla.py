@@ -21,6 +21,8 @@ from pbrl.models.bins import TokenBins
 from pbrl.models.hf_vla import FlowVLA, HFPolicy, TokenVLA
 from pbrl.models.policy import load_policy, save_policy
 from pbrl.models.text import tokenize
+from pbrl.run.validate import validate
+from pbrl.settings import RunSettings
 from pbrl.types import Observation, Segment, Spec, TrajectoryComparisons, UserError
 from tests.models.vision_language import FAMILIES
 from tests.parts import config, objective
@@ -488,6 +490,14 @@ def test_settings_are_checked_without_reading_weights(folders, monkeypatch):
         token_vla(folders / "llava", nothing, dtype="float8")
     with pytest.raises(UserError, match="more than one step"):
         token_vla(folders / "llava", nothing).plan(observe(1))
+
+
+def test_several_seeds_at_once(folders):
+    found = config("algo=bc", "policy=hf_vla", "env.images=[corner2]", "feedback=none", "seeds=2")
+    found["policy"] |= {"path": str(folders / "llava"), "statistics": "unit"}
+    with pytest.raises(UserError, match="TokenVLA trains one seed at a time"):
+        validate(RunSettings.parse(found))
+    validate(RunSettings.parse(found | {"seeds": 1}))
 
 
 def test_a_policy_without_cameras(folders):
