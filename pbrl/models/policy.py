@@ -79,6 +79,11 @@ def check_single_steps(policy: LikelihoodPolicy, algorithm: str) -> None:
         )
 
 
+def is_eager(learner: nn.Module) -> bool:
+    """Whether a learner trains a policy whose updates cannot be compiled."""
+    return any(isinstance(part, LikelihoodPolicy) and part.eager for part in learner.modules())
+
+
 def save_policy(policy: Any, path: str | Path) -> None:
     """Writes all that is needed to run the policy. Raises UserError where a parameter is NaN: training diverged."""
     name = f"{type(policy).__module__}.{type(policy).__name__}"

@@ -20,7 +20,7 @@ from pbrl import distributed, files
 from pbrl.data.rollout import RolloutWorkers, make_environment
 from pbrl.data.trajectories import fingerprint, from_state, measure, play_iteration, to_state
 from pbrl.feedback.asking import Asking
-from pbrl.models.policy import LikelihoodPolicy, save_policy
+from pbrl.models.policy import LikelihoodPolicy, is_eager, save_policy
 from pbrl.settings import Query, Schedule
 from pbrl.training import interrupts
 from pbrl.training.engine import Engine, Updates, learner_of, wants_compile
@@ -105,9 +105,7 @@ class Training:
         return engine.prepare_stack(stack, stage.phases[0], self._draw_example(stage))
 
     def _is_compiled(self, stage: Stage) -> bool:
-        algo = self.replicas[0].algo
-        is_own = learner_of(stage.phases[0]) is algo
-        if is_own and isinstance(algo.policy, LikelihoodPolicy) and algo.policy.eager:
+        if is_eager(learner_of(stage.phases[0])):
             return False
         total = sum(other.steps for other in self.stages if other.name == stage.name)
         return wants_compile(self.compile, total)
