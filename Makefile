@@ -14,9 +14,10 @@ train: $(VENV)/ready
 label: $(VENV)/ready
 	$(RUN) -m pbrl.label $(ARGS)
 
+# three workers for two cores: many tests wait, for a clock, a server or a page
 test: $(VENV)/ready
 	$(RUN) -m tests.browser
-	$(RUN) -m pytest -n 2 --dist worksteal $(ARGS)
+	$(RUN) -m pytest -n 3 --dist worksteal $(ARGS)
 
 bench: $(VENV)/ready
 	$(RUN) -m benchmarks.offline $(ARGS)

@@ -1,11 +1,14 @@
 """How Sphinx builds the site: `make docs`. Pages are MyST Markdown, which GitHub renders too."""
 
+import gc
 import logging
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.builders import Builder
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
@@ -14,6 +17,7 @@ import settings_tables  # noqa: E402
 
 for library in ("absl", "OpenGL"):
     logging.getLogger(library).setLevel(logging.WARNING)  # simulators print on import
+gc.set_threshold(100_000, 50, 1000)  # pages are many small objects: to look for garbage took a tenth of the time
 
 project, author, copyright = "pbrl", "The pbrl authors", "the pbrl authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.apidoc", "sphinx.ext.viewcode"]
@@ -47,6 +51,13 @@ highlight_language = "none"  # of blocks that name no language: commands, and di
 def setup(app: Sphinx) -> None:
     app.connect("source-read", settings_tables.fill)
     app.connect("autodoc-process-docstring", loosen)
+    app.connect("write-started", remember_names)
+
+
+def remember_names(app: Sphinx, builder: Builder) -> None:
+    """Looks each name up once: Sphinx compares a type like `Tensor` to all objects wherever a signature names it."""
+    domain = app.env.domains.python_domain
+    domain.find_obj = cache(domain.find_obj)
 
 
 def loosen(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

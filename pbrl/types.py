@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # PyTorch among them: what renders clips for people does with
     from pbrl.feedback.questions import Question
     from pbrl.feedback.sources.context import Context
     from pbrl.settings import Query
+    from pbrl.stages.description import Stages
     from pbrl.training.batches import Data
 
 Metrics: TypeAlias = "dict[str, Tensor]"
@@ -174,6 +175,7 @@ class Policy(Protocol):
     """Acts. What it saves is enough to run it."""
 
     spec: Spec
+    reads_words: bool  # whether it acts by the instruction, in `obs.text`
 
     def reset(self) -> None:
         """Starts an episode."""
@@ -203,7 +205,8 @@ class Policy(Protocol):
 class Rollouts(NamedTuple):
     """The policy's own episodes that a phase learns from: anew ahead of each of `iterations` equal parts of it.
 
-    `samples` episodes of each of `scenes` initial states; see pbrl/algos/tpo.py for how they are scored.
+    `samples` episodes of each of `scenes` initial states; see pbrl/algos/tpo.py for how they are scored. `description`
+    says which stages each task has.
     """
 
     iterations: int
@@ -212,8 +215,10 @@ class Rollouts(NamedTuple):
     success: float
     time: float
     confidence: float
+    stages: float
     margin: float
     same_scene: bool
+    description: Stages | None = None
 
 
 @dataclass(frozen=True)
@@ -340,6 +345,7 @@ class Environment(Protocol):
     """
 
     name: str  # as env=… names it
+    task: str  # the episode's
     observation_space: Any
     action_space: Any
     action_bounds: tuple[np.ndarray, np.ndarray]  # [A] each: what -1 and 1 are in the environment's own units
@@ -389,6 +395,13 @@ class Environment(Protocol):
         """The `attributes` of the steps between states [T+1, S] of an episode: [T] float64 each, NaN where undefined.
 
         An environment that measures some restores its states. It is left somewhere in that episode.
+        """
+        ...
+
+    def keypoints(self, episode_seed: int, states: np.ndarray) -> dict[str, np.ndarray]:
+        """Where things are in the states [T+1, S] of an episode, by name: [T+1, 3] m each; none where it names none.
+
+        It is left somewhere in that episode.
         """
         ...
 

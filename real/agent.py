@@ -9,6 +9,7 @@ import yaml
 
 from pbrl.data.video import square
 from pbrl.models.policy import load_policy
+from pbrl.models.text import check_instruction, tokenize, unknown_words
 from pbrl.types import Observation, UserError
 from real.robot import State
 from robots import arm as arms
@@ -36,9 +37,12 @@ def read_env(folder: Path) -> dict[str, Any]:
 
 
 class Agent:
-    """The policy of a run. `robot` is the name of the arm that it is to move. Raises UserError."""
+    """The policy of a run. `robot` is the name of the arm that it is to move; `instruction` is what it is told to do.
 
-    def __init__(self, folder: Path, robot: str):
+    Raises UserError, also where a policy that reads instructions has none, or none that it knows a word of.
+    """
+
+    def __init__(self, folder: Path, robot: str, instruction: str | None = None):
         self.folder, self.policy, self.env = folder, load_policy(folder), read_env(folder)
         if self.env["robot"] != robot:
             raise UserError(
@@ -50,6 +54,20 @@ class Agent:
         self.needs_goal = self.env.get("state", "full") == "full"
         self.objects = object_count(self.policy.spec.obs_dim) if self.needs_goal else 0
         self.cameras: list[str] = list(self.env.get("images") or [])
+        self.instruction, self.text = self._read(instruction)
+
+    def _read(self, instruction: str | None) -> tuple[str, dict[str, torch.Tensor]]:
+        """What the policy is told, and as it reads it."""
+        vocabulary = self.policy.spec.vocabulary
+        if not self.policy.reads_words:
+            if instruction is not None:
+                raise UserError(f"{self.folder} reads no instructions: leave instruction=… out")
+            return "", {}
+        check_instruction(instruction or "", vocabulary)
+        unknown = unknown_words(instruction or "", vocabulary)
+        if unknown:
+            print(f"WARNING: the policy was never told {', '.join(unknown)}; it reads the other words")
+        return instruction or "", {"tokens": torch.from_numpy(tokenize([instruction or ""], vocabulary))}
 
     def state_vector(self, state: State) -> np.ndarray:
         """The state part of the policy's observation, [O]."""
@@ -63,5 +81,5 @@ class Agent:
         vector = self.state_vector(state).astype(np.float32)
         size = self.env.get("image_size", 0)
         views = {name: torch.from_numpy(square(images[name], size))[None] for name in self.cameras}
-        chunk = self.policy.plan(Observation(torch.from_numpy(vector)[None], views))  # [1, K, A]
+        chunk = self.policy.plan(Observation(torch.from_numpy(vector)[None], views, self.text))  # [1, K, A]
         return vector, chunk[0].numpy()

@@ -53,7 +53,7 @@ def deploy(settings: dict[str, Any], mode: str, signals: StopSignals) -> int:
     check_settings(settings, mode)
     folder = Path(settings["policy"]).expanduser()
     robot_settings = load_robot_settings(settings["robot"] or read_env(folder)["robot"])
-    agent = Agent(folder, robot_settings["robot"])
+    agent = Agent(folder, robot_settings["robot"], settings["instruction"])
     robot_settings["objects"], robot_settings["goal"] = agent.objects, agent.needs_goal
     safety = make_filter(agent, settings["safety"])
     with contextlib.ExitStack() as stack:
@@ -171,6 +171,7 @@ def run_episodes(session: Session, settings: dict[str, Any], steps: int, mock: "
         about = {
             "policy": str(session.agent.folder),
             "task": session.agent.env["task"],
+            **({"instruction": session.agent.instruction} if session.agent.instruction else {}),
             "seed": seed,
             "safety": settings["safety"],
             "simulated": mock is not None,

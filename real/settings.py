@@ -15,6 +15,7 @@ class Deploy(TypedDict):
     """Settings of a deployment; see configs/deploy.yaml."""
 
     policy: str
+    instruction: str | None
     robot: str | None
     url: str | None
     transport: str | None

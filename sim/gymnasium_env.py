@@ -191,6 +191,10 @@ class Gymnasium(gymnasium.Env):
 
     # Restoring
 
+    def keypoints(self, episode_seed: int, states: np.ndarray) -> dict[str, np.ndarray]:
+        """None: nothing is known of what is where."""
+        return {}
+
     def save_state(self) -> np.ndarray | None:
         """The state [S] float64 that `restore` takes, or None where it cannot."""
         if not self.can_restore:

@@ -135,13 +135,13 @@ class Phrasings(NamedTuple):
 
 PHRASINGS = {  # of Meta-World's MT10; words of those held out are words of some training instruction
     "reach": Phrasings(
-        ("reach the mark in the air", "move the gripper to the mark", "bring the hand to the mark",
+        ("move the gripper to the mark in the air", "reach the mark", "bring the hand to the mark",
          "go to the mark with the gripper"),
         ("move the hand to the mark in the air", "reach the mark with the gripper"),
     ),
     "push": Phrasings(
-        ("push the puck to the mark on the table", "slide the puck across the table to the mark",
-         "shove the puck to the mark", "push the puck across the table"),
+        ("push the puck to the mark", "slide the puck across the table to the mark",
+         "shove the puck to the mark", "push the puck across the table", "push the puck on the table"),
         ("slide the puck to the mark on the table", "shove the puck across the table"),
     ),
     "pick-place": Phrasings(

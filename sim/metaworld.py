@@ -96,6 +96,9 @@ class MetaWorld(Simulation):
         self.full_obs = np.hstack([frame, frame, self.env._get_pos_goal()])
         return self._visible(self.full_obs)
 
+    def _keypoints(self) -> dict[str, np.ndarray]:
+        return {"hand": self.full_obs[:3], "object": self.full_obs[4:7], "goal": self.full_obs[-3:]}
+
     def _visible(self, obs: np.ndarray) -> np.ndarray:
         return obs if self.goal_visible else np.hstack([obs[:-3], np.zeros(3)])
 

@@ -25,6 +25,7 @@ SETS = {
 }  # fmt: skip
 TASKS = tuple(SETS)
 STATE = 64  # numbers of the longest physics state, 56, and some: states of all tasks have one size
+_idle: dict[tuple[Any, ...], list[MetaWorld]] = {}  # this process's simulators that no environment is using
 ROBOT = 4  # numbers of an observation that are the robot's own: its hand's position, and its opening
 
 
@@ -70,30 +71,34 @@ class MultiTask(gym.Env):
         if layouts < 0:
             raise UserError(f"env.layouts={layouts}: a number of scenes, or 0 for any")
         check_images(images, image_size, self.cameras)
-        self.task, self.name, self.horizon = task, name, horizon
+        self.name, self.horizon = name, horizon
         self.tasks, self.layouts, self.phrasings, self.state = tuple(tasks or SETS[task]), layouts, phrasings, state
         self.images, self.image_size, self.renders = tuple(images), image_size, True
-        self._made: dict[str, MetaWorld] = {}
-        self._camera_name = camera
-        self.env = self._task(self.tasks[0])
+        self._camera = camera
+        self.env = self._take(self.tasks[0])
         self.cameras = self.env.cameras
         size = ROBOT if state == "robot" else 39
         self.observation_space = add_images(Box(-np.inf, np.inf, (size,), np.float32), images, image_size)
         self.action_space = self.env.action_space
         self.instruction = f"one of {len(self.tasks)} tasks"
 
-    def _task(self, task: str) -> MetaWorld:
-        """The simulator of a task, made when it is first needed."""
-        if task not in self._made:
-            self._made[task] = MetaWorld(
-                task,
-                horizon=self.horizon,
-                goal_visible=True,
-                images=self.images,
-                image_size=self.image_size,
-                camera=self._camera_name,
-            )
-        return self._made[task]
+    def _key(self, task: str) -> tuple[Any, ...]:
+        return task, self.horizon, self.images, self.image_size, self._camera
+
+    def _take(self, task: str) -> MetaWorld:
+        """A simulator of a task that is idle, or a new one: sixteen environments with ten each would take 3 GB."""
+        idle = _idle.setdefault(self._key(task), [])
+        if idle:
+            return idle.pop()
+        view: dict[str, Any] = {"images": self.images, "image_size": self.image_size, "camera": self._camera}
+        return MetaWorld(task, horizon=self.horizon, goal_visible=True, **view)
+
+    def _turn_to(self, task: str) -> None:
+        """Gives the simulator of the last task back, for others to use, and takes one of this task."""
+        if self.env.task != task:
+            _idle[self._key(self.env.task)].append(self.env)
+            self.env = self._take(task)
+        self.env.renders = self.renders
 
     def describe(self, seed: int) -> tuple[str, int, str]:
         """The task, the seed of its scene and the instruction of the episode with this seed."""
@@ -103,6 +108,11 @@ class MultiTask(gym.Env):
         options = {"training": words.training, "held_out": words.held_out, "all": words.training + words.held_out}
         chosen = options[self.phrasings]
         return task, scene % self.layouts if self.layouts else scene, chosen[zlib.crc32(b"%d" % seed) % len(chosen)]
+
+    @property
+    def task(self) -> str:
+        """The task of the episode."""
+        return self.env.task
 
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -127,8 +137,7 @@ class MultiTask(gym.Env):
         super().reset(seed=seed)
         self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
         task, scene, self.instruction = self.describe(self.episode_seed)
-        self.env = self._task(task)
-        self.env.renders = self.renders
+        self._turn_to(task)
         obs, info = self.env.reset(seed=scene)
         return self._visible(obs), {**info, "instruction": self.instruction, "task": task}
 
@@ -152,12 +161,12 @@ class MultiTask(gym.Env):
     def _enter(self, episode_seed: int) -> int:
         """Turns to an episode's task; returns the seed of its scene."""
         task, scene, self.instruction = self.describe(episode_seed)
-        self.episode_seed, self.env = int(episode_seed), self._task(task)
+        self.episode_seed = int(episode_seed)
+        self._turn_to(task)
         return scene
 
     def restore(self, episode_seed: int, state: np.ndarray, t: int = 0) -> Observed:
         scene = self._enter(episode_seed)
-        self.env.renders = self.renders
         return self._visible(self.env.restore(scene, self._own(state), t))
 
     def _own(self, state: np.ndarray) -> np.ndarray:
@@ -166,6 +175,11 @@ class MultiTask(gym.Env):
     def measure(self, episode_seed: int, states: np.ndarray) -> dict[str, np.ndarray]:
         """Nothing: these tasks have no attributes."""
         return {}
+
+    def keypoints(self, episode_seed: int, states: np.ndarray) -> dict[str, np.ndarray]:
+        """Where hand, object and goal are in the states [T+1, S] of an episode: [T+1, 3] m each."""
+        scene = self._enter(episode_seed)
+        return self.env.keypoints(scene, states[:, : len(self.env.save_state())])
 
     def frames(self) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
         """Nothing: states give all frames back."""
@@ -183,5 +197,5 @@ class MultiTask(gym.Env):
         return self.env.render_at(scene, self._own(state), t, width=width, height=height, camera=camera)
 
     def close(self) -> None:
-        for env in self._made.values():
+        for env in (self.env, *(env for idle in _idle.values() for env in idle)):
             env.close()

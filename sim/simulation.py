@@ -149,6 +149,23 @@ class Simulation(gym.Env):
     def _measure(self, states: np.ndarray) -> dict[str, np.ndarray]:
         return {}
 
+    def keypoints(self, episode_seed: int, states: np.ndarray) -> dict[str, np.ndarray]:
+        """Where things are in the states [T+1, S] of an episode, by name: [T+1, 3] m each.
+
+        It leaves the simulator somewhere in that episode.
+        """
+        if getattr(self, "episode_seed", None) != episode_seed:
+            self.reset(seed=episode_seed)
+        found = []
+        for t, state in enumerate(states):
+            self._put(state, t)
+            found.append(self._keypoints())
+        return {name: np.stack([one[name] for one in found]) for name in found[0]}
+
+    def _keypoints(self) -> dict[str, np.ndarray]:
+        """Where things are now, [3] m each; none where a task names none."""
+        return {}
+
     def _refresh(self) -> None:
         mujoco.mj_forward(self.model, self.data)
 

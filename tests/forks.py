@@ -7,6 +7,7 @@ What imports settle is settled already: use `subprocess` where other code, threa
 
 import atexit
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -48,9 +49,9 @@ class Program(subprocess.Popen):
         order = {"words": args, "folder": str(cwd or os.getcwd()), "env": env, "alone": start_new_session}
         self.pid = _start(order, files)
         self._child_created = True
-        for file in {file for file in given if file != -1}:
-            if file != getattr(self, "_devnull", None):
-                os.close(file)
+        for theirs, ours in ((p2cread, p2cwrite), (c2pwrite, c2pread), (errwrite, errread)):
+            if ours != -1:  # a pipe; other files are the caller's
+                os.close(theirs)
         if getattr(self, "_devnull", None) is not None:
             os.close(self._devnull)
 
@@ -121,6 +122,8 @@ def serve(connection: socket.socket) -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     assert threading.active_count() == 1
+    gc.collect()
+    gc.freeze()  # else a garbage collection in a fork looks at all that was imported, and so copies its memory
     while True:
         head, files, _, _ = socket.recv_fds(connection, 8, 3)
         if not head:

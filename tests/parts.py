@@ -13,13 +13,15 @@ from omegaconf import OmegaConf
 
 import sim.configs
 from pbrl.data.table import Table
+from pbrl.data.trajectories import Trajectories, likelihood
 from pbrl.feedback.labels import Labels
+from pbrl.models.policy import LikelihoodPolicy
 from pbrl.objectives import Objective
 from pbrl.rewards.attributes import AttributeModel
 from pbrl.rewards.per_step import PerStepReward
 from pbrl.run import build as parts
 from pbrl.training.batches import Data
-from pbrl.types import Episode, Phase, Spec
+from pbrl.types import Episode, Observation, Phase, Segment, Spec
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SPEC = Spec(5, 2, (0.0,) * 5, (1.0,) * 5, 30)
@@ -29,6 +31,8 @@ LENGTH = 8  # steps of a segment
 POLICIES: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": [16, 16]},
     "diffusion": {"horizon": 4, "execute": 2, "layers": 1},
+    "vla_flow": {"horizon": 4, "execute": 2, "layers": 1, "context_layers": 1, "features": 16, "channels": 4},
+    "vla": {"horizon": 4, "execute": 2, "layers": 1, "bins": 8, "channels": 4},
 }
 RANDOM = {"dropout", "target_noise", "crop"}  # settings that draw random numbers in an update, where they are not 0
 REWARDS = (PerStepReward, AttributeModel)  # whose phases follow each round of answers
@@ -66,7 +70,8 @@ def build(name: str, spec: Spec = SPEC, **changes: Any) -> Any:
     policy, reward = changes.pop("policy", "mlp"), changes.pop("reward", "reward/attributes")
     found = config(f"{part}={choice}", "steps=100")[part]
     small = SMALL if part == "algo" else SMALL | {"context": LENGTH}
-    found = {k: small.get(k, v) for k, v in found.items()} | changes
+    small = POLICIES[choice] if part == "policy" and choice in POLICIES else small
+    found = {k: small.get(k, SMALL.get(k, v)) for k, v in found.items()} | changes
     takes, given = parts.parameters(found), {}
     if "policy" in takes:
         given["policy"] = build(f"policy/{policy}", spec, **POLICIES[policy]) if isinstance(policy, str) else policy
@@ -107,7 +112,10 @@ def draw_batches(learner: Any, count: int, phase: int = -1) -> list[Any]:
         kind = "spans" if own.is_unpaired else "ranking" if own.segments > 2 else "pair"
     if isinstance(learner, AttributeModel):
         kind = "attributes"
-    data, draw = made_up_data(kind), phases(learner)[phase].draw
+    data, own = made_up_data(kind), phases(learner)[phase]
+    if own.rollouts:
+        data.set_trajectories(made_up_trajectories(learner.policy), margin=0.0, same_scene=True)
+    draw = own.draw
     return [draw(data) for _ in range(count)]
 
 
@@ -130,6 +138,29 @@ def made_up_data(kind: str) -> Data:
     else:
         data.set_labels(labels(kind, starts[:60, None], random.integers(0, 2, 60).astype(float), length=LENGTH))
     return data
+
+
+def made_up_trajectories(policy: LikelihoodPolicy, count: int = 24, decisions: int = 3) -> Trajectories:
+    """Random decisions of a policy, of four episodes of each scene, of which some succeeded and some ended early."""
+    random = torch.Generator().manual_seed(3)
+    shape = (count, decisions, policy.horizon)
+    state = torch.randn(count, decisions, 5, generator=random)
+    action = torch.rand(*shape, 2, generator=random) * 2 - 1
+    mask = torch.ones(shape)
+    mask[:, :, policy.execute :] = 0.0
+    mask[::3, 1:] = 0.0
+    chunks = Segment(Observation(state), action, mask)
+    success = torch.rand(count, generator=random) < 0.5
+    steps = mask.sum((1, 2)).long()
+    return Trajectories(
+        chunks,
+        torch.arange(count) // 4,
+        success,
+        steps,
+        likelihood(policy, chunks),
+        torch.zeros(count),
+        success.float() * 5,
+    )
 
 
 @cache

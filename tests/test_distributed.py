@@ -1,14 +1,15 @@
 """Two processes with half of each batch do what one does with all of it; a run of two goes on as one, or one as two."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from torch import multiprocessing
 
 from pbrl import distributed, files
 from pbrl.training.engine import Engine, Mean
@@ -32,12 +33,12 @@ def train_alone(name: str, changes: dict, updates: int = 4, compile: bool = Fals
     return {"state": learner.state_dict(), "metrics": mean.read(updates)}
 
 
-def one_of_two(rank: int, port: int, path: str, cases: list, compile: bool) -> None:
-    os.environ.update(WORLD_SIZE="2", RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def train_share(path: str, compile: bool) -> None:
+    """Saves what this process makes of its share of the cases in a file, beside it as `<file>-<rank>`."""
     torch.set_num_threads(1)
     distributed.begin(CPU)
-    found = [train_alone(name, changes, compile=compile) for name, changes in cases]
-    torch.save(found, f"{path}-{rank}")
+    found = [train_alone(name, changes, compile=compile) for name, changes in json.loads(Path(path).read_text())]
+    torch.save(found, f"{path}-{os.environ['RANK']}")
     distributed.end()
 
 
@@ -48,8 +49,17 @@ def free_port() -> int:
 
 
 def by_two_processes(tmp_path, cases: list, compile: bool = False) -> list[list[dict]]:
-    multiprocessing.spawn(one_of_two, (free_port(), str(tmp_path / "found"), cases, compile), 2)  # type: ignore[attr-defined]
-    return [torch.load(tmp_path / f"found-{rank}") for rank in range(2)]
+    path, env = tmp_path / "cases", {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    path.write_text(json.dumps(cases))
+    code = f"from tests.test_distributed import train_share; train_share({str(path)!r}, {compile})"
+    started = [
+        forks.Program(["-c", code], env={**env, "WORLD_SIZE": "2", "RANK": str(rank)}, stdout=subprocess.PIPE,
+                      stderr=subprocess.STDOUT, text=True)
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=300)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    return [torch.load(f"{path}-{rank}") for rank in range(2)]
 
 
 @pytest.mark.slow

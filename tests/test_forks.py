@@ -52,3 +52,10 @@ def test_a_session_of_its_own_is_killed_as_a_whole():
     os.killpg(program.pid, signal.SIGKILL)
     assert program.wait(10) == -signal.SIGKILL
     assert program.stdout.read() == "", "its child has ended too"
+
+
+def test_a_file_that_is_given_stays_open(tmp_path):
+    with open(tmp_path / "said", "w") as file:
+        for word in ("one", "two"):
+            forks.run(["-c", f"print({word!r})"], stdout=file, stderr=subprocess.STDOUT, check=True)
+    assert (tmp_path / "said").read_text() == "one\ntwo\n"

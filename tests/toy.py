@@ -24,6 +24,8 @@ class Point(gym.Env):
     action_space = Box(-1, 1, (2,), np.float32)
     action_bounds = action_space.low, action_space.high
     attributes = ("speed", "right", "turn")
+    renders = True
+    task = "point"
 
     def __init__(
         self, *, horizon: int = 30, terminates: bool = False, goal_radius: float = 0.3, images=(), image_size: int = 64
@@ -68,6 +70,10 @@ class Point(gym.Env):
             "turn": np.where(crosses, after[:, 1], np.nan),
         }
 
+    def keypoints(self, episode_seed, states):
+        place = np.pad(states, [(0, 0), (0, 1)])
+        return {"point": place, "origin": np.zeros_like(place)}
+
     def render(self, width=64, height=64, camera=None):
         """The point, and above it the step in eight bits, so that a picture says when it is of."""
         image = np.full((height, width, 3), 128, np.uint8)
@@ -86,7 +92,8 @@ class Point(gym.Env):
         state = self.position.astype(np.float32)
         if not self.images:
             return state
-        return {"state": state, "images": {name: self.render(self.image_size, self.image_size) for name in self.images}}
+        shown = self.images if self.renders else ()
+        return {"state": state, "images": {name: self.render(self.image_size, self.image_size) for name in shown}}
 
     @property
     def full_obs(self):

@@ -11,10 +11,12 @@ from typing import NamedTuple
 from torch import nn
 
 from pbrl.distributed import all_reduce_mean
+from pbrl.models.gaussian import GaussianPolicy
 from pbrl.models.optim import Adam
-from pbrl.models.policy import LikelihoodPolicy
+from pbrl.models.policy import LikelihoodPolicy, load_same
 from pbrl.objectives import Objective, agreement
 from pbrl.ranges import Count, NotNegative, Positive, Size, Whole
+from pbrl.stages.description import load_stages
 from pbrl.training.batches import Data
 from pbrl.types import Metrics, Phase, Rollouts, Segment, Spec, TrajectoryComparisons, UserError
 
@@ -27,12 +29,14 @@ class Batch(NamedTuple):
 
 
 class TPO(nn.Module):
-    """`iterations` times `scenes` are played `samples` times each.
+    """Learns from its own whole episodes, in several iterations of playing and learning.
 
-    An episode scores `success` if it succeeds, less `time` times the share of its steps that it took, plus `confidence`
-    times the log-likelihood of an action, in the mean. Episodes whose scores differ by no more than `margin` are not
-    compared; with `same_scene=false` they are of any two scenes. With `clone_winners` there is no comparison: episodes
-    that succeeded are cloned (filtered behavior cloning).
+    In each of `iterations`, `scenes` are played `samples` times. An episode scores `success` if it succeeds, plus
+    `stages` times exp(-cost) by the stage description `description`, less `time` times the share of its steps that it
+    took, plus `confidence` times the log-likelihood of its actions per step. Episodes whose scores differ by no more
+    than `margin` are not compared; with `same_scene=false` they are of any two scenes. With `clone_winners` there is no
+    comparison: episodes that succeeded are cloned (filtered behavior cloning). `start_from` is the folder of a run
+    whose policy is tuned, and then nothing is cloned first.
     """
 
     def __init__(
@@ -47,12 +51,15 @@ class TPO(nn.Module):
         success: NotNegative,
         time: NotNegative,
         confidence: NotNegative,
+        stages: NotNegative,
+        description: str | None,
         margin: NotNegative,
         same_scene: bool,
         beta: Positive,
         per_step: bool,
         bc_weight: NotNegative,
         clone_winners: bool,
+        start_from: str | None,
         lr: Positive,
         lr_after: Positive,
         pretrain_steps: Whole,
@@ -61,8 +68,19 @@ class TPO(nn.Module):
         clip: NotNegative,
     ):
         super().__init__()
+        if not policy.is_exact:
+            raise UserError(
+                "algo=tpo compares likelihoods, and this policy has a bound of them that is drawn anew each time: "
+                "choose policy=vla, or algo=cpl"
+            )
+        if isinstance(policy, GaussianPolicy) and policy.log_std is None:
+            raise UserError("algo=tpo plays a scene several times, and this policy always acts alike: policy.std=0.3")
         if samples < 2 and not clone_winners:
             raise UserError("algo.samples=1: episodes are compared with others of their scene, so 2 or more of each")
+        if stages and not description:
+            raise UserError(
+                "algo.stages weighs what algo.description says of stages: name one, as algo.description=mt10"
+            )
         if objective.segments > 2:
             raise UserError(f"objective={objective.name} learns from lists, and algo=tpo compares two episodes")
         self.policy = policy
@@ -70,16 +88,22 @@ class TPO(nn.Module):
         self.tuner = Adam(policy.parameters(), lr_after, clip=clip)
         self.objective = objective
         self.rollouts = Rollouts(
-            iterations, scenes, samples, success=success, time=time, confidence=confidence, margin=margin,
-            same_scene=same_scene,
+            iterations, scenes, samples, success=success, time=time, confidence=confidence, stages=stages,
+            margin=margin, same_scene=same_scene, description=load_stages(description) if description else None,
         )  # fmt: skip
         self.beta, self.per_step, self.bc_weight, self.clone_winners = beta, per_step, bc_weight, clone_winners
-        self.pretrain_steps = pretrain_steps
+        self.pretrain_steps, self.start_from = 0 if start_from else pretrain_steps, start_from
         self.batch_size, self.pretrain_batch_size = batch_size, pretrain_batch_size
 
     def phases(self, steps: int) -> list[Phase]:
         clone = Phase("pretrain", self.pretrain_steps, self.draw_data, self.clone)
-        return [clone, Phase("policy", steps, self.draw, self.update, rollouts=self.rollouts)]
+        tune = Phase("policy", steps, self.draw, self.update, before=self.start, rollouts=self.rollouts)
+        return [clone, tune]
+
+    def start(self, data: Data) -> None:
+        """Takes the policy of the run to start from, if there is one. Raises UserError where it is another kind."""
+        if self.start_from:
+            self.policy.load_state_dict(load_same(self.start_from, self.policy).state_dict())
 
     def draw_data(self, data: Data) -> Segment:
         """Chunks of the data, with images."""

@@ -56,8 +56,8 @@ class PolicyActor:
     def start(self, envs: Sequence[Environment], seeds: Sequence[int]) -> None:
         """Starts an episode of the policy."""
         self.policy.reset()
-        vocabulary = self.policy.spec.vocabulary
-        self.tokens = tokenize([env.instruction for env in envs], vocabulary) if vocabulary else None
+        told = [env.instruction for env in envs] if self.policy.reads_words else []
+        self.tokens = tokenize(told, self.policy.spec.vocabulary) if told else None
 
     def looks(self) -> bool:
         return self.policy.looks()

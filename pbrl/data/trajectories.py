@@ -18,7 +18,9 @@ from tqdm import tqdm
 
 from pbrl.data.rollout import LOCKSTEP, Observed, PolicyActor, RolloutWorkers, rollout
 from pbrl.models.policy import LikelihoodPolicy
-from pbrl.types import Environment, Episode, Observation, Rollouts, Segment
+from pbrl.stages.costs import score_stages
+from pbrl.stages.description import Stages
+from pbrl.types import Environment, Episode, Observation, Rollouts, Segment, UserError
 
 FIRST_SEED = 2_011_000_000  # of scenes: beyond all that policies are evaluated on
 BATCH = 64  # trajectories whose likelihood is computed at once
@@ -30,6 +32,7 @@ class Played(NamedTuple):
     episode: Episode
     images: dict[str, np.ndarray]
     tokens: np.ndarray | None
+    stages: float  # what its stages score, in (0, 1]; 0 where nothing describes them
 
 
 @dataclass
@@ -41,6 +44,7 @@ class Trajectories:
     success: Tensor  # [N] bool
     steps: Tensor  # [N] long, until it succeeded, or in all
     log_prob: Tensor  # [N], of what was carried out, by the policy that did it
+    stages: Tensor  # [N], what their stages score, in (0, 1]
     score: Tensor  # [N]
 
     def __len__(self) -> int:
@@ -73,9 +77,13 @@ def play(
     samples: int,
     *,
     salt: int = 0,
+    description: Stages | None = None,
     progress: Callable[[int], object] = lambda n: None,
 ) -> list[Played]:
-    """`samples` episodes of each scene, scene after scene; the same in any number of processes."""
+    """`samples` episodes of each scene, scene after scene; the same in any number of processes.
+
+    With a `description` their stages are scored. Raises UserError where it does not fit the environment.
+    """
     on_cpu = copy.deepcopy(policy).to("cpu").eval()
     shares = [
         [(scene, sample) for scene in scenes[i : i + LOCKSTEP]]
@@ -83,14 +91,18 @@ def play(
         for i in range(0, len(scenes), LOCKSTEP)
     ]
     found: dict[tuple[int, int], Played] = {}
-    for place, played in workers.map(_play, shares, on_cpu, salt):
+    for place, played in workers.map(_play, shares, on_cpu, salt, description):
         found.update(zip(shares[place], played, strict=True))
         progress(len(played))
     return [found[scene, sample] for scene in scenes for sample in range(samples)]
 
 
 def _play(
-    envs: Sequence[Environment], share: Sequence[tuple[int, int]], policy: LikelihoodPolicy, salt: int
+    envs: Sequence[Environment],
+    share: Sequence[tuple[int, int]],
+    policy: LikelihoodPolicy,
+    salt: int,
+    description: Stages | None,
 ) -> list[Played]:
     seeds, sample = [scene for scene, _ in share], share[0][1]
     with torch.random.fork_rng(devices=[]):
@@ -103,9 +115,18 @@ def _play(
             episode,
             {camera: np.stack([seen[camera][i] for seen in actor.seen]) for camera in cameras},
             None if actor.tokens is None else actor.tokens[i],
+            score_episode(envs[i], episode, description) if description else 0.0,
         )
         for i, episode in enumerate(episodes)
     ]
+
+
+def score_episode(env: Environment, episode: Episode, description: Stages) -> float:
+    """What the stages of an episode score. Raises UserError where nothing describes its task, or has its keypoints."""
+    keypoints = env.keypoints(episode.seed, episode.state) if episode.state is not None else {}
+    if env.task not in description:
+        raise UserError(f"algo.description has no stages of {env.task}; it has those of {', '.join(description)}")
+    return score_stages(description[env.task], keypoints, env.control_hz)
 
 
 def play_iteration(
@@ -114,7 +135,8 @@ def play_iteration(
     """The episodes of an iteration, at most `horizon` steps each, scored as the plan says."""
     scenes = scenes_of(seed, iteration, plan.scenes)
     with tqdm(total=plan.scenes * plan.samples, desc=f"rollouts {iteration}", unit="episode") as bar:
-        played = play(workers, policy, scenes, plan.samples, salt=seed * 1000 + iteration, progress=bar.update)
+        settings = {"salt": seed * 1000 + iteration, "description": plan.description, "progress": bar.update}
+        played = play(workers, policy, scenes, plan.samples, **settings)  # type: ignore[arg-type]
     on_cpu = copy.deepcopy(policy).to("cpu").eval()
     return score(to_trajectories(played, on_cpu, plan.samples, horizon), plan, horizon)
 
@@ -127,7 +149,7 @@ def to_trajectories(played: Sequence[Played], policy: LikelihoodPolicy, samples:
     images = {name: np.zeros((count, decisions, *shown.shape[1:]), np.uint8) for name, shown in first.images.items()}
     action = np.zeros((count, decisions, policy.horizon, first.episode.action.shape[1]), np.float32)
     mask = np.zeros(action.shape[:3], np.float32)
-    for i, (episode, shown, _) in enumerate(played):
+    for i, (episode, shown, *_) in enumerate(played):
         length = len(episode.action)
         made = -(-length // policy.execute)
         state[i, :made] = episode.obs[: length : policy.execute]
@@ -150,15 +172,16 @@ def to_trajectories(played: Sequence[Played], policy: LikelihoodPolicy, samples:
         success,
         torch.tensor(until),
         likelihood(policy, chunks),
+        torch.tensor([one.stages for one in played]),
         torch.zeros(count),
     )
 
 
 def score(trajectories: Trajectories, plan: Rollouts, horizon: int) -> Trajectories:
-    """Sets the scores that the plan gives: for success, for being fast, and for what the policy is sure of."""
+    """Sets the scores that the plan gives: for success, for what stages score, being fast, and being sure."""
     per_step = trajectories.log_prob / trajectories.chunks.mask.sum((-2, -1)).clamp(min=1.0)
-    worth = plan.success * trajectories.success - plan.time * trajectories.steps / horizon + plan.confidence * per_step
-    return replace(trajectories, score=worth)
+    worth = plan.success * trajectories.success + plan.stages * trajectories.stages
+    return replace(trajectories, score=worth - plan.time * trajectories.steps / horizon + plan.confidence * per_step)
 
 
 @torch.no_grad()
@@ -182,9 +205,21 @@ def measure(trajectories: Trajectories) -> dict[str, float]:
         "episodes": float(len(trajectories)),
         "success": float(trajectories.success.float().mean()),
         "steps": float(trajectories.steps.float().mean()),
+        "stages": float(trajectories.stages.mean()),
         "score": float(score.mean()),
         "telling_scenes": sum(differs) / len(differs),
     }
+
+
+def describe(measures: dict[str, float]) -> str:
+    """Measures in a line, with a warning where no scene tells which of its episodes is better."""
+    words = f"{measures['episodes']:.0f} episodes, success {measures['success']:.0%}, {measures['steps']:.0f} steps"
+    if measures["telling_scenes"]:
+        return f"{words}; {measures['telling_scenes']:.0%} of the scenes were played both better and worse"
+    return (
+        f"{words}\nWARNING: no scene was played both better and worse: there is nothing to learn. Play more "
+        "(algo.scenes, algo.samples), explore more (policy.temperature), or score more than success (algo.stages)"
+    )
 
 
 def to_state(trajectories: Trajectories) -> dict[str, Any]:

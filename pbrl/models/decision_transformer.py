@@ -27,6 +27,8 @@ class DecisionTransformer(nn.Module):
     return_scale: Tensor
     return_max: Tensor
 
+    reads_words = False
+
     def __init__(
         self,
         spec: Spec,

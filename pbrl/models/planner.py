@@ -35,6 +35,8 @@ class Planner(nn.Module):
 
     knots: Tensor
 
+    reads_words = False
+
     def __init__(
         self,
         spec: Spec,

@@ -23,6 +23,8 @@ class LikelihoodPolicy(nn.Module):
     spec: Spec
     settings: dict[str, Any]  # its keyword arguments
     horizon: int = 1  # actions of a chunk, which it decides at once
+    is_exact: bool = True  # whether its likelihoods are, or a bound of them that is drawn anew each time
+    reads_words: bool = False  # whether it acts by the instruction
     execute: int = 1  # of them that are carried out before the next chunk
     eager: bool = False  # whether its updates can be neither compiled nor stacked for several seeds
 
@@ -119,6 +121,19 @@ def load_policy(path: str | Path, device: str = "cpu") -> Policy:
     except Exception as error:
         raise UserError(f"{path} is not a policy that this version can read ({error})") from error
     return policy.to(device).eval()
+
+
+def load_same(path: str | Path, policy: LikelihoodPolicy) -> Any:
+    """Reads back a policy that has the settings, sizes and words of this one. Raises UserError where it is another."""
+    found: Any = load_policy(path)
+    ours, theirs = (
+        {"class": type(p).__name__, **p.settings, "cameras": dict(p.spec.images), "words": p.spec.vocabulary,
+         "observation": p.spec.obs_dim, "action": p.spec.action_dim} for p in (policy, found)
+    )  # fmt: skip
+    differs = [f"{key} ({theirs.get(key)}, here {value})" for key, value in ours.items() if theirs.get(key) != value]
+    if differs:
+        raise UserError(f"{path} is another policy than this run's: its {', '.join(differs)}; give policy=… as it had")
+    return found
 
 
 def _spec(saved: dict[str, Any]) -> dict[str, Any]:

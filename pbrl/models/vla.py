@@ -6,8 +6,6 @@ all at once from learnt queries, as OpenVLA-OFT (Kim et al. 2025, arXiv:2502.196
 form, so that any objective on scores trains it.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -15,10 +13,9 @@ from torch.nn.functional import pad
 from pbrl.models.bins import ActionBins
 from pbrl.models.chunks import ChunkQueue, to_chunks
 from pbrl.models.diffusion.noise import EpisodeNoise
-from pbrl.models.layers import Normalize
 from pbrl.models.policy import LikelihoodPolicy
 from pbrl.models.prefix_transformer import Cache, PrefixTransformer
-from pbrl.models.text import FIRST, WORDS
+from pbrl.models.vla_context import Context, flatten
 from pbrl.ranges import NotNegative, Size
 from pbrl.types import Observation, Segment, Spec, UserError
 
@@ -57,6 +54,7 @@ class VLAPolicy(LikelihoodPolicy):
             "heads": heads, "channels": channels, "temperature": temperature,
         }  # fmt: skip
         self.spec, self.horizon, self.execute, self.temperature = spec, horizon, execute, temperature
+        self.reads_words = bool(spec.vocabulary)
         self.bins, self.is_parallel = ActionBins(bins), decode == "parallel"
         self.context = Context(spec, width=width, channels=channels)
         self.trunk = PrefixTransformer(width=width, layers=layers, heads=heads)
@@ -160,76 +158,9 @@ class VLAPolicy(LikelihoodPolicy):
         return (self.log_prob_steps(chunks.obs, chunks.action) * chunks.mask).sum((-2, -1))
 
 
-class Context(nn.Module):
-    """What is observed as tokens: the words of the instruction, patches of each camera's image, and the state."""
-
-    def __init__(self, spec: Spec, *, width: int, channels: int):
-        super().__init__()
-        self.normalize = Normalize(spec.obs_mean, spec.obs_std)
-        self.state = nn.Linear(spec.obs_dim, width)
-        self.cameras = tuple(spec.images)
-        self.eyes = Patches(spec.images, width=width, channels=channels) if spec.images else None
-        self.words = nn.Embedding(FIRST + len(spec.vocabulary), width) if spec.vocabulary else None
-        self.word_place = nn.Parameter(0.02 * torch.randn(WORDS, width)) if spec.vocabulary else None
-
-    def forward(self, obs: Observation) -> tuple[Tensor, Tensor]:
-        """obs [B, O] → tokens [B, C, W], and which of them are there [B, C] bool."""
-        state = self.state(self.normalize(obs.state))[:, None]
-        tokens, masks = [state], [torch.ones_like(state[..., 0], dtype=torch.bool)]
-        if self.eyes is not None:
-            seen = self.eyes(obs.images)
-            tokens.append(seen)
-            masks.append(torch.ones_like(seen[..., 0], dtype=torch.bool))
-        if self.words is not None:
-            words = obs.text["tokens"]
-            tokens.append(self.words(words) + self.word_place)
-            masks.append(words != 0)
-        return torch.cat([t.to(state.dtype) for t in tokens], 1), torch.cat(masks, 1)
-
-
-class Patches(nn.Module):
-    """Images {camera: [B, H, W, 3] uint8} → a token for each patch of 16 × 16 pixels of each: [B, P, width].
-
-    Four convolutions that halve the image, as transformers see better behind a few of them (Xiao et al. 2021,
-    arXiv:2106.14881). Raises UserError where cameras have images of several sizes.
-    """
-
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], *, width: int, channels: int):
-        super().__init__()
-        sizes = {tuple(shape) for shape in shapes.values()}
-        if len(sizes) != 1:
-            raise UserError(f"the cameras {', '.join(shapes)} must have images of one size")
-        height, wide, _ = sizes.pop()
-        self.cameras, inputs = tuple(shapes), 3
-        self.convolutions = nn.ModuleList()
-        for outputs in (channels, 2 * channels, 2 * channels, width):
-            self.convolutions.append(nn.Conv2d(inputs, outputs, 3, 2, 1))
-            inputs, height, wide = outputs, (height + 1) // 2, (wide + 1) // 2
-        self.place = nn.Parameter(0.02 * torch.randn(len(self.cameras), height * wide, width))
-
-    def forward(self, images: dict[str, Tensor]) -> Tensor:
-        x = torch.stack([images[camera] for camera in self.cameras], 1)  # [B, cameras, H, W, 3]
-        count = len(x)
-        x = x.flatten(0, 1).movedim(-1, 1).float() / 255 - 0.5
-        for i, convolution in enumerate(self.convolutions):
-            x = convolution(x) if i == 3 else nn.functional.gelu(convolution(x))
-        x = x.flatten(2).transpose(1, 2).unflatten(0, (count, -1))  # [B, cameras, patches, width]
-        return (x + self.place).flatten(1, 2)
-
-
 def choose(logits: Tensor, temperature: float, uniform: Tensor | None) -> Tensor:
     """logits [..., N] → the likeliest of N, or, by uniform numbers [...] and at a temperature, one drawn: [...]."""
     if uniform is None or not temperature:
         return logits.argmax(-1)
     below = (logits.double() / temperature).softmax(-1).cumsum(-1)
     return (below < uniform[..., None]).sum(-1).clamp(max=logits.shape[-1] - 1)
-
-
-def flatten(obs: Observation, dims: int) -> Observation:
-    """obs [..., O] with `dims` leading axes → [B, O]; of none, one is added."""
-
-    def flat(x: Tensor) -> Tensor:
-        return x.flatten(0, dims - 1) if dims else x[None]
-
-    images, text = ({k: flat(v) for k, v in part.items()} for part in (obs.images, obs.text))
-    return Observation(flat(obs.state), images, text)

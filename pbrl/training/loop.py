@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pbrl import distributed, files
 from pbrl.data.rollout import RolloutWorkers, make_environment
-from pbrl.data.trajectories import fingerprint, from_state, measure, play_iteration, to_state
+from pbrl.data.trajectories import describe, fingerprint, from_state, measure, play_iteration, to_state
 from pbrl.feedback.asking import Asking
 from pbrl.models.policy import LikelihoodPolicy, is_eager, save_policy
 from pbrl.settings import Query, Schedule
@@ -125,11 +125,12 @@ class Training:
             self._ask()
         if stage.relabels:
             self._relabel()
-        if stage.plays:
-            self._play(stage)
         for phase, replica in zip(stage.phases, self.replicas, strict=False):
             if phase.before and stage.is_begin:
                 phase.before(replica.data)
+        if stage.plays:
+            self._play(stage)
+        for phase, replica in zip(stage.phases, self.replicas, strict=False):
             if phase.on_labels:
                 phase.on_labels(replica.data)
 
@@ -142,6 +143,8 @@ class Training:
             assert replica.data.trajectories is not None
             measures = measure(replica.data.trajectories)
             replica.log.write("rollouts", self.policy_step, {"iteration": self.iteration, **measures})
+            prefix = f"{replica.folder.name} " if len(self.replicas) > 1 else ""
+            print(f"{prefix}rollouts {self.iteration}: {describe(measures)}", flush=True)
         self._forget_captured()
 
     def _take_trajectories(self, plan: Rollouts, replica: Replica, *, is_new: bool) -> None:

@@ -100,6 +100,13 @@ class Tabletop(Simulation):
         """[2] m, of the servos."""
         return self.data.ctrl[self.arm.dof : self.arm.dof + 2]
 
+    def _keypoints(self) -> dict[str, np.ndarray]:
+        """The tool, the goal, each object, points of a rope or cloth, and what should not be touched."""
+        bodies = {name: self.data.body(name).xpos for name in (*self.definition.objects, *self.definition.points)}
+        fragile = {name: self.data.geom(name).xpos for name in self.definition.fragile}
+        goal = {"goal": self.data.site("goal").xpos} if self.definition.has_goal else {}
+        return {k: v.copy() for k, v in {"tool": self.full_obs[:3], **bodies, **fragile, **goal}.items()}
+
     def _observation_space(self) -> Box | Dict:
         task = self.definition
         parts = layout() if self.state == "robot" else layout(task.objects, task.has_goal, task.points)

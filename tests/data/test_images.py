@@ -94,7 +94,7 @@ def test_without_images_observations_are_the_state():
 class Watcher:
     """Keeps all it is shown, and moves on."""
 
-    spec = SPEC
+    spec, reads_words = SPEC, False
 
     def reset(self):
         self.observed = []

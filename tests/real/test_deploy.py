@@ -1,6 +1,5 @@
 """`python -m real.deploy`: a policy that was just learnt moves the arm behind the mock, and says what happened."""
 
-import fcntl
 import json
 import os
 import pty
@@ -8,7 +7,6 @@ import select
 import signal
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 
@@ -30,9 +28,9 @@ def run(tmp_path_factory):
     """A policy that reaches, cloned from the expert."""
     folder = tmp_path_factory.mktemp("reach")
     command = [
-        "train.py", "env=franka/reach", "env.horizon=60", "data=expert", "data.episodes=80", "algo=bc",
-        "reward=none", "steps=2500", "compile=never", "compare=false", "video=false", "workers=0", "threads=1",
-        "final_episodes=10", "eval_every=2500", f"data_dir={folder}/data", f"run={folder}/run",
+        "train.py", "env=franka/reach", "env.horizon=60", "data=expert", "data.episodes=40", "algo=bc",
+        "reward=none", "steps=1500", "compile=never", "compare=false", "video=false", "workers=0", "threads=1",
+        "eval_episodes=1", "final_episodes=1", "eval_every=1500", f"data_dir={folder}/data", f"run={folder}/run",
     ]  # fmt: skip
     forks.run(command, check=True, capture_output=True)
     return folder / "run"
@@ -109,9 +107,9 @@ class Terminal:
 
     def __init__(self, *flags):
         self.ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "real.deploy", "--go", "home=false", "steps=4000", *flags],
-            stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=take_terminal,
+        self.process = forks.Program(
+            ["-c", TAKE_TERMINAL, "--go", "home=false", "steps=4000", *flags],
+            stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
         )  # fmt: skip
         os.close(theirs)
         self.printed, self.is_open = "", True
@@ -140,11 +138,14 @@ class Terminal:
             self.close()
 
 
-def take_terminal():
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)  # a parent process may ignore them
+TAKE_TERMINAL = """
+import fcntl, runpy, signal, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+for number in (signal.SIGHUP, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)  # a parent process may ignore them
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("real.deploy", run_name="__main__", alter_sys=True)
+"""
 
 
 ENDS = {  # how it is ended: the exit status, and what is printed

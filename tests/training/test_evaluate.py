@@ -52,7 +52,7 @@ def test_evaluation_is_seeded_and_the_same_in_any_number_of_processes():
 class Rememberer:
     """Keeps all it is shown, as a transformer does, and walks on."""
 
-    spec = SPEC
+    spec, reads_words = SPEC, False
 
     def reset(self):
         self.observed = []

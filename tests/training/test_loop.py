@@ -43,7 +43,7 @@ BASE = [
 RUNS = {
     "cpl": ["algo=cpl", "algo.pretrain_steps=60", "policy.dropout=0.2"],
     "cpl-kl-in-rounds": ["algo=cpl", "algo.reference=true", "algo.pretrain_steps=40", "query.rounds=3",
-                         "query.kind=pair", "feedback=boltzmann"],
+                         "query.kind=pair", "feedback=boltzmann", "compare=false"],
     "piql-in-rounds": ["algo=iql", "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2",
                        "query.kind=pair", "query.strategy=disagreement", "feedback=perfect", "algo.hidden=[16]",
                        "compare=false"],
@@ -69,8 +69,10 @@ RUNS = {
     "three-seeds": ["algo=iql", "reward=ensemble", "reward.steps=60", "reward.hidden=[16]", "query.rounds=2",
                     "query.kind=pair", "feedback=perfect", "algo.hidden=[16]", "seeds=3"],
     "three-seeds-by-chance": ["algo=cpl", "algo.pretrain_steps=60", "policy.dropout=0.2", "seeds=3", "compare=false"],
-    "td3bc": ["algo=td3bc", "feedback=none", "algo.hidden=[16]"],
-    "awac": ["algo=awac", "feedback=none", "algo.hidden=[16]", "policy.std=0.3"],
+    "td3bc": ["algo=td3bc", "feedback=none", "algo.hidden=[16]", "compare=false"],
+    "awac": ["algo=awac", "feedback=none", "algo.hidden=[16]", "policy.std=0.3", "compare=false"],
+    "tpo": ["algo=tpo", "feedback=none", "policy.std=0.4", "algo.pretrain_steps=40", "algo.scenes=6", "algo.samples=3",
+            "algo.batch_size=4", "algo.pretrain_batch_size=16", "algo.confidence=1", "compare=false"],
 }  # fmt: skip
 
 
@@ -153,6 +155,31 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path, name):
             break
     assert kills >= 2
     assert_same(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"))
+
+
+def test_where_no_episode_is_better_than_another_a_run_says_so(tmp_path, capsys):
+    train(tmp_path, *RUNS["tpo"], "algo.confidence=0", "steps=20", "eval_every=20", "algo.iterations=1")
+    assert "WARNING: no scene was played both better and worse: there is nothing to learn" in capsys.readouterr().out
+
+
+def test_an_iteration_goes_on_with_its_own_rollouts_and_no_others(tmp_path):
+    """Those of an earlier run in the same folder are not read; those that a stopped run needs must be there."""
+    flags = [*RUNS["tpo"], "steps=60", "eval_every=60", "algo.iterations=2"]
+    train(tmp_path, *flags)
+    rollouts = tmp_path / "run" / "rollouts"
+    before = {file.name: torch.load(file, weights_only=True) for file in rollouts.iterdir()}
+    assert set(before) == {"1.pt", "2.pt"} and before["1.pt"]["policy"] != before["2.pt"]["policy"]
+    (tmp_path / "run" / "checkpoint.pt").unlink(), (tmp_path / "run" / "result.json").unlink()
+    train(tmp_path, *flags, "seed=1")
+    after = torch.load(rollouts / "1.pt", weights_only=True)
+    assert after["policy"] != before["1.pt"]["policy"]
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert state["position"]["iteration"] == 2
+    state["position"] |= {"stage": state["position"]["stage"] - 1, "step": 10, "policy_step": 40}
+    torch.save(state, tmp_path / "run" / "checkpoint.pt")
+    (rollouts / "2.pt").unlink(), (tmp_path / "run" / "result.json").unlink()
+    with pytest.raises(UserError, match="2.pt is missing, and the run was learning from it"):
+        train(tmp_path, *flags, "seed=1")
 
 
 def test_a_question_that_no_episode_holds_is_refused_before_the_baseline_trains(tmp_path):

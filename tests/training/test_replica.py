@@ -23,7 +23,7 @@ SEEDS, UPDATES = 3, 4
 
 def is_noisy(case) -> bool:
     """Whether each of its updates draws noise, as those of diffusion do."""
-    return case[0] == "algo/aligndiff" or "policy" in case[1]
+    return case[0] == "algo/aligndiff" or case[1].get("policy") in ("diffusion", "vla_flow")
 
 
 def seeds_of(case) -> list:

@@ -19,7 +19,8 @@ from pbrl.models.diffusion.sampler import Sampler
 from pbrl.models.encoders import Encoder
 from pbrl.models.layers import Normalize
 from pbrl.models.policy import LikelihoodPolicy
-from pbrl.ranges import OpenShare, Size
+from pbrl.models.vla_context import ContextReader
+from pbrl.ranges import OpenShare, Size, Whole
 from pbrl.types import Observation, Segment, Spec, UserError
 
 
@@ -34,8 +35,12 @@ class DiffusionPolicy(LikelihoodPolicy):
     """Plans `horizon` actions and carries out `execute` of them. Acts with an average of its parameters over updates.
 
     `process` is ddpm, edm or flow; `sampler` ancestral, ddim, dpm_solver, euler or heun. `times` is how many noises and
-    times each chunk of a score is drawn at. Raises UserError.
+    times each chunk of a score is drawn at. With `context_layers` a transformer reads state, images and instruction
+    together, which makes it a vision-language-action policy as pi0 (Black et al. 2024, arXiv:2410.24164) is: with
+    `process=flow`, its head is a flow. Raises UserError.
     """
+
+    is_exact = False
 
     def __init__(
         self,
@@ -56,6 +61,7 @@ class DiffusionPolicy(LikelihoodPolicy):
         average: OpenShare,
         channels: Size = 32,
         features: Size = 64,
+        context_layers: Whole = 0,
     ):
         super().__init__()
         if execute > horizon:
@@ -66,8 +72,10 @@ class DiffusionPolicy(LikelihoodPolicy):
             "horizon": horizon, "execute": execute, "process": process, "betas": betas, "train_steps": train_steps,
             "sampler": sampler, "sample_steps": sample_steps, "network": network, "width": width, "layers": layers,
             "heads": heads, "times": times, "average": average, "channels": channels, "features": features,
+            "context_layers": context_layers,
         }  # fmt: skip
-        self.spec, self.horizon, self.times = spec, horizon, times
+        self.spec, self.horizon, self.execute, self.times = spec, horizon, execute, times
+        self.reads_words = bool(context_layers and spec.vocabulary)
         self.model = ActionDenoiser(spec, self.settings)
         self.average = Average(self.model, average)
         self.sampler = Sampler(self.model.denoiser.process, method=sampler, steps=sample_steps, clip=1.0)
@@ -133,16 +141,26 @@ class ActionDenoiser(nn.Module):
     def __init__(self, spec: Spec, settings: dict):
         super().__init__()
         s = settings
+        self.context = None
+        if s["context_layers"]:
+            self.context = ContextReader(
+                spec, width=s["features"], layers=s["context_layers"], heads=s["heads"], channels=s["channels"]
+            )
         self.normalize = Normalize(spec.obs_mean, spec.obs_std)
-        shown = spec.images
+        shown = {} if self.context else spec.images
         self.encoder = Encoder(shown, channels=s["channels"], features=s["features"]) if shown else None
         process = make_process(s["process"], betas=s["betas"], train_steps=s["train_steps"])
-        sizes = (spec.obs_dim + s["features"] * bool(shown),)
+        sizes = (s["features"] if self.context else spec.obs_dim + s["features"] * bool(shown),)
         kind = {key: s[key] for key in ("network", "horizon", "width", "layers", "heads")}
         self.denoiser = Denoiser(process, spec.action_dim, sizes, **kind)
 
     def told(self, obs: Observation) -> Tensor:
-        """obs [..., O] → the condition [..., C]: the normalised state, and what the encoder makes of the images."""
+        """obs [..., O] → the condition [..., C]: the normalised state, and what the encoder makes of the images.
+
+        Or what a transformer makes of state, images and instruction.
+        """
+        if self.context is not None:
+            return self.context(obs)
         state = self.normalize(obs.state)
         return state if self.encoder is None else torch.cat([state, self.encoder(obs.images)], -1)
 

@@ -1,0 +1,234 @@
+"""The small vision-language-action policy: how fast it decides, and what it learns from its own episodes.
+
+    python -m benchmarks.vla --parts speed
+    python -m benchmarks.vla --parts learning              # three seeds of each method; `--jobs` at a time
+
+`speed`: CPU-seconds to decide a chunk, of one process in turns: number by number anew each time, with a key-value
+cache, and in parallel. `learning`: a cube is put down between two glasses (franka/clutter), from clumsy demonstrations
+of which half succeed. A clone (SFT) is made once for each seed; methods then play the same scenes as often. Finished
+runs are not repeated. Writes `benchmarks/results/vla.jsonl`, prints tables in Markdown and draws docs/vla.png.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from benchmarks.report import RESULTS
+from pbrl.configs import compose_config
+from pbrl.data.rollout import LOCKSTEP, PolicyActor, RolloutWorkers, stack_observations
+from pbrl.models.policy import load_policy
+from pbrl.models.vla import VLAPolicy
+from pbrl.processor import processor_name
+from pbrl.training.evaluate import evaluation_seeds
+from pbrl.types import Environment, Observation, Policy, Spec
+
+FILE = RESULTS / "vla.jsonl"
+PICTURE = Path(__file__).parent.parent / "docs" / "vla.png"
+FOLDER = Path("runs/benchmark/vla")
+DATA = ["env=franka/clutter", "data=offset", "data.success=null", "data.behaviour.strength=0.015",
+        "data.behaviour.bias=[0,0,0]", "data.behaviour.hold=null", "data.behaviour.noise=0.05", "data.episodes=200",
+        "policy=vla", "policy.width=96", "policy.layers=2"]  # fmt: skip
+SFT = ["algo=bc", "algo.lr=1e-3", "algo.batch_size=96", "steps=1500", "eval_every=1500"]
+PLAYED = ["algo=tpo", "algo.iterations=2", "algo.scenes=60", "algo.samples=4", "steps=120", "eval_every=60",
+          "eval_episodes=20", "final_episodes=20"]  # fmt: skip
+TUNED = ["algo.beta=0.05", "algo.lr_after=1e-4", "algo.bc_weight=0.2"]
+STAGES = ["algo.stages=5", "algo.description=clutter", "algo.margin=0.3"]
+METHODS = {
+    "TPO, success and stages": [*PLAYED, "objective=bradley_terry", *TUNED, *STAGES],
+    "TPO, success": [*PLAYED, "objective=bradley_terry", *TUNED],
+    "KTO, success and stages": [*PLAYED, "objective=kto", *TUNED, *STAGES],
+    "filtered cloning": [*PLAYED, "algo.clone_winners=true", "algo.lr_after=5e-4"],
+}
+EPISODES = 96  # of a test, in scenes that nothing was learnt in
+MEASURES = {
+    "success": "success, %",
+    "collided": "episodes that touched a glass, %",
+    "contact_steps": "steps in contact",
+}
+DECIDED = {"horizon": 8, "execute": 8, "bins": 256, "width": 128, "layers": 3, "heads": 4, "channels": 16,
+           "temperature": 1.0}  # fmt: skip
+
+
+def measure_speed(rounds: int = 15) -> dict[str, Any]:
+    """CPU-seconds of one decision, medians over rounds in which all take turns, on one thread."""
+    torch.set_num_threads(1)
+    spec = Spec(4, 4, (0.0,) * 4, (1.0,) * 4, 120, {"corner2": (48, 48, 3), "gripperPOV": (48, 48, 3)}, False, ("a",))
+    parallel = VLAPolicy(spec, decode="parallel", **DECIDED)
+    in_turn = VLAPolicy(spec, decode="autoregressive", **DECIDED)
+    images = {name: torch.randint(0, 256, (1, 48, 48, 3), dtype=torch.uint8) for name in spec.images}
+    obs = Observation(torch.randn(1, 4), images, {"tokens": torch.ones(1, 16, dtype=torch.long)})
+    ways = {
+        "anew": lambda: in_turn.draw_bins(obs, 0.0, None, cached=False),
+        "cache": lambda: in_turn.draw_bins(obs, 0.0, None),
+        "parallel": lambda: parallel.draw_bins(obs, 0.0, None),
+    }
+    with torch.no_grad():
+        assert torch.equal(ways["anew"](), ways["cache"]()), "the same actions"
+        taken: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, decide in ways.items():
+                decide()
+                began = time.process_time()
+                decide()
+                taken[name].append(time.process_time() - began)
+    seconds = {name: float(np.median(own)) for name, own in taken.items()}
+    ratios = {f"{name}_ratio": float(np.median(np.divide(taken["anew"], own))) for name, own in taken.items()}
+    return {"part": "speed", "processor": processor_name(), "cpu_seconds": seconds, **ratios, "git": revision()}
+
+
+def revision() -> str:
+    """The commit."""
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+
+
+def run(name: str, seed: int, flags: Sequence[str], data_dir: str) -> Path:
+    """Trains, or finds a finished run; its folder."""
+    folder = FOLDER / f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
+    if not (folder / "result.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        fixed = ["threads=1", "workers=1", "compare=false", "video=false", "compile=never", "feedback=none",
+                 f"seed={seed}", f"run={folder}", f"data_dir={data_dir}"]  # fmt: skip
+        command = [sys.executable, "train.py", *DATA, *fixed, *flags]
+        with open(folder / "output.txt", "w") as output:
+            if subprocess.run(command, stdout=output, stderr=output).returncode:
+                raise RuntimeError(f"{' '.join(command)} failed; see {folder / 'output.txt'}")
+    return folder
+
+
+def watch(envs: Sequence[Environment], seeds: Sequence[int], policy: Policy) -> list[dict[str, float]]:
+    """Plays an episode for each seed: whether and when it succeeded, and for how many steps a glass was touched."""
+    actor = PolicyActor(policy)
+    obs = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
+    actor.start(envs, seeds)
+    horizon, running = envs[0].horizon, np.ones(len(seeds), bool)
+    won, touched = np.full(len(seeds), horizon), np.zeros(len(seeds))
+    for t in range(horizon):
+        actions = actor.act(stack_observations(obs), running)
+        for i, env in enumerate(envs):
+            obs[i], _, _, _, info = env.step(actions[i])
+            touched[i] += info["collisions"] > 0
+            won[i] = min(won[i], t) if info["success"] else won[i]
+    return [
+        {"success": float(w < horizon), "collided": float(c > 0), "contact_steps": float(c), "steps": float(w)}
+        for w, c in zip(won, touched, strict=True)
+    ]
+
+
+def evaluate_run(name: str, seed: int, folder: Path) -> dict[str, Any]:
+    """How often a run's policy succeeds and touches a glass, and how its own episodes went."""
+    file = folder / "test.json"
+    if not file.exists():
+        workers = RolloutWorkers(compose_config("train", *DATA)["env"], 1)
+        seeds = evaluation_seeds(EPISODES, 1)
+        shares = [list(seeds[i : i + LOCKSTEP]) for i in range(0, EPISODES, LOCKSTEP)]
+        played = [one for _, own in workers.map(watch, shares, load_policy(folder)) for one in own]
+        file.write_text(json.dumps({key: float(np.mean([one[key] for one in played])) for key in played[0]}))
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rollouts = [{k: e[k] for k in ("success", "stages", "telling_scenes")} for e in events if e["phase"] == "rollouts"]
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    return {
+        "part": "learning", "method": name, "seed": seed, "episodes": EPISODES, **json.loads(file.read_text()),
+        "rollouts": rollouts, "seconds": json.loads((folder / "result.json").read_text())["policy"]["seconds"],
+        "algo": config["algo"], "objective": config["objective"],
+        "git": json.loads((folder / "versions.json").read_text())["git"], "processor": processor_name(),
+    }  # fmt: skip
+
+
+def learn(seed: int, methods: Sequence[str], data_dir: str) -> list[dict[str, Any]]:
+    """The clone of a seed, and what methods make of it."""
+    clone = run("SFT", seed, SFT, data_dir)
+    lines = [evaluate_run("SFT", seed, clone)]
+    for method in methods:
+        folder = run(method, seed, [*METHODS[method], f"algo.start_from={clone}"], data_dir)
+        lines.append(evaluate_run(method, seed, folder))
+    return lines
+
+
+def table(lines: Sequence[dict[str, Any]]) -> str:
+    """Means over the seeds, and the smallest and largest; Markdown."""
+    rows = ["| method | seeds | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 2) + "|"]
+    for method in {line["method"]: None for line in lines}:
+        own, cells = [line for line in lines if line["method"] == method], []
+        for key, words in MEASURES.items():
+            found = [line[key] * (100 if words.endswith("%") else 1) for line in own]
+            digits = 0 if words.endswith("%") else 1
+            cells.append(f"{np.mean(found):.{digits}f} ({min(found):.{digits}f} to {max(found):.{digits}f})")
+        rows.append(f"| {method} | {len(own)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def draw(lines: Sequence[dict[str, Any]]) -> None:
+    """A panel for success and one for collisions; a bar for each method, and a dot for each seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    methods = list({line["method"]: None for line in lines})
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    for axes, (key, words) in zip(panels, list(MEASURES.items())[:2], strict=True):
+        for j, method in enumerate(methods):
+            found = [100 * line[key] for line in lines if line["method"] == method]
+            axes.bar(j, np.mean(found), 0.6, color=f"C{j}")
+            axes.plot([j] * len(found), found, ".k", markersize=5)
+        axes.set_xticks(
+            range(len(methods)), [m.replace(", ", ",\n").replace(" and", "\nand") for m in methods], fontsize=7
+        )
+        axes.set_ylabel(words)
+        axes.set_ylim(0, None)
+    figure.savefig(PICTURE, dpi=110)
+
+
+def write(lines: Sequence[dict[str, Any]], part: str) -> None:
+    """Replaces the lines of a part that were measured again."""
+
+    def key(line: dict[str, Any]) -> tuple[Any, ...]:
+        return line["part"], line.get("method"), line.get("seed"), line["processor"] if part == "speed" else None
+
+    old = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
+    new = {key(line) for line in lines}
+    kept = [line for line in old if key(line) not in new]
+    FILE.write_text("".join(json.dumps(line) + "\n" for line in [*kept, *lines]))
+
+
+def main() -> None:
+    """Measures what is asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=("speed", "learning"), default=["speed", "learning"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--data-dir", default=os.environ.get("PBRL_DATA", "datasets"))
+    given = parser.parse_args()
+    if "speed" in given.parts:
+        line = measure_speed()
+        print(json.dumps(line, indent=2))
+        write([line], "speed")
+    if "learning" in given.parts:
+        command = [sys.executable, "train.py", *DATA, "only=data", f"data_dir={given.data_dir}"]
+        subprocess.run(command, check=True)
+        with ThreadPoolExecutor(given.jobs) as pool:
+            jobs = [pool.submit(learn, seed, given.methods, given.data_dir) for seed in given.seeds]
+            lines = [line for job in jobs for line in job.result()]
+        write(lines, "learning")
+        measured = [json.loads(line) for line in FILE.read_text().splitlines()]
+        learned = [line for line in measured if line["part"] == "learning"]
+        order = ["SFT", *METHODS]
+        learned.sort(key=lambda line: (order.index(line["method"]), line["seed"]))
+        print(table(learned))
+        draw(learned)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What a vision-language-action policy observes, as tokens: state, patches of images, and words."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pbrl.models.layers import Normalize
+from pbrl.models.prefix_transformer import PrefixTransformer
+from pbrl.models.text import FIRST, WORDS
+from pbrl.types import Observation, Spec, UserError
+
+
+class Context(nn.Module):
+    """What is observed as tokens: the words of the instruction, patches of each camera's image, and the state."""
+
+    def __init__(self, spec: Spec, *, width: int, channels: int):
+        super().__init__()
+        self.normalize = Normalize(spec.obs_mean, spec.obs_std)
+        self.state = nn.Linear(spec.obs_dim, width)
+        self.cameras = tuple(spec.images)
+        self.eyes = Patches(spec.images, width=width, channels=channels) if spec.images else None
+        self.words = nn.Embedding(FIRST + len(spec.vocabulary), width) if spec.vocabulary else None
+        self.word_place = nn.Parameter(0.02 * torch.randn(WORDS, width)) if spec.vocabulary else None
+
+    def forward(self, obs: Observation) -> tuple[Tensor, Tensor]:
+        """obs [B, O] → tokens [B, C, W], and which of them are there [B, C] bool."""
+        state = self.state(self.normalize(obs.state))[:, None]
+        tokens, masks = [state], [torch.ones_like(state[..., 0], dtype=torch.bool)]
+        if self.eyes is not None:
+            seen = self.eyes(obs.images)
+            tokens.append(seen)
+            masks.append(torch.ones_like(seen[..., 0], dtype=torch.bool))
+        if self.words is not None:
+            words = obs.text["tokens"]
+            tokens.append(self.words(words) + self.word_place)
+            masks.append(words != 0)
+        return torch.cat([t.to(state.dtype) for t in tokens], 1), torch.cat(masks, 1)
+
+
+class Patches(nn.Module):
+    """Images {camera: [B, H, W, 3] uint8} → a token for each patch of 16 × 16 pixels of each: [B, P, width].
+
+    Four convolutions that halve the image, as transformers see better behind a few of them (Xiao et al. 2021,
+    arXiv:2106.14881). Raises UserError where cameras have images of several sizes.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], *, width: int, channels: int):
+        super().__init__()
+        sizes = {tuple(shape) for shape in shapes.values()}
+        if len(sizes) != 1:
+            raise UserError(f"the cameras {', '.join(shapes)} must have images of one size")
+        height, wide, _ = sizes.pop()
+        self.cameras, inputs = tuple(shapes), 3
+        self.convolutions = nn.ModuleList()
+        for outputs in (channels, 2 * channels, 2 * channels, width):
+            self.convolutions.append(nn.Conv2d(inputs, outputs, 3, 2, 1))
+            inputs, height, wide = outputs, (height + 1) // 2, (wide + 1) // 2
+        self.place = nn.Parameter(0.02 * torch.randn(len(self.cameras), height * wide, width))
+
+    def forward(self, images: dict[str, Tensor]) -> Tensor:
+        x = torch.stack([images[camera] for camera in self.cameras], 1)  # [B, cameras, H, W, 3]
+        count = len(x)
+        x = x.flatten(0, 1).movedim(-1, 1).float() / 255 - 0.5
+        for i, convolution in enumerate(self.convolutions):
+            x = convolution(x) if i == 3 else nn.functional.gelu(convolution(x))
+        x = x.flatten(2).transpose(1, 2).unflatten(0, (count, -1))  # [B, cameras, patches, width]
+        return (x + self.place).flatten(1, 2)
+
+
+class ContextReader(nn.Module):
+    """obs [..., O] → what one learnt query reads of all tokens, through a transformer: [..., width]."""
+
+    def __init__(self, spec: Spec, *, width: int, layers: int, heads: int, channels: int):
+        super().__init__()
+        self.context = Context(spec, width=width, channels=channels)
+        self.trunk = PrefixTransformer(width=width, layers=layers, heads=heads)
+        self.query = nn.Parameter(0.02 * torch.randn(1, 1, width))
+
+    def forward(self, obs: Observation) -> Tensor:
+        lead = obs.state.shape[:-1]
+        cache = self.trunk.read(*self.context(flatten(obs, len(lead))))
+        hidden, _ = self.trunk.go_on(self.query.expand(len(cache.mask), -1, -1), cache, causal=False)
+        return hidden[:, 0].view(*lead, -1)
+
+
+def flatten(obs: Observation, dims: int) -> Observation:
+    """obs [..., O] with `dims` leading axes → [B, O]; of none, one is added."""
+
+    def flat(x: Tensor) -> Tensor:
+        return x.flatten(0, dims - 1) if dims else x[None]
+
+    images, text = ({k: flat(v) for k, v in part.items()} for part in (obs.images, obs.text))
+    return Observation(flat(obs.state), images, text)

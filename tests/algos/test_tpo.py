@@ -1,0 +1,166 @@
+"""Trajectory-wise preference optimization: its formula, and what it learns from its own episodes."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from pbrl.data.rollout import RolloutWorkers
+from pbrl.data.table import Table
+from pbrl.data.trajectories import play_iteration
+from pbrl.models.policy import save_policy
+from pbrl.models.vla import VLAPolicy
+from pbrl.objectives import bradley_terry
+from pbrl.training.batches import Data
+from pbrl.types import UserError
+from tests import toy
+from tests.parts import build, draw_batches, made_up_data
+
+ENV = {"_target_": "tests.toy.Point", "horizon": 16, "goal_radius": 0.5}
+LEARN = {"pretrain_steps": 200, "lr": 3e-3, "lr_after": 3e-3, "batch_size": 16, "scenes": 48, "samples": 4}
+
+
+def test_tpo_is_its_formula():
+    """-log sigmoid(beta (log pi(w) - log pi_ref(w) - log pi(l) + log pi_ref(l))), over all that was carried out."""
+    tpo = build("algo/tpo", policy="vla", objective=bradley_terry, beta=0.3, bc_weight=0.5)
+    (batch,) = draw_batches(tpo, 1)
+    with torch.no_grad():
+        for p in tpo.policy.parameters():
+            p.add_(0.1 * torch.randn_like(p))  # no longer the policy that played
+    own, policy = batch.own, tpo.policy
+    log_prob = torch.zeros(16, 2)
+    for b in range(16):
+        for k in range(2):
+            for d in range(3):
+                steps = policy.log_prob_steps(
+                    own.chunks.obs._replace(state=own.chunks.obs.state[b, k, d][None]), own.chunks.action[b, k, d][None]
+                )[0]
+                log_prob[b, k] += (steps * own.chunks.mask[b, k, d]).sum()
+    ratio = (log_prob - own.log_prob).double()
+    lead = torch.where(own.label == 1, ratio[:, 1] - ratio[:, 0], ratio[:, 0] - ratio[:, 1])
+    expected = -torch.log(torch.sigmoid(0.3 * lead)).mean()
+    bc = -policy.score(batch.chunks).sum() / batch.chunks.mask.sum()
+    metrics = tpo.update(batch)
+    assert metrics["tpo"].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert metrics["bc"].item() == pytest.approx(bc.item(), rel=1e-4)
+    assert abs(expected - np.log(2)) > 0.02, "not where it began"
+
+
+def test_it_begins_at_indifference():
+    tpo = build("algo/tpo", policy="vla")
+    (batch,) = draw_batches(tpo, 1)
+    metrics = tpo.update(batch)
+    assert metrics["tpo"].item() == pytest.approx(np.log(2), abs=1e-5) and abs(metrics["ratio"]) < 1e-4
+
+
+def test_per_step_scores_do_not_depend_on_length():
+    tpo = build("algo/tpo", policy="vla", objective=bradley_terry, per_step=True, beta=1.0)
+    (batch,) = draw_batches(tpo, 1)
+    steps = batch.own.chunks.mask.sum((-2, -1))
+    assert len(steps.unique()) > 1
+    shifted = batch._replace(own=batch.own._replace(log_prob=batch.own.log_prob - 0.7 * steps))
+    before = copy.deepcopy(tpo).update(batch)["tpo"]
+    assert tpo.update(shifted)["tpo"].item() == pytest.approx(before.item(), abs=1e-5)
+
+
+def test_filtered_cloning_reads_winners_alone():
+    tpo = build("algo/tpo", policy="vla", clone_winners=True)
+    (batch,) = draw_batches(tpo, 1)
+    won = batch.own.success
+    assert won.any() and not won.all()
+    other = batch.own.chunks.action.clone()
+    other[~won] = -other[~won]
+    changed = batch._replace(own=batch.own._replace(chunks=batch.own.chunks._replace(action=other)))
+    log_prob, steps = tpo.policy.score_chunks(batch.own.chunks), batch.own.chunks.mask.sum((-2, -1))
+    expected = -(won * log_prob).sum() / (won * steps).sum()
+    assert copy.deepcopy(tpo).update(batch)["winners_bc"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert copy.deepcopy(tpo).update(changed)["winners_bc"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_where_nothing_can_be_compared_nothing_is_learnt():
+    tpo = build("algo/tpo", policy="vla")
+    (batch,) = draw_batches(tpo, 1)
+    tied = batch._replace(own=batch.own._replace(label=torch.full((16,), 0.5), confidence=torch.zeros(16)))
+    before = copy.deepcopy(tpo.policy.state_dict())
+    assert tpo.update(tied)["tpo"] == 0
+    assert all(torch.equal(value, before[key]) for key, value in tpo.policy.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policy": "mlp"}, "always acts alike: policy.std"),
+        ({"policy": "diffusion"}, "drawn anew each time"),
+        ({"samples": 1}, "2 or more of each"),
+        ({"objective": "plackett_luce"}, "compares two episodes"),
+    ],
+)
+def test_settings_that_cannot_be_learnt_from(changes, message):
+    with pytest.raises(UserError, match=message):
+        build("algo/tpo", **{"policy": "vla"} | changes)
+
+
+def test_it_starts_from_the_policy_of_a_run(tmp_path):
+    first, data = build("policy/vla"), made_up_data("pair")
+    with torch.no_grad():
+        first.place.add_(1.0)
+    save_policy(first, tmp_path / "policy.pt")
+    tpo = build("algo/tpo", policy="vla", start_from=str(tmp_path))
+    clone, tune = tpo.phases(8)
+    assert clone.steps == 0
+    tune.before(data)
+    assert torch.equal(tpo.policy.place, first.place)
+    other = build("algo/tpo", policy=build("policy/vla", bins=9), start_from=str(tmp_path))
+    with pytest.raises(UserError, match=r"another policy .*bins \(8, here 9\)"):
+        other.start(data)
+    with pytest.raises(UserError, match="there is no policy at"):
+        build("algo/tpo", policy="vla", start_from=str(tmp_path / "none")).start(data)
+
+
+def wins(policy: VLAPolicy) -> float:
+    episodes = play_iteration(
+        RolloutWorkers(ENV, 1), policy, build("algo/tpo", policy="vla").rollouts._replace(scenes=64), 9, 9, 16
+    )
+    return episodes.success.float().mean().item()
+
+
+@pytest.fixture(scope="module")
+def clone():
+    """A policy cloned from episodes of which half walk away from the goal; and the data."""
+    table = Table(toy.episodes(60))
+    tpo = build("algo/tpo", table.spec(), policy=build("policy/vla", table.spec(), **SIZES), **LEARN)
+    data = Data(table, torch.Generator().manual_seed(0))
+    first = tpo.phases(1)[0]
+    for _ in range(first.steps):
+        first.update(first.draw(data))
+    return tpo.policy, data
+
+
+SIZES = {"horizon": 4, "execute": 4, "bins": 16, "width": 32, "layers": 1}
+
+
+def learn(clone, *, is_wrong: bool = False, **changes) -> VLAPolicy:
+    policy, data = copy.deepcopy(clone)
+    tpo = build("algo/tpo", policy.spec, policy=policy, **LEARN | changes)
+    plan = tpo.rollouts
+    for iteration in range(1, 3):
+        own = play_iteration(RolloutWorkers(ENV, 1), policy, plan, 0, iteration, 16)
+        own.score = -own.score if is_wrong else own.score
+        own.success = ~own.success if is_wrong else own.success
+        data.set_trajectories(own, margin=0.0, same_scene=plan.same_scene)
+        for _ in range(40):
+            tpo.update(tpo.draw(data))
+    return policy
+
+
+@pytest.mark.parametrize(
+    "changes", [{"objective": bradley_terry}, {"clone_winners": True}, {"objective": "kto"}], ids=str
+)
+def test_a_policy_gets_better_by_its_own_episodes(clone, changes):
+    before, after = wins(clone[0]), wins(learn(clone, **changes))
+    assert 0.2 < before < 0.7 and after > before + 0.2
+
+
+def test_wrong_scores_make_it_worse(clone):
+    assert wins(learn(clone, is_wrong=True)) < wins(clone[0]) - 0.1

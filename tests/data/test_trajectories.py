@@ -1,0 +1,139 @@
+"""A policy's own episodes as it decided them."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from pbrl.data.rollout import PolicyActor, RolloutWorkers, rollout
+from pbrl.data.trajectories import (
+    from_state,
+    likelihood,
+    measure,
+    play,
+    play_iteration,
+    scenes_of,
+    score,
+    to_state,
+    to_trajectories,
+)
+from pbrl.training.batches import Data, better_pairs
+from pbrl.training.evaluate import evaluation_seeds
+from pbrl.types import Rollouts, Spec
+from tests import toy
+from tests.parts import build, made_up_data
+
+PLAN = Rollouts(2, 6, 3, success=5.0, time=0.0, confidence=0.0, stages=0.0, margin=0.0, same_scene=True)
+ENV = {"_target_": "tests.toy.Point", "horizon": 10, "goal_radius": 0.8}
+SCENES = range(40, 46)
+
+
+def chunky(images: bool = False):
+    spec = Spec(2, 2, (0.0,) * 2, (1.0,) * 2, 10, {"above": (32, 32, 3)} if images else {})
+    return build("policy/vla", spec, horizon=4, execute=3)
+
+
+def test_a_trajectory_is_its_episode():
+    policy = chunky(images=True)
+    workers = RolloutWorkers({**ENV, "images": ["above"], "image_size": 32}, 1)
+    played = play(workers, policy, SCENES, 2)
+    own = to_trajectories(played, policy, 2, horizon=12)
+    assert own.chunks.mask.shape == (12, 4, 4) and own.scene.tolist() == [i // 2 for i in range(12)]
+    for i, (episode, images, *_) in enumerate(played):
+        assert episode.seed == SCENES[i // 2] and len(episode.action) == 10
+        np.testing.assert_array_equal(own.chunks.obs.state[i], episode.obs[:10:3])
+        carried_out = own.chunks.action[i][own.chunks.mask[i] > 0]
+        np.testing.assert_array_equal(carried_out, episode.action)
+        env = toy.Point(images=["above"], image_size=32)
+        for d in range(4):
+            env.restore(0, episode.state[3 * d], 3 * d)
+            np.testing.assert_array_equal(own.chunks.obs.images["above"][i, d], env.render(32, 32))
+        np.testing.assert_array_equal(images["above"], own.chunks.obs.images["above"][i])
+        assert own.success[i] == episode.success.any()
+        assert own.steps[i] == (np.argmax(episode.success) if episode.success.any() else 10)
+    assert own.chunks.mask[:, -1].sum(-1).tolist() == [1.0] * 12, "of the last chunk one action"
+    torch.testing.assert_close(own.log_prob, policy.score_chunks(own.chunks))
+    torch.testing.assert_close(likelihood(policy, own.chunks), own.log_prob)
+
+
+def test_samples_of_a_scene_begin_alike_and_differ_then():
+    played = play(RolloutWorkers(ENV, 1), chunky(), SCENES, 2)
+    for one, other in zip(played[::2], played[1::2], strict=True):
+        np.testing.assert_array_equal(one.episode.obs[0], other.episode.obs[0])
+        assert not np.array_equal(one.episode.action, other.episode.action)
+    again = play(RolloutWorkers(ENV, 1), chunky(), SCENES, 2)
+    assert all(np.array_equal(a.episode.action, b.episode.action) for a, b in zip(played, again, strict=True))
+    salted = play(RolloutWorkers(ENV, 1), chunky(), SCENES, 2, salt=1)
+    assert not any(np.array_equal(a.episode.action, b.episode.action) for a, b in zip(played, salted, strict=True))
+
+
+@pytest.mark.slow
+def test_any_number_of_processes_plays_the_same():
+    policies = {"vla": chunky(), "mlp": build("policy/mlp", chunky().spec, std=0.5)}
+    for name, policy in policies.items():
+        workers = RolloutWorkers(ENV, 2)
+        together, alone = play(workers, policy, range(20), 2), play(RolloutWorkers(ENV, 1), policy, range(20), 2)
+        workers.close()
+        for a, b in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(a.episode.action, b.episode.action, name)
+
+
+def test_scenes_are_no_others():
+    used = [set(scenes_of(seed, iteration, 1000)) for seed in range(3) for iteration in range(1, 4)]
+    assert sum(map(len, used)) == len(set().union(*used))
+    assert not set().union(*used) & set(evaluation_seeds(1000, 20_000)) and max(map(max, used)) < 2**31
+
+
+def test_scores():
+    policy = chunky()
+    own = to_trajectories(play(RolloutWorkers(ENV, 1), policy, SCENES, 2), policy, 2, 10)
+    won = torch.arange(12) % 3 == 0
+    own.success, own.steps = won, torch.arange(12)
+    found = score(own, PLAN._replace(time=1.0, confidence=0.5), 10).score
+    expected = 5.0 * won - torch.arange(12) / 10 + 0.5 * own.log_prob / 10
+    torch.testing.assert_close(found, expected)
+    assert measure(score(own, PLAN, 10))["telling_scenes"] == pytest.approx(4 / 6)
+    again = from_state(to_state(own), torch.device("cpu"))
+    assert torch.equal(again.chunks.action, own.chunks.action) and torch.equal(again.log_prob, own.log_prob)
+
+
+def test_only_episodes_that_scored_differently_in_one_scene_are_compared():
+    own = play_iteration(RolloutWorkers(ENV, 1), chunky(), PLAN, 0, 1, 10)
+    own.score = torch.tensor([0.0, 1.0, 3.0] * 2 + [2.0] * 12)
+    assert better_pairs(own, 0.0, True).tolist() == [[0, 1], [0, 2], [1, 2], [3, 4], [3, 5], [4, 5]]
+    assert better_pairs(own, 1.0, True).tolist() == [[0, 2], [1, 2], [3, 5], [4, 5]]
+    assert len(better_pairs(own, 0.0, False)) > 50
+    data = made_up_data("pair")
+    data.set_trajectories(own, margin=0.0, same_scene=True)
+    drawn = data.trajectory_comparisons(200)
+    assert set(drawn.label.tolist()) == {0.0, 1.0} and drawn.confidence.all()
+    marked = data.trajectory_comparisons(200, unpaired=True)
+    assert marked.label.sum(1).tolist() == [1.0] * 200
+    own.score = torch.zeros(18)
+    data.set_trajectories(own, margin=0.0, same_scene=True)
+    assert not data.trajectory_comparisons(8).confidence.any(), "nothing to compare"
+
+
+def test_the_label_is_of_the_second_episode():
+    own = play_iteration(RolloutWorkers(ENV, 1), chunky(), PLAN, 0, 1, 10)
+    own.score = torch.arange(18.0)
+    own.log_prob = torch.arange(18.0)  # to be recognised by
+    data = Data(made_up_data("pair").table, torch.Generator().manual_seed(0))
+    data.set_trajectories(own, margin=0.0, same_scene=True)
+    for unpaired in (False, True):
+        drawn = data.trajectory_comparisons(100, unpaired=unpaired)
+        is_second_better = drawn.log_prob[:, 1] > drawn.log_prob[:, 0]
+        label = drawn.label[:, 1] if unpaired else drawn.label
+        assert torch.equal(label, is_second_better.float()) and 20 < label.sum() < 80
+
+
+def test_images_are_rendered_only_where_a_policy_looks(monkeypatch):
+    policy, drawn = chunky(images=True), []
+    render = toy.Point.render
+    monkeypatch.setattr(toy.Point, "render", lambda self, *args: drawn.append(self.t) or render(self, *args))
+    env = toy.Point(horizon=10, images=["above"], image_size=32)
+    seen = copy.copy(env)
+    (episode,) = rollout([env], PolicyActor(policy), [7])
+    assert drawn == [0, 3, 6, 9] and len(episode.obs) == 11
+    assert seen.renders and env.renders

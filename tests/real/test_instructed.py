@@ -1,0 +1,64 @@
+"""A policy that reads instructions, on the arm: it is told in words, and its recordings say what."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from pbrl.data import episodes
+from pbrl.models.policy import save_policy
+from pbrl.types import Spec, UserError
+from real.agent import Agent
+from robots.observations import ROBOT_DIM
+from tests import forks
+from tests.parts import build, config
+
+SIZE = ROBOT_DIM + 3
+WORDS = ("down", "go", "left", "right")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A policy that moves a little, here or there as it is told."""
+    made = tmp_path_factory.mktemp("run")
+    (made / "config.yaml").write_text(yaml.safe_dump({"env": config("env=franka/reach")["env"]}))
+    spec = Spec(SIZE, 4, (0.0,) * SIZE, (1.0,) * SIZE, 30, {}, False, WORDS)
+    policy = build("policy/vla", spec, horizon=4, execute=4, bins=64, width=16, heads=2, layers=1)
+    with torch.no_grad():
+        policy.context.words.weight.mul_(10)
+    save_policy(policy, made / "policy.pt")
+    return made
+
+
+def test_it_does_what_it_is_told(folder, tmp_path):
+    command = ["-m", "real.deploy", "--sim", f"policy={folder}", "steps=20", f"record={tmp_path}"]
+    done = forks.run([*command, "instruction=go left, quickly"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "the policy was never told quickly" in done.stdout
+    (episode,) = episodes.read(tmp_path)
+    assert episode.instruction == "go left, quickly" and len(episode.action) > 12
+
+
+def test_other_words_are_other_actions(folder):
+    actions = []
+    for told in ("go left", "go right", "Go left!"):
+        agent = Agent(folder, "panda", told)
+        agent.state_vector = lambda state: np.zeros(SIZE)  # type: ignore[method-assign]
+        actions.append(agent.act(None, {})[1])  # type: ignore[arg-type]
+    assert not np.array_equal(actions[0], actions[1]) and np.array_equal(actions[0], actions[2])
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [(None, "does what it is told in words"), ("", "told in words"), ("dance", "none of its words; they are down, go")],
+)
+def test_an_instruction_that_it_cannot_read_is_refused(folder, told, message):
+    with pytest.raises(UserError, match=message):
+        Agent(folder, "panda", told)
+
+
+def test_a_policy_that_reads_none_takes_none(folder, tmp_path):
+    (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
+    save_policy(build("policy/mlp", Spec(SIZE, 4, (0.0,) * SIZE, (1.0,) * SIZE, 30)), tmp_path / "policy.pt")
+    with pytest.raises(UserError, match="reads no instructions"):
+        Agent(tmp_path, "panda", "go left")
