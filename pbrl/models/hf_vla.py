@@ -24,7 +24,8 @@ from pbrl.models.hf_backbone import Checkpoint, Inputs, VisionLanguageModel, has
 from pbrl.models.layers import Normalize
 from pbrl.models.policy import LikelihoodPolicy
 from pbrl.models.text import FIRST
-from pbrl.models.vla import choose, flatten
+from pbrl.models.vla import choose
+from pbrl.models.vla_context import flatten
 from pbrl.ranges import Finite, NotNegative, Positive, Size, Whole
 from pbrl.types import Observation, Segment, Spec, UserError
 
@@ -80,6 +81,7 @@ class HFPolicy(LikelihoodPolicy):
             "instruction": instruction, "horizon": horizon, "execute": execute,
         }  # fmt: skip
         self.spec, self.horizon, self.execute, self.instruction = spec, horizon, execute, instruction
+        self.reads_words = bool(spec.vocabulary) and not instruction
         self.vlm = VisionLanguageModel(
             self.files, rank=lora_rank, alpha=lora_alpha, dtype=dtype, at_once=at_once, head=self.says_words,
             loads=spec.max_steps > 1,
@@ -227,7 +229,7 @@ class FlowVLA(HFPolicy):
     """A transformer of `width`, `layers` and `heads` draws chunks in `sample_steps` Euler steps, told the state and the
     model's features; `times` is how many noises and times each chunk of a score is drawn at."""
 
-    says_words = False
+    says_words = is_exact = False
 
     def __init__(
         self, spec: Spec, *, sample_steps: Size, width: Size, layers: Size, heads: Size, times: Size, **shared: Any

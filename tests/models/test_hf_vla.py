@@ -475,6 +475,7 @@ def test_an_instruction_that_is_missing(folders):
     with pytest.raises(UserError, match="the data say no instruction"):
         token_vla(folders / "llava", mute)
     always = token_vla(folders / "llava", mute, instruction="press the button")
+    assert token_vla(folders / "llava").reads_words and not always.reads_words
     told = token_vla(folders / "llava")
     obs = observe(2, said=SAID[:1])
     assert torch.equal(always.plan(obs._replace(text={})), told.plan(obs))
