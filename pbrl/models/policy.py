@@ -26,6 +26,7 @@ class LikelihoodPolicy(nn.Module):
     is_exact: bool = True  # whether its likelihoods are, or a bound of them that is drawn anew each time
     reads_words: bool = False  # whether it acts by the instruction
     execute: int = 1  # of them that are carried out before the next chunk
+    eager: bool = False  # whether its updates can be neither compiled nor stacked for several seeds
 
     def reset(self) -> None:
         """Starts an episode; a policy without memory has nothing to forget."""
@@ -80,6 +81,11 @@ def check_single_steps(policy: LikelihoodPolicy, algorithm: str) -> None:
         )
 
 
+def is_eager(learner: nn.Module) -> bool:
+    """Whether a learner trains a policy whose updates cannot be compiled."""
+    return any(isinstance(part, LikelihoodPolicy) and part.eager for part in learner.modules())
+
+
 def save_policy(policy: Any, path: str | Path) -> None:
     """Writes all that is needed to run the policy. Raises UserError where a parameter is NaN: training diverged."""
     name = f"{type(policy).__module__}.{type(policy).__name__}"
@@ -108,6 +114,8 @@ def load_policy(path: str | Path, device: str = "cpu") -> Policy:
             raise ValueError(f"{name} is none of pbrl's policies")
         policy = get_class(name)(Spec(**_spec(saved["spec"])), **saved["settings"])
         policy.load_state_dict(saved["state"])
+    except UserError:  # in the policy's own words
+        raise
     except FileNotFoundError:
         raise UserError(f"there is no policy at {path}; a finished run writes policy.pt into its folder") from None
     except Exception as error:

@@ -17,6 +17,7 @@ from pbrl.feedback.labels import Labels
 from pbrl.feedback.sources.reference import Reference
 from pbrl.feedback.store.address import sqlite_file
 from pbrl.feedback.strategies import needs_reward
+from pbrl.models.policy import is_eager
 from pbrl.objectives import Objective
 from pbrl.ranges import check_values, hints_of
 from pbrl.run.build import build, build_algorithm, build_objective, build_reward, check_part, name_of
@@ -67,7 +68,7 @@ def validate(settings: RunSettings) -> Plan:
     learnt = draws_of(reward.phases()) if reward else draws
     asks = bool((learnt.names | draws.names) & ANSWERS)
     _check_learners(settings, draws, learnt, reward)
-    _check_seeds(settings, reward)
+    _check_seeds(settings, algo, reward)
     _check_objectives(settings, algo, reward)
     if settings.only != "data" and asks:
         _check_source(settings, env)
@@ -147,9 +148,11 @@ def _check_learners(settings: RunSettings, draws: Draws, learnt: Draws, reward: 
         )
 
 
-def _check_seeds(settings: RunSettings, reward: Any) -> None:
+def _check_seeds(settings: RunSettings, algo: Any, reward: Any) -> None:
     if settings.seeds == 1:
         return
+    if is_eager(algo):
+        raise UserError(f"{name_of(settings.policy)} trains one seed at a time: seeds=1, and a run each for others")
     if distributed.world_size() > 1:
         raise UserError("several processes share one seed's batches: with torchrun, seeds=1")
     if needs_reward(settings.query.strategy):

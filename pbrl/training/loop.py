@@ -20,7 +20,7 @@ from pbrl import distributed, files
 from pbrl.data.rollout import RolloutWorkers, make_environment
 from pbrl.data.trajectories import describe, fingerprint, from_state, measure, play_iteration, to_state
 from pbrl.feedback.asking import Asking
-from pbrl.models.policy import LikelihoodPolicy, save_policy
+from pbrl.models.policy import LikelihoodPolicy, is_eager, save_policy
 from pbrl.settings import Query, Schedule
 from pbrl.training import interrupts
 from pbrl.training.engine import Engine, Updates, learner_of, wants_compile
@@ -105,6 +105,8 @@ class Training:
         return engine.prepare_stack(stack, stage.phases[0], self._draw_example(stage))
 
     def _is_compiled(self, stage: Stage) -> bool:
+        if is_eager(learner_of(stage.phases[0])):
+            return False
         total = sum(other.steps for other in self.stages if other.name == stage.name)
         return wants_compile(self.compile, total)
 
