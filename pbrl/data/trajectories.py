@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
-from pbrl.data.rollout import LOCKSTEP, Observed, PolicyActor, RolloutWorkers, rollout
+from pbrl.data.frames import without_images
+from pbrl.data.rollout import LOCKSTEP, Observed, PolicyActor, RolloutWorkers, make_environment, rollout
 from pbrl.models.policy import LikelihoodPolicy
 from pbrl.stages.costs import score_stages
 from pbrl.stages.description import Stages
@@ -130,9 +131,12 @@ def score_episode(env: Environment, episode: Episode, description: Stages) -> fl
 
 
 def play_iteration(
-    workers: RolloutWorkers, policy: LikelihoodPolicy, plan: Rollouts, seed: int, iteration: int, horizon: int
+    workers: RolloutWorkers, policy: LikelihoodPolicy, plan: Rollouts, seed: int, iteration: int
 ) -> Trajectories:
-    """The episodes of an iteration, at most `horizon` steps each, scored as the plan says."""
+    """The episodes of an iteration, scored as the plan says."""
+    env = make_environment(without_images(workers.env))
+    horizon = env.horizon
+    env.close()
     scenes = scenes_of(seed, iteration, plan.scenes)
     with tqdm(total=plan.scenes * plan.samples, desc=f"rollouts {iteration}", unit="episode") as bar:
         settings = {"salt": seed * 1000 + iteration, "description": plan.description, "progress": bar.update}

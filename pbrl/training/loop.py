@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from pbrl import distributed, files
-from pbrl.data.rollout import RolloutWorkers, make_environment
+from pbrl.data.rollout import RolloutWorkers
 from pbrl.data.trajectories import describe, fingerprint, from_state, measure, play_iteration, to_state
 from pbrl.feedback.asking import Asking
 from pbrl.models.policy import LikelihoodPolicy, is_eager, save_policy
@@ -156,8 +156,7 @@ class Training:
             found = files.load(file, torch.device("cpu"))
             if is_new and (found is None or found["policy"] != fingerprint(policy)):  # else played before a stop
                 assert self.workers is not None
-                horizon = make_environment(self.workers.env).horizon
-                own = play_iteration(self.workers, policy, plan, replica.seed, self.iteration, horizon)
+                own = play_iteration(self.workers, policy, plan, replica.seed, self.iteration)
                 found = {"policy": fingerprint(policy), "trajectories": to_state(own)}
                 file.parent.mkdir(exist_ok=True)
                 files.save(file, found)

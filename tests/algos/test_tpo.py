@@ -120,7 +120,7 @@ def test_it_starts_from_the_policy_of_a_run(tmp_path):
 
 def wins(policy: VLAPolicy) -> float:
     episodes = play_iteration(
-        RolloutWorkers(ENV, 1), policy, build("algo/tpo", policy="vla").rollouts._replace(scenes=64), 9, 9, 16
+        RolloutWorkers(ENV, 1), policy, build("algo/tpo", policy="vla").rollouts._replace(scenes=64), 9, 9
     )
     return episodes.success.float().mean().item()
 
@@ -145,7 +145,7 @@ def learn(clone, *, is_wrong: bool = False, **changes) -> VLAPolicy:
     tpo = build("algo/tpo", policy.spec, policy=policy, **LEARN | changes)
     plan = tpo.rollouts
     for iteration in range(1, 3):
-        own = play_iteration(RolloutWorkers(ENV, 1), policy, plan, 0, iteration, 16)
+        own = play_iteration(RolloutWorkers(ENV, 1), policy, plan, 0, iteration)
         own.score = -own.score if is_wrong else own.score
         own.success = ~own.success if is_wrong else own.success
         data.set_trajectories(own, margin=0.0, same_scene=plan.same_scene)

@@ -99,7 +99,7 @@ def test_scores():
 
 
 def test_only_episodes_that_scored_differently_in_one_scene_are_compared():
-    own = play_iteration(RolloutWorkers(ENV, 1), chunky(), PLAN, 0, 1, 10)
+    own = play_iteration(RolloutWorkers(ENV, 1), chunky(), PLAN, 0, 1)
     own.score = torch.tensor([0.0, 1.0, 3.0] * 2 + [2.0] * 12)
     assert better_pairs(own, 0.0, True).tolist() == [[0, 1], [0, 2], [1, 2], [3, 4], [3, 5], [4, 5]]
     assert better_pairs(own, 1.0, True).tolist() == [[0, 2], [1, 2], [3, 5], [4, 5]]
@@ -116,7 +116,7 @@ def test_only_episodes_that_scored_differently_in_one_scene_are_compared():
 
 
 def test_the_label_is_of_the_second_episode():
-    own = play_iteration(RolloutWorkers(ENV, 1), chunky(), PLAN, 0, 1, 10)
+    own = play_iteration(RolloutWorkers(ENV, 1), chunky(), PLAN, 0, 1)
     own.score = torch.arange(18.0)
     own.log_prob = torch.arange(18.0)  # to be recognised by
     data = Data(made_up_data("pair").table, torch.Generator().manual_seed(0))
