@@ -5,8 +5,10 @@
 
 `speed`: CPU-seconds to decide a chunk, of one process in turns: number by number anew each time, with a key-value
 cache, and in parallel. `learning`: a cube is put down between two glasses (franka/clutter), from clumsy demonstrations
-of which half succeed. A clone (SFT) is made once for each seed; methods then play the same scenes as often. Finished
-runs are not repeated. Writes `benchmarks/results/vla.jsonl`, prints tables in Markdown and draws docs/vla.png.
+of which half succeed. A clone (SFT) is made once for each seed; methods then play the same scenes as often. `mt10`: a
+clone of 500 demonstrations of ten tasks, in scenes of training, in others, told in words that no training had, and told
+another task's words; and a clone of nine tasks on the tenth. Finished runs are not repeated. Writes
+`benchmarks/results/vla.jsonl`, prints tables in Markdown and draws docs/vla.png.
 """
 
 import argparse
@@ -31,8 +33,10 @@ from pbrl.models.vla import VLAPolicy
 from pbrl.processor import processor_name
 from pbrl.training.evaluate import evaluation_seeds
 from pbrl.types import Environment, Observation, Policy, Spec
+from sim.multitask import SETS
 
 FILE = RESULTS / "vla.jsonl"
+PARTS = ("speed", "learning", "mt10")
 PICTURE = Path(__file__).parent.parent / "docs" / "vla.png"
 FOLDER = Path("runs/benchmark/vla")
 DATA = ["env=franka/clutter", "data=offset", "data.success=null", "data.behaviour.strength=0.015",
@@ -48,6 +52,16 @@ METHODS = {
     "TPO, success": [*PLAYED, "objective=bradley_terry", *TUNED],
     "KTO, success and stages": [*PLAYED, "objective=kto", *TUNED, *STAGES],
     "filtered cloning": [*PLAYED, "algo.clone_winners=true", "algo.lr_after=5e-4"],
+}
+MT10 = ["env=multitask/mt10", "data=expert", "policy=vla", "env.layouts=50", *SFT, "algo.batch_size=128", "steps=2000",
+        "eval_every=2000"]  # fmt: skip
+LEFT_OUT = "window-close"
+NINE = [task for task in SETS["mt10"] if task != LEFT_OUT]
+MT10_TESTS = {  # flags of the environment, and whether it is told what the next task is
+    "scenes of training": ({}, False),
+    "other scenes": ({"layouts": 0}, False),
+    "other words": ({"layouts": 0, "phrasings": "held_out"}, False),
+    "words of another task": ({"layouts": 0}, True),
 }
 EPISODES = 96  # of a test, in scenes that nothing was learnt in
 MEASURES = {
@@ -91,14 +105,14 @@ def revision() -> str:
     return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
 
 
-def run(name: str, seed: int, flags: Sequence[str], data_dir: str) -> Path:
+def run(name: str, seed: int, flags: Sequence[str], data_dir: str, data: Sequence[str] = DATA) -> Path:
     """Trains, or finds a finished run; its folder."""
     folder = FOLDER / f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
     if not (folder / "result.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         fixed = ["threads=1", "workers=1", "compare=false", "video=false", "compile=never", "feedback=none",
                  f"seed={seed}", f"run={folder}", f"data_dir={data_dir}"]  # fmt: skip
-        command = [sys.executable, "train.py", *DATA, *fixed, *flags]
+        command = [sys.executable, "train.py", *data, *fixed, *flags]
         with open(folder / "output.txt", "w") as output:
             if subprocess.run(command, stdout=output, stderr=output).returncode:
                 raise RuntimeError(f"{' '.join(command)} failed; see {folder / 'output.txt'}")
@@ -151,6 +165,40 @@ def learn(method: str, seed: int, data_dir: str) -> Path:
     return run(method, seed, [*METHODS[method], f"algo.start_from={clone}"], data_dir) if method != "SFT" else clone
 
 
+def tell(envs: Sequence[Environment], seeds: Sequence[int], policy: Policy, wrong: bool) -> list[bool]:
+    """Plays an episode for each seed, told what its task is, or what that of the next one is: whether it succeeded."""
+    actor = PolicyActor(policy)
+    obs = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
+    actor.start(envs, seeds)
+    if wrong and actor.tokens is not None:
+        actor.tokens = np.roll(actor.tokens, 1, axis=0)
+    won = np.zeros(len(seeds), bool)
+    for _ in range(envs[0].horizon):
+        actions = actor.act(stack_observations(obs), ~won)
+        for i, env in enumerate(envs):
+            obs[i], _, _, _, info = env.step(actions[i])
+            won[i] |= info["success"]
+    return won.tolist()
+
+
+def evaluate_mt10(seed: int, whole: Path, nine: Path) -> dict[str, Any]:
+    """How often a clone of ten tasks succeeds in each of the tests, and one of nine on the tenth."""
+
+    def success(folder: Path, changes: dict[str, Any], wrong: bool) -> float:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        workers = RolloutWorkers({**config["env"], **changes}, 2)
+        first = evaluation_seeds(100, 1)[0] // 10 * 10
+        shares = [list(range(first + i, first + i + 10)) for i in range(0, 100, 10)]
+        found = [won for _, own in workers.map(tell, shares, load_policy(folder), wrong) for won in own]
+        workers.close()
+        return float(np.mean(found))
+
+    tests = {name: success(whole, *how) for name, how in MT10_TESTS.items()}
+    tests["task left out"] = success(nine, {"layouts": 0, "tasks": [LEFT_OUT]}, False)
+    git = json.loads((whole / "versions.json").read_text())["git"]
+    return {"part": "mt10", "method": "SFT", "seed": seed, "tests": tests, "git": git, "processor": processor_name()}
+
+
 def table(lines: Sequence[dict[str, Any]]) -> str:
     """Means over the seeds, and the smallest and largest; Markdown."""
     rows = ["| method | seeds | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 2) + "|"]
@@ -201,7 +249,7 @@ def write(lines: Sequence[dict[str, Any]], part: str) -> None:
 def main() -> None:
     """Measures what is asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=("speed", "learning"), default=["speed", "learning"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2)
@@ -211,6 +259,20 @@ def main() -> None:
         line = measure_speed()
         print(json.dumps(line, indent=2))
         write([line], "speed")
+    if "mt10" in given.parts:
+        recipes = {"mt10": ["data.episodes=500"], "mt10-nine": ["data.episodes=450", f"env.tasks=[{','.join(NINE)}]"]}
+        for recipe in recipes.values():
+            subprocess.run([sys.executable, "train.py", *MT10, *recipe, "only=data", f"data_dir={given.data_dir}"])
+        with ThreadPoolExecutor(given.jobs) as pool:
+            jobs = [pool.submit(run, name, seed, recipe, given.data_dir, MT10)
+                    for seed in given.seeds for name, recipe in recipes.items()]  # fmt: skip
+            made = [job.result() for job in jobs]
+        pairs = zip(given.seeds, made[::2], made[1::2], strict=True)
+        lines = [evaluate_mt10(seed, whole, nine) for seed, whole, nine in pairs]
+        write(lines, "mt10")
+        for name in lines[0]["tests"]:
+            found = [100 * line["tests"][name] for line in lines]
+            print(f"| {name} | {np.mean(found):.0f} ({min(found):.0f} to {max(found):.0f}) |")
     if "learning" in given.parts:
         command = [sys.executable, "train.py", *DATA, "only=data", f"data_dir={given.data_dir}"]
         subprocess.run(command, check=True)
