@@ -52,6 +52,7 @@ METHODS = {
     "TPO, success": [*PLAYED, "objective=bradley_terry", *TUNED],
     "KTO, success and stages": [*PLAYED, "objective=kto", *TUNED, *STAGES],
     "filtered cloning": [*PLAYED, "algo.clone_winners=true", "algo.lr_after=5e-4"],
+    "filtered cloning, success and stages": [*PLAYED, "algo.clone_winners=true", "algo.lr_after=5e-4", *STAGES],
 }
 MT10 = ["env=multitask/mt10", "data=expert", "policy=vla", "env.layouts=50", *SFT, "algo.batch_size=128", "steps=2000",
         "eval_every=2000"]  # fmt: skip

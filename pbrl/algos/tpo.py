@@ -8,6 +8,7 @@ played, so what it gives is known from playing.
 
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from pbrl.distributed import all_reduce_mean
@@ -34,9 +35,9 @@ class TPO(nn.Module):
     In each of `iterations`, `scenes` are played `samples` times. An episode scores `success` if it succeeds, plus
     `stages` times exp(-cost) by the stage description `description`, less `time` times the share of its steps that it
     took, plus `confidence` times the log-likelihood of its actions per step. Episodes whose scores differ by no more
-    than `margin` are not compared; with `same_scene=false` they are of any two scenes. With `clone_winners` there is no
-    comparison: episodes that succeeded are cloned (filtered behavior cloning). `start_from` is the folder of a run
-    whose policy is tuned, and then nothing is cloned first.
+    than `margin` are not compared; with `same_scene=false` they are of any two scenes. With `clone_winners` the better
+    one is cloned if it succeeded, and nothing else is read (filtered behavior cloning). `start_from` is the folder of a
+    run whose policy is tuned, and then nothing is cloned first.
     """
 
     def __init__(
@@ -128,7 +129,8 @@ class TPO(nn.Module):
         steps = own.chunks.mask.sum((-2, -1))
         bc = -self.policy.score(batch.chunks).sum() / all_reduce_mean(batch.chunks.mask.sum())
         if self.clone_winners:
-            won = own.success.float()
+            better = torch.stack([1 - own.label, own.label], 1) if own.label.ndim == 1 else own.label
+            won = (better > 0.5).float() * own.success
             loss = -(won * log_prob).sum() / all_reduce_mean((won * steps).sum()).clamp(min=1.0)
             metrics = {"winners_bc": loss.detach()}
         else:

@@ -67,8 +67,10 @@ def test_per_step_scores_do_not_depend_on_length():
 def test_filtered_cloning_reads_winners_alone():
     tpo = build("algo/tpo", policy="vla", clone_winners=True)
     (batch,) = draw_batches(tpo, 1)
-    won = batch.own.success
-    assert won.any() and not won.all()
+    success = batch.own.success
+    success[0] = True  # both did: the better one counts
+    won = success & torch.stack([batch.own.label < 0.5, batch.own.label > 0.5], 1)
+    assert won.any(1).all() and not won.all(1).any() and batch.own.label[0] != 0.5
     other = batch.own.chunks.action.clone()
     other[~won] = -other[~won]
     changed = batch._replace(own=batch.own._replace(chunks=batch.own.chunks._replace(action=other)))
