@@ -157,7 +157,7 @@ def learn(clone, *, is_wrong: bool = False, **changes) -> VLAPolicy:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"objective": bradley_terry}, {"clone_winners": True}, {"objective": "kto"}], ids=str
+    "changes", [{"objective": "bradley_terry"}, {"clone_winners": True}, {"objective": "kto"}], ids=str
 )
 def test_a_policy_gets_better_by_its_own_episodes(clone, changes):
     before, after = wins(clone[0]), wins(learn(clone, **changes))
