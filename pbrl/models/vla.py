@@ -15,7 +15,7 @@ from pbrl.models.chunks import ChunkQueue, to_chunks
 from pbrl.models.diffusion.noise import EpisodeNoise
 from pbrl.models.policy import LikelihoodPolicy
 from pbrl.models.prefix_transformer import Cache, PrefixTransformer
-from pbrl.models.vla_context import Context, flatten
+from pbrl.models.vla_context import ContextTokens, flatten
 from pbrl.ranges import NotNegative, Size
 from pbrl.types import Observation, Segment, Spec, UserError
 
@@ -56,7 +56,7 @@ class VLAPolicy(LikelihoodPolicy):
         self.spec, self.horizon, self.execute, self.temperature = spec, horizon, execute, temperature
         self.reads_words = bool(spec.vocabulary)
         self.bins, self.is_parallel = ActionBins(bins), decode == "parallel"
-        self.context = Context(spec, width=width, channels=channels)
+        self.context = ContextTokens(spec, width=width, channels=channels)
         self.trunk = PrefixTransformer(width=width, layers=layers, heads=heads)
         places, outputs = (horizon, spec.action_dim * bins) if self.is_parallel else (horizon * spec.action_dim, bins)
         self.place = nn.Parameter(0.02 * torch.randn(places, width))

@@ -11,7 +11,7 @@ from pbrl.models.text import FIRST, WORDS
 from pbrl.types import Observation, Spec, UserError
 
 
-class Context(nn.Module):
+class ContextTokens(nn.Module):
     """What is observed as tokens: the words of the instruction, patches of each camera's image, and the state."""
 
     def __init__(self, spec: Spec, *, width: int, channels: int):
@@ -73,7 +73,7 @@ class ContextReader(nn.Module):
 
     def __init__(self, spec: Spec, *, width: int, layers: int, heads: int, channels: int):
         super().__init__()
-        self.context = Context(spec, width=width, channels=channels)
+        self.context = ContextTokens(spec, width=width, channels=channels)
         self.trunk = PrefixTransformer(width=width, layers=layers, heads=heads)
         self.query = nn.Parameter(0.02 * torch.randn(1, 1, width))
 

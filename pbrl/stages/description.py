@@ -1,16 +1,14 @@
 """A stage description: yaml that says into which stages a task falls, and what costs in each.
 
 For each task a list of stages. A stage is over once its `done` holds: two keypoints within a distance. Its `costs` are
-of these kinds (all of them numbers without unit, 0 for what is wanted):
+of these kinds, numbers without unit, 0 for what is wanted:
 
-| kind | settings | cost of a stage |
-|---|---|---|
-| distance | between, | how far apart they came to be, as a share of how far they were when the stage began |
-| path | of | how much longer its way was than the straight one: 1 is twice as long |
-| height | of, above or below (m) | share of steps in which it was higher, or lower |
-| speed | of, above (m/s) | share of steps in which it was faster |
-| collision | between, nearer (m), flat | share of steps in which they were nearer; flat: seen from above |
-| contact | between, farther (m) | share of steps in which they were farther apart |
+- distance (`between`): how near two keypoints came, as a share of how far they were when the stage began
+- path (`of`): how much longer its way was than the straight one; 1 is twice as long
+- height (`of`, `above` or `below`, m): share of steps in which it was higher, or lower
+- speed (`of`, `above`, m/s): share of steps in which it was faster
+- collision (`between`, `nearer`, m, `flat`: seen from above): share of steps in which they were nearer
+- contact (`between`, `farther`, m): share of steps in which they were farther apart
 
 A cost counts `weight` times (1) what it has beyond its `tolerance` (0). Most kinds are those of GRAPE, Zhang et al.
 2024, arXiv:2411.19309, in definitions of ours.
