@@ -202,7 +202,8 @@ def test_after_an_outage_nothing_that_was_meant_for_earlier_moves_the_arm(mock, 
     stream(control, 0.5)
     arm_report = mock.request()
     assert arm_report["oldest"] < OVER_S, "no command whose way was over was executed"
-    assert arm_report["count"].get("late", 0) <= 1 and arm_report["fastest"] < 1
+    late = arm_report["count"].get("late", 0)  # a backlog would be dozens; a busy machine makes one or two late
+    assert late < 5 and arm_report["fastest"] < 1
     assert np.abs(np.array(arm_report["q"]) - q).max() < 0.02, "and the arm stayed"
     assert control.report().phase == "fault"
     control.close()
