@@ -14,15 +14,14 @@ from torch import Tensor
 
 from pbrl.models.action_statistics import action_range
 from pbrl.models.bins import TokenBins
-from pbrl.models.chunks import ChunkQueue, to_chunks
+from pbrl.models.chunk_policy import ChunkPolicy
+from pbrl.models.chunks import to_chunks
 from pbrl.models.diffusion.denoiser import Denoiser
-from pbrl.models.diffusion.noise import EpisodeNoise
 from pbrl.models.diffusion.policy import Chance
 from pbrl.models.diffusion.process import Flow
 from pbrl.models.diffusion.sampler import Sampler
 from pbrl.models.hf_backbone import Checkpoint, Inputs, VisionLanguageModel, hash_weights
 from pbrl.models.layers import Normalize
-from pbrl.models.policy import LikelihoodPolicy
 from pbrl.models.text import FIRST
 from pbrl.models.vla import choose
 from pbrl.models.vla_context import flatten
@@ -30,7 +29,7 @@ from pbrl.ranges import Finite, NotNegative, Positive, Size, Whole
 from pbrl.types import Observation, Segment, Spec, UserError
 
 
-class HFPolicy(LikelihoodPolicy):
+class HFPolicy(ChunkPolicy):
     """A chunk of `horizon` actions, of which `execute` are carried out, from the model saved in the folder `path`.
 
     `weights` is the sha256 that its weights must have; None: any. What is saved is the adapter, the head and that hash.
@@ -57,10 +56,7 @@ class HFPolicy(LikelihoodPolicy):
         execute: Size,
     ):
         super().__init__()
-        if execute > horizon:
-            raise UserError(f"policy.execute={execute} actions of a chunk of policy.horizon={horizon}: at most all")
-        if 1 < spec.max_steps < horizon:  # 1: nothing is known of the data yet
-            raise UserError(f"policy.horizon={horizon}, but the longest episode has {spec.max_steps} steps: lower it")
+        self.set_chunks(spec, horizon, execute)
         if not spec.images:
             raise UserError("policy=hf_vla sees through cameras: name some with env.images=[…]")
         self.files = Checkpoint(path, prompt=prompt, image_token=image_token)
@@ -80,23 +76,12 @@ class HFPolicy(LikelihoodPolicy):
             "lora_alpha": lora_alpha, "at_once": at_once, "prompt": prompt, "image_token": image_token,
             "instruction": instruction, "horizon": horizon, "execute": execute,
         }  # fmt: skip
-        self.spec, self.horizon, self.execute, self.instruction = spec, horizon, execute, instruction
+        self.instruction = instruction
         self.reads_words = bool(spec.vocabulary) and not instruction
         self.vlm = VisionLanguageModel(
             self.files, rank=lora_rank, alpha=lora_alpha, dtype=dtype, at_once=at_once, head=self.says_words,
             loads=spec.max_steps > 1,
         )  # fmt: skip
-        self.queue, self.noise = ChunkQueue(execute), EpisodeNoise()
-
-    def reset(self) -> None:
-        self.queue.reset()
-        self.noise.reset()
-
-    def looks(self) -> bool:
-        return self.queue.is_empty()
-
-    def explore_from(self, seed: int) -> None:
-        self.noise.salt = seed
 
     def told(self, obs: Observation) -> tuple[list[list[Any]], list[str]]:
         """obs [B, O] → its images by row and camera, and the instructions. Raises UserError where one is missing."""

@@ -60,8 +60,7 @@ class LikelihoodPolicy(nn.Module):
 
     def score_chunks(self, chunks: Segment) -> Tensor:
         """Chunks as they were decided, obs [..., D, O], action [..., D, K, A], mask [..., D, K] → as `score`: [...]."""
-        if self.horizon > 1:
-            raise NotImplementedError
+        assert self.horizon == 1, "a policy of chunks says itself how likely they are"
         return (self.log_prob(chunks.obs, chunks.action[..., 0, :]) * chunks.mask[..., 0]).sum(-1)
 
     def explore_from(self, seed: int) -> None:

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from pbrl.models.bins import ActionBins
-from pbrl.models.chunks import ChunkQueue, to_chunks
-from pbrl.models.diffusion.noise import EpisodeNoise
-from pbrl.models.policy import LikelihoodPolicy
+from pbrl.models.chunk_policy import ChunkPolicy
+from pbrl.models.chunks import to_chunks
 from pbrl.models.prefix_transformer import Cache, PrefixTransformer
 from pbrl.models.vla_context import ContextTokens, flatten
 from pbrl.ranges import NotNegative, Size
@@ -22,7 +21,7 @@ from pbrl.types import Observation, Segment, Spec, UserError
 DECODE = ("parallel", "autoregressive")
 
 
-class VLAPolicy(LikelihoodPolicy):
+class VLAPolicy(ChunkPolicy):
     """Plans `horizon` actions and carries out `execute` of them.
 
     It acts on the most likely bins, or, with `explore`, on bins drawn at the `temperature`. Raises UserError.
@@ -45,15 +44,12 @@ class VLAPolicy(LikelihoodPolicy):
         super().__init__()
         if decode not in DECODE:
             raise UserError(f"policy.decode={decode}: it is {' or '.join(DECODE)}")
-        if execute > horizon:
-            raise UserError(f"policy.execute={execute} actions of a chunk of policy.horizon={horizon}: at most all")
-        if 1 < spec.max_steps < horizon:  # 1: nothing is known of the data yet
-            raise UserError(f"policy.horizon={horizon}, but the longest episode has {spec.max_steps} steps: lower it")
+        self.set_chunks(spec, horizon, execute)
         self.settings = {
             "horizon": horizon, "execute": execute, "decode": decode, "bins": bins, "width": width, "layers": layers,
             "heads": heads, "channels": channels, "temperature": temperature,
         }  # fmt: skip
-        self.spec, self.horizon, self.execute, self.temperature = spec, horizon, execute, temperature
+        self.temperature = temperature
         self.reads_words = bool(spec.vocabulary)
         self.bins, self.is_parallel = ActionBins(bins), decode == "parallel"
         self.context = ContextTokens(spec, width=width, channels=channels)
@@ -62,16 +58,8 @@ class VLAPolicy(LikelihoodPolicy):
         self.place = nn.Parameter(0.02 * torch.randn(places, width))
         self.taken = None if self.is_parallel else nn.Embedding(bins, width)  # what a bin tells those after it
         self.out = nn.Linear(width, outputs)
-        self.queue, self.noise = ChunkQueue(execute), EpisodeNoise()
 
     # Acting
-
-    def reset(self) -> None:
-        self.queue.reset()
-        self.noise.reset()
-
-    def looks(self) -> bool:
-        return self.queue.is_empty()
 
     @torch.no_grad()
     def act(self, obs: Observation, explore: bool = False) -> Tensor:
@@ -111,9 +99,6 @@ class VLAPolicy(LikelihoodPolicy):
                 tokens = self.taken(drawn[-1])[:, None] + self.place[i + 1]  # type: ignore[misc]
                 x = torch.cat([x, tokens], 1)
         return torch.stack(drawn, 1).unflatten(1, (self.horizon, size))
-
-    def explore_from(self, seed: int) -> None:
-        self.noise.salt = seed
 
     # Likelihood
 

@@ -10,18 +10,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pbrl.models.chunks import ChunkQueue, to_chunks
+from pbrl.models.chunk_policy import ChunkPolicy
+from pbrl.models.chunks import to_chunks
 from pbrl.models.diffusion.average import Average
 from pbrl.models.diffusion.denoiser import Denoiser
-from pbrl.models.diffusion.noise import EpisodeNoise
 from pbrl.models.diffusion.process import make_process
 from pbrl.models.diffusion.sampler import Sampler
 from pbrl.models.encoders import Encoder
 from pbrl.models.layers import Normalize
-from pbrl.models.policy import LikelihoodPolicy
 from pbrl.models.vla_context import ContextReader
 from pbrl.ranges import OpenShare, Size, Whole
-from pbrl.types import Observation, Segment, Spec, UserError
+from pbrl.types import Observation, Segment, Spec
 
 
 class Chance(NamedTuple):
@@ -31,7 +30,7 @@ class Chance(NamedTuple):
     eps: Tensor  # [M, ..., W, K, A]
 
 
-class DiffusionPolicy(LikelihoodPolicy):
+class DiffusionPolicy(ChunkPolicy):
     """Plans `horizon` actions and carries out `execute` of them. Acts with an average of its parameters over updates.
 
     `process` is ddpm, edm or flow; `sampler` ancestral, ddim, dpm_solver, euler or heun. `times` is how many noises and
@@ -64,31 +63,20 @@ class DiffusionPolicy(LikelihoodPolicy):
         context_layers: Whole = 0,
     ):
         super().__init__()
-        if execute > horizon:
-            raise UserError(f"policy.execute={execute} actions of a chunk of policy.horizon={horizon}: at most all")
-        if 1 < spec.max_steps < horizon:  # 1: nothing is known of the data yet
-            raise UserError(f"policy.horizon={horizon}, but the longest episode has {spec.max_steps} steps: lower it")
+        self.set_chunks(spec, horizon, execute)
         self.settings = {
             "horizon": horizon, "execute": execute, "process": process, "betas": betas, "train_steps": train_steps,
             "sampler": sampler, "sample_steps": sample_steps, "network": network, "width": width, "layers": layers,
             "heads": heads, "times": times, "average": average, "channels": channels, "features": features,
             "context_layers": context_layers,
         }  # fmt: skip
-        self.spec, self.horizon, self.execute, self.times = spec, horizon, execute, times
+        self.times = times
         self.reads_words = bool(context_layers and spec.vocabulary)
         self.model = ActionDenoiser(spec, self.settings)
         self.average = Average(self.model, average)
         self.sampler = Sampler(self.model.denoiser.process, method=sampler, steps=sample_steps, clip=1.0)
-        self.queue, self.noise = ChunkQueue(execute), EpisodeNoise()
 
     # Acting
-
-    def reset(self) -> None:
-        self.queue.reset()
-        self.noise.reset()
-
-    def looks(self) -> bool:
-        return self.queue.is_empty()
 
     @torch.no_grad()
     def act(self, obs: Observation, explore: bool = False) -> Tensor:
