@@ -171,8 +171,8 @@ def tell(envs: Sequence[Environment], seeds: Sequence[int], policy: Policy, wron
     actor = PolicyActor(policy)
     obs = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
     actor.start(envs, seeds)
-    if wrong and actor.tokens is not None:
-        actor.tokens = np.roll(actor.tokens, 1, axis=0)
+    if wrong:
+        actor.text = {name: np.roll(told, 1, axis=0) for name, told in actor.text.items()}
     won = np.zeros(len(seeds), bool)
     for _ in range(envs[0].horizon):
         actions = actor.act(stack_observations(obs), ~won)

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
+from pbrl.data.rollout import to_observation, to_text
 from pbrl.data.video import square
 from pbrl.models.policy import load_policy
-from pbrl.models.text import check_instruction, tokenize, unknown_words
-from pbrl.types import Observation, UserError
+from pbrl.models.text import check_instruction, unknown_words
+from pbrl.rollout import environment_of
+from pbrl.types import UserError
 from real.robot import State
 from robots import arm as arms
 from robots.actions import ActionMapping
@@ -20,12 +21,9 @@ TARGETS = ("sim.tabletop.Tabletop", "sim.franka.Franka")  # environments whose o
 CONTROL_HZ = 20.0
 
 
-def read_env(folder: Path) -> dict[str, Any]:
-    """The settings of the environment that a run trained on. Raises UserError."""
-    try:
-        env = yaml.safe_load((folder / "config.yaml").read_text())["env"]
-    except (OSError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is not the folder of a run ({error})") from error
+def read_env(folder: str | Path) -> dict[str, Any]:
+    """The settings of the environment that a run, or a server's policy, trained on. Raises UserError."""
+    env = environment_of(folder, [])
     if env["_target_"] not in TARGETS:
         raise UserError(f"{folder} trained on {env['_target_']}, not on env=tabletop/…: it does not fit an arm")
     if env["task"] in KEYPOINTS and env.get("state", "full") == "full":
@@ -37,12 +35,12 @@ def read_env(folder: Path) -> dict[str, Any]:
 
 
 class Agent:
-    """The policy of a run. `robot` is the name of the arm that it is to move; `instruction` is what it is told to do.
+    """The policy of a run's `folder`, or of a server, on the arm `robot`; `instruction` is what it is told to do.
 
     Raises UserError, also where a policy that reads instructions has none, or none that it knows a word of.
     """
 
-    def __init__(self, folder: Path, robot: str, instruction: str | None = None):
+    def __init__(self, folder: str | Path, robot: str, instruction: str | None = None):
         self.folder, self.policy, self.env = folder, load_policy(folder), read_env(folder)
         if self.env["robot"] != robot:
             raise UserError(
@@ -56,18 +54,18 @@ class Agent:
         self.cameras: list[str] = list(self.env.get("images") or [])
         self.instruction, self.text = self._read(instruction)
 
-    def _read(self, instruction: str | None) -> tuple[str, dict[str, torch.Tensor]]:
+    def _read(self, instruction: str | None) -> tuple[str, dict[str, np.ndarray]]:
         """What the policy is told, and as it reads it."""
-        vocabulary = self.policy.spec.vocabulary
         if not self.policy.reads_words:
             if instruction is not None:
                 raise UserError(f"{self.folder} reads no instructions: leave instruction=… out")
             return "", {}
-        check_instruction(instruction or "", vocabulary)
-        unknown = unknown_words(instruction or "", vocabulary)
+        vocabulary, told = self.policy.spec.vocabulary, instruction or ""
+        check_instruction(told, vocabulary)
+        unknown = unknown_words(told, vocabulary)
         if unknown:
             print(f"WARNING: the policy was never told {', '.join(unknown)}; it reads the other words")
-        return instruction or "", {"tokens": torch.from_numpy(tokenize([instruction or ""], vocabulary))}
+        return told, to_text([told], self.policy)
 
     def state_vector(self, state: State) -> np.ndarray:
         """The state part of the policy's observation, [O]."""
@@ -80,6 +78,6 @@ class Agent:
         """The state part of the observation, [O], and actions [K, A]; `images` [H, W, 3] of its cameras."""
         vector = self.state_vector(state).astype(np.float32)
         size = self.env.get("image_size", 0)
-        views = {name: torch.from_numpy(square(images[name], size))[None] for name in self.cameras}
-        chunk = self.policy.plan(Observation(torch.from_numpy(vector)[None], views, self.text))  # [1, K, A]
+        views = {name: square(images[name], size)[None] for name in self.cameras}
+        chunk = self.policy.plan(to_observation({"state": vector[None], "images": views}, self.text))  # [1, K, A]
         return vector, chunk[0].numpy()

@@ -51,7 +51,7 @@ def deploy(settings: dict[str, Any], mode: str, signals: StopSignals) -> int:
     Raises UserError.
     """
     check_settings(settings, mode)
-    folder = Path(settings["policy"]).expanduser()
+    folder = settings["policy"]
     robot_settings = load_robot_settings(settings["robot"] or read_env(folder)["robot"])
     agent = Agent(folder, robot_settings["robot"], settings["instruction"])
     robot_settings["objects"], robot_settings["goal"] = agent.objects, agent.needs_goal

@@ -83,7 +83,12 @@ class Session:
                 images, outcome = self._read_images(report.state, begun - last_image)
                 if images is not None:
                     last_image = begun
-                    self._step(scheduled, begun, report, report.state, before, images)
+                    try:
+                        self._step(scheduled, begun, report, report.state, before, images)
+                    except UserError as error:  # of a policy on a server
+                        self.stop()
+                        write(f"\r{error}", file=sys.stderr)
+                        outcome = "aborted:policy_gone"
                     before = report
             if not outcome and is_success is not None and t % CHECK_EVERY == CHECK_EVERY - 1 and is_success():
                 outcome = "success"

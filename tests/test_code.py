@@ -45,7 +45,7 @@ def functions() -> Iterator[Found]:
 
 def _functions(file: Path, parent: ast.AST, owner: ast.ClassDef | None, is_public: bool) -> Iterator[Found]:
     for node in ast.iter_child_nodes(parent):
-        shown = is_public and not getattr(node, "name", "").startswith("_")
+        shown = is_public and not (getattr(node, "name", None) or "").startswith("_")
         if isinstance(node, Function):
             text = ast.get_docstring(node)
             body = node.body[1:] if text is not None else node.body

@@ -6,7 +6,7 @@ that cannot be restored to a stored state may have their frames kept while they 
 
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from hydra.utils import get_class, instantiate
 from pbrl import processes
 from pbrl.data.inspection import refuse_non_finite
 from pbrl.data.video import VideoWriter
-from pbrl.models.text import tokenize
+from pbrl.models.text import to_bytes, tokenize
 from pbrl.processor import available_cores
 from pbrl.types import Environment, Episode, Observation, Policy, UserError
 
@@ -51,19 +51,18 @@ class PolicyActor:
 
     def __init__(self, policy: Policy, explore: bool = False):
         self.policy, self.explore = policy, explore
-        self.tokens: np.ndarray | None = None  # [N, WORDS], what the policy is told in words
+        self.text: dict[str, np.ndarray] = {}  # what the policy is told in words, as in Observation
 
     def start(self, envs: Sequence[Environment], seeds: Sequence[int]) -> None:
         """Starts an episode of the policy."""
         self.policy.reset()
-        told = [env.instruction for env in envs] if self.policy.reads_words else []
-        self.tokens = tokenize(told, self.policy.spec.vocabulary) if told else None
+        self.text = to_text([env.instruction for env in envs], self.policy)
 
     def looks(self) -> bool:
         return self.policy.looks()
 
     def act(self, obs: Observed, running: np.ndarray) -> np.ndarray:
-        return self.policy.act(to_observation(obs, self.tokens), self.explore).numpy()
+        return self.policy.act(to_observation(obs, self.text), self.explore).numpy()
 
     def source(self, i: int) -> str:
         """Always "policy"."""
@@ -79,11 +78,19 @@ def stack_observations(observations: Sequence[Observed]) -> Observed:
     return {"state": np.stack([o["state"] for o in observations]), "images": images}
 
 
-def to_observation(obs: Observed, tokens: np.ndarray | None = None) -> Observation:
-    """A batch of observations as policies take it, with the words [N, WORDS] of their instructions."""
+def to_text(instructions: Sequence[str], policy: Policy) -> dict[str, np.ndarray]:
+    """Instructions as the policy reads them: the words that it knows, or all as it is; nothing where it reads none."""
+    if not policy.reads_words:
+        return {}
+    words = policy.spec.vocabulary
+    return {"tokens": tokenize(instructions, words)} if words else {"utf8": to_bytes(instructions)}
+
+
+def to_observation(obs: Observed, told: Mapping[str, np.ndarray] | None = None) -> Observation:
+    """A batch of observations as policies take it, with their instructions."""
     import torch  # not above: clips for people are rendered without it
 
-    text = {} if tokens is None else {"tokens": torch.from_numpy(tokens)}
+    text = {name: torch.from_numpy(own) for name, own in (told or {}).items()}
     if not isinstance(obs, dict):
         return Observation(torch.from_numpy(obs), text=text)
     images = {camera: torch.from_numpy(batch) for camera, batch in obs["images"].items()}

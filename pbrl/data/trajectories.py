@@ -115,7 +115,7 @@ def _play(
         Played(
             episode,
             {camera: np.stack([seen[camera][i] for seen in actor.seen]) for camera in cameras},
-            None if actor.tokens is None else actor.tokens[i],
+            actor.text["tokens"][i] if "tokens" in actor.text else None,
             score_episode(envs[i], episode, description) if description else 0.0,
         )
         for i, episode in enumerate(episodes)

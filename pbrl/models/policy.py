@@ -98,8 +98,12 @@ def save_policy(policy: Any, path: str | Path) -> None:
 
 
 def load_policy(path: str | Path, device: str = "cpu") -> Policy:
-    """Reads a policy back, ready to act. Raises UserError."""
-    path = Path(path)
+    """Reads a policy back, ready to act, or reaches one on a server: ws://…, or a yaml of one. Raises UserError."""
+    if is_served(path):
+        from pbrl.serving.client import load_served  # not above: it is a policy too
+
+        return load_served(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         seeds = sorted(path.glob("seed*/policy.pt"))
         if seeds:
@@ -120,6 +124,11 @@ def load_policy(path: str | Path, device: str = "cpu") -> Policy:
     except Exception as error:
         raise UserError(f"{path} is not a policy that this version can read ({error})") from error
     return policy.to(device).eval()
+
+
+def is_served(where: str | Path) -> bool:
+    """Whether a policy's name is the address of a server, or a file that describes one."""
+    return str(where).startswith(("ws://", "wss://")) or str(where).endswith((".yaml", ".yml"))
 
 
 def load_same(path: str | Path, policy: LikelihoodPolicy) -> Any:

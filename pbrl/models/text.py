@@ -8,6 +8,7 @@ import numpy as np
 from pbrl.types import UserError
 
 WORDS = 16  # of an instruction; what follows is not read
+BYTES = 512  # of an instruction that is handed on as it is
 NONE, UNKNOWN, FIRST = 0, 1, 2  # tokens: no word, a word that the data never had, the first of the vocabulary
 
 
@@ -31,12 +32,29 @@ def tokenize(instructions: Sequence[str], vocabulary: Sequence[str]) -> np.ndarr
     return tokens
 
 
+def to_bytes(instructions: Sequence[str]) -> np.ndarray:
+    """Instructions of B episodes as they are → UTF-8 [B, BYTES] uint8, with zeros after their end."""
+    rows = np.zeros((len(instructions), BYTES), np.uint8)
+    for row, instruction in zip(rows, instructions, strict=True):
+        data = instruction.encode()
+        if len(data) > BYTES:
+            raise UserError(f"an instruction of {len(data)} bytes: at most {BYTES} are read")
+        row[: len(data)] = np.frombuffer(data, np.uint8)
+    return rows
+
+
+def to_instruction(row: np.ndarray) -> str:
+    """What `to_bytes` made of an instruction, read back: [BYTES] → text."""
+    return row.tobytes().rstrip(b"\0").decode()
+
+
 def check_instruction(instruction: str, vocabulary: Sequence[str]) -> None:
-    """Raises UserError for an instruction without words, or with none that a policy was trained with."""
+    """Raises UserError for an instruction without words, or with none that a policy was trained with, which knows all
+    words where its `vocabulary` is empty."""
     words = words_of(instruction)
     if not words:
         raise UserError('this policy does what it is told in words: give it instruction="…"')
-    if not set(words) & set(vocabulary):
+    if vocabulary and not set(words) & set(vocabulary):
         raise UserError(
             f"instruction={instruction!r}: this policy was trained with none of its words; they are "
             f"{', '.join(vocabulary)}"
@@ -45,4 +63,4 @@ def check_instruction(instruction: str, vocabulary: Sequence[str]) -> None:
 
 def unknown_words(instruction: str, vocabulary: Sequence[str]) -> list[str]:
     """Words that a policy was never trained with, and so does not understand."""
-    return [word for word in words_of(instruction) if word not in vocabulary]
+    return [word for word in words_of(instruction) if vocabulary and word not in vocabulary]
