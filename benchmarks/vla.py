@@ -51,8 +51,8 @@ METHODS = {
     "TPO, success and stages": [*PLAYED, "objective=bradley_terry", *TUNED, *STAGES],
     "TPO, success": [*PLAYED, "objective=bradley_terry", *TUNED],
     "KTO, success and stages": [*PLAYED, "objective=kto", *TUNED, *STAGES],
-    "filtered cloning": [*PLAYED, "algo.clone_winners=true", "algo.lr_after=5e-4"],
-    "filtered cloning, success and stages": [*PLAYED, "algo.clone_winners=true", "algo.lr_after=5e-4", *STAGES],
+    "filtered cloning": [*PLAYED, "algo.clone=winners", "algo.lr_after=5e-4"],
+    "filtered cloning, success and stages": [*PLAYED, "algo.clone=winners", "algo.lr_after=5e-4", *STAGES],
 }
 MT10 = ["env=multitask/mt10", "data=expert", "policy=vla", "env.layouts=50", *SFT, "algo.batch_size=128", "steps=2000",
         "eval_every=2000"]  # fmt: skip
@@ -83,9 +83,9 @@ def measure_speed(rounds: int = 15) -> dict[str, Any]:
     images = {name: torch.randint(0, 256, (1, 48, 48, 3), dtype=torch.uint8) for name in spec.images}
     obs = Observation(torch.randn(1, 4), images, {"tokens": torch.ones(1, 16, dtype=torch.long)})
     ways = {
-        "anew": lambda: in_turn.draw_bins(obs, 0.0, None, cached=False),
-        "cache": lambda: in_turn.draw_bins(obs, 0.0, None),
-        "parallel": lambda: parallel.draw_bins(obs, 0.0, None),
+        "anew": lambda: in_turn.draw_bins(obs, None, cached=False),
+        "cache": lambda: in_turn.draw_bins(obs, None),
+        "parallel": lambda: parallel.draw_bins(obs, None),
     }
     with torch.no_grad():
         assert torch.equal(ways["anew"](), ways["cache"]()), "the same actions"

@@ -144,12 +144,12 @@ class AttributeWindows(NamedTuple):
 
 
 class TrajectoryComparisons(NamedTuple):
-    """Pairs of whole episodes of a policy, D decisions each, as `Comparisons` are pairs of segments."""
+    """Pairs of a policy's episodes, or of parts of them, D decisions each, as `Comparisons` are pairs of segments."""
 
-    chunks: Segment  # obs [B, 2, D, O], action [B, 2, D, K, A], mask [B, 2, D, K]: 1 for what was carried out
+    chunks: Segment  # obs [B, 2, D, O], action [B, 2, D, K, A], mask [B, 2, D, K]: 1 for what is compared
     label: Tensor  # [B] P(the second is better), or, of unpaired objectives, how good each is: [B, 2]
     confidence: Tensor  # [B]: 0 where there was nothing to compare
-    log_prob: Tensor  # [B, 2], of what was carried out, by the policy that did it
+    log_prob: Tensor  # [B, 2], of what is compared, by the policy that did it
     success: Tensor  # [B, 2] bool
 
 
@@ -186,8 +186,9 @@ class Policy(Protocol):
         """Whether the next `act` reads the images it is given; within a chunk it does not."""
         ...
 
-    def act(self, obs: Observation, explore: bool = False) -> Tensor:
-        """obs [B, O] → action [B, A] in [-1, 1]; with `explore`, drawn from the policy's distribution."""
+    def act(self, obs: Observation, explore: bool | Tensor = False) -> Tensor:
+        """obs [B, O] → action [B, A] in [-1, 1]; with `explore`, or where it is true [B], drawn from the policy's
+        distribution."""
         ...
 
     def plan(self, obs: Observation) -> Tensor:
@@ -206,8 +207,8 @@ class Policy(Protocol):
 class Rollouts(NamedTuple):
     """The policy's own episodes that a phase learns from: anew ahead of each of `iterations` equal parts of it.
 
-    `samples` episodes of each of `scenes` initial states; see pbrl/algos/tpo.py for how they are scored. `description`
-    says which stages each task has.
+    `samples` episodes of each of `scenes` initial states; see pbrl/algos/tpo.py for how they are scored and compared.
+    `description` says which stages each task has.
     """
 
     iterations: int
@@ -219,6 +220,9 @@ class Rollouts(NamedTuple):
     stages: float
     margin: float
     same_scene: bool
+    compare: str = "episodes"  # or stages, or branches
+    branch: int = 1  # decisions of a branch
+    keep: bool = False  # whether the episodes of earlier iterations are learnt from, too
     description: Stages | None = None
 
 

@@ -159,7 +159,8 @@ def made_up_trajectories(policy: LikelihoodPolicy, count: int = 24, decisions: i
         steps,
         likelihood(policy, chunks),
         torch.zeros(count),
-        success.float() * 5,
+        torch.where(mask.any(-1), 0, -1),
+        success.float()[:, None] * 5,
     )
 
 

@@ -3,13 +3,18 @@
 GRAPE, Zhang et al. 2024, arXiv:2411.19309. First the policy is cloned from data. Then, several times over, it plays
 many scenes several times each, from the same initial state; its episodes are scored; and the loss of `objective=` is
 minimised on beta * log(pi(episode) / pi_before(episode)), with `logistic` that of DPO. The reference is the policy that
-played, so what it gives is known from playing.
+played, so what it gives is known from playing. Stage by stage it is STARE's TPO (2025); by branches, the step-level
+preferences of tree searches (Xie et al. 2024, arXiv:2405.00451), on decisions of an arm.
+
+Without a comparison, it clones its own episodes: the better ones that succeeded (filtered behavior cloning), or all,
+weighed by exp(score / temperature) among those of a scene: the forward KL divergence from the best policy that stays
+near, which reward-weighted regression minimises (Peters & Schaal 2007).
 """
 
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pbrl.distributed import all_reduce_mean
 from pbrl.models.gaussian import GaussianPolicy
@@ -21,11 +26,13 @@ from pbrl.stages.description import load_stages
 from pbrl.training.batches import Data
 from pbrl.types import Metrics, Phase, Rollouts, Segment, Spec, TrajectoryComparisons, UserError
 
+COMPARE, CLONE = ("episodes", "stages", "branches"), ("winners", "weighted")
+
 
 class Batch(NamedTuple):
-    """Episodes to compare, and chunks of the data that the policy shall not forget."""
+    """Episodes to compare, or to clone, and chunks of the data that the policy shall not forget."""
 
-    own: TrajectoryComparisons
+    own: TrajectoryComparisons | Segment
     chunks: Segment
 
 
@@ -35,9 +42,10 @@ class TPO(nn.Module):
     In each of `iterations`, `scenes` are played `samples` times. An episode scores `success` if it succeeds, plus
     `stages` times exp(-cost) by the stage description `description`, less `time` times the share of its steps that it
     took, plus `confidence` times the log-likelihood of its actions per step. Episodes whose scores differ by no more
-    than `margin` are not compared; with `same_scene=false` they are of any two scenes. With `clone_winners` the better
-    one is cloned if it succeeded, and nothing else is read (filtered behavior cloning). `start_from` is the folder of a
-    run whose policy is tuned, and then nothing is cloned first.
+    than `margin` are not compared; with `same_scene=false` they are of any two scenes. `compare` says whether whole
+    episodes are, or the stages of one by one, or branches, of `branch` decisions. With `keep` the episodes of earlier
+    iterations are learnt from again. `clone` is winners or weighted, and null where losers count, too. `start_from` is
+    the folder of a run whose policy is tuned, and then nothing is cloned first.
     """
 
     def __init__(
@@ -56,10 +64,14 @@ class TPO(nn.Module):
         description: str | None,
         margin: NotNegative,
         same_scene: bool,
+        compare: str,
+        branch: Size,
+        keep: bool,
         beta: Positive,
         per_step: bool,
         bc_weight: NotNegative,
-        clone_winners: bool,
+        clone: str | None,
+        temperature: Positive,
         start_from: str | None,
         lr: Positive,
         lr_after: Positive,
@@ -67,8 +79,12 @@ class TPO(nn.Module):
         pretrain_batch_size: Size,
         batch_size: Size,
         clip: NotNegative,
+        cosine_steps: Whole,
     ):
         super().__init__()
+        for name, value, choices in (("compare", compare, COMPARE), ("clone", clone, (None, *CLONE))):
+            if value not in choices:
+                raise UserError(f"algo.{name}={value}: it is {', '.join(str(c or 'null') for c in choices)}")
         if not policy.is_exact:
             raise UserError(
                 "algo=tpo compares likelihoods, and this policy has a bound of them that is drawn anew each time: "
@@ -76,23 +92,23 @@ class TPO(nn.Module):
             )
         if isinstance(policy, GaussianPolicy) and policy.log_std is None:
             raise UserError("algo=tpo plays a scene several times, and this policy always acts alike: policy.std=0.3")
-        if samples < 2 and not clone_winners:
+        if samples < 2 and not clone:
             raise UserError("algo.samples=1: episodes are compared with others of their scene, so 2 or more of each")
-        if stages and not description:
-            raise UserError(
-                "algo.stages weighs what algo.description says of stages: name one, as algo.description=mt10"
-            )
+        if (stages or compare == "stages") and not description:
+            raise UserError("algo.description says which stages there are: name one, as algo.description=mt10")
         if objective.segments > 2:
             raise UserError(f"objective={objective.name} learns from lists, and algo=tpo compares two episodes")
         self.policy = policy
         self.cloner = Adam(policy.parameters(), lr, cosine=pretrain_steps)
-        self.tuner = Adam(policy.parameters(), lr_after, clip=clip)
+        self.tuner = Adam(policy.parameters(), lr_after, clip=clip, cosine=cosine_steps)
         self.objective = objective
         self.rollouts = Rollouts(
             iterations, scenes, samples, success=success, time=time, confidence=confidence, stages=stages,
-            margin=margin, same_scene=same_scene, description=load_stages(description) if description else None,
+            margin=margin, same_scene=same_scene, compare=compare, branch=branch, keep=keep,
+            description=load_stages(description) if description else None,
         )  # fmt: skip
-        self.beta, self.per_step, self.bc_weight, self.clone_winners = beta, per_step, bc_weight, clone_winners
+        self.beta, self.per_step, self.bc_weight = beta, per_step, bc_weight
+        self.clone_by, self.temperature = clone, temperature
         self.pretrain_steps, self.start_from = 0 if start_from else pretrain_steps, start_from
         self.batch_size, self.pretrain_batch_size = batch_size, pretrain_batch_size
 
@@ -119,29 +135,40 @@ class TPO(nn.Module):
 
     def draw(self, data: Data) -> Batch:
         """Two episodes each of `batch_size` scenes, and as many chunks of the data."""
-        own = self.objective.draw_trajectories(data, self.batch_size)
+        if self.clone_by == "weighted":
+            own: TrajectoryComparisons | Segment = data.trajectories_by_score(2 * self.batch_size, self.temperature)
+        else:
+            own = self.objective.draw_trajectories(data, self.batch_size)
         return Batch(own, data.chunks(self.batch_size, self.policy.horizon, images=True))
 
     def update(self, batch: Batch) -> Metrics:
-        """Minimizes the objective on beta * log(pi / pi_before), and the BC loss times `bc_weight`."""
-        own = batch.own
-        log_prob = self.policy.score_chunks(own.chunks)  # [B, 2]
-        steps = own.chunks.mask.sum((-2, -1))
-        bc = -self.policy.score(batch.chunks).sum() / all_reduce_mean(batch.chunks.mask.sum())
-        if self.clone_winners:
-            better = torch.stack([1 - own.label, own.label], 1) if own.label.ndim == 1 else own.label
-            won = (better > 0.5).float() * own.success
-            loss = -(won * log_prob).sum() / all_reduce_mean((won * steps).sum()).clamp(min=1.0)
+        """Minimizes the objective on beta * log(pi / pi_before), or clones, and the BC loss times `bc_weight`."""
+        if not isinstance(batch.own, TrajectoryComparisons):
+            loss = self._clone_loss(batch.own, torch.ones_like(batch.own.mask[..., 0, 0]))
+            metrics = {"weighted_bc": loss.detach()}
+        elif self.clone_by:
+            label, success = batch.own.label, batch.own.success
+            better = torch.stack([1 - label, label], 1) if label.ndim == 1 else label
+            loss = self._clone_loss(batch.own.chunks, (better > 0.5).float() * success)
             metrics = {"winners_bc": loss.detach()}
         else:
-            ratio = log_prob - own.log_prob  # log(pi / pi_before)
-            scores = self.beta * (ratio / steps if self.per_step else ratio)
-            loss = self.objective(scores, own.label, own.confidence)
-            metrics = {
-                "tpo": loss.detach(),
-                "train_accuracy": agreement(scores, own.label),
-                "ratio": ratio.detach().mean(),
-            }
+            loss, metrics = self._compare(batch.own)
+        bc = -self.policy.score(batch.chunks).sum() / all_reduce_mean(batch.chunks.mask.sum())
         self.tuner.step(loss + self.bc_weight * bc)
         self.policy.after_step()
         return {**metrics, "bc": bc.detach()}
+
+    def _clone_loss(self, chunks: Segment, weight: Tensor) -> Tensor:
+        """The negative log-likelihood of episodes [...] with a weight each [...], per step."""
+        steps = chunks.mask.sum((-2, -1))
+        log_prob = self.policy.score_chunks(chunks).sum(-1)
+        return -(weight * log_prob).sum() / all_reduce_mean((weight * steps).sum()).clamp(min=1.0)
+
+    def _compare(self, own: TrajectoryComparisons) -> tuple[Tensor, Metrics]:
+        """The objective, and what is logged of it."""
+        ratio = self.policy.score_chunks(own.chunks).sum(-1) - own.log_prob  # [B, 2], log(pi / pi_before)
+        steps = own.chunks.mask.sum((-2, -1)).clamp(min=1.0)
+        scores = self.beta * (ratio / steps if self.per_step else ratio)
+        loss = self.objective(scores, own.label, own.confidence)
+        accuracy = agreement(scores, own.label)
+        return loss, {"tpo": loss.detach(), "train_accuracy": accuracy, "ratio": ratio.detach().mean()}

@@ -49,7 +49,7 @@ class Actor(Protocol):
 class PolicyActor:
     """A learned policy as an actor; with `explore`, its actions are drawn from its distribution."""
 
-    def __init__(self, policy: Policy, explore: bool = False):
+    def __init__(self, policy: Policy, explore: Any = False):
         self.policy, self.explore = policy, explore
         self.text: dict[str, np.ndarray] = {}  # what the policy is told in words, as in Observation
 

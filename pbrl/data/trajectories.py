@@ -2,9 +2,13 @@
 
 A decision is a chunk of actions and what was observed where it began, so an episode of 120 steps in chunks of 8 has 15.
 Its images are those that the policy saw, and no others are rendered.
+
+What is compared is whole episodes, their stages, or branches: a few decisions that are drawn, while all others are the
+likeliest, so that episodes of a scene are one until they begin, and what comes of it is due to them alone.
 """
 
 import copy
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -19,9 +23,9 @@ from tqdm import tqdm
 from pbrl.data.frames import without_images
 from pbrl.data.rollout import LOCKSTEP, Observed, PolicyActor, RolloutWorkers, make_environment, rollout
 from pbrl.models.policy import LikelihoodPolicy
-from pbrl.stages.costs import score_stages
+from pbrl.stages.costs import Part, parts_of
 from pbrl.stages.description import Stages
-from pbrl.types import Environment, Episode, Observation, Rollouts, Segment, UserError
+from pbrl.types import Environment, Episode, Observation, Policy, Rollouts, Segment, UserError
 
 FIRST_SEED = 2_011_000_000  # of scenes: beyond all that policies are evaluated on
 BATCH = 64  # trajectories whose likelihood is computed at once
@@ -33,36 +37,55 @@ class Played(NamedTuple):
     episode: Episode
     images: dict[str, np.ndarray]
     tokens: np.ndarray | None
-    stages: float  # what its stages score, in (0, 1]; 0 where nothing describes them
+    parts: list[Part]  # its parts in the stages of its task; empty where nothing describes them
 
 
 @dataclass
 class Trajectories:
-    """N episodes of at most D decisions as tensors. `score` says which is better, among those of one `scene`."""
+    """N episodes of at most D decisions as tensors, in P parts that are compared: one, or a stage each.
+
+    `score` says which is better in a part, among those of one `scene`.
+    """
 
     chunks: Segment  # obs [N, D, O], action [N, D, K, A], mask [N, D, K]: 1 for actions that were carried out
     scene: Tensor  # [N] long
     success: Tensor  # [N] bool
     steps: Tensor  # [N] long, until it succeeded, or in all
-    log_prob: Tensor  # [N], of what was carried out, by the policy that did it
-    stages: Tensor  # [N], what their stages score, in (0, 1]
-    score: Tensor  # [N]
+    log_prob: Tensor  # [N, D], of what was carried out, by the policy that did it
+    stages: Tensor  # [N], what their stages score, in (0, 1]; 0 where nothing describes them
+    part: Tensor  # [N, D] long, from 0 on; -1 for decisions that are not compared
+    score: Tensor  # [N, P]
 
     def __len__(self) -> int:
         return len(self.scene)
 
 
 class RecordingActor(PolicyActor):
-    """A policy that explores, and what it saw when it decided."""
+    """A policy that explores, always or in `branch` decisions of an episode, and what it saw when it decided."""
+
+    def __init__(self, policy: Policy, branch: int | None, decisions: int):
+        super().__init__(policy, explore=True)
+        self.branch, self.decisions = branch, decisions
 
     def start(self, envs: Sequence[Environment], seeds: Sequence[int]) -> None:
         super().start(envs, seeds)
         self.seen: list[dict[str, np.ndarray]] = []
+        if self.branch is not None:
+            branches = [branch_of(seed, self.decisions, self.branch) for seed in seeds]
+            self.begins, self.ends = (torch.tensor([getattr(b, end) for b in branches]) for end in ("start", "stop"))
 
     def act(self, obs: Observed, running: np.ndarray) -> np.ndarray:
         if self.policy.looks():
+            if self.branch is not None:
+                self.explore = (self.begins <= len(self.seen)) & (len(self.seen) < self.ends)
             self.seen.append(obs["images"] if isinstance(obs, dict) else {})
         return super().act(obs, running)
+
+
+def branch_of(scene: int, decisions: int, branch: int) -> range:
+    """The decisions that are drawn in the episodes of a scene; each as often as another."""
+    begin = zlib.crc32(b"branch %d" % scene) % (decisions + branch - 1) - branch + 1
+    return range(max(begin, 0), min(begin + branch, decisions))
 
 
 def scenes_of(seed: int, iteration: int, count: int) -> range:
@@ -79,11 +102,14 @@ def play(
     *,
     salt: int = 0,
     description: Stages | None = None,
+    branch: int | None = None,
+    decisions: int = 0,
     progress: Callable[[int], object] = lambda n: None,
 ) -> list[Played]:
     """`samples` episodes of each scene, scene after scene; the same in any number of processes.
 
-    With a `description` their stages are scored. Raises UserError where it does not fit the environment.
+    With a `description` their stages are scored; with `branch` so many of an episode's `decisions` are drawn. Raises
+    UserError where the description does not fit the environment.
     """
     on_cpu = copy.deepcopy(policy).to("cpu").eval()
     shares = [
@@ -92,7 +118,7 @@ def play(
         for i in range(0, len(scenes), LOCKSTEP)
     ]
     found: dict[tuple[int, int], Played] = {}
-    for place, played in workers.map(_play, shares, on_cpu, salt, description):
+    for place, played in workers.map(_play, shares, RecordingActor(on_cpu, branch, decisions), salt, description):
         found.update(zip(shares[place], played, strict=True))
         progress(len(played))
     return [found[scene, sample] for scene in scenes for sample in range(samples)]
@@ -101,14 +127,13 @@ def play(
 def _play(
     envs: Sequence[Environment],
     share: Sequence[tuple[int, int]],
-    policy: LikelihoodPolicy,
+    actor: RecordingActor,
     salt: int,
     description: Stages | None,
 ) -> list[Played]:
     seeds, sample = [scene for scene, _ in share], share[0][1]
     with torch.random.fork_rng(devices=[]):
-        policy.explore_from(zlib.crc32(b"%d %d %d" % (salt, sample, seeds[0])))
-        actor = RecordingActor(policy, explore=True)
+        actor.policy.explore_from(zlib.crc32(b"%d %d %d" % (salt, sample, seeds[0])))  # type: ignore[attr-defined]
         episodes = rollout(envs, actor, seeds)
     cameras = actor.seen[0]
     return [
@@ -116,18 +141,18 @@ def _play(
             episode,
             {camera: np.stack([seen[camera][i] for seen in actor.seen]) for camera in cameras},
             actor.text["tokens"][i] if "tokens" in actor.text else None,
-            score_episode(envs[i], episode, description) if description else 0.0,
+            find_parts(envs[i], episode, description) if description else [],
         )
         for i, episode in enumerate(episodes)
     ]
 
 
-def score_episode(env: Environment, episode: Episode, description: Stages) -> float:
-    """What the stages of an episode score. Raises UserError where nothing describes its task, or has its keypoints."""
+def find_parts(env: Environment, episode: Episode, description: Stages) -> list[Part]:
+    """An episode's parts in its stages. Raises UserError where nothing describes its task, or has its keypoints."""
     keypoints = env.keypoints(episode.seed, episode.state) if episode.state is not None else {}
     if env.task not in description:
         raise UserError(f"algo.description has no stages of {env.task}; it has those of {', '.join(description)}")
-    return score_stages(description[env.task], keypoints, env.control_hz)
+    return parts_of(description[env.task], keypoints, env.control_hz)
 
 
 def play_iteration(
@@ -137,12 +162,24 @@ def play_iteration(
     env = make_environment(without_images(workers.env))
     horizon = env.horizon
     env.close()
-    scenes = scenes_of(seed, iteration, plan.scenes)
+    branch = plan.branch if plan.compare == "branches" else None
+    scenes, decisions = scenes_of(seed, iteration, plan.scenes), -(-horizon // policy.execute)
     with tqdm(total=plan.scenes * plan.samples, desc=f"rollouts {iteration}", unit="episode") as bar:
-        settings = {"salt": seed * 1000 + iteration, "description": plan.description, "progress": bar.update}
-        played = play(workers, policy, scenes, plan.samples, **settings)  # type: ignore[arg-type]
+        played = play(
+            workers, policy, scenes, plan.samples, salt=seed * 1000 + iteration, description=plan.description,
+            branch=branch, decisions=decisions, progress=bar.update,
+        )  # fmt: skip
     on_cpu = copy.deepcopy(policy).to("cpu").eval()
-    return score(to_trajectories(played, on_cpu, plan.samples, horizon), plan, horizon)
+    own = score(to_trajectories(played, on_cpu, plan.samples, horizon), plan, horizon)
+    if plan.compare == "stages":
+        return by_stages(own, [one.parts for one in played], plan, policy.execute)
+    if branch is not None:
+        inside = torch.zeros_like(own.part, dtype=torch.bool)
+        for i, scene in enumerate(scenes):
+            drawn = branch_of(scene, decisions, branch)
+            inside[i * plan.samples : (i + 1) * plan.samples, drawn.start : drawn.stop] = True
+        return replace(own, part=own.part.where(inside, -1))
+    return own
 
 
 def to_trajectories(played: Sequence[Played], policy: LikelihoodPolicy, samples: int, horizon: int) -> Trajectories:
@@ -176,21 +213,56 @@ def to_trajectories(played: Sequence[Played], policy: LikelihoodPolicy, samples:
         success,
         torch.tensor(until),
         likelihood(policy, chunks),
-        torch.tensor([one.stages for one in played]),
-        torch.zeros(count),
+        torch.tensor([math.exp(-sum(part.cost for part in one.parts)) if one.parts else 0.0 for one in played]),
+        torch.where(chunks.mask.any(-1), 0, -1),
+        torch.zeros(count, 1),
     )
 
 
 def score(trajectories: Trajectories, plan: Rollouts, horizon: int) -> Trajectories:
     """Sets the scores that the plan gives: for success, for what stages score, being fast, and being sure."""
-    per_step = trajectories.log_prob / trajectories.chunks.mask.sum((-2, -1)).clamp(min=1.0)
+    per_step = trajectories.log_prob.sum(-1) / trajectories.chunks.mask.sum((-2, -1)).clamp(min=1.0)
     worth = plan.success * trajectories.success + plan.stages * trajectories.stages
-    return replace(trajectories, score=worth - plan.time * trajectories.steps / horizon + plan.confidence * per_step)
+    worth = worth - plan.time * trajectories.steps / horizon + plan.confidence * per_step
+    return replace(trajectories, score=worth[:, None])
+
+
+def by_stages(
+    trajectories: Trajectories, parts: Sequence[Sequence[Part]], plan: Rollouts, execute: int
+) -> Trajectories:
+    """Divides episodes into their stages, which are compared with each other's: [N, P].
+
+    A stage scores `success` if it was done, the last one if the episode succeeded, plus `stages` times exp(-cost).
+    """
+    count = max(map(len, parts))
+    part = torch.full_like(trajectories.part, -1)
+    score = torch.zeros(len(parts), count)
+    for i, own in enumerate(parts):
+        for stage, (begin, end, cost, is_done) in enumerate(own):
+            if end > begin:
+                part[i, begin // execute : -(-end // execute)] = stage  # a decision in two belongs to the later one
+            is_good = trajectories.success[i] if stage == len(own) - 1 else is_done
+            score[i, stage] = plan.success * is_good + plan.stages * math.exp(-cost)
+    return replace(trajectories, part=part.where(trajectories.part >= 0, -1), score=score)
+
+
+def join(trajectories: Sequence[Trajectories]) -> Trajectories:
+    """Those of several iterations as one; their scenes stay apart."""
+    first, *others = trajectories
+    if not others:
+        return first
+    scenes, count = [], 0
+    for own in trajectories:
+        scenes.append(own.scene + count)
+        count += int(own.scene.max()) + 1
+    states = [to_state(replace(own, scene=scene)) for own, scene in zip(trajectories, scenes, strict=True)]
+    joined = tree_map(lambda *parts: torch.cat(parts), *states)
+    return from_state(joined, first.scene.device)
 
 
 @torch.no_grad()
 def likelihood(policy: LikelihoodPolicy, chunks: Segment) -> Tensor:
-    """The log-likelihood of each trajectory [N] by a policy."""
+    """The log-likelihood of each trajectory's decisions [N, D] by a policy."""
     starts = range(0, len(chunks.mask), BATCH)
     return torch.cat([policy.score_chunks(take(chunks, slice(i, i + BATCH))) for i in starts])
 
@@ -204,7 +276,7 @@ def take(chunks: Segment, index: slice | Tensor) -> Segment:
 def measure(trajectories: Trajectories) -> dict[str, float]:
     """What is logged of an iteration: how many succeeded, how long they took, and how many scenes can tell."""
     score, scene = trajectories.score, trajectories.scene
-    differs = [bool(score[scene == one].max() > score[scene == one].min()) for one in scene.unique()]
+    differs = [bool((score[scene == one].amax(0) > score[scene == one].amin(0)).any()) for one in scene.unique()]
     return {
         "episodes": float(len(trajectories)),
         "success": float(trajectories.success.float().mean()),

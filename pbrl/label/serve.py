@@ -118,6 +118,7 @@ def open_project(config: Mapping[str, Any]) -> "Project":
         pass_mark=config["checks"]["pass_mark"],
         answers_per_s=config["answers_per_s"],
         has_practice=has_clear_pairs(table),
+        tasks=dict(zip(table.ids, table.instruction, strict=True)),
     )
 
 

@@ -1,9 +1,12 @@
 """What policies that decide chunks have in common: their sizes, the queue of actions, and the noise that they draw."""
 
+import torch
+from torch import Tensor
+
 from pbrl.models.chunks import ChunkQueue
 from pbrl.models.diffusion.noise import EpisodeNoise
 from pbrl.models.policy import LikelihoodPolicy
-from pbrl.types import Spec, UserError
+from pbrl.types import Observation, Spec, UserError
 
 
 class ChunkPolicy(LikelihoodPolicy):
@@ -24,6 +27,14 @@ class ChunkPolicy(LikelihoodPolicy):
 
     def looks(self) -> bool:
         return self.queue.is_empty()
+
+    def draw_noise(self, obs: Observation, explore: bool | Tensor) -> Tensor | None:
+        """What the next chunk is drawn by where the policy explores [B, K, A], and not a number where it does not."""
+        self.noise.begin(obs.state)
+        if explore is False:
+            return None
+        normal = self.noise.draw((len(obs.state), self.horizon, self.spec.action_dim), obs.state.device)
+        return normal if explore is True else normal.where(explore[:, None, None], torch.nan)
 
     def explore_from(self, seed: int) -> None:
         self.noise.salt = seed

@@ -101,7 +101,7 @@ class DecisionTransformer(nn.Module):
         return True
 
     @torch.no_grad()
-    def act(self, obs: Observation, explore: bool = False) -> Tensor:
+    def act(self, obs: Observation, explore: bool | Tensor = False) -> Tensor:
         """obs [N, O] → action [N, A] in [-1, 1]. N episodes at once, all begun when it was reset.
 
         It does not explore: DT and its relatives are deterministic.

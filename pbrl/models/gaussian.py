@@ -68,8 +68,10 @@ class GaussianPolicy(LikelihoodPolicy):
         return (mean + self.log_std.clamp(-5.0, 2.0).exp() * torch.randn_like(mean)).clamp(-1, 1)
 
     @torch.no_grad()
-    def act(self, obs: Observation, explore: bool = False) -> Tensor:
+    def act(self, obs: Observation, explore: bool | Tensor = False) -> Tensor:
         with eval_mode(self):
+            if isinstance(explore, Tensor):
+                return torch.where(explore[:, None], self.sample(obs), self.mean(obs))
             return self.sample(obs) if explore else self.mean(obs)
 
 

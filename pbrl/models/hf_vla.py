@@ -138,22 +138,17 @@ class TokenVLA(HFPolicy):
     # Acting
 
     @torch.no_grad()
-    def act(self, obs: Observation, explore: bool = False) -> Tensor:
+    def act(self, obs: Observation, explore: bool | Tensor = False) -> Tensor:
         """The next action; with `explore`, from a chunk that is drawn and that the first observation decides."""
-        return self.queue.next(lambda: self._plan(obs, self.temperature if explore else 0.0))
+        return self.queue.next(lambda: self.from_bins(self.draw_bins(obs, self.draw_noise(obs, explore))))
 
     @torch.no_grad()
     def plan(self, obs: Observation) -> Tensor:
-        return self._plan(obs, 0.0)
+        return self.from_bins(self.draw_bins(obs, None))
 
-    def _plan(self, obs: Observation, temperature: float) -> Tensor:
-        self.noise.begin(obs.state)
-        shape = (len(obs.state), self.horizon, self.spec.action_dim)
-        normal = self.noise.draw(shape, obs.state.device) if temperature else None
-        return self.from_bins(self.draw_bins(obs, temperature, normal))
-
-    def draw_bins(self, obs: Observation, temperature: float, normal: Tensor | None) -> Tensor:
-        """obs [B, O] → the bins of a chunk [B, K, A], by standard normal numbers [B, K, A]; the likeliest without."""
+    def draw_bins(self, obs: Observation, normal: Tensor | None) -> Tensor:
+        """obs [B, O] → the bins of a chunk [B, K, A], by standard normal numbers [B, K, A]; without, or where they are
+        not a number, the likeliest."""
         uniform = None if normal is None else torch.special.ndtr(normal).flatten(1)
         count = self.horizon * self.spec.action_dim
 
@@ -161,7 +156,7 @@ class TokenVLA(HFPolicy):
             (logits, cache), drawn = self.vlm.read(inputs), []
             for i in range(count):
                 own = None if uniform is None else uniform[rows, i]
-                drawn.append(choose(self.bins.log_prob(logits[:, -1]), temperature, own))
+                drawn.append(choose(self.bins.log_prob(logits[:, -1]), self.temperature, own))
                 if i + 1 < count:
                     logits, cache = self.vlm.go_on(self.bins.ids(drawn[-1])[:, None], inputs, cache)
             return torch.stack(drawn, 1).unflatten(1, (self.horizon, -1))
@@ -200,14 +195,14 @@ class TokenVLA(HFPolicy):
 
     def score(self, segment: Segment, chance: object = None) -> Tensor:
         """The log-likelihood of a segment's actions as chunks that follow each other: [...]."""
-        return self.score_chunks(to_chunks(segment, self.horizon))
+        return self.score_chunks(to_chunks(segment, self.horizon)).sum(-1)
 
     def score_chunks(self, chunks: Segment) -> Tensor:
         """Chunks that are all padding are not read."""
         there = chunks.mask.any(-1)  # [..., D]
         steps = torch.zeros_like(chunks.mask)
         steps[there] = self.log_prob_steps(_where(chunks.obs, there), chunks.action[there])
-        return (steps * chunks.mask).sum((-2, -1))
+        return (steps * chunks.mask).sum(-1)
 
 
 class FlowVLA(HFPolicy):
@@ -230,7 +225,7 @@ class FlowVLA(HFPolicy):
     # Acting
 
     @torch.no_grad()
-    def act(self, obs: Observation, explore: bool = False) -> Tensor:
+    def act(self, obs: Observation, explore: bool | Tensor = False) -> Tensor:
         """Actions are always drawn; an episode's noise follows from its first observation, so that it can be redone."""
         return self.queue.next(lambda: self.plan(obs))
 

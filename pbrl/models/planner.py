@@ -124,7 +124,7 @@ class Planner(nn.Module):
         return True
 
     @torch.no_grad()
-    def act(self, obs: Observation, explore: bool = False) -> Tensor:
+    def act(self, obs: Observation, explore: bool | Tensor = False) -> Tensor:
         """obs [B, O] → action [B, A] in [-1, 1]. Plans are always drawn, by noise of the episode's own."""
         return self.queue.next(lambda: self.plan(obs))
 

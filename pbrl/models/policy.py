@@ -35,8 +35,9 @@ class LikelihoodPolicy(nn.Module):
         """Whether the next `act` reads the images it is given; within a chunk it does not."""
         return True
 
-    def act(self, obs: Observation, explore: bool = False) -> Tensor:
-        """obs [B, O] → action [B, A] in [-1, 1]; with `explore`, drawn from the policy's distribution."""
+    def act(self, obs: Observation, explore: bool | Tensor = False) -> Tensor:
+        """obs [B, O] → action [B, A] in [-1, 1]; with `explore`, or where it is true [B], drawn from the policy's
+        distribution."""
         raise NotImplementedError
 
     def plan(self, obs: Observation) -> Tensor:
@@ -59,9 +60,10 @@ class LikelihoodPolicy(nn.Module):
         return (self.log_prob(segment.obs, segment.action) * segment.mask).sum(-1)
 
     def score_chunks(self, chunks: Segment) -> Tensor:
-        """Chunks as they were decided, obs [..., D, O], action [..., D, K, A], mask [..., D, K] → as `score`: [...]."""
+        """D chunks as they were decided, obs [..., O], action [..., K, A], mask [..., K] → the log-likelihood of what
+        the mask leaves of each: [...]."""
         assert self.horizon == 1, "a policy of chunks says itself how likely they are"
-        return (self.log_prob(chunks.obs, chunks.action[..., 0, :]) * chunks.mask[..., 0]).sum(-1)
+        return self.log_prob(chunks.obs, chunks.action[..., 0, :]) * chunks.mask[..., 0]
 
     def explore_from(self, seed: int) -> None:
         """What `act` draws next, when it explores, follows from this number."""

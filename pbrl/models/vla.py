@@ -62,29 +62,24 @@ class VLAPolicy(ChunkPolicy):
     # Acting
 
     @torch.no_grad()
-    def act(self, obs: Observation, explore: bool = False) -> Tensor:
+    def act(self, obs: Observation, explore: bool | Tensor = False) -> Tensor:
         """The next action; with `explore`, from a chunk that is drawn and that the first observation decides."""
-        return self.queue.next(lambda: self._plan(obs, self.temperature if explore else 0.0))
+        return self.queue.next(lambda: self.bins.decode(self.draw_bins(obs, self.draw_noise(obs, explore))))
 
     @torch.no_grad()
     def plan(self, obs: Observation) -> Tensor:
-        return self._plan(obs, 0.0)
+        return self.bins.decode(self.draw_bins(obs, None))
 
-    def _plan(self, obs: Observation, temperature: float) -> Tensor:
-        self.noise.begin(obs.state)
-        shape = (len(obs.state), self.horizon, self.spec.action_dim)
-        normal = self.noise.draw(shape, obs.state.device) if temperature else None
-        return self.bins.decode(self.draw_bins(obs, temperature, normal))
-
-    def draw_bins(self, obs: Observation, temperature: float, normal: Tensor | None, cached: bool = True) -> Tensor:
-        """obs [B, O] → the bins of a chunk [B, K, A], by standard normal numbers [B, K, A]; the likeliest without.
+    def draw_bins(self, obs: Observation, normal: Tensor | None, cached: bool = True) -> Tensor:
+        """obs [B, O] → the bins of a chunk [B, K, A], by standard normal numbers [B, K, A]; without, or where they are
+        not a number, the likeliest.
 
         Without `cached`, all is computed anew for each token, which changes nothing but the time.
         """
         cache = self.read(obs)
         uniform = None if normal is None else torch.special.ndtr(normal)
         if self.is_parallel:
-            return choose(self._decode_parallel(cache), temperature, uniform)
+            return choose(self._decode_parallel(cache), self.temperature, uniform)
         size, drawn = self.spec.action_dim, []
         x = self.place[:1].expand(len(obs.state), -1, -1)
         tokens = x
@@ -94,7 +89,7 @@ class VLAPolicy(ChunkPolicy):
             else:
                 hidden, _ = self.trunk.go_on(x, self.read(obs), causal=True)
             own = None if uniform is None else uniform.flatten(1)[:, i]
-            drawn.append(choose(self.out(hidden[:, -1]), temperature, own))
+            drawn.append(choose(self.out(hidden[:, -1]), self.temperature, own))
             if i + 1 < len(self.place):
                 tokens = self.taken(drawn[-1])[:, None] + self.place[i + 1]  # type: ignore[misc]
                 x = torch.cat([x, tokens], 1)
@@ -137,15 +132,17 @@ class VLAPolicy(ChunkPolicy):
 
     def score(self, segment: Segment, chance: object = None) -> Tensor:
         """The log-likelihood of a segment's actions as chunks that follow each other: [...]."""
-        return self.score_chunks(to_chunks(segment, self.horizon))
+        return self.score_chunks(to_chunks(segment, self.horizon)).sum(-1)
 
     def score_chunks(self, chunks: Segment) -> Tensor:
-        return (self.log_prob_steps(chunks.obs, chunks.action) * chunks.mask).sum((-2, -1))
+        return (self.log_prob_steps(chunks.obs, chunks.action) * chunks.mask).sum(-1)
 
 
 def choose(logits: Tensor, temperature: float, uniform: Tensor | None) -> Tensor:
     """logits [..., N] → the likeliest of N, or, by uniform numbers [...] and at a temperature, one drawn: [...]."""
+    likeliest = logits.argmax(-1)
     if uniform is None or not temperature:
-        return logits.argmax(-1)
+        return likeliest
     below = (logits.double() / temperature).softmax(-1).cumsum(-1)
-    return (below < uniform[..., None]).sum(-1).clamp(max=logits.shape[-1] - 1)
+    drawn = (below < uniform[..., None]).sum(-1).clamp(max=logits.shape[-1] - 1)
+    return drawn.where(uniform.isfinite(), likeliest)

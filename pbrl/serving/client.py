@@ -145,7 +145,7 @@ class ServedPolicy(LikelihoodPolicy):
     def looks(self) -> bool:
         return self.queue.is_empty()
 
-    def act(self, obs: Observation, explore: bool = False) -> Tensor:
+    def act(self, obs: Observation, explore: bool | Tensor = False) -> Tensor:
         """The next action of a chunk; a server decides itself whether it draws it."""
         return self.queue.next(lambda: self.plan(obs))
 

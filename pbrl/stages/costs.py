@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,14 +13,22 @@ NEVER_BEGUN = 1.0  # what a stage costs that an episode did not come to
 Keypoints = Mapping[str, np.ndarray]  # [T+1, 3] m each, by name
 
 
+class Part(NamedTuple):
+    """An episode's part in a stage: the steps from `begin` to `end`, none where it never came to it, and its cost."""
+
+    begin: int
+    end: int
+    cost: float
+    is_done: bool
+
+
 def score_stages(stages: Sequence[Stage], keypoints: Keypoints, hz: float) -> float:
     """exp(-cost) of an episode, in (0, 1]: the product of what its stages score, as in GRAPE (arXiv:2411.19309).
 
     Keypoints are those of the present, at `hz` steps a second; a stage that is never begun costs 1. Raises UserError
     where the description speaks of a keypoint that the environment does not have.
     """
-    check_keypoints(stages, keypoints)
-    return math.exp(-sum(stage_costs(stages, keypoints, hz)))
+    return math.exp(-sum(part.cost for part in parts_of(stages, keypoints, hz)))
 
 
 def check_keypoints(stages: Sequence[Stage], keypoints: Keypoints) -> None:
@@ -32,17 +41,19 @@ def check_keypoints(stages: Sequence[Stage], keypoints: Keypoints) -> None:
         )
 
 
-def stage_costs(stages: Sequence[Stage], keypoints: Keypoints, hz: float) -> list[float]:
-    """The cost of each stage; they follow each other, each from the step at which the one before it was done."""
+def parts_of(stages: Sequence[Stage], keypoints: Keypoints, hz: float) -> list[Part]:
+    """An episode's part in each stage; they follow each other, each from the step at which the one before was done."""
+    check_keypoints(stages, keypoints)
     last = len(next(iter(keypoints.values()))) - 1
-    found, begin, is_begun = list[float](), 0, True
+    found, begin, is_done = list[Part](), 0, True
     for stage in stages:
-        if not is_begun:
-            found.append(NEVER_BEGUN)
+        if not is_done:
+            found.append(Part(last, last, NEVER_BEGUN, False))
             continue
-        end, is_begun = stage_end(stage, keypoints, begin, last)
+        end, is_done = stage_end(stage, keypoints, begin, last)
         own = {name: path[begin : end + 1] for name, path in keypoints.items()}
-        found.append(sum(c.weight * max(0.0, measure_cost(c, own, hz) - c.tolerance) for c in stage.costs))
+        cost = sum(c.weight * max(0.0, measure_cost(c, own, hz) - c.tolerance) for c in stage.costs)
+        found.append(Part(begin, end, cost, is_done))
         begin = end
     return found
 

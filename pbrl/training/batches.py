@@ -9,6 +9,7 @@ answered, or made of a preferred segment and two that were compared. Comparisons
 their own.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -276,23 +277,32 @@ class Data:
         self._better = better_pairs(trajectories, margin, same_scene)
 
     def trajectory_comparisons(self, n: int, *, unpaired: bool = False, images: bool = False) -> TrajectoryComparisons:
-        """n pairs of episodes of which one scored higher; where none did, of any, with a confidence of 0.
+        """n pairs of parts of episodes of which one scored higher; where none did, of any, with a confidence of 0.
 
         `unpaired`: the label is 1 for the better one and 0 for the other, [n, 2].
         """
         own = self.trajectories
         assert own is not None
-        pairs = self._better[self._randint(len(self._better), n)]  # [n, 2], the worse one first
+        drawn = self._better[self._randint(len(self._better), n)]  # [n, 3], the worse one first
+        pairs, part = drawn[:, :2], drawn[:, 2:]
         is_swapped = self._randint(2, n).bool()
         pairs = torch.where(is_swapped[:, None], pairs.flip(1), pairs)
-        label = order(own.score[pairs])
+        label = order(own.score[pairs, part])
+        chunks, inside = take(own.chunks, pairs), (own.part[pairs] == part[..., None]).float()  # [n, 2, D]
         return TrajectoryComparisons(
-            take(own.chunks, pairs),
+            chunks._replace(mask=chunks.mask * inside[..., None]),
             torch.stack([1 - label, label], 1) if unpaired else label,
             (label != 0.5).float(),
-            own.log_prob[pairs],
+            (own.log_prob[pairs] * inside).sum(-1),
             own.success[pairs],
         )
+
+    def trajectories_by_score(self, n: int, temperature: float) -> Segment:
+        """n episodes of any scenes, [n, D, …]; of a scene's, one is drawn by exp(score / temperature)."""
+        own = self.trajectories
+        assert own is not None
+        weight = softmax_in(own.scene, own.score.sum(-1) / temperature)
+        return take(own.chunks, torch.multinomial(weight, n, replacement=True, generator=self.generator))
 
     # Segments from anywhere in the data
 
@@ -352,16 +362,25 @@ def order(worth: Tensor) -> Tensor:
 
 
 def better_pairs(trajectories: Trajectories, margin: float, same_scene: bool) -> Tensor:
-    """Places [P, 2] of two episodes, of one scene or any, of which the second scores higher by more than `margin`.
+    """Places [Q, 3] of two episodes, of one scene or any, and of the part in which the second scores higher.
 
-    Where there are none, one pair of the first with itself.
+    It does by more than `margin`, and both came to it. Where there are none, one pair of the first with itself.
     """
-    score, scene = trajectories.score, trajectories.scene
-    is_pair = score[None] - score[:, None] > margin
+    score, scene, parts = trajectories.score, trajectories.scene, trajectories.score.shape[1]
+    came = (trajectories.part[..., None] == torch.arange(parts, device=score.device)).any(1)  # [N, P]
+    is_pair = (score[None] - score[:, None] > margin) & came[None] & came[:, None]
     if same_scene:
-        is_pair &= scene[None] == scene[:, None]
+        is_pair &= (scene[None] == scene[:, None])[..., None]
     found = is_pair.nonzero()
-    return found if len(found) else torch.zeros(1, 2, dtype=torch.long, device=score.device)
+    return found if len(found) else torch.zeros(1, 3, dtype=torch.long, device=score.device)
+
+
+def softmax_in(group: Tensor, worth: Tensor) -> Tensor:
+    """A softmax of `worth` [N] within each group: `group` [N] long → [N], which adds up to one in each."""
+    count = int(group.max()) + 1
+    most = worth.new_full((count,), -math.inf).scatter_reduce(0, group, worth, "amax")
+    raised = (worth - most[group]).exp()
+    return raised / raised.new_zeros(count).index_add(0, group, raised)[group]
 
 
 def draw_from_groups(group: Tensor, segments: int, n: int, generator: torch.Generator) -> Tensor:

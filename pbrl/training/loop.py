@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,16 @@ from tqdm import tqdm
 
 from pbrl import distributed, files
 from pbrl.data.rollout import RolloutWorkers
-from pbrl.data.trajectories import describe, fingerprint, from_state, measure, play_iteration, to_state
+from pbrl.data.trajectories import (
+    Trajectories,
+    describe,
+    fingerprint,
+    from_state,
+    join,
+    measure,
+    play_iteration,
+    to_state,
+)
 from pbrl.feedback.asking import Asking
 from pbrl.models.policy import LikelihoodPolicy, is_eager, save_policy
 from pbrl.settings import Query, Schedule
@@ -139,24 +149,24 @@ class Training:
         self.iteration += 1
         for phase, replica in zip(stage.phases, self.replicas, strict=True):
             assert phase.rollouts is not None
-            self._take_trajectories(phase.rollouts, replica, is_new=True)
-            assert replica.data.trajectories is not None
-            measures = measure(replica.data.trajectories)
+            measures = measure(self._take_trajectories(phase.rollouts, replica, is_new=True))
             replica.log.write("rollouts", self.policy_step, {"iteration": self.iteration, **measures})
             prefix = f"{replica.folder.name} " if len(self.replicas) > 1 else ""
             print(f"{prefix}rollouts {self.iteration}: {describe(measures)}", flush=True)
         self._forget_captured()
 
-    def _take_trajectories(self, plan: Rollouts, replica: Replica, *, is_new: bool) -> None:
-        """The episodes of this iteration: those in the run folder, or, where the policy `is_new`, played by it now."""
-        file, policy = replica.folder / "rollouts" / f"{self.iteration}.pt", replica.algo.policy
+    def _take_trajectories(self, plan: Rollouts, replica: Replica, *, is_new: bool) -> Trajectories:
+        """The episodes of this iteration: those in the run folder, or, where the policy `is_new`, played by it now; and
+        those of all before, where the plan keeps them."""
+        folder, policy = replica.folder / "rollouts", replica.algo.policy
         assert isinstance(policy, LikelihoodPolicy)
 
-        def find() -> dict[str, Any]:
+        def find(iteration: int) -> dict[str, Any]:
+            file, plays = folder / f"{iteration}.pt", is_new and iteration == self.iteration
             found = files.load(file, torch.device("cpu"))
-            if is_new and (found is None or found["policy"] != fingerprint(policy)):  # else played before a stop
+            if plays and (found is None or found["policy"] != fingerprint(policy)):  # else played before a stop
                 assert self.workers is not None
-                own = play_iteration(self.workers, policy, plan, replica.seed, self.iteration)
+                own = play_iteration(self.workers, policy, plan, replica.seed, iteration)
                 found = {"policy": fingerprint(policy), "trajectories": to_state(own)}
                 file.parent.mkdir(exist_ok=True)
                 files.save(file, found)
@@ -164,8 +174,10 @@ class Training:
                 raise UserError(f"{file} is missing, and the run was learning from it: start anew in another run=…")
             return found["trajectories"]
 
-        trajectories = from_state(distributed.from_rank_0(find), self.device)
-        replica.data.set_trajectories(trajectories, margin=plan.margin, same_scene=plan.same_scene)
+        kept = range(1 if plan.keep else self.iteration, self.iteration + 1)
+        played = [from_state(distributed.from_rank_0(partial(find, i)), self.device) for i in kept]
+        replica.data.set_trajectories(join(played), margin=plan.margin, same_scene=plan.same_scene)
+        return played[-1]
 
     def _ask(self) -> None:
         asking = self.asking

@@ -15,7 +15,7 @@ from pbrl.objectives import bradley_terry
 from pbrl.training.batches import Data
 from pbrl.types import UserError
 from tests import toy
-from tests.parts import build, draw_batches, made_up_data
+from tests.parts import build, draw_batches, made_up_data, made_up_trajectories
 
 ENV = {"_target_": "tests.toy.Point", "horizon": 16, "goal_radius": 0.5}
 LEARN = {"pretrain_steps": 200, "lr": 3e-3, "lr_after": 3e-3, "batch_size": 16, "scenes": 48, "samples": 4}
@@ -65,7 +65,7 @@ def test_per_step_scores_do_not_depend_on_length():
 
 
 def test_filtered_cloning_reads_winners_alone():
-    tpo = build("algo/tpo", policy="vla", clone_winners=True)
+    tpo = build("algo/tpo", policy="vla", clone="winners")
     (batch,) = draw_batches(tpo, 1)
     success = batch.own.success
     success[0] = True  # both did: the better one counts
@@ -74,10 +74,26 @@ def test_filtered_cloning_reads_winners_alone():
     other = batch.own.chunks.action.clone()
     other[~won] = -other[~won]
     changed = batch._replace(own=batch.own._replace(chunks=batch.own.chunks._replace(action=other)))
-    log_prob, steps = tpo.policy.score_chunks(batch.own.chunks), batch.own.chunks.mask.sum((-2, -1))
+    log_prob, steps = tpo.policy.score_chunks(batch.own.chunks).sum(-1), batch.own.chunks.mask.sum((-2, -1))
     expected = -(won * log_prob).sum() / (won * steps).sum()
     assert copy.deepcopy(tpo).update(batch)["winners_bc"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert copy.deepcopy(tpo).update(changed)["winners_bc"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_weighted_cloning_draws_by_the_softmax_of_scores():
+    """Among three episodes of a scene that score 0, 1 and 2: e^0, e^2 and e^4 at a temperature of a half."""
+    tpo, data = build("algo/tpo", policy="vla", clone="weighted", temperature=0.5), made_up_data("pair")
+    own = made_up_trajectories(tpo.policy)
+    data.set_trajectories(own, margin=0.0, same_scene=True)
+    own.scene, own.score = torch.arange(24) // 3, torch.arange(24)[:, None] % 3.0
+    own.chunks.obs.state[..., 0] = own.score + 10 * own.scene[:, None]  # to be recognised by
+    drawn = data.trajectories_by_score(6000, 0.5).obs.state[:, 0, 0]
+    shares = torch.tensor([(drawn % 10 == score).float().mean() for score in range(3)])
+    torch.testing.assert_close(shares, torch.tensor([0.0, 2.0, 4.0]).softmax(0), atol=0.02, rtol=0)
+    scenes = (drawn // 10).long().bincount()
+    assert (scenes > 0.8 * 6000 / len(scenes)).all(), "no scene counts more than another"
+    metrics = tpo.update(tpo.draw(data))
+    assert metrics["weighted_bc"] > 0
 
 
 def test_where_nothing_can_be_compared_nothing_is_learnt():
@@ -96,6 +112,9 @@ def test_where_nothing_can_be_compared_nothing_is_learnt():
         ({"policy": "diffusion"}, "drawn anew each time"),
         ({"samples": 1}, "2 or more of each"),
         ({"objective": "plackett_luce"}, "compares two episodes"),
+        ({"compare": "stages"}, "says which stages there are"),
+        ({"compare": "steps"}, "it is episodes, stages, branches"),
+        ({"clone": "losers"}, "it is null, winners, weighted"),
     ],
 )
 def test_settings_that_cannot_be_learnt_from(changes, message):
@@ -142,8 +161,8 @@ def clone():
 SIZES = {"horizon": 4, "execute": 4, "bins": 16, "width": 32, "layers": 1}
 
 
-def learn(clone, *, is_wrong: bool = False, **changes) -> VLAPolicy:
-    policy, data = copy.deepcopy(clone)
+def learn(cloned, *, is_wrong: bool = False, **changes) -> VLAPolicy:
+    policy, data = copy.deepcopy(cloned)
     tpo = build("algo/tpo", policy.spec, policy=policy, **LEARN | changes)
     plan = tpo.rollouts
     for iteration in range(1, 3):
@@ -157,11 +176,19 @@ def learn(clone, *, is_wrong: bool = False, **changes) -> VLAPolicy:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"objective": "bradley_terry"}, {"clone_winners": True}, {"objective": "kto"}], ids=str
+    ("changes", "gain"),
+    [
+        ({"objective": "bradley_terry"}, 0.2),
+        ({"clone": "winners"}, 0.2),
+        ({"clone": "weighted"}, 0.05),  # of scenes where none succeeded it clones, too
+        ({"compare": "branches"}, 0.2),
+        ({"objective": "kto"}, 0.2),
+    ],
+    ids=str,
 )
-def test_a_policy_gets_better_by_its_own_episodes(clone, changes):
+def test_a_policy_gets_better_by_its_own_episodes(clone, changes, gain):
     before, after = wins(clone[0]), wins(learn(clone, **changes))
-    assert 0.2 < before < 0.7 and after > before + 0.2
+    assert 0.2 < before < 0.7 and after > before + gain
 
 
 def test_wrong_scores_make_it_worse(clone):

@@ -8,16 +8,20 @@ import torch
 
 from pbrl.data.rollout import PolicyActor, RolloutWorkers, rollout
 from pbrl.data.trajectories import (
+    by_stages,
     from_state,
+    join,
     likelihood,
     measure,
     play,
     play_iteration,
     scenes_of,
     score,
+    take,
     to_state,
     to_trajectories,
 )
+from pbrl.stages.costs import Part
 from pbrl.training.batches import Data, better_pairs
 from pbrl.training.evaluate import evaluation_seeds
 from pbrl.types import Rollouts, Spec
@@ -55,6 +59,7 @@ def test_a_trajectory_is_its_episode():
     assert own.chunks.mask[:, -1].sum(-1).tolist() == [1.0] * 12, "of the last chunk one action"
     torch.testing.assert_close(own.log_prob, policy.score_chunks(own.chunks))
     torch.testing.assert_close(likelihood(policy, own.chunks), own.log_prob)
+    assert own.log_prob.shape == (12, 4) and (own.part == 0).all()
 
 
 def test_samples_of_a_scene_begin_alike_and_differ_then():
@@ -91,8 +96,8 @@ def test_scores():
     won = torch.arange(12) % 3 == 0
     own.success, own.steps = won, torch.arange(12)
     found = score(own, PLAN._replace(time=1.0, confidence=0.5), 10).score
-    expected = 5.0 * won - torch.arange(12) / 10 + 0.5 * own.log_prob / 10
-    torch.testing.assert_close(found, expected)
+    expected = 5.0 * won - torch.arange(12) / 10 + 0.5 * own.log_prob.sum(-1) / 10
+    torch.testing.assert_close(found[:, 0], expected)
     assert measure(score(own, PLAN, 10))["telling_scenes"] == pytest.approx(4 / 6)
     again = from_state(to_state(own), torch.device("cpu"))
     assert torch.equal(again.chunks.action, own.chunks.action) and torch.equal(again.log_prob, own.log_prob)
@@ -100,9 +105,9 @@ def test_scores():
 
 def test_only_episodes_that_scored_differently_in_one_scene_are_compared():
     own = play_iteration(RolloutWorkers(ENV, 1), chunky(), PLAN, 0, 1)
-    own.score = torch.tensor([0.0, 1.0, 3.0] * 2 + [2.0] * 12)
-    assert better_pairs(own, 0.0, True).tolist() == [[0, 1], [0, 2], [1, 2], [3, 4], [3, 5], [4, 5]]
-    assert better_pairs(own, 1.0, True).tolist() == [[0, 2], [1, 2], [3, 5], [4, 5]]
+    own.score = torch.tensor([0.0, 1.0, 3.0] * 2 + [2.0] * 12)[:, None]
+    assert better_pairs(own, 0.0, True)[:, :2].tolist() == [[0, 1], [0, 2], [1, 2], [3, 4], [3, 5], [4, 5]]
+    assert better_pairs(own, 1.0, True)[:, :2].tolist() == [[0, 2], [1, 2], [3, 5], [4, 5]]
     assert len(better_pairs(own, 0.0, False)) > 50
     data = made_up_data("pair")
     data.set_trajectories(own, margin=0.0, same_scene=True)
@@ -110,15 +115,15 @@ def test_only_episodes_that_scored_differently_in_one_scene_are_compared():
     assert set(drawn.label.tolist()) == {0.0, 1.0} and drawn.confidence.all()
     marked = data.trajectory_comparisons(200, unpaired=True)
     assert marked.label.sum(1).tolist() == [1.0] * 200
-    own.score = torch.zeros(18)
+    own.score = torch.zeros(18, 1)
     data.set_trajectories(own, margin=0.0, same_scene=True)
     assert not data.trajectory_comparisons(8).confidence.any(), "nothing to compare"
 
 
 def test_the_label_is_of_the_second_episode():
     own = play_iteration(RolloutWorkers(ENV, 1), chunky(), PLAN, 0, 1)
-    own.score = torch.arange(18.0)
-    own.log_prob = torch.arange(18.0)  # to be recognised by
+    own.score = torch.arange(18.0)[:, None]
+    own.log_prob = torch.arange(18.0)[:, None].expand(18, own.part.shape[1])  # to be recognised by
     data = Data(made_up_data("pair").table, torch.Generator().manual_seed(0))
     data.set_trajectories(own, margin=0.0, same_scene=True)
     for unpaired in (False, True):
@@ -126,6 +131,69 @@ def test_the_label_is_of_the_second_episode():
         is_second_better = drawn.log_prob[:, 1] > drawn.log_prob[:, 0]
         label = drawn.label[:, 1] if unpaired else drawn.label
         assert torch.equal(label, is_second_better.float()) and 20 < label.sum() < 80
+
+
+def test_branches_are_one_episode_until_they_begin():
+    plan = PLAN._replace(compare="branches", branch=2, scenes=12, success=0.0, time=1.0)
+    policy = chunky()
+    own = play_iteration(RolloutWorkers(ENV, 1), policy, plan, 0, 1)
+    decided, drawn = own.part.shape[1], own.part == 0
+    assert decided == 4 and set(own.part.unique().tolist()) == {-1, 0}
+    begins = drawn.float().argmax(-1)
+    assert len(begins.unique()) == decided and set(drawn.sum(-1).tolist()) == {1, 2}, "each as often as another"
+    for scene in range(12):
+        one, *others = (scene * 3 + i for i in range(3))
+        begin = int(begins[one])
+        for other in others:
+            assert torch.equal(drawn[one], drawn[other])
+            assert torch.equal(own.chunks.obs.state[one, : begin + 1], own.chunks.obs.state[other, : begin + 1])
+            assert torch.equal(own.chunks.action[one, :begin], own.chunks.action[other, :begin])
+            assert not torch.equal(own.chunks.action[one, begin], own.chunks.action[other, begin])
+        for d in range(decided):  # all that is not drawn is what the policy likes best there
+            if not drawn[one, d]:
+                policy.reset()
+                planned = policy.plan(take(own.chunks, torch.tensor([one])).obs._replace(
+                    state=own.chunks.obs.state[one, d][None]))  # fmt: skip
+                mask = own.chunks.mask[one, d][:, None]
+                assert torch.equal(own.chunks.action[one, d] * mask, planned[0] * mask)
+    data = made_up_data("pair")
+    data.set_trajectories(own, margin=0.0, same_scene=True)
+    batch = data.trajectory_comparisons(64)
+    assert 0 < batch.chunks.mask.sum((-2, -1)).max() <= 2 * 3
+    torch.testing.assert_close(policy.score_chunks(batch.chunks).sum(-1), batch.log_prob)
+
+
+def test_stages_are_compared_with_each_other():
+    """Two of a scene: one does its first stage until step 6 and succeeds, the other comes to the second at step 3."""
+    own = play_iteration(RolloutWorkers(ENV, 1), chunky(), PLAN._replace(scenes=1, samples=3), 0, 1)
+    own.success = torch.tensor([True, False, False])
+    parts = [
+        [Part(0, 6, 0.5, True), Part(6, 10, 0.2, False)],
+        [Part(0, 3, 0.1, True), Part(3, 10, 0.4, False)],
+        [Part(0, 10, 0.3, False), Part(10, 10, 1.0, False)],
+    ]
+    plan = PLAN._replace(stages=1.0, compare="stages")
+    found = by_stages(own, parts, plan, execute=3)
+    assert found.part.tolist() == [[0, 0, 1, 1], [0, 1, 1, 1], [0, 0, 0, 0]]
+    cost = torch.tensor([[0.5, 0.2], [0.1, 0.4], [0.3, 1.0]])
+    good = torch.tensor([[True, True], [True, False], [False, False]])
+    torch.testing.assert_close(found.score, 5.0 * good + (-cost).exp())
+    pairs = [[2, 0, 0], [0, 1, 0], [2, 1, 0], [1, 0, 1]]  # worse, better, stage; the third never came to the second
+    assert sorted(better_pairs(found, 0.0, True).tolist()) == sorted(pairs)
+    data = made_up_data("pair")
+    data.set_trajectories(found, margin=0.0, same_scene=True)
+    batch = data.trajectory_comparisons(100)
+    steps = batch.chunks.mask.sum((-2, -1)).long()
+    assert {tuple(sorted(row)) for row in steps.tolist()} == {(3, 6), (6, 10), (3, 10), (4, 7)}
+
+
+def test_episodes_of_several_iterations_are_joined():
+    workers = RolloutWorkers(ENV, 1)
+    first, second = (play_iteration(workers, chunky(), PLAN, 0, i) for i in (1, 2))
+    own = join([first, second])
+    assert len(own) == 36 and own.scene.tolist() == [i // 3 for i in range(36)]
+    assert torch.equal(own.chunks.action[18:], second.chunks.action) and torch.equal(own.score[:18], first.score)
+    assert join([first]) is first
 
 
 def test_images_are_rendered_only_where_a_policy_looks(monkeypatch):

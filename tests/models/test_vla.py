@@ -59,13 +59,13 @@ def test_likelihoods_of_all_chunks_add_up_to_one(decode):
     assert log_prob.std() > 0.1
     likeliest = every[log_prob.argmax()]
     if decode == "parallel":
-        assert torch.equal(made.draw_bins(obs, 0.0, None)[0], likeliest)
+        assert torch.equal(made.draw_bins(obs, None)[0], likeliest)
 
 
 @pytest.mark.parametrize("decode", DECODE)
 def test_a_drawn_chunk_is_as_likely_as_its_steps_together(decode):
     made, obs = policy(decode), observe(4)
-    chunk = made.bins.decode(made.draw_bins(obs, 1.0, torch.randn(4, 3, 2)))
+    chunk = made.bins.decode(made.draw_bins(obs, torch.randn(4, 3, 2)))
     steps = made.log_prob_steps(obs, chunk)
     assert steps.shape == (4, 3) and (steps < 0).all()
     torch.testing.assert_close(steps.sum(-1), made.log_prob(obs, chunk))
@@ -74,14 +74,25 @@ def test_a_drawn_chunk_is_as_likely_as_its_steps_together(decode):
         obs.state[:, None], {k: v[:, None] for k, v in obs.images.items()}, {"tokens": obs.text["tokens"][:, None]}
     )
     score = made.score_chunks(Segment(unsqueezed, chunk[:, None], mask))
-    torch.testing.assert_close(score, steps[:, :2].sum(-1))
+    torch.testing.assert_close(score[:, 0], steps[:, :2].sum(-1))
+
+
+@pytest.mark.parametrize("decode", DECODE)
+def test_some_of_a_batch_explore(decode):
+    made, obs, some = policy(decode), observe(6), torch.arange(6) % 2 == 0
+    acted = {}
+    for name, explore in (("none", False), ("all", True), ("some", some)):
+        made.reset()
+        acted[name] = made.act(obs, explore)
+    assert torch.equal(acted["some"], acted["all"].where(some[:, None], acted["none"]))
+    assert not torch.equal(acted["all"][some], acted["none"][some])
 
 
 def test_a_cache_changes_no_token():
     made, obs = policy("autoregressive"), observe(5)
-    for temperature, normal in ((0.0, None), (1.0, torch.randn(5, 3, 2))):
-        cached = made.draw_bins(obs, temperature, normal)
-        assert torch.equal(cached, made.draw_bins(obs, temperature, normal, cached=False))
+    for normal in (None, torch.randn(5, 3, 2)):
+        cached = made.draw_bins(obs, normal)
+        assert torch.equal(cached, made.draw_bins(obs, normal, cached=False))
     assert len(cached.unique()) > 3
 
 

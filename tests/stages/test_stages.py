@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pbrl.data.rollout import make_environment
-from pbrl.stages.costs import measure_cost, score_stages, stage_costs
+from pbrl.stages.costs import measure_cost, parts_of, score_stages
 from pbrl.stages.description import Cost, Stage, keypoints_of, load_stages, parse_stages
 from pbrl.types import UserError
 from sim.multitask import SETS
@@ -61,12 +61,18 @@ def test_seen_from_above_heights_do_not_count():
     assert measure_cost(Cost("collision", ("hand", "glass"), 0.1, flat=True), points, HZ) == 1
 
 
+def stage_costs(*given) -> list[float]:
+    return [part.cost for part in parts_of(*given)]
+
+
 def test_stages_follow_each_other():
     """The first is done at step 10, where the hand comes to the puck; costs are of a stage's own steps."""
     first = Stage("approach", (Cost("height", ("high",), 0.44),), ("hand", "puck"), 0.01)
     second = Stage("carry", (Cost("height", ("high",), 0.44), Cost("distance", ("hand", "goal"), weight=2.0)))
     costs = stage_costs([first, second], KEYPOINTS, HZ)
     assert costs == pytest.approx([2 / 11, 1.0])  # rows 9 and 10 of 0 to 10; all of 10 to 20
+    parts = parts_of([first, second], KEYPOINTS, HZ)
+    assert [(part.begin, part.end, part.is_done) for part in parts] == [(0, 10, True), (10, 20, False)]
     assert score_stages([first, second], KEYPOINTS, HZ) == pytest.approx(math.exp(-2 / 11 - 1))
     tolerant = Stage("approach", (Cost("height", ("high",), 0.44, tolerance=0.1, weight=3.0),), ("hand", "puck"), 0.01)
     assert stage_costs([tolerant, second], KEYPOINTS, HZ)[0] == pytest.approx(3 * (2 / 11 - 0.1))

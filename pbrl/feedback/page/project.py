@@ -37,6 +37,7 @@ class Project:
     pass_mark: float = 0.8  # share of practice questions to get right before others are shown
     needs_link: bool = False  # though no token is given here: the store knows those of before
     has_practice: bool = True  # whether the right answers of practice questions are known
+    tasks: Mapping[str, str] = field(default_factory=dict)  # what an episode's robot was told to do, by its id
     answers_per_s: float | None = None  # that one rater may send for long; None: as many as the disk takes
     questions: dict[str, Question] = field(default_factory=dict)  # that were shown
     practiced: set[str] = field(default_factory=set)  # raters who need no more practice
@@ -106,10 +107,12 @@ class Project:
         return self.first_rows[clip.episode] + clip.first
 
     def describe(self, name: str, question: Question, rater: str) -> dict[str, Any]:
-        """A question as the page reads it; times (s) of frames and the end where the mean rate does not tell them."""
+        """A question as the page reads it, with the clips' instructions; times (s) of frames and the end where the mean
+        rate does not tell them."""
         times = [self.clips.times_s(self.row(clip), clip.length) for clip in question.clips]
         return {
             **as_json(name, question, rater),
+            "tasks": [self.tasks.get(clip.episode, "") for clip in question.clips],
             "fps": [mean_rate(t) for t in times],
             "times": [None if is_even(t) else t.round(4).tolist() for t in times],
         }

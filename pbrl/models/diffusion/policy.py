@@ -79,7 +79,7 @@ class DiffusionPolicy(ChunkPolicy):
     # Acting
 
     @torch.no_grad()
-    def act(self, obs: Observation, explore: bool = False) -> Tensor:
+    def act(self, obs: Observation, explore: bool | Tensor = False) -> Tensor:
         """Actions are always drawn; an episode's noise follows from its first observation, so that it can be redone."""
         return self.queue.next(lambda: self.plan(obs))
 

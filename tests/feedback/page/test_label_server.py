@@ -58,6 +58,15 @@ def test_a_question_its_clips_and_an_answer(client, project):
     assert client.get("/api/about").json()["done"] == 1
 
 
+def test_questions_come_with_what_the_robot_was_told(client, project):
+    project.tasks = {episode: f"open drawer {i}" for i, episode in enumerate(project.first_rows)}
+    (shown,) = client.post("/api/next", json={"n": 1}).json()["questions"]
+    clips = project.question(shown["question"]).clips
+    assert shown["tasks"] == [project.tasks[clip.episode] for clip in clips] and all(shown["tasks"])
+    project.tasks = {}
+    assert project.describe(shown["question"], project.question(shown["question"]), "me")["tasks"] == ["", ""]
+
+
 def test_the_page_and_what_it_may_do(client):
     page = client.get("/")
     assert page.status_code == 200 and "page.js" in page.text

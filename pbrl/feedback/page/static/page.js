@@ -90,6 +90,8 @@ function show() {
   $("text").textContent = question.words.text ?? "Which clip is better?";
   $("clips").replaceChildren(...figures);
   $("rest").hidden = true;
+  $("tasks").textContent = tasksOf(question);
+  $("tasks").hidden = !$("tasks").textContent;
   for (const name of ["stage", "timeline", "answers", "more", "pass", "note-label"]) $(name).hidden = false;
   $("marks").replaceChildren();
   $("note").value = "";
@@ -100,6 +102,14 @@ function show() {
   panel = PANELS[question.kind]({ question, root: $("answers"), keys, send, caption, player, marked });
   help.show(question);
   wait(videos);
+}
+
+// What the robot was told to do in the clips, from left to right; nothing where it was told nothing.
+function tasksOf({ order, tasks }) {
+  const told = order.map((place) => tasks[place]);
+  if (!told.some(Boolean)) return "";
+  if (told.every((task) => task === told[0])) return `Task: ${told[0]}`;
+  return told.map((task, slot) => `${slot + 1}: ${task || "no task"}`).join(" · ");
 }
 
 // Until the clips are there nothing can be said of them.
@@ -122,7 +132,7 @@ function wait(videos) {
 function rest() {
   $("clips").replaceChildren();
   $("answers").replaceChildren();
-  for (const name of ["stage", "timeline", "answers", "pass", "note-label"]) $(name).hidden = true;
+  for (const name of ["tasks", "stage", "timeline", "answers", "pass", "note-label"]) $(name).hidden = true;
   $("more").hidden = !past.length && !done;
   $("rest").hidden = false;
   player = null;
