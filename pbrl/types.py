@@ -223,6 +223,7 @@ class Rollouts(NamedTuple):
     compare: str = "episodes"  # or stages, or branches
     branch: int = 1  # decisions of a branch
     keep: bool = False  # whether the episodes of earlier iterations are learnt from, too
+    mistake: float = 0.0  # the share of comparisons that say the opposite
     description: Stages | None = None
 
 

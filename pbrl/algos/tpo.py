@@ -21,7 +21,7 @@ from pbrl.models.gaussian import GaussianPolicy
 from pbrl.models.optim import Adam
 from pbrl.models.policy import LikelihoodPolicy, load_same
 from pbrl.objectives import Objective, agreement
-from pbrl.ranges import Count, NotNegative, Positive, Size, Whole
+from pbrl.ranges import Count, NotNegative, Positive, Share, Size, Whole
 from pbrl.stages.description import load_stages
 from pbrl.training.batches import Data
 from pbrl.types import Metrics, Phase, Rollouts, Segment, Spec, TrajectoryComparisons, UserError
@@ -44,8 +44,9 @@ class TPO(nn.Module):
     took, plus `confidence` times the log-likelihood of its actions per step. Episodes whose scores differ by no more
     than `margin` are not compared; with `same_scene=false` they are of any two scenes. `compare` says whether whole
     episodes are, or the stages of one by one, or branches, of `branch` decisions. With `keep` the episodes of earlier
-    iterations are learnt from again. `clone` is winners or weighted, and null where losers count, too. `start_from` is
-    the folder of a run whose policy is tuned, and then nothing is cloned first.
+    iterations are learnt from again. `kl_weight` keeps what was played as likely as it was. `clone` is winners or
+    weighted, and null where losers count, too. `start_from` is the folder of a run whose policy is tuned, and then
+    nothing is cloned first.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class TPO(nn.Module):
         compare: str,
         branch: Size,
         keep: bool,
+        mistake: Share,
         beta: Positive,
         per_step: bool,
+        kl_weight: NotNegative,
         bc_weight: NotNegative,
         clone: str | None,
         temperature: Positive,
@@ -104,10 +107,10 @@ class TPO(nn.Module):
         self.objective = objective
         self.rollouts = Rollouts(
             iterations, scenes, samples, success=success, time=time, confidence=confidence, stages=stages,
-            margin=margin, same_scene=same_scene, compare=compare, branch=branch, keep=keep,
+            margin=margin, same_scene=same_scene, compare=compare, branch=branch, keep=keep, mistake=mistake,
             description=load_stages(description) if description else None,
         )  # fmt: skip
-        self.beta, self.per_step, self.bc_weight = beta, per_step, bc_weight
+        self.beta, self.per_step, self.kl_weight, self.bc_weight = beta, per_step, kl_weight, bc_weight
         self.clone_by, self.temperature = clone, temperature
         self.pretrain_steps, self.start_from = 0 if start_from else pretrain_steps, start_from
         self.batch_size, self.pretrain_batch_size = batch_size, pretrain_batch_size
@@ -165,10 +168,14 @@ class TPO(nn.Module):
         return -(weight * log_prob).sum() / all_reduce_mean((weight * steps).sum()).clamp(min=1.0)
 
     def _compare(self, own: TrajectoryComparisons) -> tuple[Tensor, Metrics]:
-        """The objective, and what is logged of it."""
-        ratio = self.policy.score_chunks(own.chunks).sum(-1) - own.log_prob  # [B, 2], log(pi / pi_before)
-        steps = own.chunks.mask.sum((-2, -1)).clamp(min=1.0)
-        scores = self.beta * (ratio / steps if self.per_step else ratio)
-        loss = self.objective(scores, own.label, own.confidence)
-        accuracy = agreement(scores, own.label)
-        return loss, {"tpo": loss.detach(), "train_accuracy": accuracy, "ratio": ratio.detach().mean()}
+        """The objective, with a divergence from the policy that played, and what is logged of it.
+
+        The forward KL divergence's gradient is that of cloning what was played, better and worse alike.
+        """
+        log_prob, steps = self.policy.score_chunks(own.chunks).sum(-1), own.chunks.mask.sum((-2, -1))
+        ratio = log_prob - own.log_prob  # [B, 2], log(pi / pi_before)
+        scores = self.beta * (ratio / steps.clamp(min=1.0) if self.per_step else ratio)
+        loss, told = self.objective(scores, own.label, own.confidence), own.confidence[:, None]
+        accuracy, kl = agreement(scores, own.label), -(told * ratio).sum() / all_reduce_mean(steps.sum()).clamp(min=1.0)
+        metrics = {"tpo": loss.detach(), "train_accuracy": accuracy, "ratio": ratio.detach().mean(), "kl": kl.detach()}
+        return loss + self.kl_weight * kl, metrics

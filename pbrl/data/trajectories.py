@@ -183,21 +183,23 @@ def play_iteration(
 
 
 def to_trajectories(played: Sequence[Played], policy: LikelihoodPolicy, samples: int, horizon: int) -> Trajectories:
-    """Episodes of at most `horizon` steps as tensors; what they score is not known yet."""
+    """Episodes of at most `horizon` steps as tensors, up to success; what they score is not known yet."""
     first, count = played[0], len(played)
     decisions = -(-horizon // policy.execute)
     state = np.zeros((count, decisions, first.episode.obs.shape[1]), np.float32)
     images = {name: np.zeros((count, decisions, *shown.shape[1:]), np.uint8) for name, shown in first.images.items()}
     action = np.zeros((count, decisions, policy.horizon, first.episode.action.shape[1]), np.float32)
     mask = np.zeros(action.shape[:3], np.float32)
+    success = [e.success is not None and bool(e.success.any()) for e, *_ in played]
+    until = [int(np.argmax(e.success)) if won else len(e.action) for (e, *_), won in zip(played, success, strict=True)]  # type: ignore[arg-type]
     for i, (episode, shown, *_) in enumerate(played):
-        length = len(episode.action)
+        length = max(until[i], 1)
         made = -(-length // policy.execute)
         state[i, :made] = episode.obs[: length : policy.execute]
         for name, frames in shown.items():
             images[name][i, :made] = frames[:made]
         for d in range(made):
-            carried_out = episode.action[d * policy.execute : (d + 1) * policy.execute]
+            carried_out = episode.action[d * policy.execute : min((d + 1) * policy.execute, length)]
             action[i, d, : len(carried_out)], mask[i, d, : len(carried_out)] = carried_out, 1.0
     text = {}
     if first.tokens is not None:
@@ -205,12 +207,10 @@ def to_trajectories(played: Sequence[Played], policy: LikelihoodPolicy, samples:
         text = {"tokens": torch.from_numpy(np.repeat(tokens[:, None], decisions, 1))}
     obs = Observation(torch.from_numpy(state), {name: torch.from_numpy(x) for name, x in images.items()}, text)
     chunks = Segment(obs, torch.from_numpy(action), torch.from_numpy(mask))
-    success = torch.tensor([e.success is not None and bool(e.success.any()) for e, *_ in played])
-    until = [int(np.argmax(e.success)) if won else len(e.action) for (e, *_), won in zip(played, success, strict=True)]  # type: ignore[arg-type]
     return Trajectories(
         chunks,
         torch.arange(count) // samples,
-        success,
+        torch.tensor(success),
         torch.tensor(until),
         likelihood(policy, chunks),
         torch.tensor([math.exp(-sum(part.cost for part in one.parts)) if one.parts else 0.0 for one in played]),

@@ -271,14 +271,21 @@ class Data:
 
     # The policy's own episodes
 
-    def set_trajectories(self, trajectories: Trajectories, *, margin: float, same_scene: bool) -> None:
-        """Compares these from now on, where their scores differ by more than `margin`."""
+    def set_trajectories(
+        self, trajectories: Trajectories, *, margin: float, same_scene: bool, mistake: float = 0.0
+    ) -> None:
+        """Compares these from now on, where their scores differ by more than `margin`; a share says the opposite."""
         self.trajectories = trajectories
         self._better = better_pairs(trajectories, margin, same_scene)
+        if mistake:
+            own = torch.Generator().manual_seed(len(self._better))  # the same when a run goes on
+            is_flipped = (torch.rand(len(self._better), generator=own) < mistake).to(self._better.device)
+            self._better = torch.where(is_flipped[:, None], self._better[:, [1, 0, 2]], self._better)
 
     def trajectory_comparisons(self, n: int, *, unpaired: bool = False, images: bool = False) -> TrajectoryComparisons:
         """n pairs of parts of episodes of which one scored higher; where none did, of any, with a confidence of 0.
 
+        Whole episodes are compared as far as both go: no further than to the better one's success.
         `unpaired`: the label is 1 for the better one and 0 for the other, [n, 2].
         """
         own = self.trajectories
@@ -286,9 +293,11 @@ class Data:
         drawn = self._better[self._randint(len(self._better), n)]  # [n, 3], the worse one first
         pairs, part = drawn[:, :2], drawn[:, 2:]
         is_swapped = self._randint(2, n).bool()
+        label = torch.where((own.score[pairs, part].diff(dim=1)[:, 0] != 0), (~is_swapped).float(), 0.5)
         pairs = torch.where(is_swapped[:, None], pairs.flip(1), pairs)
-        label = order(own.score[pairs, part])
         chunks, inside = take(own.chunks, pairs), (own.part[pairs] == part[..., None]).float()  # [n, 2, D]
+        if own.score.shape[1] == 1:
+            inside = inside * inside.amin(1, keepdim=True)
         return TrajectoryComparisons(
             chunks._replace(mask=chunks.mask * inside[..., None]),
             torch.stack([1 - label, label], 1) if unpaired else label,

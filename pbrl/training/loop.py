@@ -176,7 +176,9 @@ class Training:
 
         kept = range(1 if plan.keep else self.iteration, self.iteration + 1)
         played = [from_state(distributed.from_rank_0(partial(find, i)), self.device) for i in kept]
-        replica.data.set_trajectories(join(played), margin=plan.margin, same_scene=plan.same_scene)
+        replica.data.set_trajectories(
+            join(played), margin=plan.margin, same_scene=plan.same_scene, mistake=plan.mistake
+        )
         return played[-1]
 
     def _ask(self) -> None:

@@ -18,12 +18,13 @@ from tests import toy
 from tests.parts import build, draw_batches, made_up_data, made_up_trajectories
 
 ENV = {"_target_": "tests.toy.Point", "horizon": 16, "goal_radius": 0.5}
-LEARN = {"pretrain_steps": 200, "lr": 3e-3, "lr_after": 3e-3, "batch_size": 16, "scenes": 48, "samples": 4}
+LEARN = {"pretrain_steps": 200, "lr": 3e-3, "lr_after": 3e-3, "batch_size": 16, "scenes": 48, "samples": 4,
+         "beta": 0.1, "kl_weight": 1.0}  # fmt: skip
 
 
 def test_tpo_is_its_formula():
     """-log sigmoid(beta (log pi(w) - log pi_ref(w) - log pi(l) + log pi_ref(l))), over all that was carried out."""
-    tpo = build("algo/tpo", policy="vla", objective=bradley_terry, beta=0.3, bc_weight=0.5)
+    tpo = build("algo/tpo", policy="vla", objective=bradley_terry, beta=0.3, bc_weight=0.5, kl_weight=2.0)
     (batch,) = draw_batches(tpo, 1)
     with torch.no_grad():
         for p in tpo.policy.parameters():
@@ -43,8 +44,22 @@ def test_tpo_is_its_formula():
     bc = -policy.score(batch.chunks).sum() / batch.chunks.mask.sum()
     metrics = tpo.update(batch)
     assert metrics["tpo"].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert metrics["kl"].item() == pytest.approx(-ratio.sum().item() / own.chunks.mask.sum().item(), rel=1e-4)
     assert metrics["bc"].item() == pytest.approx(bc.item(), rel=1e-4)
     assert abs(expected - np.log(2)) > 0.02, "not where it began"
+
+
+@pytest.mark.parametrize("objective", ["bradley_terry", "kto"])
+def test_the_divergence_keeps_what_was_played_likely(objective):
+    """Without it, both episodes of a pair grow less likely, or one does by much more."""
+    lost = []
+    for weight in (0.0, 3.0):
+        tpo = build("algo/tpo", policy="vla", objective=objective, beta=1.0, kl_weight=weight, lr_after=1e-2)
+        batches = draw_batches(tpo, 30)
+        for batch in batches:
+            metrics = tpo.update(batch)
+        lost.append(metrics["kl"].item())
+    assert lost[0] > 2 * max(lost[1], 0.0) and lost[0] > 0.05
 
 
 def test_it_begins_at_indifference():
@@ -181,8 +196,8 @@ def learn(cloned, *, is_wrong: bool = False, **changes) -> VLAPolicy:
         ({"objective": "bradley_terry"}, 0.2),
         ({"clone": "winners"}, 0.2),
         ({"clone": "weighted"}, 0.05),  # of scenes where none succeeded it clones, too
-        ({"compare": "branches"}, 0.2),
-        ({"objective": "kto"}, 0.2),
+        ({"compare": "branches"}, 0.1),  # of each episode it learns about two decisions alone
+        ({"objective": "kto"}, 0.1),
     ],
     ids=str,
 )

@@ -46,20 +46,23 @@ def test_a_trajectory_is_its_episode():
     assert own.chunks.mask.shape == (12, 4, 4) and own.scene.tolist() == [i // 2 for i in range(12)]
     for i, (episode, images, *_) in enumerate(played):
         assert episode.seed == SCENES[i // 2] and len(episode.action) == 10
-        np.testing.assert_array_equal(own.chunks.obs.state[i], episode.obs[:10:3])
+        until = np.argmax(episode.success) if episode.success.any() else 10
+        made = -(-until // 3)
+        np.testing.assert_array_equal(own.chunks.obs.state[i, :made], episode.obs[:until:3])
         carried_out = own.chunks.action[i][own.chunks.mask[i] > 0]
-        np.testing.assert_array_equal(carried_out, episode.action)
+        np.testing.assert_array_equal(carried_out, episode.action[:until], "up to success")
         env = toy.Point(images=["above"], image_size=32)
-        for d in range(4):
+        for d in range(made):
             env.restore(0, episode.state[3 * d], 3 * d)
             np.testing.assert_array_equal(own.chunks.obs.images["above"][i, d], env.render(32, 32))
-        np.testing.assert_array_equal(images["above"], own.chunks.obs.images["above"][i])
+        np.testing.assert_array_equal(images["above"][:made], own.chunks.obs.images["above"][i, :made])
         assert own.success[i] == episode.success.any()
         assert own.steps[i] == (np.argmax(episode.success) if episode.success.any() else 10)
-    assert own.chunks.mask[:, -1].sum(-1).tolist() == [1.0] * 12, "of the last chunk one action"
+    assert own.success.any() and not own.success.all()
+    assert (own.chunks.mask[~own.success][:, -1].sum(-1) == 1).all(), "of the last chunk one action"
     torch.testing.assert_close(own.log_prob, policy.score_chunks(own.chunks))
     torch.testing.assert_close(likelihood(policy, own.chunks), own.log_prob)
-    assert own.log_prob.shape == (12, 4) and (own.part == 0).all()
+    assert own.log_prob.shape == (12, 4) and torch.equal(own.part == 0, own.chunks.mask.any(-1))
 
 
 def test_samples_of_a_scene_begin_alike_and_differ_then():
@@ -96,7 +99,8 @@ def test_scores():
     won = torch.arange(12) % 3 == 0
     own.success, own.steps = won, torch.arange(12)
     found = score(own, PLAN._replace(time=1.0, confidence=0.5), 10).score
-    expected = 5.0 * won - torch.arange(12) / 10 + 0.5 * own.log_prob.sum(-1) / 10
+    per_step = own.log_prob.sum(-1) / own.chunks.mask.sum((-2, -1))
+    expected = 5.0 * won - torch.arange(12) / 10 + 0.5 * per_step
     torch.testing.assert_close(found[:, 0], expected)
     assert measure(score(own, PLAN, 10))["telling_scenes"] == pytest.approx(4 / 6)
     again = from_state(to_state(own), torch.device("cpu"))
@@ -131,12 +135,18 @@ def test_the_label_is_of_the_second_episode():
         is_second_better = drawn.log_prob[:, 1] > drawn.log_prob[:, 0]
         label = drawn.label[:, 1] if unpaired else drawn.label
         assert torch.equal(label, is_second_better.float()) and 20 < label.sum() < 80
+    data.set_trajectories(own, margin=0.0, same_scene=True, mistake=1.0)
+    wrong = data.trajectory_comparisons(100)
+    assert torch.equal(wrong.label, (wrong.log_prob[:, 1] < wrong.log_prob[:, 0]).float()), "all say the opposite"
+    data.set_trajectories(own, margin=0.0, same_scene=True, mistake=0.3)
+    mixed = data.trajectory_comparisons(2000)
+    assert 0.1 < (mixed.label != (mixed.log_prob[:, 1] > mixed.log_prob[:, 0]).float()).float().mean() < 0.5
 
 
 def test_branches_are_one_episode_until_they_begin():
-    plan = PLAN._replace(compare="branches", branch=2, scenes=12, success=0.0, time=1.0)
-    policy = chunky()
-    own = play_iteration(RolloutWorkers(ENV, 1), policy, plan, 0, 1)
+    plan = PLAN._replace(compare="branches", branch=2, scenes=12, confidence=1.0)
+    policy, never = chunky(), {**ENV, "goal_radius": 0.0}
+    own = play_iteration(RolloutWorkers(never, 1), policy, plan, 0, 1)
     decided, drawn = own.part.shape[1], own.part == 0
     assert decided == 4 and set(own.part.unique().tolist()) == {-1, 0}
     begins = drawn.float().argmax(-1)
