@@ -5,7 +5,7 @@
 
 `speed`: CPU-seconds to decide a chunk, of one process in turns: number by number anew each time, with a key-value
 cache, and in parallel. `learning`: a cube is put down between two glasses (franka/clutter), from clumsy demonstrations
-of which half succeed. A clone (SFT) is made once for each seed; methods then play the same scenes as often. `mt10`: a
+of which half succeed. A clone (SFT) is made once for each seed; methods then play equally many episodes. `mt10`: a
 clone of 500 demonstrations of ten tasks, in scenes of training, in others, told in words that no training had, and told
 another task's words; and a clone of nine tasks on the tenth. Finished runs are not repeated. Writes
 `benchmarks/results/vla.jsonl`, prints tables in Markdown and draws docs/vla.png.
@@ -43,16 +43,22 @@ DATA = ["env=franka/clutter", "data=offset", "data.success=null", "data.behaviou
         "data.behaviour.bias=[0,0,0]", "data.behaviour.hold=null", "data.behaviour.noise=0.05", "data.episodes=200",
         "policy=vla", "policy.width=96", "policy.layers=2"]  # fmt: skip
 SFT = ["algo=bc", "algo.lr=1e-3", "algo.batch_size=96", "steps=1500", "eval_every=1500"]
-PLAYED = ["algo=tpo", "algo.iterations=2", "algo.scenes=60", "algo.samples=4", "steps=120", "eval_every=60",
-          "eval_episodes=20", "final_episodes=20"]  # fmt: skip
-TUNED = ["algo.beta=0.05", "algo.lr_after=1e-4", "algo.bc_weight=0.2"]
-STAGES = ["algo.stages=5", "algo.description=clutter", "algo.margin=0.3"]
+PLAYED = ["algo.iterations=3", "algo.scenes=60", "algo.samples=4", "steps=150", "eval_every=150", "eval_episodes=10",
+          "final_episodes=10"]  # fmt: skip
+TPO, STAGES = ["algo=tpo", *PLAYED, "algo.lr_after=2e-4"], ["algo.stages=5", "algo.description=clutter"]
 METHODS = {
-    "TPO, success and stages": [*PLAYED, "objective=bradley_terry", *TUNED, *STAGES],
-    "TPO, success": [*PLAYED, "objective=bradley_terry", *TUNED],
-    "KTO, success and stages": [*PLAYED, "objective=kto", *TUNED, *STAGES],
-    "filtered cloning": [*PLAYED, "algo.clone=winners", "algo.lr_after=5e-4"],
-    "filtered cloning, success and stages": [*PLAYED, "algo.clone=winners", "algo.lr_after=5e-4", *STAGES],
+    "TPO, success": TPO,
+    "TPO, success and stages": [*TPO, *STAGES, "algo.margin=0.3"],
+    "TPO, success and confidence": [*TPO, "algo.confidence=1"],
+    "TPO, stage by stage": [*TPO, *STAGES, "algo.margin=0.3", "algo.compare=stages"],
+    "TPO, branches": [*TPO, "algo.compare=branches", "algo.branch=4"],
+    "TPO, any two scenes": [*TPO, "algo.same_scene=false"],
+    "TPO, no divergence": [*TPO, "algo.kl_weight=0"],
+    "TPO, wrong answers": [*TPO, "algo.mistake=1"],
+    "KTO, success": [*TPO, "objective=kto"],
+    "filtered cloning": ["algo=filtered_bc", *PLAYED],
+    "filtered cloning, all iterations": ["algo=filtered_bc", *PLAYED, "algo.keep=true"],
+    "weighted cloning": ["algo=filtered_bc", *PLAYED, "algo.clone=weighted"],
 }
 MT10 = ["env=multitask/mt10", "data=expert", "policy=vla", "env.layouts=50", *SFT, "algo.batch_size=128", "steps=2000",
         "eval_every=2000"]  # fmt: skip

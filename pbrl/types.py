@@ -49,6 +49,7 @@ class Episode(NamedTuple):
     video: Path | None = None  # its frames, where a camera recorded it: one for each row of obs
     instruction: str = ""  # the task in words, where it is given
     filmed: bool = False  # a camera's recording, whose video alone says which episode it is
+    person: np.ndarray | None = None  # [T] bool: steps that a person decided, who had taken over
 
 
 class Observation(NamedTuple):

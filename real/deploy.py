@@ -1,9 +1,9 @@
 """`python -m real.deploy policy=<run> robot=panda`: runs a trained policy on an arm, or on a mock of it with --sim.
 
 Without --go nothing is sent: the robot's state is read, the policy decides, and what the safety filter would change is
-shown. Keys: space stops · s success · f failure · k keeps the last seconds · q ends. Ctrl-C, a closed terminal, a
-dropped ssh and `kill` stop too. The exit status: 0 done, or stopped by a key; 1 not possible; 10 to 24 a fault
-(real/control.py); 129 the terminal is gone; 130 Ctrl-C; 131 Ctrl-\\; 143 `kill`.
+shown. Keys: space stops · s success · f failure · k keeps the last seconds · t takes over, and gives back · q ends.
+Ctrl-C, a closed terminal, a dropped ssh and `kill` stop too. The exit status: 0 done, or stopped by a key; 1 not
+possible; 10 to 24 a fault (real/control.py); 129 the terminal is gone; 130 Ctrl-C; 131 Ctrl-\\; 143 `kill`.
 """
 
 import argparse

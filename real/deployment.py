@@ -26,6 +26,7 @@ from real.robot import Motion, Robot, StateError
 from real.safety import SafetyFilter, SafetySettings
 from real.session import Session
 from real.settings import CONFIGS, Deploy, load_robot_settings
+from real.takeover import TakeOver
 
 if TYPE_CHECKING:
     from real.mock.process import MockProcess
@@ -83,7 +84,8 @@ def deploy(settings: dict[str, Any], mode: str, signals: StopSignals) -> int:
         control = Control(robot_settings, agent.env["control"], agent.hz, settings["safety"])
         stack.callback(control.close)  # the first to be closed: the arm does not wait for files
         keys = stack.enter_context(Keys())
-        session = Session(agent, control, robot, cameras, recorder, keys, settings["keep_s"])
+        takeover = TakeOver(settings["takeover_speed"]) if agent.env["control"] == "cartesian" else None
+        session = Session(agent, control, robot, cameras, recorder, keys, settings["keep_s"], takeover)
         signals.has_moved = True
         stack.callback(stop, session, signals)  # whatever it was that ended it
         return run_episodes(session, settings, steps, mock)

@@ -16,6 +16,7 @@ from real.keys import STOPS, Keys
 from real.process import Control
 from real.record import Recorder, Step
 from real.robot import Robot, RobotError, State, StateError
+from real.takeover import REASON, TAKE, TakeOver
 from real.watch import explain_no_way
 
 HOME_S, HOME_RAD = 20.0, 0.01
@@ -41,9 +42,11 @@ class Session:
         recorder: Recorder | None,
         keys: Keys,
         keep_s: float,
+        takeover: TakeOver | None = None,
     ):
         self.agent, self.control, self.robot, self.recorder, self.keys = agent, control, robot, recorder, keys
-        self.cameras, self.keep_s = cameras, keep_s
+        self.cameras, self.keep_s, self.takeover = cameras, keep_s, takeover
+        self.gripper = 0.0  # the last action's
         self.inference_s: list[float] = []
         self.late_s: list[float] = []  # how much later than scheduled a step began
         self.missed = 0
@@ -54,6 +57,8 @@ class Session:
         if report.phase != "moving":
             return f"aborted:{report.fault or 'refused'}"
         self.agent.policy.reset()
+        if self.takeover is not None:
+            self.takeover.is_on = False
         if self.recorder is not None:
             self.recorder.begin(about)
         try:
@@ -122,13 +127,18 @@ class Session:
         before: Report,
         images: dict[str, np.ndarray],
     ) -> None:
-        obs, actions = self.agent.act(state, images)
+        reasons = tuple(sorted(k for k, n in report.count.items() if n > before.count.get(k, 0)))
+        if self.takeover is not None and self.takeover.is_on:
+            obs, actions = self.agent.state_vector(state).astype(np.float32), self.takeover.action(begun)[None]
+            reasons = (*reasons, REASON)
+        else:
+            obs, actions = self.agent.act(state, images)
+        self.gripper = float(actions[0, -1])
         inferred = time.monotonic()
         self.inference_s.append(inferred - begun)
         self.control.give(Chunk(begun, actions))
         if self.recorder is None:
             return
-        reasons = tuple(sorted(k for k, n in report.count.items() if n > before.count.get(k, 0)))
         self.recorder.add(
             Step(
                 scheduled,
@@ -215,13 +225,20 @@ class Session:
         if report.phase != "moving":
             return f"aborted:{report.fault}"
         check_output()
-        key = self.keys.read_key()
-        if key == "k" and self.recorder is not None:
-            self.recorder.save_last(self.keep_s)
-        if key in STOPS:
-            self.stop()
-            return "aborted:stopped"
-        return {"s": "success", "f": "failure"}.get(key, "")
+        while key := self.keys.read_key():
+            if self.takeover is not None and self.takeover.press(key, time.monotonic(), self.gripper):
+                if key == TAKE:
+                    write(
+                        "\ra person has the arm: t gives it back" if self.takeover.is_on else "\rthe policy has the arm"
+                    )
+            elif key == "k" and self.recorder is not None:
+                self.recorder.save_last(self.keep_s)
+            elif key in STOPS:
+                self.stop()
+                return "aborted:stopped"
+            elif key in ("s", "f"):
+                return {"s": "success", "f": "failure"}[key]
+        return ""
 
     def _show(self, t: int, steps: int, report: Report) -> None:
         if sys.stderr.isatty():

@@ -5,7 +5,7 @@ from typing import Any, TypedDict
 import yaml
 
 from pbrl.configs import FOLDER
-from pbrl.ranges import Count, Positive, Seed
+from pbrl.ranges import Count, Positive, Seed, Share
 from pbrl.types import UserError
 
 CONFIGS = FOLDER
@@ -24,6 +24,7 @@ class Deploy(TypedDict):
     home: bool
     record: str | None
     keep_s: Positive
+    takeover_speed: Share
     seed: Seed
     safety: dict[str, Any]
 

@@ -99,6 +99,7 @@ def _read_episode(path: Path, episode: minari.EpisodeData, meta: dict) -> Raw:
             video=video,
             instruction=_instruction(options, infos),
             filmed=bool(options.get("filmed")),
+            person=to_flags(where, "person", infos["person"])[:steps] if "person" in infos else None,
         ),
     )
 
@@ -153,7 +154,8 @@ def write_minari(root: Path, name: str, episodes: Sequence[Episode], provenance:
 def _buffer(i: int, episode: Episode) -> EpisodeBuffer:
     ends = np.zeros(len(episode.action), bool)
     ends[-1] = True
-    fields = (("success", episode.success), ("state", episode.state))
+    person = None if episode.person is None else np.append(episode.person, False)  # infos have a row more
+    fields = (("success", episode.success), ("state", episode.state), ("person", person))
     options = {"source": episode.source, "instruction": episode.instruction, "filmed": episode.filmed}
     if episode.video is not None:
         options["video"] = _video(i, episode.video)

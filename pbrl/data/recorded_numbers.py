@@ -1,4 +1,4 @@
-"""The numbers beside a video: obs [T+1, O], action [T, A], perhaps reward [T] and success [T+1] in a npz."""
+"""The numbers beside a video: a npz of obs [T+1, O], action [T, A], perhaps reward [T], success [T+1], person [T]."""
 
 import zipfile
 import zlib
@@ -10,7 +10,7 @@ import numpy as np
 from pbrl.data.damage import is_being_written, why_unreadable
 from pbrl.types import UserError
 
-WANTED = "obs [T+1, O], action [T, A] and perhaps reward [T] and success [T+1]"
+WANTED = "obs [T+1, O], action [T, A] and perhaps reward [T], success [T+1] and person [T]"
 
 
 class Numbers(NamedTuple):
@@ -20,6 +20,7 @@ class Numbers(NamedTuple):
     action: np.ndarray  # [T, A] float32
     reward: np.ndarray  # [T], as observations
     success: np.ndarray | None  # [T+1] bool
+    person: np.ndarray | None = None  # [T] bool
 
 
 def read_numbers(file: Path, video: Path, frames: int) -> Numbers:
@@ -41,14 +42,17 @@ def read_numbers(file: Path, video: Path, frames: int) -> Numbers:
     action = _rows(file, "action", arrays["action"], steps).astype(np.float32)
     reward = _column(file, "reward", arrays.get("reward", np.zeros(steps, np.float32)), steps)
     success = _column(file, "success", arrays["success"], steps + 1) if "success" in arrays else None
+    person = _column(file, "person", arrays["person"], steps) if "person" in arrays else None
     for name, array in (("obs", obs), ("action", action), ("reward", reward)):
         with np.errstate(over="ignore"):
             wrong = ~np.isfinite(array.astype(np.float32))
         _refuse(file, name, array, wrong, "which is not finite in float32: leave the row out, or mend it")
     _refuse(file, "action", action, np.abs(action) > 1, "beyond [-1, 1]: scale them")
-    if success is not None:
-        _refuse(file, "success", success, (success != 0) & (success != 1), "neither true nor false")
-    return Numbers(obs, action, reward, None if success is None else success.astype(bool))
+    for name, flags in (("success", success), ("person", person)):
+        if flags is not None:
+            _refuse(file, name, flags, (flags != 0) & (flags != 1), "neither true nor false")
+    success, person = (None if flags is None else flags.astype(bool) for flags in (success, person))
+    return Numbers(obs, action, reward, success, person)
 
 
 def _load(file: Path) -> dict[str, np.ndarray]:

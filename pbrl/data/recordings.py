@@ -65,7 +65,7 @@ def _read_recording(i: int, file: Path) -> tuple[Episode, Torn]:
     if is_being_written(file):
         raise UserError(f"{file} is still being written or copied: wait until that is done, and start again")
     frames = len(read_video_info(file).shown)
-    obs, action, reward, success = read_numbers(file.with_suffix(".npz"), file, frames)
+    obs, action, reward, success, person = read_numbers(file.with_suffix(".npz"), file, frames)
     details = read_details(file)
     instruction = details.get("instruction") or details.get("about", {}).get("instruction", "")  # ours; the recorder's
     episode = Episode(
@@ -79,6 +79,7 @@ def _read_recording(i: int, file: Path) -> tuple[Episode, Torn]:
         video=file,
         instruction=str(instruction),
         filmed=details.get("video", "camera") == "camera",  # the recorder's: the arm is drawn where it has no camera
+        person=person,
     )
     return episode, _look_for_torn(file, frames)
 

@@ -71,6 +71,7 @@ class Table:
         self.first, self.steps, self.seed = (np.empty(0, np.int64) for _ in range(3))
         self.returns = np.empty(0, np.float64)
         self.success: np.ndarray | None = np.empty(0, bool)
+        self.person = np.empty(0, bool)  # [R], steps that a person decided
         self.state: np.ndarray | None = None
         self.labels: dict[str, Tensor] = {}
         self.vocabulary = vocabulary_of(episode.instruction for episode in episodes)
@@ -135,6 +136,8 @@ class Table:
         success = [e.success.any() for e in episodes if e.success is not None]
         known = self.success is not None and len(success) == len(episodes)
         self.success = np.append(self.success, success) if known else None  # type: ignore[arg-type]
+        person = [np.append(np.zeros(len(e.action), bool) if e.person is None else e.person, False) for e in episodes]
+        self.person = np.concatenate([self.person, *person])
         self.state = _append_states(self.state, [e.state for e in episodes], begin)
         self._place = {own: i for i, own in reversed(list(enumerate(self.ids)))}
 

@@ -30,6 +30,7 @@ from PIL import Image
 from pbrl.data.episodes import versions
 from pbrl.data.video import read_video_info, write_mp4
 from real.record.journal import SINGLE, VECTORS, Account, read
+from real.takeover import REASON
 from robots import arm as robots
 from robots.model import add_arm
 
@@ -93,10 +94,12 @@ def columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     Where the last action led is not known; it is in action_raw [N, A] only.
     """
     raw = {name: np.array([row[name] for row in rows], float) for name in (*SINGLE, *VECTORS)}
+    person = np.array([REASON in row["why"] for row in rows[:-1]], bool)
     action = np.clip(np.nan_to_num(raw["action"], nan=0.0, posinf=1.0, neginf=-1.0), -1, 1)
     return {
         "obs": replace_invalid(raw["obs"]).astype(np.float32),
         "action": action[:-1].astype(np.float32),
+        **({"person": person} if person.any() else {}),
         "obs_raw": raw.pop("obs").astype(np.float32),
         "action_raw": raw.pop("action").astype(np.float32),
         **raw,
