@@ -36,7 +36,7 @@ class Interventions:
         """Raises UserError where anything but spans is asked for."""
         if query.kind != "spans":
             raise UserError(
-                "feedback=interventions marks good and bad stretches: query.kind=spans objective=kto algo.reference=true"
+                "feedback=interventions marks stretches: query.kind=spans objective=kto algo.reference=true"
             )
 
     def start(self, context: Context) -> None:
