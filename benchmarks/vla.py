@@ -1,14 +1,15 @@
 """The small vision-language-action policy: how fast it decides, and what it learns from its own episodes.
 
-    python -m benchmarks.vla --parts speed
+    python -m benchmarks.vla --parts speed vision
     python -m benchmarks.vla --parts learning              # three seeds of each method; `--jobs` at a time
 
 `speed`: CPU-seconds to decide a chunk, of one process in turns: number by number anew each time, with a key-value
-cache, and in parallel. `learning`: a cube is put down between two glasses (franka/clutter), from clumsy demonstrations
-of which half succeed. A clone (SFT) is made once for each seed; methods then play equally many episodes. `mt10`: a
-clone of 500 demonstrations of ten tasks, in scenes of training, in others, told in words that no training had, and told
-another task's words; and a clone of nine tasks on the tenth. Finished runs are not repeated. Writes
-`benchmarks/results/vla.jsonl`, prints tables in Markdown and draws docs/vla.png.
+cache, and in parallel. `vision`: CPU-seconds of an update of TPO on a model of SmolVLM-256M's sizes and random weights,
+with what its frozen image encoder made of the images kept, or computed anew. `learning`: a cube is put down between two
+glasses (franka/clutter), from clumsy demonstrations of which half succeed. A clone (SFT) is made once for each seed;
+methods then play equally many episodes. `mt10`: a clone of 500 demonstrations of ten tasks, in scenes of training, in
+others, told in words that no training had, and told another task's words; and a clone of nine tasks on the tenth.
+Finished runs are not repeated. Writes `benchmarks/results/vla.jsonl`, prints tables in Markdown, draws docs/vla.png.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,16 +29,20 @@ import torch
 import yaml
 
 from benchmarks.report import RESULTS
+from pbrl.algos.tpo import Batch
+from pbrl.configs import compose_config
 from pbrl.data.rollout import LOCKSTEP, PolicyActor, RolloutWorkers, stack_observations
 from pbrl.models.policy import load_policy
 from pbrl.models.vla import VLAPolicy
+from pbrl.objectives import Objective, bradley_terry
 from pbrl.processor import processor_name
+from pbrl.run.build import build as build_part
 from pbrl.training.evaluate import evaluation_seeds
-from pbrl.types import Environment, Observation, Policy, Spec
+from pbrl.types import Environment, Observation, Policy, Segment, Spec, TrajectoryComparisons
 from sim.multitask import SETS
 
 FILE = RESULTS / "vla.jsonl"
-PARTS = ("speed", "learning", "mt10")
+PARTS = ("speed", "vision", "learning", "mt10")
 PICTURE = Path(__file__).parent.parent / "docs" / "vla.png"
 FOLDER = Path("runs/benchmark/vla")
 DATA = ["env=franka/clutter", "data=offset", "data.success=null", "data.behaviour.strength=0.015",
@@ -105,6 +111,52 @@ def measure_speed(rounds: int = 15) -> dict[str, Any]:
     seconds = {name: float(np.median(own)) for name, own in taken.items()}
     ratios = {f"{name}_ratio": float(np.median(np.divide(taken["anew"], own))) for name, own in taken.items()}
     return {"part": "speed", "processor": processor_name(), "cpu_seconds": seconds, **ratios, "git": revision()}
+
+
+SMOLVLM = {  # SmolVLM-256M-Instruct's config.json
+    "vision": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+               "image_size": 512, "patch_size": 16},
+    "text": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+             "num_key_value_heads": 3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    "scale": 4,
+    "rows": 48_000,
+}  # fmt: skip
+
+
+def measure_vision(rounds: int = 3) -> dict[str, Any]:
+    """CPU-seconds of an update of TPO on one pair of episodes of two decisions, medians of turns on one thread."""
+    from pbrl.models.hf_vla import TokenVLA
+    from tests.models.vision_language import idefics3
+
+    torch.set_num_threads(1)
+    spec = Spec(4, 4, (0.0,) * 4, (1.0,) * 4, 120, {"corner2": (224, 224, 3)}, False, ("open",))
+    settings = compose_config("policy=hf_vla", "policy.statistics=unit", "policy.freeze_vision=true")["policy"]
+    with tempfile.TemporaryDirectory() as folder:
+        idefics3(Path(folder), **SMOLVLM)
+        del settings["_target_"]
+        policy = TokenVLA(spec, **{**settings, "path": folder})
+    learner = build_part(compose_config("algo=tpo")["algo"], spec, policy=policy, objective=Objective(bradley_terry))
+    images = {"corner2": torch.randint(0, 256, (1, 2, 2, 224, 224, 3), dtype=torch.uint8)}
+    obs = Observation(torch.randn(1, 2, 2, 4), images, {"tokens": torch.full((1, 2, 2, 16), 2)})
+    chunks = Segment(obs, torch.rand(1, 2, 2, 1, 4) * 2 - 1, torch.ones(1, 2, 2, 1))
+    own = TrajectoryComparisons(chunks, torch.ones(1), torch.ones(1), torch.zeros(1, 2), torch.ones(1, 2, dtype=bool))
+    data = Segment(Observation(*(take_first(part) for part in obs)), chunks.action[:, 0, :1, 0], torch.ones(1, 1))
+    taken: dict[str, list[float]] = {"anew": [], "kept": []}
+    for _ in range(rounds):
+        for way, own_taken in taken.items():
+            if way == "anew":
+                policy.vlm.vision.forget()  # type: ignore[union-attr]
+            began = time.process_time()
+            learner.update(Batch(own, data))
+            own_taken.append(time.process_time() - began)
+    seconds = {way: float(np.median(own_taken)) for way, own_taken in taken.items()}
+    ratio = float(np.median(np.divide(taken["anew"], taken["kept"])))
+    return {"part": "vision", "processor": processor_name(), "cpu_seconds": seconds, "ratio": ratio, "git": revision()}
+
+
+def take_first(part: Any) -> Any:
+    """[1, 2, 2, …] → [1, 1, …], of a tensor or of several by name."""
+    return {k: v[:, 0, :1] for k, v in part.items()} if isinstance(part, dict) else part[:, 0, :1]
 
 
 def revision() -> str:
@@ -245,7 +297,12 @@ def write(lines: Sequence[dict[str, Any]], part: str) -> None:
     """Replaces the lines of a part that were measured again."""
 
     def key(line: dict[str, Any]) -> tuple[Any, ...]:
-        return line["part"], line.get("method"), line.get("seed"), line["processor"] if part == "speed" else None
+        return (
+            line["part"],
+            line.get("method"),
+            line.get("seed"),
+            line["processor"] if part in ("speed", "vision") else None,
+        )
 
     old = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
     new = {key(line) for line in lines}
@@ -266,6 +323,10 @@ def main() -> None:
         line = measure_speed()
         print(json.dumps(line, indent=2))
         write([line], "speed")
+    if "vision" in given.parts:
+        line = measure_vision()
+        print(json.dumps(line, indent=2))
+        write([line], "vision")
     if "mt10" in given.parts:
         recipes = {"mt10": ["data.episodes=500"], "mt10-nine": ["data.episodes=450", f"env.tasks=[{','.join(NINE)}]"]}
         for recipe in recipes.values():

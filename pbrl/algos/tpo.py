@@ -8,7 +8,8 @@ preferences of tree searches (Xie et al. 2024, arXiv:2405.00451), on decisions o
 
 Without a comparison, it clones its own episodes: the better ones that succeeded (filtered behavior cloning), or all,
 weighed by exp(score / temperature) among those of a scene: the forward KL divergence from the best policy that stays
-near, which reward-weighted regression minimises (Peters & Schaal 2007).
+near, which reward-weighted regression minimises (Peters & Schaal 2007); or all, each told how it turned out, and acts
+as if told that it will turn out well (advantage conditioning, RECAP, Physical Intelligence 2025).
 """
 
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from pbrl.stages.description import load_stages
 from pbrl.training.batches import Data
 from pbrl.types import Metrics, Phase, Rollouts, Segment, Spec, TrajectoryComparisons, UserError
 
-COMPARE, CLONE = ("episodes", "stages", "branches"), ("winners", "weighted")
+COMPARE, CLONE = ("episodes", "stages", "branches"), ("winners", "weighted", "conditioned")
 
 
 class Batch(NamedTuple):
@@ -44,9 +45,9 @@ class TPO(nn.Module):
     took, plus `confidence` times the log-likelihood of its actions per step. Episodes whose scores differ by no more
     than `margin` are not compared; with `same_scene=false` they are of any two scenes. `compare` says whether whole
     episodes are, or the stages of one by one, or branches, of `branch` decisions. With `keep` the episodes of earlier
-    iterations are learnt from again. `kl_weight` keeps what was played as likely as it was. `clone` is winners or
-    weighted, and null where losers count, too. `start_from` is the folder of a run whose policy is tuned, and then
-    nothing is cloned first.
+    iterations are learnt from again. `kl_weight` keeps what was played as likely as it was. `clone` is winners,
+    weighted or conditioned, and null where losers count, too. `start_from` is the folder of a run whose policy is
+    tuned, and then nothing is cloned first.
     """
 
     def __init__(
@@ -99,6 +100,10 @@ class TPO(nn.Module):
             raise UserError("algo.samples=1: episodes are compared with others of their scene, so 2 or more of each")
         if (stages or compare == "stages") and not description:
             raise UserError("algo.description says which stages there are: name one, as algo.description=mt10")
+        if clone == "conditioned" and not getattr(policy, "settings", {}).get("quality"):
+            raise UserError(
+                "algo.clone=conditioned tells a policy how well it shall do: policy=vla policy.quality=true"
+            )
         if objective.segments > 2:
             raise UserError(f"objective={objective.name} learns from lists, and algo=tpo compares two episodes")
         self.policy = policy
@@ -138,8 +143,11 @@ class TPO(nn.Module):
 
     def draw(self, data: Data) -> Batch:
         """Two episodes each of `batch_size` scenes, and as many chunks of the data."""
+        own: TrajectoryComparisons | Segment
         if self.clone_by == "weighted":
-            own: TrajectoryComparisons | Segment = data.trajectories_by_score(2 * self.batch_size, self.temperature)
+            own = data.trajectories_by_score(2 * self.batch_size, self.temperature)
+        elif self.clone_by == "conditioned":
+            own = data.graded_trajectories(2 * self.batch_size)
         else:
             own = self.objective.draw_trajectories(data, self.batch_size)
         return Batch(own, data.chunks(self.batch_size, self.policy.horizon, images=True))
@@ -148,7 +156,7 @@ class TPO(nn.Module):
         """Minimizes the objective on beta * log(pi / pi_before), or clones, and the BC loss times `bc_weight`."""
         if not isinstance(batch.own, TrajectoryComparisons):
             loss = self._clone_loss(batch.own, torch.ones_like(batch.own.mask[..., 0, 0]))
-            metrics = {"weighted_bc": loss.detach()}
+            metrics = {"own_bc": loss.detach()}
         elif self.clone_by:
             label, success = batch.own.label, batch.own.success
             better = torch.stack([1 - label, label], 1) if label.ndim == 1 else label

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pbrl.models.frozen_vision import FrozenVision, find_encoder
 from pbrl.types import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -171,14 +172,18 @@ def load_model(files: Checkpoint, dtype: torch.dtype) -> Any:
     return model
 
 
-def add_lora(model: Any, *, rank: int, alpha: float, head: bool) -> None:
-    """Adds LoRA to all linear layers of a model, and freezes the rest.
+def add_lora(model: Any, *, rank: int, alpha: float, head: bool, frozen: str | None = None) -> None:
+    """Adds LoRA to all linear layers of a model but those of the module `frozen`, and freezes the rest.
 
     OpenVLA's own is on the head too, which peft's "all-linear" has left out since.
     """
     _, peft = libraries()
     last = None if head else model.get_output_embeddings()
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not last]
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not last and not (frozen and name.startswith(f"{frozen}."))
+    ]
     given = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, init_lora_weights="gaussian")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")  # of merging, which is not done here
@@ -189,6 +194,7 @@ class VisionLanguageModel(nn.Module):
     """A checkpoint's model, whose every linear layer has LoRA of `rank`; with rank 0 all that it has is trained. With
     `head` the layer that gives the logits is one of them.
 
+    With `freeze_vision` the image encoder has none, and what it makes of images is kept, at most `vision_cache_mb`.
     `adapter` holds the parameters that are trained, and is all that is saved; the rest is read from the folder again.
     Dropout is off. Where more than `at_once` rows are read, it is so many at a time, and what their gradients need is
     computed again (activation checkpointing). Without `loads` settings are checked, and no weights read. Raises
@@ -196,7 +202,17 @@ class VisionLanguageModel(nn.Module):
     """
 
     def __init__(
-        self, files: Checkpoint, *, rank: int, alpha: float, dtype: str, at_once: int, head: bool, loads: bool = True
+        self,
+        files: Checkpoint,
+        *,
+        rank: int,
+        alpha: float,
+        dtype: str,
+        at_once: int,
+        head: bool,
+        freeze_vision: bool = False,
+        vision_cache_mb: float = 0.0,
+        loads: bool = True,
     ):
         super().__init__()
         if dtype not in DTYPES:
@@ -207,8 +223,10 @@ class VisionLanguageModel(nn.Module):
             )
         self.files, self.at_once = files, at_once
         model = load_model(files, DTYPES[dtype]) if loads else nn.Module()
+        name, encoder = find_encoder(model) if freeze_vision and loads else (None, None)
         if rank and loads:
-            add_lora(model, rank=rank, alpha=alpha, head=head)
+            add_lora(model, rank=rank, alpha=alpha, head=head, frozen=name)
+        self.vision = FrozenVision(encoder, vision_cache_mb) if encoder is not None else None
         self.held = (model.eval(),)  # a tuple is not registered: what is frozen is neither saved nor optimized
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         for p in trained.values():
@@ -222,6 +240,8 @@ class VisionLanguageModel(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "VisionLanguageModel":
         self.model._apply(fn)
+        if self.vision is not None:
+            self.vision.forget()  # it lies on another device, or in another precision
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:

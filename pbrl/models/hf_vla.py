@@ -49,6 +49,8 @@ class HFPolicy(ChunkPolicy):
         lora_rank: Whole,
         lora_alpha: Positive,
         at_once: Size,
+        freeze_vision: bool = False,
+        vision_cache_mb: NotNegative = 0.0,
         prompt: str,
         image_token: str | None,
         instruction: str | None,
@@ -73,14 +75,15 @@ class HFPolicy(ChunkPolicy):
             )
         self.settings = {
             "path": str(self.files.folder), "weights": found, "dtype": dtype, "lora_rank": lora_rank,
-            "lora_alpha": lora_alpha, "at_once": at_once, "prompt": prompt, "image_token": image_token,
+            "lora_alpha": lora_alpha, "at_once": at_once, "freeze_vision": freeze_vision,
+            "vision_cache_mb": vision_cache_mb, "prompt": prompt, "image_token": image_token,
             "instruction": instruction, "horizon": horizon, "execute": execute,
         }  # fmt: skip
         self.instruction = instruction
         self.reads_words = bool(spec.vocabulary) and not instruction
         self.vlm = VisionLanguageModel(
             self.files, rank=lora_rank, alpha=lora_alpha, dtype=dtype, at_once=at_once, head=self.says_words,
-            loads=spec.max_steps > 1,
+            freeze_vision=freeze_vision, vision_cache_mb=vision_cache_mb, loads=spec.max_steps > 1,
         )  # fmt: skip
 
     def told(self, obs: Observation) -> tuple[list[list[Any]], list[str]]:

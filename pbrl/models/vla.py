@@ -24,7 +24,8 @@ DECODE = ("parallel", "autoregressive")
 class VLAPolicy(ChunkPolicy):
     """Plans `horizon` actions and carries out `execute` of them.
 
-    It acts on the most likely bins, or, with `explore`, on bins drawn at the `temperature`. Raises UserError.
+    It acts on the most likely bins, or, with `explore`, on bins drawn at the `temperature`. With `quality` it is told
+    how well it shall do: algo.clone=conditioned trains it so. Raises UserError.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class VLAPolicy(ChunkPolicy):
         heads: Size,
         channels: Size,
         temperature: NotNegative,
+        quality: bool = False,
     ):
         super().__init__()
         if decode not in DECODE:
@@ -47,12 +49,12 @@ class VLAPolicy(ChunkPolicy):
         self.set_chunks(spec, horizon, execute)
         self.settings = {
             "horizon": horizon, "execute": execute, "decode": decode, "bins": bins, "width": width, "layers": layers,
-            "heads": heads, "channels": channels, "temperature": temperature,
+            "heads": heads, "channels": channels, "temperature": temperature, "quality": quality,
         }  # fmt: skip
         self.temperature = temperature
         self.reads_words = bool(spec.vocabulary)
         self.bins, self.is_parallel = ActionBins(bins), decode == "parallel"
-        self.context = ContextTokens(spec, width=width, channels=channels)
+        self.context = ContextTokens(spec, width=width, channels=channels, quality=quality)
         self.trunk = PrefixTransformer(width=width, layers=layers, heads=heads)
         places, outputs = (horizon, spec.action_dim * bins) if self.is_parallel else (horizon * spec.action_dim, bins)
         self.place = nn.Parameter(0.02 * torch.randn(places, width))

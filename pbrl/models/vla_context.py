@@ -10,12 +10,20 @@ from pbrl.models.prefix_transformer import PrefixTransformer
 from pbrl.models.text import FIRST, WORDS
 from pbrl.types import Observation, Spec, UserError
 
+BAD, GOOD = 0, 1  # qualities
+
 
 class ContextTokens(nn.Module):
-    """What is observed as tokens: the words of the instruction, patches of each camera's image, and the state."""
+    """What is observed as tokens: the words of the instruction, patches of each camera's image, and the state.
 
-    def __init__(self, spec: Spec, *, width: int, channels: int):
+    With `quality` it is told how what is done shall turn out, too: well, where nothing else is said.
+    """
+
+    def __init__(self, spec: Spec, *, width: int, channels: int, quality: bool = False):
         super().__init__()
+        self.quality = nn.Embedding(2, width) if quality else None
+        if self.quality is not None:
+            nn.init.zeros_(self.quality.weight)  # bad is as good, until it is told apart
         self.normalize = Normalize(spec.obs_mean, spec.obs_std)
         self.state = nn.Linear(spec.obs_dim, width)
         self.cameras = tuple(spec.images)
@@ -35,6 +43,10 @@ class ContextTokens(nn.Module):
             words = obs.text["tokens"]
             tokens.append(self.words(words) + self.word_place)
             masks.append(words != 0)
+        if self.quality is not None:
+            told = obs.text.get("quality", torch.full_like(masks[0][:, 0], GOOD, dtype=torch.long))
+            tokens.append(self.quality(told)[:, None])
+            masks.append(torch.ones_like(masks[0]))
         return torch.cat([t.to(state.dtype) for t in tokens], 1), torch.cat(masks, 1)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from pbrl.data.table import Table
 from pbrl.data.trajectories import Trajectories, take
 from pbrl.feedback.labels import Labels, split
+from pbrl.models.vla_context import BAD, GOOD
 from pbrl.training.weights import rank, scale
 from pbrl.types import (
     AttributeComparisons,
@@ -312,6 +313,20 @@ class Data:
         assert own is not None
         weight = softmax_in(own.scene, own.score.sum(-1) / temperature)
         return take(own.chunks, torch.multinomial(weight, n, replacement=True, generator=self.generator))
+
+    def graded_trajectories(self, n: int) -> Segment:
+        """n episodes [n, D, …], each told how it turned out: well, where it scored more than the mean of its scene, or
+        as much and succeeded."""
+        own = self.trajectories
+        assert own is not None
+        score, count = own.score.sum(-1), int(own.scene.max()) + 1
+        total = score.new_zeros(count).index_add(0, own.scene, score)
+        lead = score - (total / own.scene.bincount(minlength=count))[own.scene]
+        quality = torch.where((lead > 1e-6) | ((lead > -1e-6) & own.success), GOOD, BAD)
+        places = self._randint(len(own), n)
+        chunks = take(own.chunks, places)
+        told = {**chunks.obs.text, "quality": quality[places, None].expand(chunks.mask.shape[:2])}
+        return chunks._replace(obs=chunks.obs._replace(text=told))
 
     # Segments from anywhere in the data
 

@@ -13,7 +13,7 @@ from pbrl.models.policy import save_policy
 from pbrl.models.vla import VLAPolicy
 from pbrl.objectives import bradley_terry
 from pbrl.training.batches import Data
-from pbrl.types import UserError
+from pbrl.types import Observation, UserError
 from tests import toy
 from tests.parts import build, draw_batches, made_up_data, made_up_trajectories
 
@@ -108,7 +108,31 @@ def test_weighted_cloning_draws_by_the_softmax_of_scores():
     scenes = (drawn // 10).long().bincount()
     assert (scenes > 0.8 * 6000 / len(scenes)).all(), "no scene counts more than another"
     metrics = tpo.update(tpo.draw(data))
-    assert metrics["weighted_bc"] > 0
+    assert metrics["own_bc"] > 0
+
+
+def test_episodes_are_told_how_they_turned_out():
+    tpo = build("algo/tpo", policy=build("policy/vla", quality=True), clone="conditioned", lr_after=1e-2)
+    data, own = made_up_data("pair"), made_up_trajectories(tpo.policy)
+    own.scene, own.score = torch.arange(24) // 3, torch.tensor([0.0, 1.0, 2.0] * 4 + [1.0] * 12)[:, None]
+    own.success = torch.arange(24) >= 18
+    data.set_trajectories(own, margin=0.0, same_scene=True)
+    own.chunks.obs.state[..., 0] = torch.arange(24.0)[:, None]
+    drawn = data.graded_trajectories(600)
+    place, quality = drawn.obs.state[:, 0, 0].long(), drawn.obs.text["quality"]
+    assert quality.shape == drawn.mask.shape[:2] and len(place.unique()) == 24
+    expected = [0, 0, 1] * 4 + [0] * 6 + [1] * 6  # all of a scene alike: as they succeeded
+    assert torch.equal(quality[:, 0], torch.tensor(expected)[place])
+    policy = tpo.policy
+    before = policy.plan(Observation(own.chunks.obs.state[:, 0]))
+    for _ in range(40):
+        tpo.update(tpo.draw(data))
+    well, badly = (
+        policy.log_prob(Observation(own.chunks.obs.state[:, 0], {}, {"quality": torch.full((24,), q)}), before)
+        for q in (1, 0)
+    )
+    assert not torch.allclose(well, badly), "it tells them apart"
+    assert torch.equal(well, policy.log_prob(Observation(own.chunks.obs.state[:, 0]), before)), "and acts as told: well"
 
 
 def test_where_nothing_can_be_compared_nothing_is_learnt():
@@ -129,7 +153,8 @@ def test_where_nothing_can_be_compared_nothing_is_learnt():
         ({"objective": "plackett_luce"}, "compares two episodes"),
         ({"compare": "stages"}, "says which stages there are"),
         ({"compare": "steps"}, "it is episodes, stages, branches"),
-        ({"clone": "losers"}, "it is null, winners, weighted"),
+        ({"clone": "losers"}, "it is null, winners, weighted, conditioned"),
+        ({"clone": "conditioned"}, "policy.quality=true"),
     ],
 )
 def test_settings_that_cannot_be_learnt_from(changes, message):
@@ -178,6 +203,10 @@ SIZES = {"horizon": 4, "execute": 4, "bins": 16, "width": 32, "layers": 1}
 
 def learn(cloned, *, is_wrong: bool = False, **changes) -> VLAPolicy:
     policy, data = copy.deepcopy(cloned)
+    if changes.get("clone") == "conditioned":
+        told = build("policy/vla", policy.spec, **SIZES, quality=True)
+        told.load_state_dict(policy.state_dict(), strict=False)
+        policy = told
     tpo = build("algo/tpo", policy.spec, policy=policy, **LEARN | changes)
     plan = tpo.rollouts
     for iteration in range(1, 3):
@@ -196,6 +225,7 @@ def learn(cloned, *, is_wrong: bool = False, **changes) -> VLAPolicy:
         ({"objective": "bradley_terry"}, 0.2),
         ({"clone": "winners"}, 0.2),
         ({"clone": "weighted"}, 0.05),  # of scenes where none succeeded it clones, too
+        ({"clone": "conditioned"}, 0.1),
         ({"compare": "branches"}, 0.1),  # of each episode it learns about two decisions alone
         ({"objective": "kto"}, 0.1),
     ],

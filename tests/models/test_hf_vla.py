@@ -18,6 +18,7 @@ pytest.importorskip("peft", reason="needs peft: pip install -e '.[vla]'")
 
 from pbrl.algos.bc import BC
 from pbrl.models.bins import TokenBins
+from pbrl.models.frozen_vision import _size
 from pbrl.models.hf_vla import FlowVLA, HFPolicy, TokenVLA
 from pbrl.models.policy import load_policy, save_policy
 from pbrl.models.text import tokenize
@@ -216,6 +217,53 @@ def _take(part: Any, i: int) -> Any:
     return {k: v[i] for k, v in part.items()} if isinstance(part, dict) else part[i]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_frozen_encoder_makes_of_an_image_is_computed_once(folders, family, tmp_path):
+    plain, frozen = (token_vla(folders / family, freeze_vision=on, vision_cache_mb=100) for on in (False, True))
+    assert len(list(frozen.parameters())) < len(list(plain.parameters()))
+    own, vision = chunks(frozen, 4), frozen.vlm.vision
+    own = own._replace(obs=observe(4, spec=frozen.spec))
+    with torch.no_grad():
+        first = frozen.score_chunks(own)
+        count = vision.computed
+        assert torch.equal(frozen.score_chunks(own), first) and vision.computed == count > 0
+        vision.forget()
+        torch.testing.assert_close(frozen.score_chunks(own), first)
+        assert vision.computed == 2 * count
+        twice = own._replace(obs=Observation(*(_take(part, torch.tensor([0, 0, 1, 0])) for part in own.obs)))
+        vision.forget()
+        torch.testing.assert_close(frozen.score_chunks(twice)[0], first[0], atol=1e-4, rtol=1e-4)
+        assert vision.computed == 2.5 * count, "two images of four rows"
+        changed = own.obs.images["front"].clone()
+        changed[0, 3, 3] ^= 255
+        other = own._replace(obs=own.obs._replace(images={**own.obs.images, "front": changed}))
+        assert not torch.equal(frozen.score_chunks(other)[0], first[0]), "another pixel is another image"
+    loss = -frozen.score_chunks(own).sum()
+    grads = torch.autograd.grad(loss, list(frozen.parameters()))
+    assert all(torch.isfinite(g).all() for g in grads) and sum(bool(g.any()) for g in grads) > 4
+    save_policy(frozen, tmp_path / "policy.pt")
+    again = load_policy(tmp_path / "policy.pt")
+    copied, pickled = copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))
+    with torch.no_grad():
+        for one in (again, copied, pickled):
+            assert one.vlm.vision is not vision and one.vlm.vision.encoder is not vision.encoder
+            torch.testing.assert_close(one.score_chunks(own), frozen.score_chunks(own))
+
+
+def test_only_so_much_is_kept(folders):
+    policy = token_vla(folders / "llava", freeze_vision=True, vision_cache_mb=0.0)
+    own, vision = chunks(policy, 4), policy.vlm.vision
+    with torch.no_grad():
+        policy.score_chunks(own)
+    held = vision.bytes
+    assert 0 < len(vision.kept) <= 8 and held > 0
+    vision.most = 2.5 * held
+    for seed in range(6):
+        with torch.no_grad():
+            policy.score_chunks(chunks(policy, 4, seed=seed))
+    assert vision.bytes <= vision.most and vision.bytes == sum(map(_size, vision.kept.values()))
+
+
 def test_steps_that_were_not_carried_out_count_nothing(folders):
     policy = token_vla(folders / "llava")
     own = chunks(policy, 2, 4)
@@ -224,7 +272,7 @@ def test_steps_that_were_not_carried_out_count_nothing(folders):
     with torch.no_grad():
         steps = policy.log_prob_steps(own.obs, own.action)
         found = policy.score_chunks(own._replace(mask=mask))
-    torch.testing.assert_close(found, (steps * mask).sum((-2, -1)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, (steps * mask).sum(-1), atol=1e-4, rtol=1e-4)
     seven = Segment(observe(2, 7), torch.zeros(2, 7, 2), torch.ones(2, 7))
     assert policy.score(seven).shape == (2,)
 
@@ -322,11 +370,11 @@ def test_trajectory_preferences_raise_the_better_of_two_episodes(folders):
     from pbrl.run.build import build
 
     policy = token_vla(folders / "idefics3", at_once=5, statistics="unit")
-    algo = config("algo=tpo", "policy=hf_vla")["algo"] | {"lr_after": 1e-3}
+    algo = config("algo=tpo", "policy=hf_vla")["algo"] | {"lr_after": 1e-3, "kl_weight": 0.0, "beta": 0.1}
     learner = build(algo, SPEC, policy=policy, objective=objective("logistic"))
     own = chunks(policy, 2, 2, 3)  # two pairs of episodes of three decisions
     with torch.no_grad():
-        log_prob = policy.score_chunks(own)
+        log_prob = policy.score_chunks(own).sum(-1)
     label, confidence = torch.tensor([1.0, 0.0]), torch.ones(2)
     pairs = TrajectoryComparisons(own, label, confidence, log_prob, torch.zeros(2, 2, dtype=torch.bool))
     cloned = Segment(
@@ -337,7 +385,7 @@ def test_trajectory_preferences_raise_the_better_of_two_episodes(folders):
     assert metrics[0]["ratio"].abs() < 1e-3
     torch.testing.assert_close(metrics[0]["tpo"], torch.tensor(2.0).log(), atol=1e-4, rtol=0)  # of DPO at the reference
     with torch.no_grad():
-        gained = policy.score_chunks(own) - log_prob
+        gained = policy.score_chunks(own).sum(-1) - log_prob
     assert gained[0, 1] > gained[0, 0] and gained[1, 0] > gained[1, 1]
     assert all(torch.equal(value, hold(policy)[key]) for key, value in frozen.items())
 

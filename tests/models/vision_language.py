@@ -18,6 +18,7 @@ BYTES = ["<pad>", "<s>", "</s>", *sorted(ByteLevel.alphabet())]
 WORDS = [*BYTES, *(f"<spare {i}>" for i in range(256))]
 SHAPE = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
          "initializer_range": 0.2}  # fmt: skip
+VISION = {**SHAPE, "image_size": 32, "patch_size": 8}
 TEXT = {**SHAPE, "num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
@@ -46,22 +47,28 @@ def llava(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def idefics3(folder: Path) -> None:
-    """Idefics3, of which SmolVLM 256M and 500M are: SigLIP's features, four in one, among the words of a Llama."""
+def idefics3(
+    folder: Path, vision: dict[str, Any] = VISION, text: dict[str, Any] = TEXT, scale: int = 2, rows: int = 4
+) -> None:
+    """Idefics3, of which SmolVLM 256M and 500M are: SigLIP's features, `scale` squared in one, among a Llama's words.
+
+    `rows` more words than the tokenizer has.
+    """
     marks = {"image": "<image>", "fake_image": "<fake_token_around_image>", "global_image": "<global-img>",
              "end_of_utterance": "<end_of_utterance>"}  # fmt: skip
     words = tokenizer(**{f"{name}_token": mark for name, mark in marks.items()})
     config = hf.Idefics3Config(
-        vision_config=hf.Idefics3VisionConfig(image_size=32, patch_size=8, **SHAPE).to_dict(),
-        text_config=hf.LlamaConfig(vocab_size=len(words) + 4, **TEXT).to_dict(),
+        vision_config=hf.Idefics3VisionConfig(**vision).to_dict(),
+        text_config=hf.LlamaConfig(vocab_size=len(words) + rows, **text).to_dict(),
         image_token_id=words.convert_tokens_to_ids("<image>"),
-        scale_factor=2,
+        scale_factor=scale,
         pad_token_id=0,
     )
     save(hf.Idefics3ForConditionalGeneration, config, folder)
-    sides = {"longest_edge": 32}
+    sides = {"longest_edge": vision["image_size"]}
     pictures = hf.Idefics3ImageProcessorPil(size=sides, max_image_size=sides, do_image_splitting=False)
-    hf.Idefics3Processor(pictures, words, image_seq_len=4).save_pretrained(folder)
+    count = (vision["image_size"] // vision["patch_size"] // scale) ** 2
+    hf.Idefics3Processor(pictures, words, image_seq_len=count).save_pretrained(folder)
 
 
 def paligemma(folder: Path) -> None:
