@@ -81,7 +81,7 @@ def main() -> None:
     if out is not None and out.exists():
         raise UserError(f"out={out} is there already: choose another name, or move it")
     env, policy = environment_of(given["policy"], flags), load_policy(given["policy"])
-    workers = RolloutWorkers(env, worker_count(numbers["workers"]))
+    workers = RolloutWorkers(env, 1 if getattr(policy, "is_single", False) else worker_count(numbers["workers"]))
     seeds = evaluation_seeds(numbers["episodes"], numbers["seed"])
     with tempfile.TemporaryDirectory(dir=None if out is None else _made(out.parent)) as videos:
         try:

@@ -1,4 +1,4 @@
-"""A policy on another machine, as one of ours: pbrl's own server, or openpi's, over a WebSocket.
+"""A policy on another machine, as one of ours: behind pbrl's own server, openpi's, or LeRobot's.
 
 For each decision a message with images, state and instruction goes out, and a chunk of actions comes back. Where a
 policy is named, `ws://host:port` is a server of pbrl's (`python -m pbrl.serving`), which says itself what it wants, and
@@ -25,9 +25,11 @@ from pbrl.models.chunks import ChunkQueue
 from pbrl.models.policy import LikelihoodPolicy
 from pbrl.models.text import to_bytes, to_instruction
 from pbrl.ranges import Count, Positive, check_values, hints
+from pbrl.serving.lerobot import LeRobotConnection, describe_features
 from pbrl.serving.wire import pack, unpack
 from pbrl.types import Observation, Spec, UserError
 
+GRPC = "grpc://"
 LARGEST = 2**28  # bytes of an answer
 TIMEOUT_S = 60.0  # of servers of pbrl's
 
@@ -41,21 +43,27 @@ class ServerSettings:
     state: dict[str, list[int] | None]  # name → the observation's numbers from … to; null: all of them
     images: dict[str, str]  # name → camera
     instruction: str | None  # the name of the instruction; null: it is told none
-    actions: str  # the name of the chunk that it answers with, [K, A]
+    actions: str | None  # the name of the chunk that it answers with, [K, A]; LeRobot's has none
     execute: Count  # actions that are carried out before the next question
     low: list[float] | None  # the server's actions that are our -1 and 1; null: they are in [-1, 1]
     high: list[float] | None
     key_env: str | None  # the environment variable with its key; null: it wants none
     timeout_s: Positive
+    model: dict[str, str] | None = None  # what LeRobot's server loads: type, path, device
 
     @classmethod
     def parse(cls, given: Mapping[str, Any], file: str | Path) -> "ServerSettings":
         """Typed settings. Raises UserError for a name or value that means nothing."""
         known = {field.name for field in fields(cls)}
-        for what, names in (("has no", known - set(given)), ("knows no", set(given) - known)):
+        for what, names in (("has no", known - {"model"} - set(given)), ("knows no", set(given) - known)):
             if names:
                 raise UserError(f"{file} {what} {', '.join(sorted(names))}: see configs/server/openpi.yaml")
-        check_values({k: v for k, v in given.items() if k not in ("state", "images")}, hints(cls), f"{file}: ")
+        check_values({k: v for k, v in given.items() if k not in ("state", "images", "model")}, hints(cls), f"{file}: ")
+        is_lerobot, model = given["url"].startswith(GRPC), given.get("model")
+        if is_lerobot and (not isinstance(model, dict) or set(model) != {"type", "path", "device"}):
+            raise UserError(f"{file}: model says what LeRobot's server loads, by type, path and device")
+        if not is_lerobot and (model or not given["actions"]):
+            raise UserError(f"{file}: actions are named, and no model, unless url is {GRPC}…, LeRobot's server")
         return cls(**given)
 
 
@@ -137,7 +145,18 @@ class ServedPolicy(LikelihoodPolicy):
         self.spec, self.server, self.env, self.reads_words = spec, server, env, reads_words
         self.execute = self.horizon = server.execute
         self.queue = ChunkQueue(self.execute)
-        self.connection = Connection(server.url, server.key_env, server.timeout_s)
+        if server.url.startswith(GRPC):
+            features = describe_features(self._state_names(), spec.images, server.images)
+            self.connection: Any = LeRobotConnection(
+                server.url, server.model or {}, features, self.execute, server.timeout_s
+            )
+        else:
+            self.connection = Connection(server.url, server.key_env, server.timeout_s)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether its server answers one client at a time."""
+        return isinstance(self.connection, LeRobotConnection)
 
     def reset(self) -> None:
         self.queue.reset()
@@ -164,19 +183,27 @@ class ServedPolicy(LikelihoodPolicy):
     def _ask(self, obs: Observation, i: int) -> Tensor:
         server, state = self.server, obs.state[i].float().cpu().numpy()
         message: dict[str, Any] = {name: state[slice(*part)] if part else state for name, part in server.state.items()}
-        message |= {name: obs.images[camera][i].cpu().numpy() for name, camera in server.images.items()}
-        if server.instruction:
-            message[server.instruction] = to_instruction(obs.text["utf8"][i].cpu().numpy())
-        answer = self.connection.ask(message)
-        return torch.from_numpy(self._read(answer))
+        images = {name: obs.images[camera][i].cpu().numpy() for name, camera in server.images.items()}
+        told = {server.instruction: to_instruction(obs.text["utf8"][i].cpu().numpy())} if server.instruction else {}
+        if isinstance(self.connection, LeRobotConnection):
+            numbers = np.concatenate([*message.values()]).tolist() if message else []
+            found = self.connection.ask(dict(zip(self._state_names(), numbers, strict=True)) | images | told)
+        else:
+            answer = self.connection.ask(message | images | told)
+            found = np.asarray(answer.get(server.actions))
+            if server.actions not in answer or found.dtype.kind not in "fiu":
+                raise UserError(f"{server.url} answers with {', '.join(map(str, answer)) or 'nothing'}, and no "
+                                f"{server.actions} among them: see `actions` of its settings")  # fmt: skip
+        return torch.from_numpy(self._read(found))
 
-    def _read(self, answer: dict[str, Any]) -> np.ndarray:
+    def _state_names(self) -> list[str]:
+        """A name for each number of the state, as LeRobot has them."""
+        count = self.spec.obs_dim
+        return [f"{name}.{i}" for name, part in self.server.state.items() for i in range(*(part or (0, count)))]
+
+    def _read(self, found: np.ndarray) -> np.ndarray:
         """The chunk [K, A] of an answer, in [-1, 1]. Raises UserError."""
         server, size = self.server, self.spec.action_dim
-        found = np.asarray(answer.get(server.actions))
-        if server.actions not in answer or found.dtype.kind not in "fiu":
-            raise UserError(f"{server.url} answers with {', '.join(map(str, answer)) or 'nothing'}, and no "
-                            f"{server.actions} among them: see `actions` of its settings")  # fmt: skip
         if found.ndim != 2 or found.shape[1] != size or len(found) < server.execute:
             raise UserError(
                 f"{server.url} answers with actions of shape {list(found.shape)}; {size} numbers for each of at least "
