@@ -182,7 +182,7 @@ class ActionReader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         known = {
             (CLASSES, "TimedAction"): TimedAction,
-            ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+            ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,  # type: ignore[attr-defined]
             ("torch.storage", "_load_from_bytes"): _load_storage,
             ("collections", "OrderedDict"): OrderedDict,
         }

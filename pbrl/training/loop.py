@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +19,22 @@ from tqdm import tqdm
 from pbrl import distributed, files
 from pbrl.data.rollout import RolloutWorkers
 from pbrl.data.trajectories import (
-    Trajectories,
     describe,
-    fingerprint,
-    from_state,
-    join,
     measure,
-    play_iteration,
-    to_state,
 )
 from pbrl.feedback.asking import Asking
-from pbrl.models.policy import LikelihoodPolicy, is_eager, save_policy
+from pbrl.models.policy import is_eager, save_policy
 from pbrl.settings import Query, Schedule
 from pbrl.training import interrupts
 from pbrl.training.engine import Engine, Updates, learner_of, wants_compile
 from pbrl.training.evaluate import evaluate
 from pbrl.training.held_out import evaluate_reward
+from pbrl.training.playing import take_trajectories
 from pbrl.training.precision import FLOAT32, Precision
 from pbrl.training.replica import Replica
 from pbrl.training.stages import Stage, plan
 from pbrl.training.vmap import LearnerStack
-from pbrl.types import Rollouts, UserError
+from pbrl.types import UserError
 
 
 class Training:
@@ -149,37 +143,11 @@ class Training:
         self.iteration += 1
         for phase, replica in zip(stage.phases, self.replicas, strict=True):
             assert phase.rollouts is not None
-            measures = measure(self._take_trajectories(phase.rollouts, replica, is_new=True))
+            measures = measure(take_trajectories(phase.rollouts, replica, self.iteration, self.workers, self.device))
             replica.log.write("rollouts", self.policy_step, {"iteration": self.iteration, **measures})
             prefix = f"{replica.folder.name} " if len(self.replicas) > 1 else ""
             print(f"{prefix}rollouts {self.iteration}: {describe(measures)}", flush=True)
         self._forget_captured()
-
-    def _take_trajectories(self, plan: Rollouts, replica: Replica, *, is_new: bool) -> Trajectories:
-        """The episodes of this iteration: those in the run folder, or, where the policy `is_new`, played by it now; and
-        those of all before, where the plan keeps them."""
-        folder, policy = replica.folder / "rollouts", replica.algo.policy
-        assert isinstance(policy, LikelihoodPolicy)
-
-        def find(iteration: int) -> dict[str, Any]:
-            file, plays = folder / f"{iteration}.pt", is_new and iteration == self.iteration
-            found = files.load(file, torch.device("cpu"))
-            if plays and (found is None or found["policy"] != fingerprint(policy)):  # else played before a stop
-                assert self.workers is not None
-                own = play_iteration(self.workers, policy, plan, replica.seed, iteration)
-                found = {"policy": fingerprint(policy), "trajectories": to_state(own)}
-                file.parent.mkdir(exist_ok=True)
-                files.save(file, found)
-            if found is None:
-                raise UserError(f"{file} is missing, and the run was learning from it: start anew in another run=…")
-            return found["trajectories"]
-
-        kept = range(1 if plan.keep else self.iteration, self.iteration + 1)
-        played = [from_state(distributed.from_rank_0(partial(find, i)), self.device) for i in kept]
-        replica.data.set_trajectories(
-            join(played), margin=plan.margin, same_scene=plan.same_scene, mistake=plan.mistake
-        )
-        return played[-1]
 
     def _ask(self) -> None:
         asking = self.asking
@@ -402,7 +370,7 @@ class Training:
         self.iteration = position.get("iteration", 0)
         if self.step and self.stages[self.stage].plays:
             for phase, replica in zip(self.stages[self.stage].phases, self.replicas, strict=True):
-                self._take_trajectories(phase.rollouts, replica, is_new=False)  # type: ignore[arg-type]
+                take_trajectories(phase.rollouts, replica, self.iteration, None, self.device)  # type: ignore[arg-type]
         self.seconds = state["seconds"]
         if state["episodes"] != self.replicas[0].table.ids:
             self._relabel()
