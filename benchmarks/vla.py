@@ -140,7 +140,12 @@ def measure_vision(rounds: int = 3) -> dict[str, Any]:
     obs = Observation(torch.randn(1, 2, 2, 4), images, {"tokens": torch.full((1, 2, 2, 16), 2)})
     chunks = Segment(obs, torch.rand(1, 2, 2, 1, 4) * 2 - 1, torch.ones(1, 2, 2, 1))
     own = TrajectoryComparisons(
-        chunks, torch.ones(1), torch.ones(1), torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)
+        chunks,
+        torch.ones(1),
+        torch.ones(1),
+        torch.zeros(1, 2, 2),
+        torch.ones(1, 2, 2),
+        torch.ones(1, 2, dtype=torch.bool),
     )
     data = Segment(Observation(*(take_first(part) for part in obs)), chunks.action[:, 0, :1, 0], torch.ones(1, 1))
     taken: dict[str, list[float]] = {"anew": [], "kept": []}

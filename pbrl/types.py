@@ -148,10 +148,11 @@ class AttributeWindows(NamedTuple):
 class TrajectoryComparisons(NamedTuple):
     """Pairs of a policy's episodes, or of parts of them, D decisions each, as `Comparisons` are pairs of segments."""
 
-    chunks: Segment  # obs [B, 2, D, O], action [B, 2, D, K, A], mask [B, 2, D, K]: 1 for what is compared
+    chunks: Segment  # obs [B, 2, D, O], action [B, 2, D, K, A], mask [B, 2, D, K]: 1 for what was carried out
     label: Tensor  # [B] P(the second is better), or, of unpaired objectives, how good each is: [B, 2]
     confidence: Tensor  # [B]: 0 where there was nothing to compare
-    log_prob: Tensor  # [B, 2], of what is compared, by the policy that did it
+    log_prob: Tensor  # [B, 2, D], of what was carried out, by the policy that did it
+    is_compared: Tensor  # [B, 2, D]: 1 for decisions that are compared, 0 for others
     success: Tensor  # [B, 2] bool
 
 

@@ -178,12 +178,16 @@ class TPO(nn.Module):
     def _compare(self, own: TrajectoryComparisons) -> tuple[Tensor, Metrics]:
         """The objective, with a divergence from the policy that played, and what is logged of it.
 
-        The forward KL divergence's gradient is that of cloning what was played, better and worse alike.
+        The forward KL divergence's gradient is that of cloning what was played, better and worse alike, compared or
+        not.
         """
-        log_prob, steps = self.policy.score_chunks(own.chunks).sum(-1), own.chunks.mask.sum((-2, -1))
-        ratio = log_prob - own.log_prob  # [B, 2], log(pi / pi_before)
-        scores = self.beta * (ratio / steps.clamp(min=1.0) if self.per_step else ratio)
-        loss, told = self.objective(scores, own.label, own.confidence), own.confidence[:, None]
-        accuracy, kl = agreement(scores, own.label), -(told * ratio).sum() / all_reduce_mean(steps.sum()).clamp(min=1.0)
+        gain = self.policy.score_chunks(own.chunks) - own.log_prob  # [B, 2, D], log(pi / pi_before)
+        ratio, steps = (gain * own.is_compared).sum(-1), own.chunks.mask.sum(-1)
+        if self.per_step:
+            scores = self.beta * ratio / (steps * own.is_compared).sum(-1).clamp(min=1.0)
+        else:
+            scores = self.beta * ratio
+        loss, told = self.objective(scores, own.label, own.confidence), own.confidence[:, None, None]
+        accuracy, kl = agreement(scores, own.label), -(told * gain).sum() / all_reduce_mean(steps.sum()).clamp(min=1.0)
         metrics = {"tpo": loss.detach(), "train_accuracy": accuracy, "ratio": ratio.detach().mean(), "kl": kl.detach()}
         return loss + self.kl_weight * kl, metrics

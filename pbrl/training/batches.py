@@ -296,14 +296,16 @@ class Data:
         is_swapped = self._randint(2, n).bool()
         label = torch.where((own.score[pairs, part].diff(dim=1)[:, 0] != 0), (~is_swapped).float(), 0.5)
         pairs = torch.where(is_swapped[:, None], pairs.flip(1), pairs)
-        chunks, inside = take(own.chunks, pairs), (own.part[pairs] == part[..., None]).float()  # [n, 2, D]
-        if own.score.shape[1] == 1:
-            inside = inside * inside.amin(1, keepdim=True)
+        chunks, log_prob = take(own.chunks, pairs), own.log_prob[pairs]
+        if own.score.shape[1] == 1:  # as far as both go
+            both = chunks.mask.any(-1).all(1, keepdim=True).float()
+            chunks, log_prob = chunks._replace(mask=chunks.mask * both[..., None]), log_prob * both
         return TrajectoryComparisons(
-            chunks._replace(mask=chunks.mask * inside[..., None]),
+            chunks,
             torch.stack([1 - label, label], 1) if unpaired else label,
             (label != 0.5).float(),
-            (own.log_prob[pairs] * inside).sum(-1),
+            log_prob,
+            (own.part[pairs] == part[..., None]).float(),
             own.success[pairs],
         )
 

@@ -30,21 +30,24 @@ def test_tpo_is_its_formula():
         for p in tpo.policy.parameters():
             p.add_(0.1 * torch.randn_like(p))  # no longer the policy that played
     own, policy = batch.own, tpo.policy
-    log_prob = torch.zeros(16, 2)
+    log_prob = torch.zeros(16, 2, 3)
     for b in range(16):
         for k in range(2):
             for d in range(3):
                 steps = policy.log_prob_steps(
                     own.chunks.obs._replace(state=own.chunks.obs.state[b, k, d][None]), own.chunks.action[b, k, d][None]
                 )[0]
-                log_prob[b, k] += (steps * own.chunks.mask[b, k, d]).sum()
-    ratio = (log_prob - own.log_prob).double()
+                log_prob[b, k, d] = (steps * own.chunks.mask[b, k, d]).sum()
+    gain = (log_prob - own.log_prob).double()
+    there = own.chunks.mask.any(-1)
+    assert torch.equal(there[:, 0], there[:, 1]) and 0 < there.sum() < there.numel(), "as far as both go"
+    ratio = (gain * own.is_compared).sum(-1)
     lead = torch.where(own.label == 1, ratio[:, 1] - ratio[:, 0], ratio[:, 0] - ratio[:, 1])
     expected = -torch.log(torch.sigmoid(0.3 * lead)).mean()
     bc = -policy.score(batch.chunks).sum() / batch.chunks.mask.sum()
     metrics = tpo.update(batch)
     assert metrics["tpo"].item() == pytest.approx(expected.item(), rel=1e-4)
-    assert metrics["kl"].item() == pytest.approx(-ratio.sum().item() / own.chunks.mask.sum().item(), rel=1e-4)
+    assert metrics["kl"].item() == pytest.approx(-gain.sum().item() / own.chunks.mask.sum().item(), rel=1e-4)
     assert metrics["bc"].item() == pytest.approx(bc.item(), rel=1e-4)
     assert abs(expected - np.log(2)) > 0.02, "not where it began"
 
@@ -72,8 +75,8 @@ def test_it_begins_at_indifference():
 def test_per_step_scores_do_not_depend_on_length():
     tpo = build("algo/tpo", policy="vla", objective=bradley_terry, per_step=True, beta=1.0)
     (batch,) = draw_batches(tpo, 1)
-    steps = batch.own.chunks.mask.sum((-2, -1))
-    assert len(steps.unique()) > 1
+    steps = batch.own.chunks.mask.sum(-1)
+    assert len((steps * batch.own.is_compared).sum(-1).unique()) > 1
     shifted = batch._replace(own=batch.own._replace(log_prob=batch.own.log_prob - 0.7 * steps))
     before = copy.deepcopy(tpo).update(batch)["tpo"]
     assert tpo.update(shifted)["tpo"].item() == pytest.approx(before.item(), abs=1e-5)

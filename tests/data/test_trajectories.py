@@ -132,15 +132,17 @@ def test_the_label_is_of_the_second_episode():
     data.set_trajectories(own, margin=0.0, same_scene=True)
     for unpaired in (False, True):
         drawn = data.trajectory_comparisons(100, unpaired=unpaired)
-        is_second_better = drawn.log_prob[:, 1] > drawn.log_prob[:, 0]
+        is_second_better = drawn.log_prob[:, 1, 0] > drawn.log_prob[:, 0, 0]
         label = drawn.label[:, 1] if unpaired else drawn.label
         assert torch.equal(label, is_second_better.float()) and 20 < label.sum() < 80
     data.set_trajectories(own, margin=0.0, same_scene=True, mistake=1.0)
     wrong = data.trajectory_comparisons(100)
-    assert torch.equal(wrong.label, (wrong.log_prob[:, 1] < wrong.log_prob[:, 0]).float()), "all say the opposite"
+    better = wrong.log_prob[:, 1, 0] > wrong.log_prob[:, 0, 0]
+    assert torch.equal(wrong.label, 1 - better.float()), "all say the opposite"
     data.set_trajectories(own, margin=0.0, same_scene=True, mistake=0.3)
     mixed = data.trajectory_comparisons(2000)
-    assert 0.1 < (mixed.label != (mixed.log_prob[:, 1] > mixed.log_prob[:, 0]).float()).float().mean() < 0.5
+    better = mixed.log_prob[:, 1, 0] > mixed.log_prob[:, 0, 0]
+    assert 0.1 < (mixed.label != better.float()).float().mean() < 0.5
 
 
 def test_branches_are_one_episode_until_they_begin():
@@ -169,8 +171,8 @@ def test_branches_are_one_episode_until_they_begin():
     data = made_up_data("pair")
     data.set_trajectories(own, margin=0.0, same_scene=True)
     batch = data.trajectory_comparisons(64)
-    assert 0 < batch.chunks.mask.sum((-2, -1)).max() <= 2 * 3
-    torch.testing.assert_close(policy.score_chunks(batch.chunks).sum(-1), batch.log_prob)
+    assert set(batch.is_compared.sum(-1).flatten().tolist()) == {1.0, 2.0}
+    torch.testing.assert_close(policy.score_chunks(batch.chunks), batch.log_prob)
 
 
 def test_stages_are_compared_with_each_other():
@@ -193,7 +195,7 @@ def test_stages_are_compared_with_each_other():
     data = made_up_data("pair")
     data.set_trajectories(found, margin=0.0, same_scene=True)
     batch = data.trajectory_comparisons(100)
-    steps = batch.chunks.mask.sum((-2, -1)).long()
+    steps = (batch.chunks.mask.sum(-1) * batch.is_compared).sum(-1).long()
     assert {tuple(sorted(row)) for row in steps.tolist()} == {(3, 6), (6, 10), (3, 10), (4, 7)}
 
 

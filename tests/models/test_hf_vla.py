@@ -374,9 +374,10 @@ def test_trajectory_preferences_raise_the_better_of_two_episodes(folders):
     learner = build(algo, SPEC, policy=policy, objective=objective("logistic"))
     own = chunks(policy, 2, 2, 3)  # two pairs of episodes of three decisions
     with torch.no_grad():
-        log_prob = policy.score_chunks(own).sum(-1)
+        log_prob = policy.score_chunks(own)
     label, confidence = torch.tensor([1.0, 0.0]), torch.ones(2)
-    pairs = TrajectoryComparisons(own, label, confidence, log_prob, torch.zeros(2, 2, dtype=torch.bool))
+    nobody = torch.zeros(2, 2, dtype=torch.bool)
+    pairs = TrajectoryComparisons(own, label, confidence, log_prob, torch.ones(2, 2, 3), nobody)
     cloned = Segment(
         Observation(*(_take(part, slice(0, 1)) for part in observe(2, 1))), torch.zeros(1, 3, 2), torch.ones(1, 3)
     )
@@ -385,7 +386,7 @@ def test_trajectory_preferences_raise_the_better_of_two_episodes(folders):
     assert metrics[0]["ratio"].abs() < 1e-3
     torch.testing.assert_close(metrics[0]["tpo"], torch.tensor(2.0).log(), atol=1e-4, rtol=0)  # of DPO at the reference
     with torch.no_grad():
-        gained = policy.score_chunks(own).sum(-1) - log_prob
+        gained = (policy.score_chunks(own) - log_prob).sum(-1)
     assert gained[0, 1] > gained[0, 0] and gained[1, 0] > gained[1, 1]
     assert all(torch.equal(value, hold(policy)[key]) for key, value in frozen.items())
 
