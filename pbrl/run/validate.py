@@ -27,10 +27,11 @@ from pbrl.training.engine import pick_device, wants_compile
 from pbrl.types import Episode, FeedbackSource, Phase, Spec, UserError
 
 ANSWERS = {"comparisons", "marked", "rated", "attribute_comparisons", "triplets"}  # what is drawn from answers
+PLAYED = {"trajectory_comparisons", "trajectories_by_score", "graded_trajectories"}  # of the policy's own episodes
 NOT_MADE_UP = {
     "attribute_comparisons",
     "attribute_windows",
-    "trajectory_comparisons",
+    *PLAYED,
 }  # what the made-up data do not hold
 REWARDED = {"labelled_by_reward", "marked_by_reward"}  # what is drawn by the learned reward
 DEFAULT_OBJECTIVE = {  # what configs/train.yaml says where none was chosen
@@ -233,11 +234,7 @@ def draws_of(phases: list[Phase]) -> Draws:
 class _RecordingData(Data):
     """Made-up data of one number an observation and an action, which note what is drawn from them."""
 
-    NOTED = (
-        ANSWERS
-        | REWARDED
-        | {"transitions", "windows", "chunks", "attribute_windows", "unlabelled", "trajectory_comparisons"}
-    )
+    NOTED = ANSWERS | REWARDED | PLAYED | {"transitions", "windows", "chunks", "attribute_windows", "unlabelled"}
 
     def __init__(self) -> None:
         ones = np.ones((65, 1), np.float32)

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from pbrl.algos.tpo import CLONE
 from pbrl.data.rollout import RolloutWorkers
 from pbrl.data.table import Table
 from pbrl.data.trajectories import play_iteration
 from pbrl.models.policy import save_policy
 from pbrl.models.vla import VLAPolicy
 from pbrl.objectives import bradley_terry
+from pbrl.run.validate import draws_of
 from pbrl.training.batches import Data
 from pbrl.types import Observation, UserError
 from tests import toy
@@ -63,6 +65,12 @@ def test_the_divergence_keeps_what_was_played_likely(objective):
             metrics = tpo.update(batch)
         lost.append(metrics["kl"].item())
     assert lost[0] > 2 * max(lost[1], 0.0) and lost[0] > 0.05
+
+
+@pytest.mark.parametrize("clone", [None, *CLONE])
+def test_a_run_knows_ahead_what_it_draws(clone):
+    tpo = build("algo/tpo", policy=build("policy/vla", quality=True), clone=clone)
+    assert draws_of(tpo.phases(1)).images
 
 
 def test_it_begins_at_indifference():
