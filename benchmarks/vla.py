@@ -286,17 +286,18 @@ def draw(lines: Sequence[dict[str, Any]]) -> None:
     from matplotlib import pyplot
 
     methods = list({line["method"]: None for line in lines})
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 0.8 + 0.3 * len(methods)), sharey=True, layout="constrained")
     for axes, (key, words) in zip(panels, list(MEASURES.items())[:2], strict=True):
         for j, method in enumerate(methods):
             found = [100 * line[key] for line in lines if line["method"] == method]
-            axes.bar(j, np.mean(found), 0.6, color=f"C{j}")
-            axes.plot([j] * len(found), found, ".k", markersize=5)
-        axes.set_xticks(
-            range(len(methods)), [m.replace(", ", ",\n").replace(" and", "\nand") for m in methods], fontsize=7
-        )
-        axes.set_ylabel(words)
-        axes.set_ylim(0, None)
+            axes.barh(j, np.mean(found), 0.6, color="C7" if method == "SFT" else "C0", alpha=0.7)
+            axes.plot(found, [j] * len(found), ".k", markersize=5)
+        base = np.mean([100 * line[key] for line in lines if line["method"] == "SFT"])
+        axes.axvline(float(base), color="0.3", linewidth=0.8, linestyle="--")
+        axes.set_xlabel(words)
+        axes.set_xlim(0, None)
+    panels[0].set_yticks(range(len(methods)), methods)
+    panels[0].invert_yaxis()
     figure.savefig(PICTURE, dpi=110)
 
 
@@ -360,8 +361,8 @@ def main() -> None:
         lines = [evaluate_run(*name, folder) for name, folder in zip(names, folders, strict=True)]
         write(lines, "learning")
         measured = [json.loads(line) for line in FILE.read_text().splitlines()]
-        learned = [line for line in measured if line["part"] == "learning"]
         order = ["SFT", *METHODS]
+        learned = [line for line in measured if line["part"] == "learning" and line["method"] in order]
         learned.sort(key=lambda line: (order.index(line["method"]), line["seed"]))
         print(table(learned))
         draw(learned)
