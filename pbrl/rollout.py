@@ -9,6 +9,7 @@ environment is the one that the policy was trained in; env=… and env.… chang
 those of train.py's evaluations.
 """
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -33,10 +34,15 @@ NUMBERS: dict[str, Any] = {"episodes": Count, "seed": Seed, "workers": int}
 FILMED, FPS = 3, 25  # episodes of a video
 
 
-def read_words(words: Sequence[str], options: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """key=value → the options among them, with defaults, and flags of the environment. Raises UserError."""
+def read_words(about: str | None, options: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The command line's key=value → the options among them, with defaults, and flags of the environment.
+
+    Raises UserError. Where no policy is named, it shows what the program is `about`, and ends.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", metavar="key=value")
     given, flags = dict(options), []
-    for word in words:
+    for word in parser.parse_args().settings:
         name, sign, value = word.partition("=")
         if not sign or (name not in options and name != "env" and not name.startswith("env.")):
             raise UserError(f"{word}: it takes {', '.join(f'{name}=…' for name in options)} and flags of env")
@@ -44,6 +50,9 @@ def read_words(words: Sequence[str], options: Mapping[str, str]) -> tuple[dict[s
             given[name] = value
         else:
             flags.append(word)
+    if not given["policy"]:
+        parser.print_help(sys.stderr)
+        raise SystemExit(2)
     return given, flags
 
 
@@ -72,9 +81,7 @@ def environment_of(where: str | Path, flags: Sequence[str]) -> dict[str, Any]:
 
 def main() -> None:
     """Plays, prints, and keeps what is to be kept. Raises UserError."""
-    given, flags = read_words(sys.argv[1:], OPTIONS)
-    if not given["policy"]:
-        sys.exit(__doc__)
+    given, flags = read_words(__doc__, OPTIONS)
     numbers = {name: yaml.safe_load(given[name]) for name in NUMBERS}
     check_values(numbers, NUMBERS)
     out = Path(given["out"]).expanduser() if given["out"] else None

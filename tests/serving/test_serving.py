@@ -196,7 +196,8 @@ def test_the_port_is_taken(url):
         make_server(PolicyService(load_policy(url)), "127.0.0.1", int(url.rpartition(":")[2]), print)
 
 
-def test_the_command_serves_until_ctrl_c(folder):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_it_is_stopped(folder, number):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -206,8 +207,11 @@ def test_the_command_serves_until_ctrl_c(folder):
         assert f"ws://127.0.0.1:{port}" in server.stdout.readline()
         assert urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10).read() == b"OK\n"
         assert load_policy(f"ws://127.0.0.1:{port}").horizon == 4
-        server.send_signal(signal.SIGINT)
-        assert server.wait(20) == 130
+        server.send_signal(number)
+        try:
+            assert server.wait(20) == 128 + number
+        finally:
+            server.kill()
 
 
 # Another's server
