@@ -24,7 +24,7 @@ from pbrl.data import episodes as storage
 from pbrl.data.frames import without_images
 from pbrl.data.rollout import PolicyActor, RolloutWorkers, make_environment, worker_count
 from pbrl.data.video import frames, write_mp4
-from pbrl.models.policy import is_served, load_policy
+from pbrl.models.policy import LikelihoodPolicy, is_served, load_policy
 from pbrl.ranges import Count, Seed, check_values
 from pbrl.training.evaluate import evaluation_seeds, summarize
 from pbrl.types import Episode, UserError
@@ -87,13 +87,18 @@ def main() -> None:
     out = Path(given["out"]).expanduser() if given["out"] else None
     if out is not None and out.exists():
         raise UserError(f"out={out} is there already: choose another name, or move it")
+    film_to = Path(given["video"]).expanduser() if given["video"] else None
+    for file in (out, film_to):  # before anything is played
+        if file is not None:
+            make_folder(file.parent)
     env, policy = environment_of(given["policy"], flags), load_policy(given["policy"])
-    workers = RolloutWorkers(env, 1 if getattr(policy, "is_single", False) else worker_count(numbers["workers"]))
+    is_single = isinstance(policy, LikelihoodPolicy) and policy.is_single
+    workers = RolloutWorkers(env, 1 if is_single else worker_count(numbers["workers"]))
     seeds = evaluation_seeds(numbers["episodes"], numbers["seed"])
-    with tempfile.TemporaryDirectory(dir=None if out is None else _made(out.parent)) as videos:
+    with tempfile.TemporaryDirectory(dir=None if out is None else out.parent) as videos:
         try:
             with tqdm(total=len(seeds), desc="playing", unit="episode") as bar:
-                keeps = Path(videos) if out or given["video"] else None
+                keeps = Path(videos) if out or film_to else None
                 episodes = workers.collect(PolicyActor(policy), seeds, bar.update, keeps)
         finally:
             workers.close()
@@ -101,8 +106,8 @@ def main() -> None:
         if out is not None:
             storage.write(out, episodes, {"env": env, "policy": given["policy"], "seed": numbers["seed"]})
             print(f"written {out}; learn from it with train.py data=file data.path={out}")
-        if given["video"]:
-            film(env, episodes[:FILMED], Path(given["video"]))
+        if film_to is not None:
+            film(env, episodes[:FILMED], film_to)
 
 
 def film(env: dict[str, Any], episodes: Sequence[Episode], file: Path) -> None:
@@ -119,9 +124,14 @@ def film(env: dict[str, Any], episodes: Sequence[Episode], file: Path) -> None:
     print(f"written {file}")
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def make_folder(folder: Path) -> None:
+    """Makes a folder. Raises UserError where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another folder") from error
 
 
 if __name__ == "__main__":

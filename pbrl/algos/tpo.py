@@ -100,7 +100,7 @@ class TPO(nn.Module):
             raise UserError("algo.samples=1: episodes are compared with others of their scene, so 2 or more of each")
         if (stages or compare == "stages") and not description:
             raise UserError("algo.description says which stages there are: name one, as algo.description=mt10")
-        if clone == "conditioned" and not getattr(policy, "settings", {}).get("quality"):
+        if clone == "conditioned" and not policy.settings.get("quality"):
             raise UserError(
                 "algo.clone=conditioned tells a policy how well it shall do: policy=vla policy.quality=true"
             )

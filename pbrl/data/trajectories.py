@@ -72,7 +72,8 @@ class RecordingActor(PolicyActor):
         self.seen: list[dict[str, np.ndarray]] = []
         if self.branch is not None:
             branches = [branch_of(seed, self.decisions, self.branch) for seed in seeds]
-            self.begins, self.ends = (torch.tensor([getattr(b, end) for b in branches]) for end in ("start", "stop"))
+            self.begins = torch.tensor([branch.start for branch in branches])
+            self.ends = torch.tensor([branch.stop for branch in branches])
 
     def act(self, obs: Observed, running: np.ndarray) -> np.ndarray:
         if self.policy.looks():

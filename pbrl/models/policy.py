@@ -26,6 +26,7 @@ class LikelihoodPolicy(nn.Module):
     is_exact: bool = True  # whether its likelihoods are, or a bound of them that is drawn anew each time
     reads_words: bool = False  # whether it acts by the instruction
     execute: int = 1  # of them that are carried out before the next chunk
+    is_single: bool = False  # whether it is on a server that answers one client at a time
     eager: bool = False  # whether its updates can be neither compiled nor stacked for several seeds
 
     def reset(self) -> None:

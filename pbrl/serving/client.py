@@ -145,18 +145,14 @@ class ServedPolicy(LikelihoodPolicy):
         self.spec, self.server, self.env, self.reads_words = spec, server, env, reads_words
         self.execute = self.horizon = server.execute
         self.queue = ChunkQueue(self.execute)
-        if server.url.startswith(GRPC):
+        self.is_single = server.url.startswith(GRPC)
+        if self.is_single:
             features = describe_features(self._state_names(), spec.images, server.images)
             self.connection: Any = LeRobotConnection(
                 server.url, server.model or {}, features, self.execute, server.timeout_s
             )
         else:
             self.connection = Connection(server.url, server.key_env, server.timeout_s)
-
-    @property
-    def is_single(self) -> bool:
-        """Whether its server answers one client at a time."""
-        return isinstance(self.connection, LeRobotConnection)
 
     def reset(self) -> None:
         self.queue.reset()

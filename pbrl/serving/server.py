@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import Server, ServerConnection, serve
 
+from pbrl.models.policy import LikelihoodPolicy
 from pbrl.models.text import check_instruction, tokenize
 from pbrl.serving.wire import pack, unpack
 from pbrl.types import Observation, Policy, UserError
@@ -27,9 +28,14 @@ STATE, ACTIONS, PROMPT = "observation/state", "actions", "prompt"
 
 
 class PolicyService:
-    """Answers messages with a policy's chunks, one after the other. `env` are the settings that it was trained in."""
+    """Answers messages with a policy's chunks, one after the other. `env` are the settings that it was trained in.
+
+    Raises UserError for a policy that remembers its episode, as each message is answered alone.
+    """
 
     def __init__(self, policy: Policy, env: dict[str, Any] | None = None):
+        if not isinstance(policy, LikelihoodPolicy):
+            raise UserError(f"a {type(policy).__name__} remembers its episode, and a server answers each message alone")
         self.policy, self.env = policy, env
         self.images = {f"observation/{camera}": camera for camera in policy.spec.images}
         self.lock = threading.Lock()
@@ -40,7 +46,7 @@ class PolicyService:
         reads_words = self.policy.reads_words
         server = {
             "env": [], "state": {STATE: None}, "images": self.images, "instruction": PROMPT if reads_words else None,
-            "actions": ACTIONS, "execute": getattr(self.policy, "execute", 1), "low": None, "high": None,
+            "actions": ACTIONS, "execute": self.policy.execute, "low": None, "high": None,
         }  # fmt: skip
         return {"pbrl": {"spec": spec, "server": server, "env": self.env, "reads_words": reads_words}}
 

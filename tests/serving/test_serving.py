@@ -214,6 +214,19 @@ def test_the_command_serves_until_it_is_stopped(folder, number):
             server.kill()
 
 
+def test_a_policy_that_remembers_is_not_served():
+    with pytest.raises(UserError, match="remembers its episode"):
+        PolicyService(build("algo/dt").policy)
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_played(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    for option in ("out", "video"):
+        command = ["-m", "pbrl.rollout", f"policy={folder}", f"{option}={tmp_path}/file/played"]
+        done = forks.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode and "cannot write to" in done.stderr and "playing" not in done.stderr
+
+
 # Another's server
 
 
