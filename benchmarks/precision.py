@@ -4,7 +4,7 @@
     python -m benchmarks.precision --isa avx2 iql cpl    # as on a processor without AVX512 and bfloat16
     python -m benchmarks.precision --eager toy_bc pairs
 
-Each is timed in a process of its own, the three settings in turns: updates per CPU-second, medians of five turns.
+Each is timed in a process of its own, the three settings in turns: updates per CPU-second, medians of fifteen turns.
 `--isa` holds oneDNN and PyTorch's kernels to older instructions; Inductor's own loops keep the processor's. Writes
 `benchmarks/results/precision.jsonl`, and prints a table in Markdown.
 """
@@ -47,7 +47,7 @@ SMALL = {  # whose casts may cost more than bfloat16 gains
 ISAS = {"": {}, "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
         "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}}  # fmt: skip
 SETTINGS: dict[str, bool | str] = {"auto": "auto", "true": True, "false": False}
-TURNS, TURN_S, PATIENCE_S = 5, 0.3, 8.0
+TURNS, TURN_S, PATIENCE_S = 15, 0.3, 8.0
 
 
 def measure(name: str, isa: str, threads: int, compile: bool) -> dict[str, Any]:

@@ -13,19 +13,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from hydra.utils import instantiate
 from tqdm import tqdm
 
 from pbrl import files
+from pbrl.data import calibration
 from pbrl.data import episodes as storage
 from pbrl.data.action_bounds import ActionUnits, Bounds
 from pbrl.data.frames import without_view
 from pbrl.data.inspection import DataSet
 from pbrl.data.rollout import RolloutWorkers, drop_name, episode_seeds, make_environment
 from pbrl.types import Episode, UserError
-
-CALIBRATION_EPISODES, CALIBRATION_STEPS = 80, 7
 
 
 def load_dataset(
@@ -55,7 +53,7 @@ def load_inspected(
     env = without_view(env)
     recipe = {"env": env, "data": data, "seed": seed}
     if data.get("success") is not None:
-        recipe["calibration"] = [CALIBRATION_EPISODES, CALIBRATION_STEPS]
+        recipe["calibration"] = [calibration.EPISODES, calibration.STEPS]
     path = dataset_path(recipe, folder)
     if not path.exists():
         if data.get("behaviour"):
@@ -128,8 +126,10 @@ def collect_episodes(
         behaviour = dict(data["behaviour"])
         found: dict[str, Any] = {}
         if data.get("success") is not None and behaviour.get("strength") is None:
-            behaviour["strength"], curve = calibrate(pool, behaviour, data["success"], seed)
-            found = {"strength": behaviour["strength"], "calibration": curve}
+            about = behaviour, data["success"], seed
+            strength, curve = calibration.find_known(env, *about) or calibration.calibrate(pool, *about)
+            found = {"strength": strength, "curve": curve}
+            behaviour["strength"] = strength
         seeds = episode_seeds(seed, data["episodes"])
         with tqdm(total=len(seeds), desc=f"collecting {data['name']}", unit="episode") as bar:
             progress: Callable[[int], Any] = bar.update
@@ -137,30 +137,3 @@ def collect_episodes(
         return episodes, {**found, "behaviour": behaviour}
     finally:
         pool.close()
-
-
-def calibrate(
-    pool: RolloutWorkers, behaviour: dict[str, Any], target: float, seed: int
-) -> tuple[float, list[list[float]]]:
-    """Bisects the behaviour's strength for the target success rate; returns it and all (strength, success) tried.
-
-    The same episodes are rolled out at each strength. Raises UserError if the environment reports no success.
-    """
-    low, high = 0.0, instantiate({**behaviour, "strength": 0.0}).max_strength
-    seeds = episode_seeds(seed + 1, CALIBRATION_EPISODES)
-    curve: list[list[float]] = []
-    for _ in tqdm(range(CALIBRATION_STEPS), desc=f"calibrating to {target:.0%} success", unit="step"):
-        strength = 0.5 * (low + high)
-        episodes = pool.collect(instantiate({**behaviour, "strength": strength}), seeds)
-        if episodes[0].success is None:
-            raise UserError(
-                "data.success needs an environment that reports success: set data.success=null and "
-                "data.behaviour.strength instead"
-            )
-        success = float(np.mean([e.success.any() for e in episodes]))  # type: ignore[union-attr]
-        curve.append([strength, success])
-        if abs(success - target) < 0.5 / CALIBRATION_EPISODES:
-            break
-        low, high = (strength, high) if success > target else (low, strength)
-    strength, success = min(curve, key=lambda point: abs(point[1] - target))
-    return strength, curve

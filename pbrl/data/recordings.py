@@ -21,7 +21,7 @@ from tqdm import tqdm
 from pbrl.data.damage import is_being_written
 from pbrl.data.inspection import DataSet, Names, check_episodes, check_precision, to_float32
 from pbrl.data.recorded_numbers import read_numbers
-from pbrl.data.video_reader import Torn, find_torn, read_video_info, video_digest
+from pbrl.data.video_reader import PAUSE_S, Torn, find_torn, read_video_info, video_digest
 from pbrl.types import Episode, UserError
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
@@ -53,8 +53,8 @@ def inspect_recordings(path: Path) -> DataSet:
     episodes = _without_copies([episode for episode, _ in found])
     _check_sizes(episodes)
     torn = {file: own for file, (_, own) in zip(files, found, strict=True) if own.frames}
-    if torn and parent_process() is None:  # once, not in each process
-        print(describe_torn(torn), flush=True)
+    if parent_process() is None:  # once, not in each process
+        print(describe_torn(torn) + describe_pauses(files), end="", flush=True)
     notes = check_precision(path, Names(), episodes)
     episodes = [to_float32(episode) for episode in episodes]
     check_episodes(path, episodes)
@@ -96,13 +96,26 @@ def _look_for_torn(file: Path, frames: int) -> Torn:
 
 
 def describe_torn(torn: dict[Path, Torn]) -> str:
-    """Which frames the picture before stands for, file by file."""
+    """Which frames the picture before stands for, file by file; empty where there are none."""
+    if not torn:
+        return ""
     count = sum(len(found.frames) for found in torn.values())
     lines = [f"torn    {count} frames in {len(torn)} videos cannot be decoded; the picture before is shown:"]
     for file, found in torn.items():
         after = f"; may be spoilt by it: {spell_out(found.doubtful)}" if found.doubtful else ""
         lines.append(f"        {file.name}: frame {spell_out(found.frames)}{after}")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
+
+
+def describe_pauses(files: Sequence[Path]) -> str:
+    """Where nothing was recorded for long, file by file; empty where that is nowhere."""
+    found = {file.name: pauses for file in files if (pauses := read_video_info(file).pauses())}
+    if not found:
+        return ""
+    lines = [f"pauses  in {len(found)} videos nothing was recorded for long; they are shown as {PAUSE_S:g} s:"]
+    for name, pauses in found.items():
+        lines.append(f"        {name}: " + ", ".join(f"{s:.0f} s after frame {t}" for t, s in pauses.items()))
+    return "\n".join(lines) + "\n"
 
 
 def spell_out(numbers: Sequence[int], most: int = 8) -> str:

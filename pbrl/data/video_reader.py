@@ -24,22 +24,40 @@ from pbrl.data.damage import is_cut_off, why_unreadable
 from pbrl.types import UserError
 
 MISSING_S = 0.5  # that a file may end before the end that it announces
+PAUSE_S, PAUSE = 2.0, 10.0  # a frame that lasts longer, and so many times as long as others: nothing was recorded then
 
 
 class VideoFile(NamedTuple):
-    """A video file. `shown` [F] says when each frame is, in units of `unit_s` seconds, in order; `fps` is the mean."""
+    """A video file. `shown` [F] says when each frame is, in units of `unit_s` seconds, in order."""
 
     shown: np.ndarray
-    fps: float
     unit_s: float
 
     def times_s(self, first: int, last: int) -> np.ndarray:
         """When each frame from `first` up to before `last` is shown, and when the last one is over: [last - first + 1].
 
-        In seconds after the first one. The last frame of a file lasts as long as the one before it.
+        In seconds after the first one; a pause lasts PAUSE_S. The last frame of a file lasts as long as the one before.
         """
-        shown = np.append(self.shown, 2 * self.shown[-1] - self.shown[-2])
-        return (shown[first : last + 1] - shown[first]) * self.unit_s
+        lasts = self._lasts_s()
+        lasts[self._is_pause(lasts)] = PAUSE_S
+        return np.concatenate([[0.0], np.append(lasts, lasts[-1])[first:last].cumsum()])
+
+    @property
+    def fps(self) -> float:
+        """The mean rate, without pauses."""
+        lasts = self._lasts_s()
+        return float(1 / lasts[~self._is_pause(lasts)].mean())
+
+    def pauses(self) -> dict[int, float]:
+        """Frames after which nothing was recorded for long, and how long the gap is (s)."""
+        lasts = self._lasts_s()
+        return {int(t): float(lasts[t]) for t in np.flatnonzero(self._is_pause(lasts))}
+
+    def _lasts_s(self) -> np.ndarray:
+        return np.diff(self.shown) * self.unit_s
+
+    def _is_pause(self, lasts: np.ndarray) -> np.ndarray:
+        return lasts > max(PAUSE_S, PAUSE * float(np.median(lasts)))
 
 
 class Torn(NamedTuple):
@@ -86,7 +104,7 @@ def _read_video_info(path: Path, size: int, changed_ns: int) -> VideoFile:
             f"{path} is cut off: it announces {ends_s:.1f} s, and after frame {len(shown) - 1}, at {seconds:.1f} s, "
             "nothing can be read: copy it again, or take it away"
         )
-    return VideoFile(shown.astype(np.int64), (len(shown) - 1) / seconds, unit_s)
+    return VideoFile(shown.astype(np.int64), unit_s)
 
 
 def _video_stream(container: Any, path: Path) -> VideoStream:

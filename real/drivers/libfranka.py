@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pbrl.types import UserError
-from real.robot import MODES, Applied, Command, RobotError, RobotSpec, State, StateError, check_finite, make_spec
+from real.robot import MODES, Applied, Command, Reading, RobotError, RobotSpec, State, StateError, check_finite, make_spec
 from real.safety import SafetySettings
 from robots.arm import Arm, Gripper
 
@@ -52,7 +52,7 @@ class GripperThreads:
 
     def __init__(self, gripper: Any, limits: Gripper):
         self.gripper, self.limits = gripper, limits
-        self.width = float(gripper.state.width)  # m
+        self.width, self.read_at = float(gripper.state.width), time.monotonic()  # m, s
         self.target: bool | None = None  # whether to be closed
         self.new, self.over = threading.Event(), threading.Event()
         for work in (self._read, self._act):
@@ -71,8 +71,8 @@ class GripperThreads:
 
     def _read(self) -> None:
         while not self.over.wait(0.02):
-            with contextlib.suppress(Exception):  # the width before stands: nothing that moves the arm depends on it
-                self.width = float(self.gripper.state.width)
+            with contextlib.suppress(Exception):  # the width before stands, and grows old
+                self.width, self.read_at = float(self.gripper.state.width), time.monotonic()
 
     def _act(self) -> None:
         full, speed, force = self.limits.width, self.limits.speed, self.limits.force
@@ -164,17 +164,22 @@ class LibfrankaDriver:
 
     def _parse(self, state: Any) -> State:
         assert self.hand is not None
+        t_robot, t = self.clock(), time.monotonic()
         return State(
-            np.array(state.q, float),
-            np.array(state.dq, float),
-            self.hand.width,
-            MODES[int(state.robot_mode)],
-            float(np.linalg.norm(state.O_F_ext_hat_K[:3])),
-            float(state.control_command_success_rate),
-            np.zeros((0, 7)),
-            np.array(self.settings["goal_m"], float),
-            self.clock(),
-            time.monotonic(),
+            q=np.array(state.q, float),
+            dq=np.array(state.dq, float),
+            width=self.hand.width,
+            mode=MODES[int(state.robot_mode)],
+            force=float(np.linalg.norm(state.O_F_ext_hat_K[:3])),
+            success_rate=float(state.control_command_success_rate),
+            objects=np.zeros((0, 7)),
+            goal=np.array(self.settings["goal_m"], float),
+            t_robot=t_robot,
+            t=t,
+            readings=(
+                Reading("the arm's connection", t_robot, t, self.spec.latest_state_s),
+                Reading("the gripper's connection", None, self.hand.read_at, float(self.settings["latest_gripper_s"])),
+            ),
         )
 
     def observe(self) -> State:

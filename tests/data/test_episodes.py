@@ -16,7 +16,7 @@ import pytest
 import torch
 from stable_baselines3 import SAC
 
-from pbrl.data import collect, episodes
+from pbrl.data import calibration, collect, episodes
 from pbrl.data import sac_replay as sac
 from pbrl.data.minari import _instruction
 from pbrl.data.recordings import camera_files
@@ -28,6 +28,7 @@ from pbrl.types import UserError
 from tests import forks, toy
 from tests.parts import SPEC, config
 
+REAL = episodes.versions()
 POINT = {"_target_": "tests.toy.Point"}
 OFFSET = {
     "name": "noise",
@@ -161,6 +162,34 @@ def test_calibration_finds_the_target_success(tmp_path):
     data = {"name": "holds", "behaviour": behaviour, "success": 0.5, "episodes": 200}
     collected, _ = collect.load_dataset(env, data, folder=tmp_path, seed=0, workers=0)
     assert 0.35 < np.mean([e.success.any() for e in collected]) < 0.65
+
+
+def test_what_was_calibrated_before_is_not_calibrated_again(tmp_path, monkeypatch):
+    env, known = {**POINT, "horizon": 14}, tmp_path / "known.json"
+    monkeypatch.setattr(calibration, "EPISODES", 20)
+    monkeypatch.setattr(calibration.find_known, "__defaults__", (known,))
+    known.write_text("[]")
+    behaviour = {"_target_": "pbrl.data.behaviours.Holds", "strength": None, "steps": 5, "noise": 0.0}
+    data = {"name": "holds", "behaviour": behaviour, "success": 0.5, "episodes": 30}
+    first, _ = collect.load_dataset(env, data, folder=tmp_path / "a", seed=0, workers=0)
+    assert calibration.add_known(tmp_path / "a", known) == 1
+    assert calibration.add_known(tmp_path / "a", known) == 0, "it is known"
+    calibrated = []
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: calibrated.append(1) or (0.0, []))
+    again, _ = collect.load_dataset(env, {**data, "name": "b"}, folder=tmp_path / "b", seed=0, workers=0)
+    assert same(first, again) and not calibrated
+    for seed, other in ((1, {}), (0, {"mujoco": "1.0"})):
+        monkeypatch.setattr(episodes, "versions", lambda other=other: {**REAL, **other})
+        collect.load_dataset(env, data, folder=tmp_path / f"seed{seed}", seed=seed, workers=0)
+        assert calibrated.pop(), f"seed {seed}, {other}: that is another calibration"
+
+
+def test_known_calibrations_are_of_versions_that_setup_installs():
+    """Else nobody's first run would find them."""
+    for one in json.loads(calibration.KNOWN.read_text()):
+        assert one["of"]["versions"] == {name: REAL.get(name) for name in calibration.SIMULATORS}
+        strength, success = min(one["found"]["curve"], key=lambda p: abs(p[1] - one["of"]["success"]))
+        assert strength == one["found"]["strength"] and abs(success - one["of"]["success"]) < 0.1
 
 
 def test_a_behaviour_without_its_expert(tmp_path):

@@ -85,8 +85,7 @@ class Project:
                     self.clips.get(name, self.row(clip), clip.length)
         except Exception as error:  # one rater's trouble is no other's
             return error
-        is_all = handed.is_all and rater in self.practiced
-        left = self.at.count_left(rater, is_all=is_all, taken=handed.new)
+        left = self.at.count_left(rater, handed if rater in self.practiced else None)
         shown = [self.describe(one.id, one.question, rater) for one in handed.leased]
         return {"questions": shown, "again": again, **self.progress(rater, left)}
 

@@ -36,13 +36,14 @@ _DEALT_WITH = (
     .where(or_(EventRow.kind == "pass", and_(EventRow.kind == "answer", STANDS)))
     .correlate(QuestionRow)
 )
+IS_NEW = (~_HELD.correlate(QuestionRow).exists(), ~_DEALT_WITH.exists())  # to the rater `who`
 _MAY = or_(
     QuestionRow.rater_kind.is_(None),
     QuestionRow.rater_kind == select(RaterRow.kind).where(RaterRow.name == _RATER).scalar_subquery(),
 )
 NEXT = (
     select(QuestionRow.priority, QuestionRow.round, QuestionRow.position, QuestionRow.id)
-    .where(IS_OPEN, _MAY, ~_HELD.correlate(QuestionRow).exists(), ~_DEALT_WITH.exists())
+    .where(IS_OPEN, _MAY, *IS_NEW)
     .order_by(*ORDER)
     .limit(bindparam("n"))
 )
@@ -189,7 +190,7 @@ def find_open(store: Store, rater: str, rater_kind: str, **about: Any) -> list[s
     Those that it holds or has dealt with are not among them; `about` narrows down as for `Store`.
     """
     may = or_(QuestionRow.rater_kind.is_(None), QuestionRow.rater_kind == rater_kind)
-    query = select(QuestionRow.id).where(IS_OPEN, may, ~_HELD.correlate(QuestionRow).exists(), ~_DEALT_WITH.exists())
+    query = select(QuestionRow.id).where(IS_OPEN, may, *IS_NEW)
     with store.reading() as connection:
         query = query.where(*store.conditions(connection, about)).order_by(*ORDER)
         return list(connection.execute(query, {"who": rater}).scalars())

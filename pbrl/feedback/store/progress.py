@@ -2,6 +2,9 @@
 
 `Progress` keeps up with the events of all raters, whichever server or import adds them: it reads those after the last
 one that it knows, and counts nothing twice. Events are numbered in the order of their commits, so none is skipped.
+
+How many questions are left for a rater is kept up too, so that it costs the same after ten answers and after ten
+thousand; where few are open they are counted in the store, leases included.
 """
 
 import time
@@ -9,11 +12,12 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from threading import Lock
 
-from sqlalchemy import Connection, Row, bindparam, func, literal_column, or_, select, union
+from sqlalchemy import Connection, Row, bindparam, func, or_, select
 
 from pbrl.feedback.questions import Question
 from pbrl.feedback.store.answers import IS_OPEN, Answer
-from pbrl.feedback.store.schema import EventRow, LeaseRow, QuestionRow
+from pbrl.feedback.store.leases import IS_NEW, Handed, Leased
+from pbrl.feedback.store.schema import EventRow, QuestionRow
 from pbrl.feedback.store.store import Store
 
 LONG_S, PAUSE = 3e-4, 500  # a count that takes longer is made anew after so many times as long
@@ -23,24 +27,16 @@ EVENTS = (
         *(EventRow.__table__.c[name] for name in ("seq", "uid", "question", "rater", "kind", "label", "supersedes")),
         QuestionRow.purpose,
         QuestionRow.expected,
+        QuestionRow.wanted,
+        QuestionRow.rater_kind,
     )
     .join(QuestionRow, EventRow.question == QuestionRow.id)
     .where(EventRow.seq > bindparam("since"))
     .order_by(EventRow.seq)
 )
-_RATER = bindparam("who")
 _FOR_PEOPLE = or_(QuestionRow.rater_kind.is_(None), QuestionRow.rater_kind == "human")
 OPEN = select(func.count()).select_from(QuestionRow).where(IS_OPEN, _FOR_PEOPLE, QuestionRow.purpose != "practice")
-_OWN = union(
-    select(EventRow.question).where(EventRow.rater == _RATER, EventRow.kind != "retract"),
-    select(LeaseRow.question).where(LeaseRow.rater == _RATER, LeaseRow.until > literal_column("0")),
-).subquery()
-OWN = (  # each looked up by its id
-    select(func.count())
-    .select_from(_OWN)
-    .join(QuestionRow, QuestionRow.id == _OWN.c.question)
-    .where(IS_OPEN, _FOR_PEOPLE, QuestionRow.purpose != "practice")
-)
+OPEN_TO = OPEN.where(*IS_NEW)  # the rater `who`
 
 
 @dataclass
@@ -50,13 +46,30 @@ class Record:
     standing: dict[str, str] = field(default_factory=dict)  # question → uid of the answer that stands
     practice: dict[str, tuple[str, bool]] = field(default_factory=dict)  # of these, to practice: uid, whether right
     passed: set[str] = field(default_factory=set)  # questions
-    left: int = 0  # questions to be handed out, when they were last counted
-    recount_at: float = 0.0  # s
+    open: int = 0  # of all these questions, that still want answers of others
 
     @property
     def done(self) -> int:
         """Answers that stand, practice aside."""
         return len(self.standing) - len(self.practice)
+
+
+@dataclass(slots=True)
+class Dealt:
+    """A question that raters have dealt with. Practice, and what is not for people, wants no answers here."""
+
+    wanted: int
+    by: dict[str, str] = field(default_factory=dict)  # rater → "answer" or "pass"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it wants more answers."""
+        return self.left > 0
+
+    @property
+    def left(self) -> int:
+        """How many answers it still wants."""
+        return self.wanted - sum(kind == "answer" for kind in self.by.values())
 
 
 class Progress:
@@ -66,6 +79,7 @@ class Progress:
         self.store, self.dataset = store, dataset
         self.since = 0  # number of the last event that the records know
         self.records: defaultdict[str, Record] = defaultdict(Record)
+        self.dealt: dict[str, Dealt] = {}  # by the question's id
         self.lock = Lock()
         self.open, self.recount_at = 0, 0.0  # questions for people, when they were last counted; s
 
@@ -79,31 +93,39 @@ class Progress:
         self.catch_up()
         return self.records[rater]
 
-    def count_left(self, rater: str, *, is_all: bool = False, taken: int = 0) -> int:
+    def count_left(self, rater: str, handed: Handed | None = None) -> int:
         """How many questions, practice aside, could still be handed to a rater besides those that are.
 
-        `is_all` says that there was none; `taken` were handed out since the last count. Where counting takes long the
-        number may be some seconds old, but not where few are left.
+        Where many are open the number may be some seconds old, and off by what others hold.
         """
-        record, now = self.records[rater], time.monotonic()
-        if is_all:
-            record.left, record.recount_at = 0, 0.0
-        elif now >= record.recount_at or record.left - taken < FEW:
-            with self.lock, self.store.reading() as connection:
-                record.left = max(0, self._count(connection, rater))
-            took = time.monotonic() - now
-            record.recount_at = now + (PAUSE * took if took > LONG_S else 0.0)
-        else:
-            record.left -= taken
-        return record.left
+        if handed is not None and handed.is_all:
+            return 0
+        held = [] if handed is None else [one for one in handed.leased if self._is_open_besides(one)]
+        with self.lock:
+            if handed is not None:
+                new = handed.leased[len(handed.leased) - handed.new :]
+                self.open -= len(new) - sum(one in held for one in new)
+            if self.open < FEW or time.monotonic() >= self.recount_at:
+                return self._count(rater, len(held))
+            return self._left(rater, len(held))
 
-    def _count(self, connection: Connection, rater: str) -> int:
-        about, now = self.store.conditions(connection, {"dataset": self.dataset}), time.monotonic()
-        if now >= self.recount_at or self.open < FEW:
+    def _is_open_besides(self, one: Leased) -> bool:
+        """Whether a question that one rater holds can still be handed to others."""
+        dealt = self.dealt.get(one.id)
+        return (one.question.wanted if dealt is None else dealt.left) > 1
+
+    def _left(self, rater: str, held: int) -> int:
+        return max(0, self.open - self.records[rater].open - held)
+
+    def _count(self, rater: str, held: int) -> int:
+        with self.store.reading() as connection:
+            about, began = self.store.conditions(connection, {"dataset": self.dataset}), time.monotonic()
             self.open = connection.execute(OPEN.where(*about)).scalar() or 0
-            took = time.monotonic() - now
-            self.recount_at = now + (PAUSE * took if took > LONG_S else 0.0)
-        return self.open - (connection.execute(OWN.where(*about), {"who": rater}).scalar() or 0)
+            took = time.monotonic() - began
+            self.recount_at = began + (PAUSE * took if took > LONG_S else 0.0)
+            if self.open < FEW:
+                return connection.execute(OPEN_TO.where(*about), {"who": rater}).scalar() or 0
+        return self._left(rater, held)
 
     def _catch_up(self, connection: Connection) -> None:
         newest = connection.execute(select(func.max(EventRow.seq))).scalar() or 0
@@ -116,17 +138,35 @@ class Progress:
         self.since = newest
 
     def _take(self, event: Row) -> None:
-        record = self.records[event.rater]
+        record, dealt = self.records[event.rater], self._find(event)
+        self._add_open(dealt, -1)
         if event.kind == "pass":
             record.passed.add(event.question)
-            return
-        if event.supersedes is not None and record.standing.get(event.question) == event.supersedes:
+        elif event.supersedes is not None and record.standing.get(event.question) == event.supersedes:
             del record.standing[event.question]
             record.practice.pop(event.question, None)
         if event.kind == "answer":
             record.standing[event.question] = event.uid
             if event.purpose == "practice":
                 record.practice[event.question] = event.uid, event.label == event.expected
+        if event.question in record.standing:
+            dealt.by[event.rater] = "answer"
+        elif event.question in record.passed:
+            dealt.by[event.rater] = "pass"
+        else:
+            dealt.by.pop(event.rater, None)
+        self._add_open(dealt, 1)
+
+    def _find(self, event: Row) -> Dealt:
+        if event.question not in self.dealt:
+            counts = event.purpose != "practice" and event.rater_kind in (None, "human")
+            self.dealt[event.question] = Dealt(event.wanted if counts else 0)
+        return self.dealt[event.question]
+
+    def _add_open(self, dealt: Dealt, n: int) -> None:
+        """Adds n to the count of each rater who has dealt with the question, where it is open."""
+        for rater in dealt.by if dealt.is_open else ():
+            self.records[rater].open += n
 
 
 def count_open(store: Store, dataset: str) -> int:
