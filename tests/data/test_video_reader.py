@@ -13,7 +13,7 @@ from pbrl.data.recordings import spell_out
 from pbrl.data.video import write_mp4
 from pbrl.data.video_reader import Torn, find_torn, read_frames, read_video_info
 from pbrl.feedback.page import clips
-from pbrl.feedback.page.project import is_even, mean_rate
+from pbrl.feedback.page.project import find_pace
 from pbrl.types import UserError
 from tests import toy
 from tests.films import film, shown, tear, which
@@ -83,8 +83,26 @@ def test_the_page_is_told_when_frames_are_shown(folder):
     own = clips.Clips(NoRenderers(), folder.parent / "clips", look=look, limit_mb=1, episodes=found)  # type: ignore
     np.testing.assert_allclose(own.times_s(8, 4), [0, 0.1, 0.2, 0.7, 1.2], atol=1e-3)
     np.testing.assert_allclose(own.times_s(20 + 5, 3), [0, 1 / 15, 2 / 15, 3 / 15], atol=1e-3)
-    assert [mean_rate(own.times_s(row, 4)) for row in (8, 25)] == pytest.approx([4 / 1.2, 15], rel=1e-3)
-    assert [is_even(own.times_s(row, 4)) for row in (8, 0, 25)] == [False, True, True]
+    uneven, early, late = (find_pace(own.times_s(row, 4).tobytes()) for row in (8, 0, 25))
+    assert [fps for fps, _ in (uneven, early, late)] == pytest.approx([4 / 1.2, 10, 15], rel=1e-3)
+    assert uneven[1] == pytest.approx([0, 0.1, 0.2, 0.7, 1.2], abs=1e-3) and early[1] is late[1] is None
+
+
+def test_pauses_are_shortened_and_named(folder, capsys):
+    """A camera that hung for three minutes after frame 7, and one that took a picture every five seconds."""
+    film(folder / "hung.mp4", times=np.concatenate([np.arange(8) / 10, 180 + np.arange(8) / 10]))
+    film(folder / "slow.mp4", times=5.0 * np.arange(6))
+    found = episodes.read(folder)
+    assert capsys.readouterr().out == (
+        "pauses  in 1 videos nothing was recorded for long; they are shown as 2 s:\n"
+        "        hung.mp4: 179 s after frame 7\n"
+    )
+    source = read_video_info(folder / "hung.mp4")
+    np.testing.assert_allclose(source.times_s(6, 10), [0, 0.1, 2.1, 2.2, 2.3], atol=1e-3)
+    assert source.fps == pytest.approx(10, rel=1e-3)
+    assert shown(made_clip(folder, 6, 4))[2] == pytest.approx(2.3, abs=0.1)
+    np.testing.assert_allclose(read_video_info(folder / "slow.mp4").times_s(0, 3), [0, 5, 10, 15], atol=1e-3)
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize("fps", [12.5, 29.97, 0.5])

@@ -19,6 +19,7 @@ from real.process import Control
 from real.robot import Command, Motion
 from real.safety import SafetySettings
 from real.settings import load_robot_settings
+from real.watch import Age, Watch
 from robots import arm
 from tests.real.test_real import SOON, STEP, moving, stream, until
 
@@ -209,6 +210,40 @@ def test_the_gripper_follows_its_commands(driver):
     assert until(lambda: driver.observe().width > 0.075, 6.0)[0]
     driver.grip(True)
     assert until(lambda: driver.observe().width < 0.01, 6.0)[0]
+
+
+def gripper_age(driver) -> Age:
+    return Watch(noun="width").look(driver.observe().readings, time.monotonic())[1]
+
+
+def test_a_gripper_that_moves_goes_on_saying_its_width(driver):
+    for close in (False, True, False):
+        driver.grip(close)
+        for _ in range(20):
+            time.sleep(0.05)
+            assert not gripper_age(driver).is_old
+    assert driver.observe().width > 0.075
+
+
+class Silent:
+    """A gripper whose connection hangs: its state never comes."""
+
+    def __init__(self):
+        self.free = threading.Event()
+
+    @property
+    def state(self):
+        self.free.wait()
+        raise RuntimeError("gone")
+
+
+def test_a_gripper_that_falls_silent_holds_the_arm_and_then_stops_it(driver):
+    assert driver.hand is not None and not gripper_age(driver).is_old
+    silent = driver.hand.gripper = Silent()
+    assert until(lambda: gripper_age(driver).is_old, 2.0)[0] and not gripper_age(driver).is_too_old
+    assert "on the gripper's connection is 0." in gripper_age(driver).sentence
+    assert until(lambda: gripper_age(driver).is_too_old, 4.0)[0]
+    silent.free.set()
 
 
 def test_a_second_client_gets_the_reason_for_having_no_arm(driver, server):

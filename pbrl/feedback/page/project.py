@@ -108,12 +108,12 @@ class Project:
     def describe(self, name: str, question: Question, rater: str) -> dict[str, Any]:
         """A question as the page reads it, with the clips' instructions; times (s) of frames and the end where the mean
         rate does not tell them."""
-        times = [self.clips.times_s(self.row(clip), clip.length) for clip in question.clips]
+        paces = [find_pace(self.clips.times_s(self.row(clip), clip.length).tobytes()) for clip in question.clips]
         return {
             **as_json(name, question, rater),
             "tasks": [self.tasks.get(clip.episode, "") for clip in question.clips],
-            "fps": [mean_rate(t) for t in times],
-            "times": [None if is_even(t) else t.round(4).tolist() for t in times],
+            "fps": [fps for fps, _ in paces],
+            "times": [times for _, times in paces],
         }
 
     # How far a rater has come
@@ -164,15 +164,15 @@ class Project:
         return self.about(rater)
 
 
-def mean_rate(times_s: np.ndarray) -> float:
-    """Frames a second, of the times of frames and the end [L + 1]."""
-    return round(float((len(times_s) - 1) / times_s[-1]), 4)
-
-
-def is_even(times_s: np.ndarray) -> bool:
-    """Whether a player finds each frame by the mean rate alone: none is off by a quarter of a frame."""
-    even = np.linspace(0, times_s[-1], len(times_s))
-    return bool(np.abs(times_s - even).max() <= 0.25 * times_s[-1] / (len(times_s) - 1))
+@lru_cache(10_000)
+def find_pace(times_s: bytes) -> tuple[float, list[float] | None]:
+    """Frames a second, of the times of frames and the end [L + 1] float64; and these times, where a player would not
+    find each frame by the mean rate alone: one is off by a quarter of a frame."""
+    times = np.frombuffer(times_s)
+    frames = len(times) - 1
+    even = np.linspace(0, times[-1], frames + 1)
+    is_even = np.abs(times - even).max() <= 0.25 * times[-1] / frames
+    return round(float(frames / times[-1]), 4), None if is_even else times.round(4).tolist()
 
 
 def first_rows(table: Table) -> dict[str, int]:

@@ -5,12 +5,13 @@ handed out to this rater, whose answer counts however late it comes.
 """
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, and_, bindparam, delete, or_, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, delete, or_, select, union_all, update
 
 from pbrl.feedback.questions import Question
 from pbrl.feedback.store.answers import IS_OPEN, STANDS, recount
@@ -21,7 +22,9 @@ from pbrl.feedback.store.schema import EventRow, LeaseRow, QuestionRow, RaterRow
 from pbrl.feedback.store.store import Store
 
 ORDER = (QuestionRow.priority.desc(), QuestionRow.round, QuestionRow.position, QuestionRow.id)
+PLACE = (QuestionRow.priority, QuestionRow.round, QuestionRow.position, QuestionRow.id)
 SECONDS = 120.0  # of a lease
+SPARE = 20  # questions that are looked at beyond those asked for: some raters know some of them
 RENEW = 0.75  # of a lease that is left when it is made longer: to ask again at once writes nothing
 
 # Built once: to build a statement takes longer than to run it. `question = … AND rater = …` is looked up by question,
@@ -41,14 +44,25 @@ _MAY = or_(
     QuestionRow.rater_kind.is_(None),
     QuestionRow.rater_kind == select(RaterRow.kind).where(RaterRow.name == _RATER).scalar_subquery(),
 )
-NEXT = (
-    select(QuestionRow.priority, QuestionRow.round, QuestionRow.position, QuestionRow.id)
-    .where(IS_OPEN, _MAY, *IS_NEW)
+NEXT = select(*PLACE).where(IS_OPEN, _MAY, *IS_NEW).order_by(*ORDER).limit(bindparam("n"))
+OPEN = select(*PLACE, QuestionRow.open, QuestionRow.rater_kind).where(IS_OPEN).order_by(*ORDER).limit(bindparam("n"))
+_RATERS = bindparam("raters", expanding=True)
+_QUESTIONS = bindparam("questions", expanding=True)
+HELD = (
+    select(LeaseRow.rater, QuestionRow.id, LeaseRow.until)
+    .join(LeaseRow, LeaseRow.question == QuestionRow.id)
+    .where(LeaseRow.rater.in_(_RATERS), LeaseRow.until > 0)
     .order_by(*ORDER)
-    .limit(bindparam("n"))
 )
-_MINE = select(QuestionRow.id, LeaseRow.until).join(LeaseRow, LeaseRow.question == QuestionRow.id)
-MINE = _MINE.where(LeaseRow.rater == _RATER, LeaseRow.until > 0).order_by(*ORDER).limit(bindparam("n"))
+NOT_NEW = union_all(
+    select(LeaseRow.question, LeaseRow.rater).where(
+        LeaseRow.question.in_(_QUESTIONS), LeaseRow.rater.in_(_RATERS), LeaseRow.until > 0
+    ),
+    select(EventRow.question, EventRow.rater)
+    .where(EventRow.question.in_(_QUESTIONS), EventRow.rater.concat("").in_(_RATERS))
+    .where(or_(EventRow.kind == "pass", and_(EventRow.kind == "answer", STANDS))),
+)
+KINDS = select(RaterRow.name, RaterRow.kind).where(RaterRow.name.in_(_RATERS))
 LATE = (
     update(LeaseRow)
     .where(LeaseRow.until > 0, LeaseRow.until < bindparam("now"))
@@ -58,7 +72,7 @@ LATE = (
 )
 RENEWED = (
     update(LeaseRow)
-    .where(LeaseRow.rater == _RATER, LeaseRow.question.in_(bindparam("questions", expanding=True)))
+    .where(LeaseRow.rater == _RATER, LeaseRow.question.in_(_QUESTIONS))
     .values(until=bindparam("to"))
     .execution_options(synchronize_session=False)
 )
@@ -108,60 +122,118 @@ def lease_each(
     now: float | None = None,
     known: Mapping[str, Question] | None = None,
 ) -> list[Handed]:
-    """The same for several raters, in one transaction. `known` are questions that need not be read again."""
+    """The same for several raters, each named once, in one transaction, which costs little more than for one.
+
+    `known` are questions that need not be read again.
+    """
     now = time.time() if now is None else now
     with store.writing() as connection:
-        mine = [_renew(store, connection, wish, now, seconds) for wish in wishes]  # a rater's own wait for her
+        groups = _group(store, connection, wishes)
+        held = _join(_find_held(connection, *group, now, seconds) for group in groups)  # a rater's own wait for her
         recount(connection, sorted(set(connection.execute(LATE, {"now": now}).scalars())))
-        given = [
-            (held, _lease_new(store, connection, wish, wish.n - len(held), now + seconds))
-            for wish, held in zip(wishes, mine, strict=True)
-        ]
-        ids = [question for held, new in given for question in (*held, *new)]
+        new = _join(_lease_new(connection, *group, held, now + seconds) for group in groups)
         found = dict(known or {})
-        missing = [question for question in dict.fromkeys(ids) if question not in found]
-        found |= read_questions(connection, missing) if missing else {}
+        missing = [
+            question for own in (held, new) for some in own.values() for question in some if question not in found
+        ]
+        found |= read_questions(connection, list(dict.fromkeys(missing))) if missing else {}
+    handed = [(wish, (*held[wish.rater], *new[wish.rater])) for wish in wishes]
     return [
-        Handed(
-            [Leased(question, found[question], now + seconds) for question in (*held, *new)],
-            len(new),
-            len(held) + len(new) < wish.n,
-        )
-        for wish, (held, new) in zip(wishes, given, strict=True)
+        Handed([Leased(q, found[q], now + seconds) for q in own], len(new[wish.rater]), len(own) < wish.n)
+        for wish, own in handed
     ]
 
 
-def _renew(store: Store, connection: Connection, wish: Wish, now: float, seconds: float) -> list[str]:
-    """The questions that the rater holds, their leases made longer."""
-    values = {"who": wish.rater, "n": wish.n}
-    held = connection.execute(_statements(store, connection, wish).mine, values).tuples().all()
-    short = [question for question, until in held if until < now + RENEW * seconds]
-    if short:
-        connection.execute(RENEWED, {"who": wish.rater, "questions": short, "to": now + seconds})
-    return [question for question, _ in held]
+Found = dict[str, list[str]]  # questions by the rater
 
 
-def _lease_new(store: Store, connection: Connection, wish: Wish, n: int, until: float) -> list[str]:
-    """The first n open questions that the rater has not dealt with, leased."""
-    if n < 1:
-        return []
-    found: list[Any] = []
-    for query in _statements(store, connection, wish).next:
-        found += connection.execute(query, {"who": wish.rater, "n": n}).all()
-    found.sort(key=lambda row: (-row.priority, row.round, row.position, row.id))
-    new = [row.id for row in found[:n]]
-    if new:
-        rows = [{"question": question, "rater": wish.rater, "until": until} for question in new]
+def _join(parts: Iterable[Found]) -> Found:
+    return {rater: own for part in parts for rater, own in part.items()}
+
+
+def _group(store: Store, connection: Connection, wishes: Sequence[Wish]) -> list[tuple["_Statements", dict[str, int]]]:
+    """Statements, and how many questions each rater wishes whose questions they find."""
+    groups: dict[int, tuple[_Statements, dict[str, int]]] = {}
+    for wish in wishes:
+        statements = _statements(store, connection, wish)
+        groups.setdefault(id(statements), (statements, {}))[1][wish.rater] = wish.n
+    return list(groups.values())
+
+
+def _find_held(
+    connection: Connection, statements: "_Statements", wished: dict[str, int], now: float, seconds: float
+) -> Found:
+    """The questions that raters hold, their leases made longer."""
+    found: Found = {rater: [] for rater in wished}
+    short: Found = {}
+    for rater, question, until in connection.execute(statements.held, {"raters": list(wished)}):
+        if len(found[rater]) < wished[rater]:
+            found[rater].append(question)
+            if until < now + RENEW * seconds:
+                short.setdefault(rater, []).append(question)
+    for rater, questions in short.items():
+        connection.execute(RENEWED, {"who": rater, "questions": questions, "to": now + seconds})
+    return found
+
+
+def _lease_new(
+    connection: Connection, statements: "_Statements", wished: dict[str, int], held: Found, until: float
+) -> Found:
+    """The first open questions that raters have not dealt with, leased: as many as they lack."""
+    lacking = {rater: n - len(held[rater]) for rater, n in wished.items()}
+    found, is_all = _choose(connection, statements, {rater: n for rater, n in lacking.items() if n > 0})
+    _insert(connection, found, until)
+    for rater, own in () if is_all else found.items():
+        if len(own) < lacking[rater]:
+            rows: list[Any] = []
+            for query in statements.next:
+                rows += connection.execute(query, {"who": rater, "n": lacking[rater] - len(own)}).all()
+            more = [row.id for row in sorted(rows, key=_place)[: lacking[rater] - len(own)]]
+            _insert(connection, {rater: more}, until)
+            own += more
+    return {rater: found.get(rater, []) for rater in wished}
+
+
+def _choose(connection: Connection, statements: "_Statements", lacking: dict[str, int]) -> tuple[Found, bool]:
+    """For each rater the first open questions that are new to it, and whether these were looked for among all."""
+    if not lacking:
+        return {}, True
+    most, rows = sum(lacking.values()) + SPARE, []
+    for query in statements.open:
+        rows += connection.execute(query, {"n": most}).all()
+    rows = sorted(rows, key=_place)[:most]
+    about = {"questions": [row.id for row in rows], "raters": list(lacking)}
+    not_new = set(connection.execute(NOT_NEW, about).tuples())
+    kinds = dict(connection.execute(KINDS, about).tuples().all())
+    left = {row.id: row.open for row in rows}
+    found: Found = {}
+    for rater, n in lacking.items():
+        may = (None, kinds.get(rater))
+        own = (row.id for row in rows if left[row.id] > 0 and row.rater_kind in may and (row.id, rater) not in not_new)
+        found[rater] = list(islice(own, n))
+        for question in found[rater]:
+            left[question] -= 1
+    return found, len(rows) < most
+
+
+def _place(row: Any) -> tuple[Any, ...]:
+    """Of a question, in `ORDER`."""
+    return -row.priority, row.round, row.position, row.id
+
+
+def _insert(connection: Connection, found: Found, until: float) -> None:
+    rows = [{"question": question, "rater": rater, "until": until} for rater, own in found.items() for question in own]
+    if rows:
         again = insert(connection, LeaseRow)
-        again = again.on_conflict_do_update(index_elements=["question", "rater"], set_={"until": until})
+        again = again.on_conflict_do_update(index_elements=["question", "rater"], set_={"until": again.excluded.until})
         connection.execute(again, rows)
-        recount(connection, new)
-    return new
+        recount(connection, sorted({row["question"] for row in rows}))
 
 
 class _Statements(NamedTuple):
-    mine: Select
-    next: list[Select]  # each data set's questions are found by the index of open ones
+    held: Select
+    open: list[Select]  # each data set's questions are found by the index of open ones
+    next: list[Select]  # of these, new to one rater
 
 
 def _statements(store: Store, connection: Connection, wish: Wish) -> _Statements:
@@ -177,11 +249,11 @@ def _build(
 ) -> _Statements:
     conditions = [QuestionRow.__table__.c[name] == value for name, value in about]
     conditions += [] if but is None else [QuestionRow.purpose != but]
-    if dataset is None:
-        return _Statements(MINE.where(*conditions), [NEXT.where(*conditions)])
-    mine = MINE.where(is_about(dataset, sharing), *conditions)
-    each = [[QuestionRow.dataset == other.id, *([] if other.is_within else [is_inside(dataset)])] for other in sharing]
-    return _Statements(mine, [NEXT.where(*own, *conditions) for own in each])
+    each, held = [conditions], HELD.where(*conditions)
+    if dataset is not None:
+        within = [(QuestionRow.dataset == one.id, *(() if one.is_within else (is_inside(dataset),))) for one in sharing]
+        each, held = [[*own, *conditions] for own in within], held.where(is_about(dataset, sharing))
+    return _Statements(held, [OPEN.where(*own) for own in each], [NEXT.where(*own) for own in each])
 
 
 def find_open(store: Store, rater: str, rater_kind: str, **about: Any) -> list[str]:
