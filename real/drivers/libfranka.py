@@ -18,7 +18,18 @@ from typing import Any
 import numpy as np
 
 from pbrl.types import UserError
-from real.robot import MODES, Applied, Command, Reading, RobotError, RobotSpec, State, StateError, check_finite, make_spec
+from real.robot import (
+    MODES,
+    Applied,
+    Command,
+    Reading,
+    RobotError,
+    RobotSpec,
+    State,
+    StateError,
+    check_finite,
+    make_spec,
+)
 from real.safety import SafetySettings
 from robots.arm import Arm, Gripper
 

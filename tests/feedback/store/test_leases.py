@@ -78,6 +78,20 @@ def test_raters_who_ask_at_once_get_different_questions(store):
     assert ([k.id for k in bob.leased], bob.is_all) == (ids[2:], True), "three of the four that bob wanted"
 
 
+def test_those_who_ask_at_once_may_have_come_to_different_places(store):
+    """Ada has answered or passed more of the first questions than are looked at for both: she gets those after them."""
+    ids = ask(store, 60, wanted=2)
+    people(store, "ada", "bob", "eve")
+    store.append([answer(question, "ada") for question in ids[:40]])
+    store.append([Answer(str(uuid4()), question, "ada", kind="pass") for question in ids[40:50]])
+    store.append([answer(question, "bob") for question in ids[:2]])
+    ada, bob, eve = lease_each(store, [Wish("ada", 12), Wish("bob", 3), Wish("eve", 3)])
+    assert ([k.id for k in ada.leased], ada.is_all) == (ids[50:], True), "all ten that she has not dealt with"
+    assert [k.id for k in bob.leased] == ids[2:5], "the first two have their answers by now"
+    assert [k.id for k in eve.leased] == ids[5:8], "the next three lack one answer, which bob is giving"
+    assert store.find_miscounted() == []
+
+
 def test_a_passed_question_goes_to_other_raters(store):
     ids = ask(store, 2)
     people(store, "ada", "bob")
