@@ -97,7 +97,7 @@ def write_images(env: dict[str, Any], episodes: Sequence[Episode], paths: dict[s
                 torn.update(found)
                 bar.update(1)
         if torn:
-            print(describe_torn(torn), flush=True)
+            print(describe_torn(torn), end="", flush=True)
         for camera, path in paths.items():
             os.replace(partial[camera], path)
     except OSError as error:
