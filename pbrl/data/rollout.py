@@ -6,6 +6,7 @@ that cannot be restored to a stored state may have their frames kept while they 
 
 import json
 import multiprocessing
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -281,10 +282,11 @@ class RolloutWorkers:
             module = get_class(self.env["_target_"]).__module__
             context.set_forkserver_preload([*first, __name__, "torch", module])  # imported once
             self.pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker)
+        # The executor's thread would pickle tensors by copying them in several threads, with OpenMP. While one more
+        # thread owns such threads, those of the updates sleep instead of waiting: small updates take twice as long.
+        job = pickle.dumps((self.env, function, args))
         with processes.delay_signals():  # the first of these start the processes
-            futures = {
-                self.pool.submit(_with_envs, self.env, function, share, args): i for i, share in enumerate(shares)
-            }
+            futures = {self.pool.submit(_do, job, share): i for i, share in enumerate(shares)}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -332,6 +334,11 @@ def _start_worker() -> None:
 
 
 _environments: dict[str, list[Environment]] = {}  # this process's environments, by their config
+
+
+def _do(job: bytes, share: Sequence[Any]) -> Any:
+    env, function, args = pickle.loads(job)
+    return _with_envs(env, function, share, args)
 
 
 def _with_envs(env: dict[str, Any], function: Callable[..., Any], share: Sequence[Any], args: Sequence[Any]) -> Any:

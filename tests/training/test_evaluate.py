@@ -1,5 +1,8 @@
 """Evaluation against closed forms, clips that play, and reference values."""
 
+import os
+import threading
+
 import av
 import numpy as np
 import pytest
@@ -47,6 +50,25 @@ def test_evaluation_is_seeded_and_the_same_in_any_number_of_processes():
     assert a.return_mean != c.return_mean
     assert still.return_mean == pytest.approx(30, abs=1e-4)
     assert evaluate(one, policy, 1).episodes == 1
+
+
+def test_workers_leave_the_threads_of_updates_alone():
+    """A second owner of OpenMP threads would let all of them sleep between the products of an update."""
+
+    def others() -> set[str]:
+        python = {str(thread.native_id) for thread in threading.enumerate()}
+        return {task for task in os.listdir("/proc/self/task") if task not in python}
+
+    threads, workers = torch.get_num_threads(), RolloutWorkers(POINT, 2)
+    torch.set_num_threads(2)
+    try:
+        torch.randn(256, 256).relu()
+        before = others()
+        evaluate(workers, GaussianPolicy(toy.table(4).spec(), hidden=[256, 256], dropout=0.0, std=0.0), 4)
+        assert others() <= before
+    finally:
+        workers.close()
+        torch.set_num_threads(threads)
 
 
 class Rememberer:
