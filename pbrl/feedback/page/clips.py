@@ -5,6 +5,7 @@ Separate processes make a clip when it is first wanted; files are kept by what t
 
 import contextlib
 import os
+from bisect import bisect
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Clips:
         self.renderers, self.folder, self.look, self.limit = renderers, Path(folder), look, limit_mb * 1e6
         looks = look_of(renderers.source["env"] or {})  # the same clip with a see-through arm is another file
         self.shown = "".join(f"-{name}-{value}" for name, value in looks.items())
-        self.first = first_rows(episodes)
+        self.first = first_rows(episodes).tolist()
         self.videos = [read_video_info(e.video) if e.video is not None else None for e in episodes]
         self.folder.mkdir(parents=True, exist_ok=True)
         self.wanted: dict[str, Future[Path]] = {}
@@ -62,9 +63,9 @@ class Clips:
 
     def times_s(self, row: int, length: int) -> np.ndarray:
         """When each frame of a clip is shown, and when the last one is over, from its start: [length + 1] s."""
-        e = int(np.searchsorted(self.first, row, side="right")) - 1
+        e = bisect(self.first, row) - 1
         video = self.videos[e] if e < len(self.videos) else None
-        return frame_times(video, row - int(self.first[e]), length, self.look)
+        return frame_times(video, row - self.first[e], length, self.look)
 
     def get(self, clip: str, row: int, length: int) -> "Future[Path]":
         """The file of the segment of `length` steps that begins at `row`: at once where it is kept."""

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from random import Random
 from typing import Any
 from uuid import uuid4
 
@@ -205,6 +204,12 @@ def clip_ids(question: Question) -> list[str]:
 def order(name: str, question: Question, rater: str) -> list[int]:
     """Which clip is shown where: by chance, but the same whenever this rater sees it. An anchor stays first."""
     fixed = 1 if question.kind == "triplet" else 0
-    places = list(range(fixed, len(question.clips)))
-    Random(hashlib.sha256(f"{name} {rater}".encode()).digest()).shuffle(places)
-    return [*range(fixed), *places]
+    places = range(fixed, len(question.clips))
+    seen = hashlib.sha256(f"{name} {rater}".encode())
+
+    def by_chance(place: int) -> bytes:
+        own = seen.copy()
+        own.update(bytes([place]))
+        return own.digest()
+
+    return [*range(fixed), *sorted(places, key=by_chance)]

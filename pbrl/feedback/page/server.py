@@ -31,6 +31,7 @@ from pbrl.feedback.store.writer import Turns, Writer
 
 PAGE = Path(__file__).parent / "static"
 MONTH_S = 30 * 86400
+GATHER_S = 0.005  # nobody notices, and raters who ask at once share a transaction
 CLIP = re.compile(r"[0-9a-f]{32}")
 routes = APIRouter()
 
@@ -52,7 +53,7 @@ def make_app(project: Project, hosts: Sequence[str]) -> FastAPI:
 
     @asynccontextmanager
     async def alive(app: FastAPI) -> AsyncIterator[None]:
-        with Writer(project.store) as writer, Turns(project.next_each, "questions") as asking:
+        with Writer(project.store) as writer, Turns(project.next_each, "questions", GATHER_S) as asking:
             app.state.writer, app.state.asking = writer, asking
             yield
         project.clips.renderers.close()

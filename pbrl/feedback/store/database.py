@@ -154,9 +154,9 @@ def batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
     return (rows[i : i + BATCH] for i in range(0, len(rows), BATCH))
 
 
-def insert(connection: Connection, model: type[Base]) -> Any:
-    """An insert statement of the connection's dialect, SQLite or PostgreSQL, which offers `on_conflict_do_nothing`."""
-    if connection.dialect.name == "sqlite":
+def insert(dialect: str, model: type[Base]) -> Any:
+    """An insert statement of a dialect, sqlite or postgresql, which offers `on_conflict_do_nothing`."""
+    if dialect == "sqlite":
         from sqlalchemy.dialects.sqlite import insert
     else:
         from sqlalchemy.dialects.postgresql import insert
@@ -166,7 +166,7 @@ def insert(connection: Connection, model: type[Base]) -> Any:
 def add(connection: Connection, model: type[Base], rows: list[dict]) -> None:
     """Adds rows that are not there yet."""
     for batch in batches(rows):
-        connection.execute(insert(connection, model).on_conflict_do_nothing(), batch)
+        connection.execute(insert(connection.dialect.name, model).on_conflict_do_nothing(), batch)
 
 
 def _begin(connection: Connection) -> None:

@@ -86,17 +86,20 @@ def is_inside(dataset: str) -> ColumnElement[bool]:
     return outside.scalar_subquery() == 0
 
 
+_MINE, _THEIRS = MemberRow.__table__.alias("mine"), MemberRow.__table__.alias("theirs")
+SHARING = (
+    select(DatasetRow.id, DatasetRow.episodes, func.count())
+    .select_from(_MINE)
+    .join(_THEIRS, _THEIRS.c.episode == _MINE.c.episode)
+    .join(DatasetRow, DatasetRow.id == _THEIRS.c.dataset)
+    .where(_MINE.c.dataset == bindparam("dataset"))
+    .group_by(DatasetRow.id, DatasetRow.episodes)
+)
+
+
 def _find_sharing(connection: Connection, dataset: str) -> list[SharingDataset]:
-    mine, theirs = MemberRow.__table__.alias("mine"), MemberRow.__table__.alias("theirs")
-    query = (
-        select(DatasetRow.id, DatasetRow.episodes, func.count())
-        .select_from(mine)
-        .join(theirs, theirs.c.episode == mine.c.episode)
-        .join(DatasetRow, DatasetRow.id == theirs.c.dataset)
-        .where(mine.c.dataset == dataset)
-        .group_by(DatasetRow.id, DatasetRow.episodes)
-    )
-    return [SharingDataset(other, shared == episodes) for other, episodes, shared in connection.execute(query)]
+    found = connection.execute(SHARING, {"dataset": dataset})
+    return [SharingDataset(other, shared == episodes) for other, episodes, shared in found]
 
 
 # Stores before 0003

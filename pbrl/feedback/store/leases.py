@@ -224,10 +224,15 @@ def _place(row: Any) -> tuple[Any, ...]:
 def _insert(connection: Connection, found: Found, until: float) -> None:
     rows = [{"question": question, "rater": rater, "until": until} for rater, own in found.items() for question in own]
     if rows:
-        again = insert(connection, LeaseRow)
-        again = again.on_conflict_do_update(index_elements=["question", "rater"], set_={"until": again.excluded.until})
-        connection.execute(again, rows)
+        connection.execute(_lease_again(connection.dialect.name), rows)
         recount(connection, sorted({row["question"] for row in rows}))
+
+
+@lru_cache
+def _lease_again(dialect: str) -> Any:
+    """Leases that are new, or begin once more."""
+    leased = insert(dialect, LeaseRow)
+    return leased.on_conflict_do_update(index_elements=["question", "rater"], set_={"until": leased.excluded.until})
 
 
 class _Statements(NamedTuple):

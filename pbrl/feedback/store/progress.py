@@ -132,7 +132,7 @@ class Progress:
         if newest <= self.since:
             return
         about = self.store.conditions(connection, {"dataset": self.dataset})
-        for event in connection.execute(EVENTS.where(*about), {"since": self.since}):
+        for event in connection.execute(EVENTS.where(*about), {"since": self.since}).all():
             self._take(event)
             newest = max(newest, event.seq)
         self.since = newest

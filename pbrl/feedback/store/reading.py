@@ -31,10 +31,9 @@ def read_questions(connection: Connection, ids: Sequence[str]) -> dict[str, Ques
     clips: dict[str, list[Clip]] = {}
     found: dict[str, Question] = {}
     for batch in batches(list(ids)):
-        for question, *clip in connection.execute(PLACED, {"ids": batch}).tuples():
+        for question, *clip in connection.execute(PLACED, {"ids": batch}).tuples().all():
             clips.setdefault(question, []).append(Clip(*clip))  # type: ignore[arg-type]
-        for row in connection.execute(ASKED, {"ids": batch}):
-            name, kind, *own, words = tuple[Any, ...](row)
+        for name, kind, *own, words in connection.execute(ASKED, {"ids": batch}).tuples().all():
             if all(clip.episode is not None for clip in clips[name]):
                 found[name] = Question(kind, tuple(clips[name]), words, *own)
     return {name: found[name] for name in ids if name in found}

@@ -6,6 +6,7 @@ that shares a flush does not.
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
@@ -22,10 +23,13 @@ Result = TypeVar("Result")
 
 
 class Turns(Generic[Job, Result]):
-    """Used in a `with`: each job is done when it ends. `work` returns for each job its result or why there is none."""
+    """Used in a `with`: each job is done when it ends. `work` returns for each job its result or why there is none.
 
-    def __init__(self, work: Callable[[Sequence[Job]], Sequence[Result | Exception]], name: str):
-        self.work = work
+    Each turn gives others `gather_s` seconds to come along.
+    """
+
+    def __init__(self, work: Callable[[Sequence[Job]], Sequence[Result | Exception]], name: str, gather_s: float = 0.0):
+        self.work, self.gather_s = work, gather_s
         self.waiting: queue.SimpleQueue[tuple[Job, Future[Result]] | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -46,6 +50,7 @@ class Turns(Generic[Job, Result]):
     def _run(self) -> None:
         while True:
             taken = [self.waiting.get()]
+            time.sleep(self.gather_s)
             while len(taken) < MOST and not self.waiting.empty():
                 taken.append(self.waiting.get())
             jobs = [job for job in taken if job is not None]

@@ -75,8 +75,9 @@ def serve(tmp_path):
     """Starts servers and stops them."""
     servers: list[Server] = []
 
-    def start(*flags: str) -> Server:
-        servers.append(Server(tmp_path, *flags))
+    def start(*flags: str, folder: str = ".") -> Server:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        servers.append(Server(tmp_path / folder, *flags))
         return servers[-1]
 
     yield start

@@ -58,7 +58,7 @@ class Server:
         assert address is not None
         self.at = address.split("?")[0]
         self.links = {name: link for line in self.output for name, link in LINK.findall(line)}
-        port = self.at.rstrip("/").rsplit(":", 1)[1]
+        self.port = port = self.at.rstrip("/").rsplit(":", 1)[1]
         self.command = [f"port={port}" if part.startswith("port=") else part for part in self.command]
         for _ in range(200):
             try:

@@ -160,6 +160,34 @@ def test_answers_wait_for_the_next_login(serve, open_page):
     bob.wait_for_selector("#refused:has-text('1 answer could not be taken')")
 
 
+def test_two_projects_take_turns_on_one_port(serve, open_page):
+    """A browser knows both by one address: what waits for one is neither sent to the other nor lost there."""
+    server = serve("query.kind=pair", "query.count=6")
+    page = open_page(server)
+    server.kill()
+    press(page, "ArrowLeft")
+    watch(page)
+    press(page, "ArrowRight")
+    page.wait_for_selector("#trouble:has-text('2 answers are kept here')")
+    other = serve("query.kind=rating", "query.count=6", f"port={server.port}", folder="other")
+    assert other.at == server.at
+    page.wait_for_selector("#trouble:has-text('project')")
+    page.reload()
+    watch(page)
+    assert "2 answers" in page.inner_text("#elsewhere") and page.is_hidden("#trouble")
+    press(page, "4")
+    (event,) = wait_for_events(other, 1)
+    assert event["label"] == 4.0
+    other.kill()
+    server.start()
+    page.reload()
+    events = wait_for_events(server, 2)
+    assert [e["outcome"] for e in events] == ["answer", "answer"] and events[0]["question"] != events[1]["question"]
+    watch(page)
+    assert page.is_hidden("#elsewhere") and page.is_hidden("#trouble") and page.is_hidden("#refused")
+    assert len(wait_for_events(other, 1)) == 1 and page.errors == []
+
+
 def test_nothing_stays_when_the_server_is_killed(serve, open_page):
     """Its renderers hold a data set each, and would wait for ever."""
     server = serve("query.kind=pair", "query.count=3")
@@ -276,7 +304,8 @@ def test_practice_shows_the_expected_answer(serve, open_page):
 def test_custom_keys_and_keys_meant_for_the_last_question(serve, open_page):
     server = serve("query.kind=pair", "query.count=8")
     page = open_page(server)
-    press(page, "ArrowLeft", "ArrowLeft")  # the second is a slip
+    slip = "for (const _ of [1, 2]) document.body.dispatchEvent(new KeyboardEvent('keydown', "
+    page.evaluate(slip + "{ key: 'ArrowLeft', bubbles: true }))")  # the second is at once, however slow this machine is
     watch(page)
     press(page, "?")
     page.click("#keys tr:nth-child(1) button")
