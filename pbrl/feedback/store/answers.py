@@ -164,7 +164,8 @@ class _Batch:
         rows = [one.row() for one in self.new.values()]
         numbers = {uid: row.seq for uid, row in self.events.items()}
         if rows:
-            numbered = insert(self.connection, EventRow).returning(EventRow.seq, sort_by_parameter_order=True)
+            new = insert(self.connection.dialect.name, EventRow)
+            numbered = new.returning(EventRow.seq, sort_by_parameter_order=True)
             numbers |= zip(self.new, self.connection.execute(numbered, rows).scalars(), strict=True)
             done = [(one.question, one.rater) for one in self.new.values() if one.kind != "retract"]
             for batch in batches(done):

@@ -33,7 +33,8 @@ def read_questions(connection: Connection, ids: Sequence[str]) -> dict[str, Ques
     for batch in batches(list(ids)):
         for question, *clip in connection.execute(PLACED, {"ids": batch}).tuples().all():
             clips.setdefault(question, []).append(Clip(*clip))  # type: ignore[arg-type]
-        for name, kind, *own, words in connection.execute(ASKED, {"ids": batch}).tuples().all():
+        asked: Sequence[Any] = connection.execute(ASKED, {"ids": batch}).all()
+        for name, kind, *own, words in asked:
             if all(clip.episode is not None for clip in clips[name]):
                 found[name] = Question(kind, tuple(clips[name]), words, *own)
     return {name: found[name] for name in ids if name in found}
