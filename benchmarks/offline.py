@@ -3,6 +3,7 @@
     python -m benchmarks.offline metaworld      # six tasks, calibrated offset data, 1,600 segments rated by regret
     python -m benchmarks.offline hopeless       # two of them, with IQL and a teacher that skips hopeless segments
     python -m benchmarks.offline iswbc          # cloning weighted by what was preferred, and by what was not
+    python -m benchmarks.offline diffusion      # a cloned diffusion policy aligned by comparisons, some of them wrong
     python -m benchmarks.offline precision      # and with float32 products instead of bfloat16
     python -m benchmarks.offline locomotion     # SAC replay, 1,600 segments rated by return
     python -m benchmarks.offline gym            # two-stage methods on SAC replay, 500 pairs compared by return
@@ -54,6 +55,8 @@ STD = ["reward.normalize=std"]  # rewards of one size, however sure the model is
 WRONG = ["feedback=mistake", "feedback.mistake=0.3"]
 ROBUST = ["objective@reward_objective=robust", "reward_objective.mistake=0.3"]
 PAIRS = ["query.kind=pair", "query.count=800"]  # of the 1,600 segments that are rated otherwise
+ALIGNED = ["algo=cpl", "algo.reference=true", "algo.pretrain_steps=1500", "steps=1500"]
+DIFF_CPL, FKPD = [*ALIGNED, "objective=bradley_terry"], [*ALIGNED, "objective=bradley_terry", "algo.bc_weight=0.1"]
 METHODS = {
     "BC": ["algo=bc"],
     "10 % BC": ["algo=bc", "algo.fraction=0.1"],
@@ -100,6 +103,14 @@ METHODS = {
     "DTR, 2000 pairs": ["algo=dtr", *LEARNED, "query.count=2000"],
     "P-IQL 10k, linear": [*LINEAR, *LONGER],
     "P-IQL 10k, linear, smoothed": [*LINEAR, *LONGER, *SMOOTHED],
+    "BC, diffusion": ["algo=bc", "steps=3000"],
+    "Diff-CPL": DIFF_CPL,
+    "FKPD": FKPD,
+    "KTO, diffusion": [*ALIGNED, "objective=kto"],
+    "Diff-CPL, 25 % wrong": [*DIFF_CPL, "feedback.mistake=0.25"],
+    "FKPD, 25 % wrong": [*FKPD, "feedback.mistake=0.25"],
+    "Diff-CPL, 50 % wrong": [*DIFF_CPL, "feedback.mistake=0.5"],
+    "FKPD, 50 % wrong": [*FKPD, "feedback.mistake=0.5"],
     "P-IQL 10k, linear, lists": [*LINEAR, *LONGER, "query.kind=ranking"],
     "P-IQL 10k, lists": [*PIQL, *LONGER, "query.kind=ranking"],
     "P-IQL 10k, lists, Plackett-Luce": [*PIQL, *LONGER, "query.kind=ranking",
@@ -125,6 +136,14 @@ SUITES = {
         "envs": ["metaworld/button-press", "metaworld/plate-slide"],
         "flags": ["data=offset", "feedback=regret", *SIZE],
         "methods": ["BC", "ISW-BC", "ISW-BC, pairs", "ISW-BC, pairs, all wrong"],
+        "measure": "success",
+    },
+    "diffusion": {
+        "envs": ["metaworld/button-press", "metaworld/drawer-open", "metaworld/plate-slide"],
+        "flags": ["data=offset", "feedback=regret", "query.kind=pair", "query.count=2000", "policy=diffusion",
+                  "eval_every=3000", "checkpoint_every=500"],
+        "methods": ["BC, diffusion", "Diff-CPL", "FKPD", "KTO, diffusion", "Diff-CPL, 25 % wrong", "FKPD, 25 % wrong",
+                    "Diff-CPL, 50 % wrong", "FKPD, 50 % wrong"],
         "measure": "success",
     },
     "precision": {
