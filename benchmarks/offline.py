@@ -55,8 +55,10 @@ STD = ["reward.normalize=std"]  # rewards of one size, however sure the model is
 WRONG = ["feedback=mistake", "feedback.mistake=0.3"]
 ROBUST = ["objective@reward_objective=robust", "reward_objective.mistake=0.3"]
 PAIRS = ["query.kind=pair", "query.count=800"]  # of the 1,600 segments that are rated otherwise
-ALIGNED = ["algo=cpl", "algo.reference=true", "algo.pretrain_steps=1500", "steps=1500"]
-DIFF_CPL, FKPD = [*ALIGNED, "objective=bradley_terry"], [*ALIGNED, "objective=bradley_terry", "algo.bc_weight=0.1"]
+ALIGNED = ["algo=cpl", "algo.reference=true", "algo.alpha=1", "algo.lr_after=1e-4", "algo.pretrain_steps=1500",
+           "steps=1500"]  # as many updates as cloning alone, half of them cloning
+DIFF_CPL = [*ALIGNED, "objective=bradley_terry"]
+FKPD = [*DIFF_CPL, "algo.bc_weight=32"]  # of a step; both segments of a pair, 64 steps each, weigh as much as the pair
 METHODS = {
     "BC": ["algo=bc"],
     "10 % BC": ["algo=bc", "algo.fraction=0.1"],
