@@ -55,8 +55,8 @@ STD = ["reward.normalize=std"]  # rewards of one size, however sure the model is
 WRONG = ["feedback=mistake", "feedback.mistake=0.3"]
 ROBUST = ["objective@reward_objective=robust", "reward_objective.mistake=0.3"]
 PAIRS = ["query.kind=pair", "query.count=800"]  # of the 1,600 segments that are rated otherwise
-ALIGNED = ["algo=cpl", "algo.reference=true", "algo.alpha=1", "algo.lr_after=1e-4", "algo.pretrain_steps=1500",
-           "steps=1500"]  # as many updates as cloning alone, half of them cloning
+HALF = ["algo.pretrain_steps=1500", "steps=1500"]  # as many updates as cloning alone, half of them cloning
+ALIGNED = ["algo=cpl", "algo.reference=true", "algo.alpha=1", "algo.lr_after=1e-4", *HALF]
 DIFF_CPL = [*ALIGNED, "objective=bradley_terry"]
 FKPD = [*DIFF_CPL, "algo.bc_weight=32"]  # of a step; both segments of a pair, 64 steps each, weigh as much as the pair
 METHODS = {

@@ -252,8 +252,8 @@ class Phase:
 class Learner(Protocol):
     """What the loop trains: an `nn.Module`, so that its `state_dict` is all there is to save.
 
-    A phase's `update` is compiled into one graph: no `.item()`, no data-dependent shapes. Where that cannot be, the phase
-    says `compiles=False`, or the policy `eager = True`.
+    A phase's `update` is compiled into one graph: no `.item()`, no data-dependent shapes. Where that cannot be, the
+    phase says `compiles=False`, or the policy `eager = True`.
     """
 
     def state_dict(self) -> dict[str, Any]:
