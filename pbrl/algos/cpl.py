@@ -1,20 +1,21 @@
 """Contrastive Preference Learning: a policy straight from preferences, with no reward model and no RL.
 
-Hejna et al. 2023, arXiv:2310.13639. Under the regret model a segment scores sum_t alpha * log pi(a_t | s_t), so
-"b over a" is a contrastive loss on the policy itself. `bc_weight` > 0 is the paper's CPL-BC, `reference` its CPL-KL:
+Hejna et al. 2023, arXiv:2310.13639. Under the regret model a segment scores sum_t discount^t alpha log pi(a_t | s_t),
+so "b over a" is a contrastive loss on the policy itself. `bc_weight` > 0 is the paper's CPL-BC, `reference` its CPL-KL:
 scores are then relative to the cloned policy, as in DPO. The loss on the scores is any of `objective=`.
 """
 
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pbrl.distributed import all_reduce_mean
 from pbrl.models.optim import Adam
 from pbrl.models.policy import LikelihoodPolicy
 from pbrl.objectives import Objective, agreement
-from pbrl.ranges import NotNegative, Positive, Size, Whole
+from pbrl.ranges import NotNegative, Positive, Share, Size, Whole
 from pbrl.training.batches import Data
 from pbrl.types import Comparisons, Metrics, Phase, Segment, Spec, UserError
 
@@ -27,6 +28,7 @@ class CPL(nn.Module):
         *,
         objective: Objective,
         alpha: NotNegative,
+        discount: Share,
         bc_weight: NotNegative,
         reference: bool,
         lr: Positive,
@@ -45,7 +47,7 @@ class CPL(nn.Module):
         self.reference = copy.deepcopy(policy).requires_grad_(False).eval() if reference else None
         self.optim = Adam(policy.parameters(), lr, warmup=warmup, cosine=cosine_steps)
         self.objective = objective
-        self.alpha, self.bc_weight, self.lr_after = alpha, bc_weight, lr_after
+        self.alpha, self.discount, self.bc_weight, self.lr_after = alpha, discount, bc_weight, lr_after
         self.pretrain_steps, self.batch_size = pretrain_steps, batch_size
 
     def phases(self, steps: int) -> list[Phase]:
@@ -70,15 +72,21 @@ class CPL(nn.Module):
         self.optim.restart(self.lr_after)
 
     def update(self, batch: Comparisons) -> Metrics:
-        """Minimizes the objective on scores alpha * sum_t log pi(a_t | s_t), and the BC loss times `bc_weight`."""
-        chance = self.policy.draw_chance(batch.segments)
-        score = self.policy.score(batch.segments, chance)  # sum_t log pi, [B, K], where K is 2 for pairs
-        scores = self.alpha * self.relative(score, batch.segments, chance)
+        """Minimizes the objective on scores, and the BC loss of the same steps times `bc_weight`."""
+        segments = self.discounted(batch.segments)
+        chance = self.policy.draw_chance(segments)
+        score = self.policy.score(segments, chance)  # sum_t discount^t log pi, [B, K], where K is 2 for pairs
+        scores = self.alpha * self.relative(score, segments, chance)
         cpl = self.objective(scores, batch.label, batch.confidence)
-        bc = -score.sum() / all_reduce_mean(batch.segments.mask.sum())
+        bc = -score.sum() / all_reduce_mean(segments.mask.sum())
         self.optim.step(cpl + self.bc_weight * bc)
         self.policy.after_step()
         return {"cpl": cpl.detach(), "bc": bc.detach(), "train_accuracy": agreement(scores, batch.label)}
+
+    def discounted(self, segments: Segment) -> Segment:
+        """The same segments, whose steps count `discount` times as much as the one before."""
+        step = torch.arange(segments.mask.shape[-1], device=segments.mask.device)
+        return segments._replace(mask=segments.mask * self.discount**step)
 
     def relative(self, score: Tensor, segments: Segment, chance: Any) -> Tensor:
         """The policy's score less the reference's with the same `chance`, for CPL-KL: [B, K]."""

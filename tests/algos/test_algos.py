@@ -31,6 +31,16 @@ def test_cpl_is_its_formula():
     assert metrics["bc"].item() == pytest.approx(error.item(), rel=1e-5)
 
 
+def test_later_steps_of_a_segment_are_discounted():
+    cpl = build("algo/cpl", discount=0.9, bc_weight=0.0, objective=bradley_terry)
+    (batch,) = draw_batches(cpl, 1)
+    steps = cpl.policy.log_prob(batch.segments.obs, batch.segments.action)  # [B, 2, L]
+    score = cpl.alpha * (steps * 0.9 ** torch.arange(steps.shape[-1])).sum(-1)
+    gap = (score[:, 1] - score[:, 0]).detach()
+    expected = -(batch.label * gap.sigmoid().log() + (1 - batch.label) * (-gap).sigmoid().log()).mean()
+    assert cpl.update(batch)["cpl"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_cpl_kl_starts_at_indifference():
     """Relative to itself the cloned policy scores every segment zero: the loss is log 2 for any label."""
     cpl = build("algo/cpl", reference=True, objective=bradley_terry)
