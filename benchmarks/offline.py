@@ -58,7 +58,7 @@ PAIRS = ["query.kind=pair", "query.count=800"]  # of the 1,600 segments that are
 HALF = ["algo.pretrain_steps=1500", "steps=1500"]  # as many updates as cloning alone, half of them cloning
 ALIGNED = ["algo=cpl", "algo.reference=true", "algo.alpha=1", "algo.lr_after=1e-4", *HALF]
 DIFF_CPL = [*ALIGNED, "objective=bradley_terry"]
-FKPD = [*DIFF_CPL, "algo.bc_weight=32"]  # of a step; both segments of a pair, 64 steps each, weigh as much as the pair
+FKPD = [*DIFF_CPL, "algo.bc_weight=32"]  # of a step: of either segment 32 / 128, where the comparison begins at 1 / 2
 METHODS = {
     "BC": ["algo=bc"],
     "10 % BC": ["algo=bc", "algo.fraction=0.1"],
@@ -105,6 +105,10 @@ METHODS = {
     "DTR, 2000 pairs": ["algo=dtr", *LEARNED, "query.count=2000"],
     "P-IQL 10k, linear": [*LINEAR, *LONGER],
     "P-IQL 10k, linear, smoothed": [*LINEAR, *LONGER, *SMOOTHED],
+    "P-IQL 10k, linear, lists": [*LINEAR, *LONGER, "query.kind=ranking"],
+    "P-IQL 10k, lists": [*PIQL, *LONGER, "query.kind=ranking"],
+    "P-IQL 10k, lists, Plackett-Luce": [*PIQL, *LONGER, "query.kind=ranking",
+                                        "objective@reward_objective=plackett_luce"],
     "BC, diffusion": ["algo=bc", "steps=3000"],
     "Diff-CPL": DIFF_CPL,
     "FKPD": FKPD,
@@ -113,10 +117,6 @@ METHODS = {
     "FKPD, 25 % wrong": [*FKPD, "feedback.mistake=0.25"],
     "Diff-CPL, 50 % wrong": [*DIFF_CPL, "feedback.mistake=0.5"],
     "FKPD, 50 % wrong": [*FKPD, "feedback.mistake=0.5"],
-    "P-IQL 10k, linear, lists": [*LINEAR, *LONGER, "query.kind=ranking"],
-    "P-IQL 10k, lists": [*PIQL, *LONGER, "query.kind=ranking"],
-    "P-IQL 10k, lists, Plackett-Luce": [*PIQL, *LONGER, "query.kind=ranking",
-                                        "objective@reward_objective=plackett_luce"],
 }  # fmt: skip
 FOUR = ["BC", "10 % BC", "P-IQL", "CPL"]
 SIZE = ["query.count=1600", "steps=8000", "eval_every=2000", "checkpoint_every=2000"]

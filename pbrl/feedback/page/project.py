@@ -205,11 +205,4 @@ def order(name: str, question: Question, rater: str) -> list[int]:
     """Which clip is shown where: by chance, but the same whenever this rater sees it. An anchor stays first."""
     fixed = 1 if question.kind == "triplet" else 0
     places = range(fixed, len(question.clips))
-    seen = hashlib.sha256(f"{name} {rater}".encode())
-
-    def by_chance(place: int) -> bytes:
-        own = seen.copy()
-        own.update(bytes([place]))
-        return own.digest()
-
-    return [*range(fixed), *sorted(places, key=by_chance)]
+    return [*range(fixed), *sorted(places, key=lambda i: hashlib.sha256(f"{name} {rater} {i}".encode()).digest())]
