@@ -56,9 +56,11 @@ WRONG = ["feedback=mistake", "feedback.mistake=0.3"]
 ROBUST = ["objective@reward_objective=robust", "reward_objective.mistake=0.3"]
 PAIRS = ["query.kind=pair", "query.count=800"]  # of the 1,600 segments that are rated otherwise
 HALF = ["algo.pretrain_steps=1500", "steps=1500"]  # as many updates as cloning alone, half of them cloning
-ALIGNED = ["algo=cpl", "algo.reference=true", "algo.alpha=1", "algo.lr_after=1e-4", *HALF]
+TUNED = ["algo.reference=true", "algo.alpha=1", "algo.lr_after=1e-4", *HALF]
+ALIGNED = ["algo=cpl", *TUNED]
 DIFF_CPL = [*ALIGNED, "objective=bradley_terry"]
 FKPD = [*DIFF_CPL, "algo.bc_weight=32"]  # of a step: of either segment 32 / 128, where the comparison begins at 1 / 2
+UAPA = ["algo=uapa", *TUNED, "objective=bradley_terry", *LEARNED, "reward.normalize=none"]  # in log-odds
 METHODS = {
     "BC": ["algo=bc"],
     "10 % BC": ["algo=bc", "algo.fraction=0.1"],
@@ -112,11 +114,14 @@ METHODS = {
     "BC, diffusion": ["algo=bc", "steps=3000"],
     "Diff-CPL": DIFF_CPL,
     "FKPD": FKPD,
+    "UAPA": UAPA,
     "KTO, diffusion": [*ALIGNED, "objective=kto"],
     "Diff-CPL, 25 % wrong": [*DIFF_CPL, "feedback.mistake=0.25"],
     "FKPD, 25 % wrong": [*FKPD, "feedback.mistake=0.25"],
     "Diff-CPL, 50 % wrong": [*DIFF_CPL, "feedback.mistake=0.5"],
     "FKPD, 50 % wrong": [*FKPD, "feedback.mistake=0.5"],
+    "UAPA, 25 % wrong": [*UAPA, "feedback.mistake=0.25"],
+    "UAPA, 50 % wrong": [*UAPA, "feedback.mistake=0.5"],
 }  # fmt: skip
 FOUR = ["BC", "10 % BC", "P-IQL", "CPL"]
 SIZE = ["query.count=1600", "steps=8000", "eval_every=2000", "checkpoint_every=2000"]
@@ -144,8 +149,9 @@ SUITES = {
         "envs": ["metaworld/button-press", "metaworld/drawer-open", "metaworld/plate-slide"],
         "flags": ["data=offset", "feedback=regret", "query.kind=pair", "query.count=2000", "policy=diffusion",
                   "eval_every=3000", "checkpoint_every=500"],
-        "methods": ["BC, diffusion", "Diff-CPL", "FKPD", "KTO, diffusion", "Diff-CPL, 25 % wrong", "FKPD, 25 % wrong",
-                    "Diff-CPL, 50 % wrong", "FKPD, 50 % wrong"],
+        "methods": ["BC, diffusion", "Diff-CPL", "FKPD", "UAPA", "KTO, diffusion", "Diff-CPL, 25 % wrong",
+                    "FKPD, 25 % wrong", "UAPA, 25 % wrong", "Diff-CPL, 50 % wrong", "FKPD, 50 % wrong",
+                    "UAPA, 50 % wrong"],
         "measure": "success",
     },
     "precision": {

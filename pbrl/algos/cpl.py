@@ -73,15 +73,25 @@ class CPL(nn.Module):
 
     def update(self, batch: Comparisons) -> Metrics:
         """Minimizes the objective on scores, and the BC loss of the same steps times `bc_weight`."""
+        loss, _, metrics = self.compare(batch)
+        self.optim.step(loss)
+        self.policy.after_step()
+        return metrics
+
+    def compare(self, batch: Comparisons) -> tuple[Tensor, Tensor, Metrics]:
+        """The loss, the scores that are compared [B, K], and what is logged of both."""
         segments = self.discounted(batch.segments)
         chance = self.policy.draw_chance(segments)
         score = self.policy.score(segments, chance)  # sum_t discount^t log pi, [B, K], where K is 2 for pairs
         scores = self.alpha * self.relative(score, segments, chance)
         cpl = self.objective(scores, batch.label, batch.confidence)
         bc = -score.sum() / all_reduce_mean(segments.mask.sum())
-        self.optim.step(cpl + self.bc_weight * bc)
-        self.policy.after_step()
-        return {"cpl": cpl.detach(), "bc": bc.detach(), "train_accuracy": agreement(scores, batch.label)}
+        accuracy = agreement(scores, batch.label)
+        return (
+            cpl + self.bc_weight * bc,
+            scores,
+            {"cpl": cpl.detach(), "bc": bc.detach(), "train_accuracy": accuracy},
+        )
 
     def discounted(self, segments: Segment) -> Segment:
         """The same segments, whose steps count `discount` times as much as the one before."""

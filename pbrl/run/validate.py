@@ -26,14 +26,15 @@ from pbrl.training.batches import Data, Frames
 from pbrl.training.engine import pick_device, wants_compile
 from pbrl.types import Episode, FeedbackSource, Phase, Spec, UserError
 
-ANSWERS = {"comparisons", "marked", "rated", "attribute_comparisons", "triplets"}  # what is drawn from answers
+BOTH = "comparisons_with_win_rates"  # from answers, with what a reward model makes of them
+ANSWERS = {"comparisons", "marked", "rated", "attribute_comparisons", "triplets", BOTH}  # what is drawn from answers
 PLAYED = {"trajectory_comparisons", "trajectories_by_score", "graded_trajectories"}  # of the policy's own episodes
 NOT_MADE_UP = {
     "attribute_comparisons",
     "attribute_windows",
     *PLAYED,
 }  # what the made-up data do not hold
-REWARDED = {"labelled_by_reward", "marked_by_reward"}  # what is drawn by the learned reward
+REWARDED = {"labelled_by_reward", "marked_by_reward", BOTH}  # what is drawn by the learned reward
 DEFAULT_OBJECTIVE = {  # what configs/train.yaml says where none was chosen
     "objective": {"_target_": "pbrl.objectives.logistic", "_partial_": True, "bias": 0.5},
     "reward_objective": {"_target_": "pbrl.objectives.bradley_terry", "_partial_": True},
@@ -107,11 +108,13 @@ def _check_reference(given: dict[str, Any], name: str) -> None:
 
 def _check_learners(settings: RunSettings, draws: Draws, learnt: Draws, reward: Any) -> None:
     """Raises UserError where what the algorithm draws, or the reward model has learnt from, is not what is asked."""
-    name, needs_answers = name_of(settings.algo), bool(draws.names & ANSWERS)
+    name, needs_answers = name_of(settings.algo), bool(draws.names & ANSWERS - {BOTH})
     asks = bool((learnt.names | draws.names) & ANSWERS)
     gives = reward.gives if reward else None
     if draws.names & REWARDED and gives != "reward":
-        raise UserError(f"{name} learns from pairs that a reward model compares: choose reward=transformer or another")
+        raise UserError(
+            f"{name} learns from what a reward model says of segments: choose reward=transformer or another"
+        )
     if needs_answers and reward:
         raise UserError(
             f"{name} learns from the answers themselves: drop reward=…, or choose algo=dppo, whose pairs a reward "

@@ -34,6 +34,7 @@ from pbrl.types import (
 )
 
 NO_RATER = -1
+OTHERS = 256  # segments, evenly spread over the data, that a win rate is against
 
 
 class Frames(NamedTuple):
@@ -151,15 +152,34 @@ class Data:
 
         Raises UserError if the labels do not allow it.
         """
+        return self._batch(*self._draw_compared(n, segments), images, frames)
+
+    def comparisons_with_win_rates(self, n: int, *, images: bool = False) -> tuple[Comparisons, Tensor]:
+        """n pairs with P(second preferred), and P(each of them beats any segment of the data) [n, 2].
+
+        The second is Bradley-Terry's, by the reward that learners see; of it no offset matters, and the scale does.
+        Raises UserError.
+        """
+        starts, label, answer = self._draw_compared(n, 2)
+        others = self._segment_starts()
+        others = others[torch.linspace(0, len(others) - 1, min(OTHERS, len(others)), device=others.device).long()]
+        lead = self._reward_of(starts)[..., None] - self._reward_of(others)  # [n, 2, others]
+        win_rate = self.table.to_target(lead.sigmoid().mean(-1))
+        return self._batch(starts, label, answer, images), win_rate
+
+    def _draw_compared(self, n: int, segments: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Where n lists of segments begin [n, k], their label [n] or [n, k], and the answers they are of [n] or [n, k].
+
+        Raises UserError if the labels do not allow it.
+        """
         self._check(segments)
         answers = self.train
         if self._has_pairs:
             first = self._randint(len(answers), n)
-            return self._batch(answers.starts[first], answers.value[first], first, images, frames)
+            return answers.starts[first], answers.value[first], first
         drawn = draw_from_groups(answers.group, segments, n, self.generator)
         worth = answers.value[drawn]
-        label = worth if segments > 2 else order(worth)
-        return self._batch(answers.starts[drawn, 0], label, drawn, images, frames)
+        return answers.starts[drawn, 0], worth if segments > 2 else order(worth), drawn
 
     def triplets(self, n: int, *, frames: Frames | None = None) -> Comparisons:
         """n times three segments, with P(the third is more like the first than the second is).
@@ -350,9 +370,13 @@ class Data:
         return self._batch(starts, 0.5 * (1 + torch.sign(self._reward_of(starts) - mean)), None, images)
 
     def _anywhere(self, n: int, segments: int) -> Tensor:
+        starts = self._segment_starts()
+        return starts[self._randint(len(starts), n, segments)]
+
+    def _segment_starts(self) -> Tensor:
         if self._starts is None:
             self._starts = self.table.segment_starts(self.length)
-        return self._starts[self._randint(len(self._starts), n, segments)]
+        return self._starts
 
     def _reward_of(self, starts: Tensor) -> Tensor:
         return self.table.labels["reward"][self.table.segment_rows(starts, self.length)].sum(-1)

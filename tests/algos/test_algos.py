@@ -1,6 +1,7 @@
 """What each learner computes, against its paper's formulas."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -50,6 +51,26 @@ def test_cpl_kl_starts_at_indifference():
     policy.before(made_up_data("pair"))
     assert policy.update(draw_batches(cpl, 1)[0])["cpl"].item() == pytest.approx(0.6931, abs=1e-4)
     assert all(not p.requires_grad for p in cpl.reference.parameters())
+
+
+def test_uapa_is_the_posterior_of_answers_and_a_beta_prior():
+    uapa = build("algo/uapa", objective=bradley_terry, prior=2.5, alpha=0.3)
+    (batch,) = draw_batches(uapa, 1)
+    with torch.no_grad():
+        uapa.reference.log_std = None
+        for p in uapa.reference.parameters():
+            p.mul_(0.5)  # another policy than the one that learns
+        pairs, win_rate = batch.pairs, batch.win_rate.double()
+        policies = uapa.policy, uapa.reference
+        a, b = [-(p.mean(pairs.segments.obs) - pairs.segments.action).square().sum((-1, -2)) for p in policies]
+        scores = 0.3 * (a - b).double()
+        lead = scores[:, 1] - scores[:, 0]
+        answers = torch.distributions.Bernoulli(logits=lead, validate_args=False).log_prob(pairs.label.double())
+        beta, wins = torch.distributions.Beta(1 + 2.5 * win_rate, 1 + 2.5 * (1 - win_rate)), scores.sigmoid()
+        prior = (beta.log_prob(wins) - beta.log_prob(torch.full_like(wins, 0.5)) - 2.5 * math.log(2)).sum(1)
+    metrics = uapa.update(batch)
+    assert metrics["cpl"].item() == pytest.approx(-answers.mean().item(), rel=1e-5)
+    assert 2.5 * metrics["prior"].item() == pytest.approx(-prior.mean().item(), rel=1e-5)
 
 
 def test_iql_is_its_formulas():

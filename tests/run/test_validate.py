@@ -91,6 +91,9 @@ POINT = "hydra.searchpath=[file://tests/configs]"
         (["store=7"], "store=7 must be text or null"),
         (["algo=cpl", "reward=ensemble"], "algo=dppo"),
         (["algo=dppo"], "reward=transformer"),
+        (["algo=uapa"], "reward=transformer"),
+        (["algo=uapa", "reward=ensemble", "objective=kto"], "compares pairs"),
+        (["algo=uapa", "reward=ensemble", "algo.reference=false"], "algo.reference=true"),
         (["algo=dppo", "reward=transformer", "feedback=none"], "learns from answers"),
         (
             [
@@ -167,6 +170,7 @@ def test_bad_schedules_and_queries():
         ("algo/cpl", {"objective": "plackett_luce"}, Draws({"comparisons"}, True)),
         ("algo/dppo", {}, Draws({"labelled_by_reward"}, True)),
         ("algo/dppo", {"objective": "kto", "reference": True}, Draws({"marked_by_reward"}, True)),
+        ("algo/uapa", {"objective": "bradley_terry"}, Draws({"comparisons_with_win_rates"}, True)),
         ("algo/ipl", {}, Draws({"comparisons", "transitions"}, False)),
         ("algo/iql", {}, Draws({"transitions"}, False)),
         ("algo/dt", {}, Draws({"windows"}, False)),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pbrl.feedback.labels import split
-from pbrl.training.batches import NO_RATER, Data, draw_from_groups
+from pbrl.training.batches import NO_RATER, OTHERS, Data, draw_from_groups
 from pbrl.training.held_out import evaluate_reward, held_out_pairs
 from pbrl.types import UserError
 from tests import toy
@@ -107,6 +107,21 @@ def test_a_learned_reward_labels_segments_that_no_rater_compared(table):
     assert (batch.rater == NO_RATER).all() and (batch.confidence == 1).all()
     lists = data.labelled_by_reward(50, 5)
     torch.testing.assert_close(lists.label, -lists.segments.obs.state[..., 0].sum(-1))
+
+
+def test_a_win_rate_is_against_the_segments_of_the_data(table):
+    """By Bradley-Terry, against some that are spread over the data; what the answer says makes no difference."""
+    data = data_with(table, "pair", [[0, 40], [5, 3]], [1.0, 0.0])
+    data.table.set_label("reward", table.obs[:, 0] / 100)
+    pairs, win_rate = data.comparisons_with_win_rates(200)
+    worth = pairs.segments.obs.state[..., 0].sum(-1) / 100
+    places = table.segment_starts(data.length)
+    others = table.obs[table.segment_rows(places, data.length), 0].sum(-1) / 100
+    assert len(others) > OTHERS
+    torch.testing.assert_close(win_rate, (worth[..., None] - others).sigmoid().mean(-1), atol=0.01, rtol=0.0)
+    assert set(pairs.label.tolist()) == {0.0, 1.0} and (pairs.rater >= 0).all()
+    data.table.set_label("reward", 7 + 0 * table.obs[:, 0])
+    assert (data.comparisons_with_win_rates(9)[1] == 0.5).all()
 
 
 def test_rankings_compare_within_their_list(table):
