@@ -59,7 +59,7 @@ class Observation(NamedTuple):
     images: dict[str, Tensor] = {}  # camera: [..., H, W, 3] uint8
     text: dict[str, Tensor] = {}  # "tokens" [..., N] long: the words of the instruction, see pbrl/models/text.py; or
     # "utf8" [..., N] uint8: the instruction itself, for policies on a server; "quality" [...] long: how what is done
-    # shall turn out, see pbrl/models/vla_context.py
+    # shall turn out: 1 well, 0 badly, -1 not told
 
 
 class Segment(NamedTuple):

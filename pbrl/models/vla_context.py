@@ -10,7 +10,7 @@ from pbrl.models.prefix_transformer import PrefixTransformer
 from pbrl.models.text import FIRST, WORDS
 from pbrl.types import Observation, Spec, UserError
 
-BAD, GOOD = 0, 1  # qualities
+BAD, GOOD, UNTOLD = 0, 1, -1  # qualities
 
 
 class ContextTokens(nn.Module):

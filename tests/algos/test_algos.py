@@ -73,6 +73,24 @@ def test_uapa_is_the_posterior_of_answers_and_a_beta_prior():
     assert 2.5 * metrics["prior"].item() == pytest.approx(-prior.mean().item(), rel=1e-5)
 
 
+def test_cfgrl_tells_what_raters_preferred():
+    """Ties are not told, nor is what is dropped; the loss is the bound's, per step."""
+    cfgrl = build("algo/cfgrl", policy="diffusion+quality", drop=0.0)
+    (batch,) = draw_batches(cfgrl, 1)
+    told = cfgrl.tell(batch).obs.text["quality"]
+    expected = {0.0: 0, 0.5: -1, 1.0: 1}
+    assert told[..., 0].flatten().tolist() == [expected[label] for label in batch.label.flatten().tolist()]
+    assert (told == told[..., :1]).all() and told.shape == batch.segments.mask.shape
+    cfgrl.drop = 0.25
+    drawn = torch.stack([cfgrl.tell(batch).obs.text["quality"][..., 0] for _ in range(200)])
+    assert (drawn[:, batch.label != 0.5] == -1).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert (drawn[:, batch.label == 0.5] == -1).all()
+    with pytest.raises(UserError, match="policy.quality=true"):
+        build("algo/cfgrl", policy="diffusion")
+    with pytest.raises(UserError, match="answers or reward"):
+        build("algo/cfgrl", policy="diffusion+quality", by="return")
+
+
 def test_iql_is_its_formulas():
     iql = build("algo/iql", expectile=0.8, beta=2.0, batch_size=64)
     (batch,) = draw_batches(iql, 1)

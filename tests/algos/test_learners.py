@@ -25,6 +25,8 @@ VARIANTS = {
         *({"objective": name} | (CLONED if name in RELATIVE else {}) for name in names("objective")),
     ],
     "algo/bc": [{}, {"fraction": 0.1}, {"policy": "diffusion"}, {"policy": "vla_flow"}],
+    "algo/cfgrl": [{"policy": "diffusion+quality"}],
+    "algo/uapa": [{"objective": "bradley_terry"}, {"objective": "bradley_terry", "policy": "diffusion"}],
     "algo/tpo": [{"policy": "vla"}, {"policy": "vla", "objective": "kto"}],
     "algo/filtered_bc": [{"policy": "vla"}],
     "reward/ensemble": [{}, *({"objective": name} for name in names("objective"))],

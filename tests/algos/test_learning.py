@@ -114,6 +114,18 @@ def test_a_diffusion_policy_is_aligned_by_comparisons(world):
     assert errors[1] < 0.9 * errors[0]
 
 
+def test_preference_tokens_are_followed_the_more_they_are_guided(world):
+    """The same network, told nothing, clones; told that it will do well it comes nearer, and guided nearer still."""
+    kind = {"process": "edm", "horizon": 4, "execute": 4, "width": 32, "layers": 1, "average": 0.98, "quality": True}
+    policy = build("policy/diffusion", world.spec(), **kind)
+    cfgrl = build("algo/cfgrl", world.spec(), policy=policy, lr=3e-3, cosine_steps=0, batch_size=32)
+    train(cfgrl, compare_segments(world), 400)
+    distance = {}
+    for policy.guidance in (0.0, 1.0, 3.0):
+        distance[policy.guidance] = toy.distance_after(policy)
+    assert distance[0.0] > 0.5 and distance[3.0] < distance[1.0] - 0.05 < distance[0.0] - 0.2, distance
+
+
 def test_dppo_reaches_the_origin(world):
     """CPL on pairs from all data, which a reward model compares that was trained on a few answers."""
     data = compare_segments(world)

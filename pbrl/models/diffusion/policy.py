@@ -14,13 +14,14 @@ from pbrl.models.chunk_policy import ChunkPolicy
 from pbrl.models.chunks import to_chunks
 from pbrl.models.diffusion.average import Average
 from pbrl.models.diffusion.denoiser import Denoiser
+from pbrl.models.diffusion.guidance import Condition
 from pbrl.models.diffusion.process import make_process
 from pbrl.models.diffusion.sampler import Sampler
 from pbrl.models.encoders import Encoder
 from pbrl.models.layers import Normalize
-from pbrl.models.vla_context import ContextReader
-from pbrl.ranges import OpenShare, Size, Whole
-from pbrl.types import Observation, Segment, Spec
+from pbrl.models.vla_context import GOOD, ContextReader
+from pbrl.ranges import NotNegative, OpenShare, Size, Whole
+from pbrl.types import Observation, Segment, Spec, UserError
 
 
 class Chance(NamedTuple):
@@ -34,9 +35,10 @@ class DiffusionPolicy(ChunkPolicy):
     """Plans `horizon` actions and carries out `execute` of them. Acts with an average of its parameters over updates.
 
     `process` is ddpm, edm or flow; `sampler` ancestral, ddim, dpm_solver, euler or heun. `times` is how many noises and
-    times each chunk of a score is drawn at. With `context_layers` a transformer reads state, images and instruction
-    together, which makes it a vision-language-action policy as pi0 (Black et al. 2024, arXiv:2410.24164) is: with
-    `process=flow`, its head is a flow. Raises UserError.
+    times each chunk of a score is drawn at. With `quality` it is told how what is done shall turn out, and acts as if
+    told that it will turn out well; `guidance` is the weight of that, by classifier-free guidance. With
+    `context_layers` a transformer reads state, images and instruction together, which makes it a vision-language-action
+    policy as pi0 (Black et al. 2024, arXiv:2410.24164) is: with `process=flow`, its head is a flow. Raises UserError.
     """
 
     is_exact = False
@@ -61,6 +63,8 @@ class DiffusionPolicy(ChunkPolicy):
         channels: Size = 32,
         features: Size = 64,
         context_layers: Whole = 0,
+        quality: bool = False,
+        guidance: NotNegative = 1.0,
     ):
         super().__init__()
         self.set_chunks(spec, horizon, execute)
@@ -68,9 +72,11 @@ class DiffusionPolicy(ChunkPolicy):
             "horizon": horizon, "execute": execute, "process": process, "betas": betas, "train_steps": train_steps,
             "sampler": sampler, "sample_steps": sample_steps, "network": network, "width": width, "layers": layers,
             "heads": heads, "times": times, "average": average, "channels": channels, "features": features,
-            "context_layers": context_layers,
+            "context_layers": context_layers, "quality": quality, "guidance": guidance,
         }  # fmt: skip
-        self.times = times
+        if guidance != 1 and not quality:
+            raise UserError(f"policy.guidance={guidance} is towards what turns out well: add policy.quality=true")
+        self.times, self.guidance = times, guidance
         self.reads_words = bool(context_layers and spec.vocabulary)
         self.model = ActionDenoiser(spec, self.settings)
         self.average = Average(self.model, average)
@@ -85,11 +91,18 @@ class DiffusionPolicy(ChunkPolicy):
 
     @torch.no_grad()
     def plan(self, obs: Observation) -> Tensor:
-        told = self.average.module.told(obs)
+        model, shape = self.average.module, (len(obs.state), self.horizon, self.spec.action_dim)
+        (told, *quality), given = model.condition(obs)
         self.noise.begin(obs.state)
-        shape = (len(obs.state), self.horizon, self.spec.action_dim)
+
+        def denoise(x: Tensor, time: Tensor, condition: Condition | None, mask: Tensor | None) -> Tensor:
+            """Guidance leaves out the quality alone: what is observed is always told."""
+            seen = None if mask is None else torch.cat([torch.ones_like(mask), mask], -1)
+            return model.denoiser(x, time, (told, *(condition or ())), seen)
+
+        mask = None if given is None else given[:, 1:]
         return self.sampler(
-            self.average.module.denoiser, shape, (told,), draw=lambda s: self.noise.draw(s, told.device)
+            denoise, shape, quality or None, mask, self.guidance, draw=lambda s: self.noise.draw(s, told.device)
         )
 
     # Learning
@@ -139,6 +152,8 @@ class ActionDenoiser(nn.Module):
         self.encoder = Encoder(shown, channels=s["channels"], features=s["features"]) if shown else None
         process = make_process(s["process"], betas=s["betas"], train_steps=s["train_steps"])
         sizes = (s["features"] if self.context else spec.obs_dim + s["features"] * bool(shown),)
+        self.quality = s["quality"]
+        sizes += (1,) * self.quality
         kind = {key: s[key] for key in ("network", "horizon", "width", "layers", "heads")}
         self.denoiser = Denoiser(process, spec.action_dim, sizes, **kind)
 
@@ -155,4 +170,16 @@ class ActionDenoiser(nn.Module):
     def loss(self, obs: Observation, chunk: Tensor, chance: Chance | None) -> Tensor:
         """obs [..., O], chunks [..., K, A] → the squared error of each number [..., K, A]."""
         time, eps = (None, None) if chance is None else chance
-        return self.denoiser.loss(chunk, (self.told(obs),), time=time, eps=eps)
+        return self.denoiser.loss(chunk, *self.condition(obs), time=time, eps=eps)
+
+    def condition(self, obs: Observation) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """What the denoiser is told of obs [..., O], and which of it is given [..., N]; None: all.
+
+        That is what is observed and, with `quality`, how what is done shall turn out; well, where obs says nothing.
+        """
+        told = self.told(obs)
+        if not self.quality:
+            return (told,), None
+        quality = obs.text.get("quality", torch.full_like(told[..., 0], GOOD))
+        given = torch.stack([torch.ones_like(quality), quality >= 0], -1).to(told.dtype)
+        return (told, 2.0 * quality[..., None].to(told.dtype) - 1), given

@@ -55,6 +55,26 @@ def test_the_score_is_the_bound_chunk_by_chunk(process):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_guidance_goes_from_nothing_told_beyond_what_turns_out_well():
+    """D(obs) + w (D(obs, well) - D(obs)): with one step of noise, plans lie on a line through those of w = 0 and 1."""
+    obs = Observation(torch.randn(6, 5))
+
+    def plan(guidance, quality=None):
+        made = policy(quality=True, guidance=guidance, process="edm", sample_steps=1)
+        made.sampler.clip = None
+        made.average.module.load_state_dict(made.model.state_dict())
+        return made.plan(obs if quality is None else obs._replace(text={"quality": torch.full((6,), quality)}))
+
+    clone, well, beyond = plan(0.0), plan(1.0), plan(3.0)
+    torch.testing.assert_close(beyond, clone + 3 * (well - clone), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(plan(1.0, quality=1), well)
+    torch.testing.assert_close(plan(1.0, quality=-1), clone)
+    different = well - clone, plan(1.0, quality=0) - clone, plan(1.0, quality=0) - well
+    assert all(part.abs().mean() > 1e-3 for part in different)
+    with pytest.raises(UserError, match="policy.quality=true"):
+        policy(guidance=2.0)
+
+
 def test_noise_and_time_are_shared_in_a_comparison_and_with_the_reference():
     """A segment against itself scores the same; so does a policy against a copy of it. Lists do not share."""
     made, one = policy(), segments(6, 1)
