@@ -32,6 +32,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": [16, 16]},
     "diffusion": {"horizon": 4, "execute": 2, "layers": 1},
     "diffusion+quality": {"horizon": 4, "execute": 2, "layers": 1, "quality": True},
+    "best_of_n": {"horizon": 4, "execute": 2, "layers": 1, "candidates": 3, "hidden": [16]},
     "vla_flow": {"horizon": 4, "execute": 2, "layers": 1, "context_layers": 1, "features": 16, "channels": 4},
     "vla": {"horizon": 4, "execute": 2, "layers": 1, "bins": 8, "channels": 4},
 }

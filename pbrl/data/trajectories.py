@@ -268,8 +268,8 @@ def likelihood(policy: LikelihoodPolicy, chunks: Segment) -> Tensor:
     return torch.cat([policy.score_chunks(take(chunks, slice(i, i + BATCH))) for i in starts])
 
 
-def take(chunks: Segment, index: slice | Tensor) -> Segment:
-    """The trajectories at these places [...]."""
+def take(chunks: Segment, index: slice | Tensor | tuple[Tensor, ...]) -> Segment:
+    """The trajectories or segments at these places [...]."""
     images, text = ({k: v[index] for k, v in part.items()} for part in (chunks.obs.images, chunks.obs.text))
     return Segment(Observation(chunks.obs.state[index], images, text), chunks.action[index], chunks.mask[index])
 

@@ -91,6 +91,32 @@ def test_cfgrl_tells_what_raters_preferred():
         build("algo/cfgrl", policy="diffusion+quality", by="return")
 
 
+@pytest.mark.parametrize("own", ["policy", "reference"])
+def test_sopo_compares_what_was_preferred_with_what_is_drawn_there(own):
+    sopo = build("algo/sopo", policy="diffusion", own=own)
+    (batch,) = draw_batches(sopo, 1)
+    with torch.no_grad():
+        for average in (sopo.policy.average, sopo.reference.average):
+            for p in average.module.buffers():
+                p.add_(0.1 * torch.randn_like(p))
+    torch.manual_seed(3)
+    pairs = sopo.compare_with_own(batch)
+    torch.manual_seed(3)
+    drawn = torch.randn(16, 2, 4, 2)  # 8 steps are two chunks of four
+    for i, label in enumerate(batch.label.tolist()):
+        won = tree_map(lambda x, i=i, k=int(label > 0.5): x[i, k], batch.segments)
+        assert torch.equal(pairs.segments.obs.state[i, 0], won.obs.state)
+        assert torch.equal(pairs.segments.obs.state[i, 1], won.obs.state)
+        assert torch.equal(pairs.segments.action[i, 1], won.action)
+        model = sopo.policy if own == "policy" else sopo.reference
+        chunks = model.sample(Observation(won.obs.state[::4]), draw=lambda shape, i=i: drawn[i])
+        torch.testing.assert_close(pairs.segments.action[i, 0], chunks.flatten(0, 1))
+        assert pairs.confidence[i] == (label != 0.5) and pairs.label[i] == 1
+    for changes, says in (({"policy": "mlp"}, "policy=diffusion"), ({"own": "data"}, "policy or reference")):
+        with pytest.raises(UserError, match=says):
+            build("algo/sopo", **{"policy": "diffusion", **changes})
+
+
 def test_iql_is_its_formulas():
     iql = build("algo/iql", expectile=0.8, beta=2.0, batch_size=64)
     (batch,) = draw_batches(iql, 1)
@@ -110,6 +136,32 @@ def test_iql_is_its_formulas():
         torch.testing.assert_close(metrics[key], expected)
     for old, target, online in zip(before, iql.q_target.parameters(), iql.q.parameters(), strict=True):
         torch.testing.assert_close(target, old + 0.005 * (online - old))
+
+
+def test_critics_of_chunks_are_iqls_over_the_steps_carried_out():
+    """Each window by itself: rewards until its last row, and the value there, unless the episode truly ended."""
+    idql = build("algo/idql", policy="best_of_n", expectile=0.8, discount=0.9, batch_size=64)
+    (batch,) = draw_batches(idql, 1)
+    windows, state = batch.windows, batch.windows.obs.state
+    assert windows.done.any() and (windows.last < 2).any()
+    v_loss = q_loss = 0.0
+    with torch.no_grad():
+        for i in range(64):
+            last, chunk, target = int(windows.last[i]), torch.zeros(2, 2), 0.0
+            for k in range(last):
+                chunk[k] = windows.action[i, k]
+                target += 0.9**k * windows.reward[i, k]
+            if not windows.done[i]:
+                target += 0.9**last * idql.v(state[i, last])[0]
+            pair = torch.cat([state[i, 0], chunk.flatten()])
+            error = idql.q_target(pair).amin() - idql.v(state[i, 0])[0]
+            v_loss += (0.8 if error > 0 else 0.2) * error**2 / 64
+            q_loss += (idql.policy.q(pair)[:, 0] - target).square().mean() / 64
+    metrics = idql.update(batch)
+    torch.testing.assert_close(metrics["v_loss"], v_loss)
+    torch.testing.assert_close(metrics["q_loss"], q_loss)
+    with pytest.raises(UserError, match="policy=best_of_n"):
+        build("algo/idql", policy="diffusion")
 
 
 def test_td3bc_is_its_formulas():

@@ -26,6 +26,8 @@ VARIANTS = {
     ],
     "algo/bc": [{}, {"fraction": 0.1}, {"policy": "diffusion"}, {"policy": "vla_flow"}],
     "algo/cfgrl": [{"policy": "diffusion+quality"}],
+    "algo/idql": [{"policy": "best_of_n"}],
+    "algo/sopo": [{"policy": "diffusion"}, {"policy": "diffusion", "own": "reference"}],
     "algo/uapa": [{"objective": "bradley_terry"}, {"objective": "bradley_terry", "policy": "diffusion"}],
     "algo/tpo": [{"policy": "vla"}, {"policy": "vla", "objective": "kto"}],
     "algo/filtered_bc": [{"policy": "vla"}],

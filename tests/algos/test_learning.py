@@ -126,6 +126,38 @@ def test_preference_tokens_are_followed_the_more_they_are_guided(world):
     assert distance[0.0] > 0.5 and distance[3.0] < distance[1.0] - 0.05 < distance[0.0] - 0.2, distance
 
 
+def test_sopo_does_what_was_preferred_where_a_clone_stays(world):
+    """It begins at 1, and three in four of the preferred segments go towards the origin; with wrong answers, away."""
+    kind = {"process": "edm", "horizon": 4, "execute": 4, "width": 32, "layers": 1, "average": 0.98, "sample_steps": 4}
+    settings = CPL_SETTINGS | {"lr": 3e-3, "lr_after": 1e-3, "pretrain_steps": 300, "batch_size": 32}
+    data, distance = compare_segments(world), []
+    for _ in ("right", "wrong"):
+        policy = build("policy/diffusion", world.spec(), **kind)
+        sopo = build("algo/sopo", world.spec(), policy=policy, objective="bradley_terry", alpha=0.3, **settings)
+        train(sopo, data, 200)
+        distance.append(toy.distance_after(policy))
+        data.train.value.neg_().add_(1)
+    assert distance[0] < 0.75 and distance[1] > 1.3, distance
+
+
+def test_idql_chooses_the_chunks_that_walk_to_the_origin(world):
+    """The clone stays where it is; of 16 of its chunks the best by a learnt reward walk there, and the worst away."""
+    data = compare_segments(world)
+    data.table.relabel(train(build("reward/ensemble", world.spec(), lr=1e-2, batch_size=32), data, 300))
+    kind = {"process": "edm", "horizon": 4, "execute": 4, "width": 32, "layers": 1, "average": 0.98}
+    policy = build("policy/best_of_n", world.spec(), candidates=16, hidden=[64, 64], **kind)
+    settings = {"lr": 3e-3, "actor_cosine_steps": 0, "batch_size": 64, "discount": 0.9, "tau": 0.05}
+    train(build("algo/idql", world.spec(), policy=policy, **settings), data, 400)
+    best = toy.distance_after(policy)
+    policy.candidates = 1
+    alone = toy.distance_after(policy)
+    policy.candidates = 16
+    with torch.no_grad():
+        for p in policy.q.layers[-1].parameters():
+            p.neg_()
+    assert alone > 0.5 and best < 0.3 and toy.distance_after(policy) > alone, (alone, best)
+
+
 def test_dppo_reaches_the_origin(world):
     """CPL on pairs from all data, which a reward model compares that was trained on a few answers."""
     data = compare_segments(world)

@@ -5,7 +5,7 @@ objectives on scores align it: Diffusion-DPO, Wallace et al. 2023, arXiv:2311.12
 segments that are compared, and by policy and reference, so that what differs is the segments and the models alone.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,8 @@ from pbrl.models.chunk_policy import ChunkPolicy
 from pbrl.models.chunks import to_chunks
 from pbrl.models.diffusion.average import Average
 from pbrl.models.diffusion.denoiser import Denoiser
-from pbrl.models.diffusion.guidance import Condition
 from pbrl.models.diffusion.process import make_process
-from pbrl.models.diffusion.sampler import Sampler
+from pbrl.models.diffusion.sampler import Draw, Sampler
 from pbrl.models.encoders import Encoder
 from pbrl.models.layers import Normalize
 from pbrl.models.vla_context import GOOD, ContextReader
@@ -91,19 +90,25 @@ class DiffusionPolicy(ChunkPolicy):
 
     @torch.no_grad()
     def plan(self, obs: Observation) -> Tensor:
-        model, shape = self.average.module, (len(obs.state), self.horizon, self.spec.action_dim)
-        (told, *quality), given = model.condition(obs)
-        self.noise.begin(obs.state)
+        return self.draw_chunks(obs, 1)[0]
 
-        def denoise(x: Tensor, time: Tensor, condition: Condition | None, mask: Tensor | None) -> Tensor:
+    def draw_chunks(self, obs: Observation, count: int) -> Tensor:
+        """obs [B, O] → so many chunks [N, B, K, A] each, of noise that follows from the episode's first observation."""
+        self.noise.begin(obs.state)
+        return self.sample(obs, count, draw=lambda shape: self.noise.draw(shape, obs.state.device))
+
+    def sample(self, obs: Observation, *count: int, draw: Draw | None = None) -> Tensor:
+        """obs [..., O] → chunks [*count, ..., K, A], of the average; `draw` makes the noise, by default torch.randn."""
+        model, shape = self.average.module, (*count, *obs.state.shape[:-1], self.horizon, self.spec.action_dim)
+        (told, *quality), given = model.condition(obs)
+
+        def denoise(x: Tensor, time: Tensor, condition: Any, mask: Any) -> Tensor:
             """Guidance leaves out the quality alone: what is observed is always told."""
             seen = None if mask is None else torch.cat([torch.ones_like(mask), mask], -1)
             return model.denoiser(x, time, (told, *(condition or ())), seen)
 
-        mask = None if given is None else given[:, 1:]
-        return self.sampler(
-            denoise, shape, quality or None, mask, self.guidance, draw=lambda s: self.noise.draw(s, told.device)
-        )
+        mask = None if given is None else given[..., 1:]
+        return self.sampler(denoise, shape, quality or None, mask, self.guidance, draw=draw)
 
     # Learning
 

@@ -55,6 +55,27 @@ def test_the_score_is_the_bound_chunk_by_chunk(process):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_of_several_chunks_the_one_that_is_valued_most_is_carried_out():
+    """Both critics count, the lower one; a single candidate is the diffusion policy's own plan."""
+    obs, one = Observation(torch.randn(6, 5)), {"horizon": 4, "execute": 2, "layers": 1, "hidden": [16]}
+    many = build("policy/best_of_n", **one, candidates=5)
+    chunks = many.draw_chunks(obs, 5)
+    worth = torch.stack([
+        torch.stack([many.q(torch.cat([obs.state[b], chunks[n, b, :2].flatten()])).amin() for n in range(5)])
+        for b in range(6)
+    ])  # fmt: skip
+    many.reset()
+    expected = torch.stack([chunks[n, b] for b, n in enumerate(worth.argmax(1))])
+    torch.testing.assert_close(many.plan(obs), expected)
+    assert len(worth.argmax(1).unique()) > 1
+    single, plain = build("policy/best_of_n", **one, candidates=1), build("policy/diffusion", **POLICIES["diffusion"])
+    plain.model.load_state_dict(single.model.state_dict())
+    plain.average.load_state_dict(single.average.state_dict())
+    torch.testing.assert_close(single.plan(obs), plain.plan(obs))
+    with pytest.raises(UserError, match="not images"):
+        build("policy/best_of_n", replace(SPEC, images={"front": (16, 16, 3)}), **one, candidates=2)
+
+
 def test_guidance_goes_from_nothing_told_beyond_what_turns_out_well():
     """D(obs) + w (D(obs, well) - D(obs)): with one step of noise, plans lie on a line through those of w = 0 and 1."""
     obs = Observation(torch.randn(6, 5))
