@@ -61,6 +61,7 @@ ALIGNED = ["algo=cpl", *TUNED]
 DIFF_CPL = [*ALIGNED, "objective=bradley_terry"]
 FKPD = [*DIFF_CPL, "algo.bc_weight=32"]  # of a step: of either segment 32 / 128, where the comparison begins at 1 / 2
 UAPA = ["algo=uapa", *TUNED, "objective=bradley_terry", *LEARNED, "reward.normalize=none"]  # in log-odds
+CFGRL = ["algo=cfgrl", "policy.quality=true", "steps=3000"]
 METHODS = {
     "BC": ["algo=bc"],
     "10 % BC": ["algo=bc", "algo.fraction=0.1"],
@@ -116,12 +117,17 @@ METHODS = {
     "FKPD": FKPD,
     "UAPA": UAPA,
     "KTO, diffusion": [*ALIGNED, "objective=kto"],
+    "SoPo": ["algo=sopo", *TUNED, "objective=bradley_terry"],
+    "CFGRL": CFGRL,
+    "CFGRL, guidance 3": [*CFGRL, "policy.guidance=3"],
+    "P-IDQL": ["algo=idql", "policy=best_of_n", *LEARNED, "steps=3000"],
     "Diff-CPL, 25 % wrong": [*DIFF_CPL, "feedback.mistake=0.25"],
     "FKPD, 25 % wrong": [*FKPD, "feedback.mistake=0.25"],
     "Diff-CPL, 50 % wrong": [*DIFF_CPL, "feedback.mistake=0.5"],
     "FKPD, 50 % wrong": [*FKPD, "feedback.mistake=0.5"],
     "UAPA, 25 % wrong": [*UAPA, "feedback.mistake=0.25"],
     "UAPA, 50 % wrong": [*UAPA, "feedback.mistake=0.5"],
+    "CFGRL, guidance 3, 50 % wrong": [*CFGRL, "policy.guidance=3", "feedback.mistake=0.5"],
 }  # fmt: skip
 FOUR = ["BC", "10 % BC", "P-IQL", "CPL"]
 SIZE = ["query.count=1600", "steps=8000", "eval_every=2000", "checkpoint_every=2000"]

@@ -194,6 +194,23 @@ class Planner(nn.Module):
         self.knots[:, 0], self.knots[:, -1] = 0.0, 1.0
 
 
+class PreferredPlanner(Planner):
+    """A planner that asks for the strengths it has learnt to be preferred, where no target is named."""
+
+    def __init__(self, spec: Spec, **settings: Any):
+        super().__init__(spec, **settings)
+        self.preferred = nn.Parameter(torch.zeros(len(self.attributes), self.bins))  # log-odds of each bin
+
+    def strengths_preferred(self) -> Tensor:
+        """The mean of the bins' strengths, by how much each is preferred: [M]."""
+        return (self.preferred.softmax(-1) * self.knots).sum(-1)
+
+    def wish(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The targets [M], and the preferred strengths where none is named; all of them are given [M]."""
+        target, given = super().wish(device)
+        return torch.where(given > 0, target, self.strengths_preferred()), torch.ones_like(given)
+
+
 def clip(name: str, strength: float) -> float:
     """The strength within what the data have, from 0 to 1; says so where it was not. Raises UserError."""
     if isinstance(strength, bool) or not isinstance(strength, (int, float)) or strength != strength:

@@ -18,7 +18,7 @@ from pbrl.types import Episode, Observation, UserError
 from real.agent import Agent
 from robots.observations import ROBOT_DIM
 from tests import toy
-from tests.parts import LENGTH, SPEC, build, config, draw_batches, made_up_data, phases, train
+from tests.parts import LENGTH, SPEC, build, config, draw_batches, labels, made_up_data, phases, train
 
 OBS = Observation(torch.linspace(-1, 1, 15).view(3, 5))
 
@@ -331,3 +331,48 @@ def test_a_run_of_another_algorithm_takes_no_targets(tmp_path):
     save_policy(build("policy/mlp"), tmp_path / "policy.pt")
     with pytest.raises(SystemExit, match="holds a GaussianPolicy, which takes no targets: train with algo=aligndiff"):
         steer.main([f"run={tmp_path}", "speed=0.5"])
+
+
+# What it is asked for by comparisons
+
+
+@pytest.mark.parametrize("liked", [0.0, 1.0])
+def test_a_person_s_strengths_are_found_by_comparisons(world, taught, liked, tmp_path):
+    """The planner is frozen; a copy that was read back asks for what was found, unless a target is named."""
+    table, _ = world
+    save_policy(taught, tmp_path / "policy.pt")
+    settings = {"objective": "bradley_terry", "start_from": str(tmp_path), "lr": 0.1, "batch_size": 64}
+    inversion = build("algo/preference_inversion", table.spec(), **settings)
+    places, random = table.segment_starts(LENGTH), np.random.default_rng(0)
+    starts = places[torch.from_numpy(random.integers(len(places), size=(400, 2)))]
+    far = (table.labels["attributes"][starts][..., 0] - liked).abs()
+    data = Data(table, torch.Generator().manual_seed(0))
+    data.set_labels(labels("pair", starts.numpy(), (far[:, 1] < far[:, 0]).double().numpy(), length=LENGTH))
+    train(inversion, data, 60)
+    found = inversion.policy.strengths_preferred().item()
+    assert abs(found - liked) < 0.2
+    assert all(torch.equal(value, inversion.policy.state_dict()[name]) for name, value in taught.state_dict().items())
+    save_policy(inversion.policy, tmp_path / "preferred.pt")
+    again: Any = load_policy(tmp_path / "preferred.pt")
+    assert again.wish(torch.device("cpu"))[0].item() == pytest.approx(found)
+    again.set_targets({"speed": 0.25})
+    assert again.wish(torch.device("cpu"))[0].item() == 0.25
+
+
+def test_what_cannot_be_inverted(world, taught, tmp_path):
+    table, _ = world
+    save_policy(taught, tmp_path / "policy.pt")
+    save_policy(build("policy/mlp"), tmp_path / "mlp.pt")
+    start = {"objective": "bradley_terry", "start_from": str(tmp_path)}
+    for changes, words in (
+        ({"start_from": None}, "algo.start_from=<folder of an aligndiff run>"),
+        ({"start_from": str(tmp_path / "mlp.pt")}, "is a GaussianPolicy: a run of algo=aligndiff is"),
+        ({"objective": "kto"}, "objective=kto is not"),
+    ):
+        with pytest.raises(UserError, match=words):
+            build("algo/preference_inversion", table.spec(), **{**start, **changes})
+    inversion = build("algo/preference_inversion", table.spec(), **start)
+    with pytest.raises(UserError, match="query.length=8"):
+        inversion.check(Data(table, torch.Generator(), length=7))
+    with pytest.raises(UserError, match="5 numbers per observation|have 5 and 2"):
+        inversion.check(made_up_data("pair"))

@@ -11,9 +11,8 @@ from pbrl.training.engine import Engine
 from pbrl.types import Phase, UserError
 from tests.parts import build, config, draw_batches, names, phases
 
-LEARNERS = [  # reward/image looks at pictures, which made-up data have not: see tests/rewards/test_image.py
-    f"{part}/{name}" for part in ("algo", "reward") for name in names(part) if name not in ("none", "image", "rapl")
-]
+ELSEWHERE = ("image", "rapl", "preference_inversion")  # they need pictures, or a planner: see their own tests
+LEARNERS = [f"{part}/{name}" for part in ("algo", "reward") for name in names(part) if name not in ("none", *ELSEWHERE)]
 CLONED = {"reference": True}  # what some objectives ask for
 RELATIVE = {objective.__name__ for objective in objectives.RELATIVE}
 VARIANTS = {
