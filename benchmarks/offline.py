@@ -56,12 +56,13 @@ WRONG = ["feedback=mistake", "feedback.mistake=0.3"]
 ROBUST = ["objective@reward_objective=robust", "reward_objective.mistake=0.3"]
 PAIRS = ["query.kind=pair", "query.count=800"]  # of the 1,600 segments that are rated otherwise
 HALF = ["algo.pretrain_steps=1500", "steps=1500"]  # as many updates as cloning alone, half of them cloning
-TUNED = ["algo.reference=true", "algo.alpha=1", "algo.lr_after=1e-4", *HALF]
+DIFFUSION = ["policy=diffusion"]
+TUNED = [*DIFFUSION, "algo.reference=true", "algo.alpha=1", "algo.lr_after=1e-4", *HALF]
 ALIGNED = ["algo=cpl", *TUNED]
 DIFF_CPL = [*ALIGNED, "objective=bradley_terry"]
 FKPD = [*DIFF_CPL, "algo.bc_weight=32"]  # of a step: of either segment 32 / 128, where the comparison begins at 1 / 2
 UAPA = ["algo=uapa", *TUNED, "objective=bradley_terry", *LEARNED, "reward.normalize=none"]  # in log-odds
-CFGRL = ["algo=cfgrl", "policy.quality=true", "steps=3000"]
+CFGRL = ["algo=cfgrl", *DIFFUSION, "policy.quality=true", "steps=3000"]
 METHODS = {
     "BC": ["algo=bc"],
     "10 % BC": ["algo=bc", "algo.fraction=0.1"],
@@ -112,7 +113,7 @@ METHODS = {
     "P-IQL 10k, lists": [*PIQL, *LONGER, "query.kind=ranking"],
     "P-IQL 10k, lists, Plackett-Luce": [*PIQL, *LONGER, "query.kind=ranking",
                                         "objective@reward_objective=plackett_luce"],
-    "BC, diffusion": ["algo=bc", "steps=3000"],
+    "BC, diffusion": ["algo=bc", *DIFFUSION, "steps=3000"],
     "Diff-CPL": DIFF_CPL,
     "FKPD": FKPD,
     "UAPA": UAPA,
@@ -153,11 +154,11 @@ SUITES = {
     },
     "diffusion": {
         "envs": ["metaworld/button-press", "metaworld/drawer-open", "metaworld/plate-slide"],
-        "flags": ["data=offset", "feedback=regret", "query.kind=pair", "query.count=2000", "policy=diffusion",
-                  "eval_every=3000", "checkpoint_every=500"],
-        "methods": ["BC, diffusion", "Diff-CPL", "FKPD", "UAPA", "KTO, diffusion", "Diff-CPL, 25 % wrong",
-                    "FKPD, 25 % wrong", "UAPA, 25 % wrong", "Diff-CPL, 50 % wrong", "FKPD, 50 % wrong",
-                    "UAPA, 50 % wrong"],
+        "flags": ["data=offset", "feedback=regret", "query.kind=pair", "query.count=2000", "eval_every=3000",
+                  "checkpoint_every=500"],
+        "methods": ["BC, diffusion", "Diff-CPL", "FKPD", "UAPA", "KTO, diffusion", "SoPo", "CFGRL", "CFGRL, guidance 3",
+                    "P-IDQL", "Diff-CPL, 25 % wrong", "FKPD, 25 % wrong", "UAPA, 25 % wrong", "Diff-CPL, 50 % wrong",
+                    "FKPD, 50 % wrong", "UAPA, 50 % wrong", "CFGRL, guidance 3, 50 % wrong"],
         "measure": "success",
     },
     "precision": {
