@@ -27,7 +27,12 @@ from pbrl.training.engine import pick_device, wants_compile
 from pbrl.types import Episode, FeedbackSource, Phase, Spec, UserError
 
 ANSWERS = {"comparisons", "marked", "rated", "attribute_comparisons", "triplets"}  # what is drawn from answers
-PLAYED = {"trajectory_comparisons", "trajectories_by_score", "graded_trajectories"}  # of the policy's own episodes
+PLAYED = {  # of the policy's own episodes
+    "trajectory_comparisons",
+    "trajectories_by_score",
+    "graded_trajectories",
+    "denoising_steps",
+}
 NOT_MADE_UP = {
     "attribute_comparisons",
     "attribute_windows",
@@ -112,6 +117,11 @@ def _check_learners(settings: RunSettings, draws: Draws, learnt: Draws, reward: 
     gives = reward.gives if reward else None
     if draws.names & REWARDED and gives != "reward":
         raise UserError(f"{name} learns from pairs that a reward model compares: choose reward=transformer or another")
+    if "denoising_steps" in draws.names and "image_size" in settings.reward:
+        raise UserError(
+            f"{name} plays episodes that the reward model labels, and {name_of(settings.reward)} looks at pictures, which "
+            "those have none of: choose reward=ensemble"
+        )
     if needs_answers and reward:
         raise UserError(
             f"{name} learns from the answers themselves: drop reward=…, or choose algo=dppo, whose pairs a reward "

@@ -27,6 +27,7 @@ VARIANTS = {
     "algo/bc": [{}, {"fraction": 0.1}, {"policy": "diffusion"}, {"policy": "vla_flow"}],
     "algo/tpo": [{"policy": "vla"}, {"policy": "vla", "objective": "kto"}],
     "algo/filtered_bc": [{"policy": "vla"}],
+    "algo/fdpp": [{"policy": "diffusion"}],
     "reward/ensemble": [{}, *({"objective": name} for name in names("objective"))],
     "reward/transformer": [{}, {"objective": "plackett_luce"}],
     "reward/lstm": [{}, {"objective": "plackett_luce"}],
