@@ -119,8 +119,8 @@ def _check_learners(settings: RunSettings, draws: Draws, learnt: Draws, reward: 
         raise UserError(f"{name} learns from pairs that a reward model compares: choose reward=transformer or another")
     if "denoising_steps" in draws.names and "image_size" in settings.reward:
         raise UserError(
-            f"{name} plays episodes that the reward model labels, and {name_of(settings.reward)} looks at pictures, which "
-            "those have none of: choose reward=ensemble"
+            f"{name} plays episodes that the reward model labels, which are without pictures, and "
+            f"{name_of(settings.reward)} looks at pictures: choose reward=ensemble"
         )
     if needs_answers and reward:
         raise UserError(

@@ -13,10 +13,12 @@ from pbrl.data.rollout import RolloutWorkers
 from pbrl.data.scenes import play_scenes
 from pbrl.data.table import Table
 from pbrl.models.policy import save_policy
+from pbrl.run.validate import validate
+from pbrl.settings import RunSettings
 from pbrl.training.batches import Data
 from pbrl.types import Observation, UserError
 from tests import toy
-from tests.parts import build, draw_batches, made_up_chains, made_up_data
+from tests.parts import build, config, draw_batches, made_up_chains, made_up_data
 
 ENV = {"_target_": "tests.toy.Point", "horizon": 10}
 
@@ -180,6 +182,13 @@ def test_it_starts_from_the_policy_of_a_run(tmp_path):
 def test_it_tunes_diffusion_policies_alone(policy):
     with pytest.raises(UserError, match="policy=diffusion"):
         build("algo/fdpp", policy=policy)
+
+
+def test_a_reward_of_pictures_cannot_label_its_episodes():
+    words = ("env=tests/point", "data=noise", "algo=fdpp", "policy=diffusion", "reward=image", "query.kind=pair")
+    settings = config(*words, "feedback=perfect", "hydra.searchpath=[file://tests/configs]")
+    with pytest.raises(UserError, match="looks at pictures"):
+        validate(RunSettings.parse(settings))
 
 
 @pytest.fixture(scope="module")

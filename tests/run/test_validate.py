@@ -93,7 +93,6 @@ POINT = "hydra.searchpath=[file://tests/configs]"
         (["algo=dppo"], "reward=transformer"),
         (["algo=dppo", "reward=transformer", "feedback=none"], "learns from answers"),
         (["algo=fdpp", "feedback=none"], "policy=diffusion"),
-        (["algo=fdpp", "policy=diffusion", "reward=image", "query.kind=pair", "feedback=perfect"], "looks at pictures"),
         (
             [
                 "algo=iql",
