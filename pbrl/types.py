@@ -16,16 +16,17 @@ import numpy as np
 if TYPE_CHECKING:  # PyTorch among them: what renders clips for people does without
     from torch import Tensor
 
+    from pbrl.data.rollout import RolloutWorkers
     from pbrl.data.table import Table
     from pbrl.feedback.labels import Selection
     from pbrl.feedback.questions import Question
     from pbrl.feedback.sources.context import Context
     from pbrl.settings import Query
-    from pbrl.stages.description import Stages
     from pbrl.training.batches import Data
 
 Metrics: TypeAlias = "dict[str, Tensor]"
 Update = Callable[[Any], Metrics]
+RewardOf: TypeAlias = "Callable[[Sequence[Episode]], list[np.ndarray]]"  # what learners see of each step: [T] each
 
 
 class UserError(Exception):
@@ -156,6 +157,19 @@ class TrajectoryComparisons(NamedTuple):
     success: Tensor  # [B, 2] bool
 
 
+class DenoisingSteps(NamedTuple):
+    """Single steps of the denoising by which a policy drew its own chunks, J for each chunk."""
+
+    obs: Observation  # [B, O], where the chunk was decided
+    before: Tensor  # [B, K, A], noisier
+    after: Tensor  # [B, K, A]
+    step: Tensor  # [B] long, from 0, the noisiest, to J - 1
+    mask: Tensor  # [B, K] float, 1 for actions of the chunk that were carried out
+    log_prob: Tensor  # [B], by the policy that played
+    advantage: Tensor  # [B], of the chunk
+    target: Tensor  # [B], of its value
+
+
 @dataclass(frozen=True)
 class Spec:
     """What a network must know of its data: sizes, the observation's mean and standard deviation, [O] each, the number
@@ -207,27 +221,33 @@ class Policy(Protocol):
         ...
 
 
-class Rollouts(NamedTuple):
+class Rollouts(Protocol):
     """The policy's own episodes that a phase learns from: anew ahead of each of `iterations` equal parts of it.
 
-    `samples` episodes of each of `scenes` initial states; see pbrl/algos/tpo.py for how they are scored and compared.
-    `description` says which stages each task has.
+    What is learnt of an iteration is kept in the run's folder, from which a run that was killed reads it back.
     """
 
-    iterations: int
-    scenes: int
-    samples: int
-    success: float
-    time: float
-    confidence: float
-    stages: float
-    margin: float
-    same_scene: bool
-    compare: str = "episodes"  # or stages, or branches
-    branch: int = 1  # decisions of a branch
-    keep: bool = False  # whether the episodes of earlier iterations are learnt from, too
-    mistake: float = 0.0  # the share of comparisons that say the opposite
-    description: Stages | None = None
+    @property
+    def iterations(self) -> int: ...
+
+    @property
+    def keep(self) -> bool:
+        """Whether the episodes of earlier iterations are learnt from, too."""
+        ...
+
+    def play(
+        self, workers: RolloutWorkers, policy: Any, seed: int, iteration: int, reward_of: RewardOf
+    ) -> dict[str, Any]:
+        """What is learnt of an iteration, as tensors by name; the same in any number of processes. Raises UserError."""
+        ...
+
+    def is_complete(self, played: Mapping[str, Any]) -> bool:
+        """Whether these tensors are all, and not those of an earlier version."""
+        ...
+
+    def give(self, data: Data, played: Sequence[dict[str, Any]]) -> tuple[dict[str, float], str]:
+        """The data are drawn from these iterations from now on; what is logged of the last one, and that in a line."""
+        ...
 
 
 @dataclass(frozen=True)

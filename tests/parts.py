@@ -12,9 +12,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import sim.configs
+from pbrl.data.chains import ChainRollouts, Chains
 from pbrl.data.table import Table
 from pbrl.data.trajectories import Trajectories, likelihood
 from pbrl.feedback.labels import Labels
+from pbrl.models.diffusion.denoising import Denoising
+from pbrl.models.diffusion.policy import DiffusionPolicy
 from pbrl.models.policy import LikelihoodPolicy
 from pbrl.objectives import Objective
 from pbrl.rewards.attributes import AttributeModel
@@ -116,7 +119,10 @@ def draw_batches(learner: Any, count: int, phase: int = -1) -> list[Any]:
     if isinstance(learner, AttributeModel):
         kind = "attributes"
     data, own = made_up_data(kind), phases(learner)[phase]
-    if own.rollouts:
+    if isinstance(own.rollouts, ChainRollouts):
+        chains = made_up_chains(learner.policy)
+        data.set_chains(chains, learner.judge(chains))
+    elif own.rollouts:
         data.set_trajectories(made_up_trajectories(learner.policy), margin=0.0, same_scene=True)
     draw = own.draw
     return [draw(data) for _ in range(count)]
@@ -164,6 +170,28 @@ def made_up_trajectories(policy: LikelihoodPolicy, count: int = 24, decisions: i
         torch.zeros(count),
         torch.where(mask.any(-1), 0, -1),
         success.float()[:, None] * 5,
+    )
+
+
+def made_up_chains(policy: DiffusionPolicy, count: int = 24, decisions: int = 3) -> Chains:
+    """Random decisions of a policy by chains of its own steps of denoising; some episodes are short, some terminate."""
+    random = torch.Generator().manual_seed(3)
+    state = torch.randn(count, decisions + 1, 5, generator=random)
+    told = policy.model.told(Observation(state[:, :-1].flatten(0, 1)))
+    denoising = Denoising(policy.sampler.steps, policy.sampler.clip, 0.1)
+    shape = (len(told), policy.horizon, 2)
+    drawn = denoising.draw(policy.model.denoiser, shape, (told,), lambda s: torch.randn(s, generator=random))
+    mask = torch.ones(count, decisions, policy.horizon)
+    mask[:, :, policy.execute :] = 0.0
+    mask[::3, 1:] = 0.0
+    return Chains(
+        state,
+        drawn.unflatten(0, (count, decisions)),
+        mask,
+        torch.randn(count, decisions, generator=random),
+        torch.arange(count) % 2 == 0,
+        torch.arange(count) % 4 == 0,
+        torch.zeros(count),
     )
 
 

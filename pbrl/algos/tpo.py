@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pbrl.data.trajectories import ComparedRollouts
 from pbrl.distributed import all_reduce_mean
 from pbrl.models.gaussian import GaussianPolicy
 from pbrl.models.optim import Adam
@@ -25,7 +26,7 @@ from pbrl.objectives import Objective, agreement
 from pbrl.ranges import Count, NotNegative, Positive, Share, Size, Whole
 from pbrl.stages.description import load_stages
 from pbrl.training.batches import Data
-from pbrl.types import Metrics, Phase, Rollouts, Segment, Spec, TrajectoryComparisons, UserError
+from pbrl.types import Metrics, Phase, Segment, Spec, TrajectoryComparisons, UserError
 
 COMPARE, CLONE = ("episodes", "stages", "branches"), ("winners", "weighted", "conditioned")
 
@@ -110,7 +111,7 @@ class TPO(nn.Module):
         self.cloner = Adam(policy.parameters(), lr, cosine=pretrain_steps)
         self.tuner = Adam(policy.parameters(), lr_after, clip=clip, cosine=cosine_steps)
         self.objective = objective
-        self.rollouts = Rollouts(
+        self.rollouts = ComparedRollouts(
             iterations, scenes, samples, success=success, time=time, confidence=confidence, stages=stages,
             margin=margin, same_scene=same_scene, compare=compare, branch=branch, keep=keep, mistake=mistake,
             description=load_stages(description) if description else None,

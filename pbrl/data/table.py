@@ -74,6 +74,7 @@ class Table:
         self.person = np.empty(0, bool)  # [R], steps that a person decided
         self.state: np.ndarray | None = None
         self.labels: dict[str, Tensor] = {}
+        self.normalize = "none"  # how the true reward is, where it is the label
         self.vocabulary = vocabulary_of(episode.instruction for episode in episodes)
         self._images = {name: torch.from_numpy(column).to(self.device) for name, column in images.items()}
         self.pictures = None if pictures is None else torch.from_numpy(pictures).to(self.device)
@@ -341,15 +342,26 @@ class Table:
         if model.gives != "reward":
             self.set_label(model.gives, model.label(self))
             return
-        normalize = model.normalize
-        if normalize == "auto":
-            normalize = "minmax" if self.done.any() else "none"
         members = model.label(self)
-        self.set_label("reward", standardize(members, members[:, self.rows], normalize).mean(0))
+        self._set_reward(self, members, members, model.normalize)
 
     def relabel_true(self, normalize: str) -> None:
         """Sets the reward to the true one, normalized in the same ways."""
-        self.set_label("reward", standardize(self.reward[None], self.reward[None, self.rows], normalize)[0])
+        self.normalize = normalize
+        self._set_reward(self, self.reward[None], self.reward[None], normalize)
+
+    def relabel_like(self, other: "Table", model: RewardModel | None) -> None:
+        """Sets the reward as another table's is, with its numbers of normalization: a model's, or the true one."""
+        if model is None or model.gives != "reward":
+            self._set_reward(other, self.reward[None], other.reward[None], other.normalize)
+        else:
+            self._set_reward(other, model.label(self), model.label(other), model.normalize)
+
+    def _set_reward(self, other: "Table", members: Tensor, others: Tensor, normalize: str) -> None:
+        """The mean of members [E, R], normalized by what they are in all steps of the other table [E, R']."""
+        if normalize == "auto":
+            normalize = "minmax" if other.done.any() else "none"
+        self.set_label("reward", standardize(members, others[:, other.rows], normalize).mean(0))
 
 
 def _columns(episodes: Sequence[Episode]) -> dict[str, np.ndarray]:

@@ -10,9 +10,9 @@ likeliest, so that episodes of a scene are one until they begin, and what comes 
 import copy
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +21,16 @@ from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from pbrl.data.frames import without_images
-from pbrl.data.rollout import LOCKSTEP, Observed, PolicyActor, RolloutWorkers, make_environment, rollout
+from pbrl.data.rollout import Observed, RolloutWorkers, make_environment
+from pbrl.data.scenes import NotingActor, play_scenes, scenes_of
 from pbrl.models.policy import LikelihoodPolicy
 from pbrl.stages.costs import Part, parts_of
 from pbrl.stages.description import Stages
-from pbrl.types import Environment, Episode, Observation, Policy, Rollouts, Segment, UserError
+from pbrl.types import Environment, Episode, Observation, RewardOf, Segment, UserError
 
-FIRST_SEED = 2_011_000_000  # of scenes: beyond all that policies are evaluated on
+if TYPE_CHECKING:
+    from pbrl.training.batches import Data
+
 BATCH = 64  # trajectories whose likelihood is computed at once
 
 
@@ -38,6 +41,42 @@ class Played(NamedTuple):
     images: dict[str, np.ndarray]
     tokens: np.ndarray | None
     parts: list[Part]  # its parts in the stages of its task; empty where nothing describes them
+
+
+class ComparedRollouts(NamedTuple):
+    """`samples` episodes of each of `scenes` initial states, scored and compared as pbrl/algos/tpo.py says.
+
+    `description` says which stages each task has.
+    """
+
+    iterations: int
+    scenes: int
+    samples: int
+    success: float
+    time: float
+    confidence: float
+    stages: float
+    margin: float
+    same_scene: bool
+    compare: str = "episodes"  # or stages, or branches
+    branch: int = 1  # decisions of a branch
+    keep: bool = False
+    mistake: float = 0.0  # the share of comparisons that say the opposite
+    description: Stages | None = None
+
+    def play(
+        self, workers: RolloutWorkers, policy: LikelihoodPolicy, seed: int, iteration: int, reward_of: RewardOf
+    ) -> dict[str, Any]:
+        return to_state(play_iteration(workers, policy, self, seed, iteration))
+
+    def is_complete(self, played: Mapping[str, Any]) -> bool:
+        return "part" in played
+
+    def give(self, data: "Data", played: Sequence[dict[str, Any]]) -> tuple[dict[str, float], str]:
+        own = [from_state(state) for state in played]
+        data.set_trajectories(join(own), margin=self.margin, same_scene=self.same_scene, mistake=self.mistake)
+        measures = measure(own[-1])
+        return measures, describe(measures)
 
 
 @dataclass
@@ -60,15 +99,16 @@ class Trajectories:
         return len(self.scene)
 
 
-class RecordingActor(PolicyActor):
+class RecordingActor(NotingActor):
     """A policy that explores, always or in `branch` decisions of an episode, and what it saw when it decided."""
 
-    def __init__(self, policy: Policy, branch: int | None, decisions: int):
+    def __init__(self, policy: LikelihoodPolicy, branch: int | None, decisions: int, description: Stages | None):
         super().__init__(policy, explore=True)
-        self.branch, self.decisions = branch, decisions
+        self.branch, self.decisions, self.description = branch, decisions, description
 
     def start(self, envs: Sequence[Environment], seeds: Sequence[int]) -> None:
         super().start(envs, seeds)
+        self.envs = envs
         self.seen: list[dict[str, np.ndarray]] = []
         if self.branch is not None:
             branches = [branch_of(seed, self.decisions, self.branch) for seed in seeds]
@@ -82,17 +122,19 @@ class RecordingActor(PolicyActor):
             self.seen.append(obs["images"] if isinstance(obs, dict) else {})
         return super().act(obs, running)
 
+    def note(self, i: int, episode: Episode) -> Played:
+        return Played(
+            episode,
+            {camera: np.stack([seen[camera][i] for seen in self.seen]) for camera in self.seen[0]},
+            self.text["tokens"][i] if "tokens" in self.text else None,
+            find_parts(self.envs[i], episode, self.description) if self.description else [],
+        )
+
 
 def branch_of(scene: int, decisions: int, branch: int) -> range:
     """The decisions that are drawn in the episodes of a scene; each as often as another."""
     begin = zlib.crc32(b"branch %d" % scene) % (decisions + branch - 1) - branch + 1
     return range(max(begin, 0), min(begin + branch, decisions))
-
-
-def scenes_of(seed: int, iteration: int, count: int) -> range:
-    """The seeds of an iteration's scenes: no other iteration's, nor another seed's, nor those of evaluations."""
-    first = FIRST_SEED + (seed * 100 + iteration) * 10_000 % 130_000_000
-    return range(first, first + count)
 
 
 def play(
@@ -113,39 +155,8 @@ def play(
     UserError where the description does not fit the environment.
     """
     on_cpu = copy.deepcopy(policy).to("cpu").eval()
-    shares = [
-        [(scene, sample) for scene in scenes[i : i + LOCKSTEP]]
-        for sample in range(samples)
-        for i in range(0, len(scenes), LOCKSTEP)
-    ]
-    found: dict[tuple[int, int], Played] = {}
-    for place, played in workers.map(_play, shares, RecordingActor(on_cpu, branch, decisions), salt, description):
-        found.update(zip(shares[place], played, strict=True))
-        progress(len(played))
-    return [found[scene, sample] for scene in scenes for sample in range(samples)]
-
-
-def _play(
-    envs: Sequence[Environment],
-    share: Sequence[tuple[int, int]],
-    actor: RecordingActor,
-    salt: int,
-    description: Stages | None,
-) -> list[Played]:
-    seeds, sample = [scene for scene, _ in share], share[0][1]
-    with torch.random.fork_rng(devices=[]):
-        actor.policy.explore_from(zlib.crc32(b"%d %d %d" % (salt, sample, seeds[0])))  # type: ignore[attr-defined]
-        episodes = rollout(envs, actor, seeds)
-    cameras = actor.seen[0]
-    return [
-        Played(
-            episode,
-            {camera: np.stack([seen[camera][i] for seen in actor.seen]) for camera in cameras},
-            actor.text["tokens"][i] if "tokens" in actor.text else None,
-            find_parts(envs[i], episode, description) if description else [],
-        )
-        for i, episode in enumerate(episodes)
-    ]
+    actor = RecordingActor(on_cpu, branch, decisions, description)
+    return play_scenes(workers, actor, scenes, samples, salt=salt, progress=progress)
 
 
 def find_parts(env: Environment, episode: Episode, description: Stages) -> list[Part]:
@@ -157,7 +168,7 @@ def find_parts(env: Environment, episode: Episode, description: Stages) -> list[
 
 
 def play_iteration(
-    workers: RolloutWorkers, policy: LikelihoodPolicy, plan: Rollouts, seed: int, iteration: int
+    workers: RolloutWorkers, policy: LikelihoodPolicy, plan: ComparedRollouts, seed: int, iteration: int
 ) -> Trajectories:
     """The episodes of an iteration, scored as the plan says."""
     env = make_environment(without_images(workers.env))
@@ -220,7 +231,7 @@ def to_trajectories(played: Sequence[Played], policy: LikelihoodPolicy, samples:
     )
 
 
-def score(trajectories: Trajectories, plan: Rollouts, horizon: int) -> Trajectories:
+def score(trajectories: Trajectories, plan: ComparedRollouts, horizon: int) -> Trajectories:
     """Sets the scores that the plan gives: for success, for what stages score, being fast, and being sure."""
     per_step = trajectories.log_prob.sum(-1) / trajectories.chunks.mask.sum((-2, -1)).clamp(min=1.0)
     worth = plan.success * trajectories.success + plan.stages * trajectories.stages
@@ -229,7 +240,7 @@ def score(trajectories: Trajectories, plan: Rollouts, horizon: int) -> Trajector
 
 
 def by_stages(
-    trajectories: Trajectories, parts: Sequence[Sequence[Part]], plan: Rollouts, execute: int
+    trajectories: Trajectories, parts: Sequence[Sequence[Part]], plan: ComparedRollouts, execute: int
 ) -> Trajectories:
     """Divides episodes into their stages, which are compared with each other's: [N, P].
 
@@ -257,8 +268,7 @@ def join(trajectories: Sequence[Trajectories]) -> Trajectories:
         scenes.append(own.scene + count)
         count += int(own.scene.max()) + 1
     states = [to_state(replace(own, scene=scene)) for own, scene in zip(trajectories, scenes, strict=True)]
-    joined = tree_map(lambda *parts: torch.cat(parts), *states)
-    return from_state(joined, first.scene.device)
+    return from_state(tree_map(lambda *parts: torch.cat(parts), *states))
 
 
 @torch.no_grad()
@@ -306,16 +316,8 @@ def to_state(trajectories: Trajectories) -> dict[str, Any]:
     return {**plain, "state": obs.state, "images": obs.images, "text": obs.text, "action": action, "mask": mask}
 
 
-def from_state(state: dict[str, Any], device: torch.device) -> Trajectories:
-    """What `to_state` made of trajectories, on a device."""
-    own = tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, state)
+def from_state(state: dict[str, Any]) -> Trajectories:
+    """What `to_state` made of trajectories."""
+    own = dict(state)
     obs = Observation(own.pop("state"), own.pop("images"), own.pop("text"))
     return Trajectories(Segment(obs, own.pop("action"), own.pop("mask")), **own)
-
-
-def fingerprint(policy: LikelihoodPolicy) -> int:
-    """A number that changes with the policy's parameters."""
-    found = 0
-    for value in policy.state_dict().values():
-        found = zlib.crc32(value.detach().cpu().contiguous().numpy().tobytes(), found)
-    return found

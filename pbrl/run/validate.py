@@ -28,7 +28,12 @@ from pbrl.types import Episode, FeedbackSource, Phase, Spec, UserError
 
 BOTH = "comparisons_with_win_rates"  # from answers, with what a reward model makes of them
 ANSWERS = {"comparisons", "marked", "rated", "attribute_comparisons", "triplets", BOTH}  # what is drawn from answers
-PLAYED = {"trajectory_comparisons", "trajectories_by_score", "graded_trajectories"}  # of the policy's own episodes
+PLAYED = {  # of the policy's own episodes
+    "trajectory_comparisons",
+    "trajectories_by_score",
+    "graded_trajectories",
+    "denoising_steps",
+}
 NOT_MADE_UP = {
     "attribute_comparisons",
     "attribute_windows",
@@ -112,8 +117,11 @@ def _check_learners(settings: RunSettings, draws: Draws, learnt: Draws, reward: 
     asks = bool((learnt.names | draws.names) & ANSWERS)
     gives = reward.gives if reward else None
     if draws.names & REWARDED and gives != "reward":
+        raise UserError(f"{name} asks a reward model about segments: choose reward=transformer or another")
+    if "denoising_steps" in draws.names and "image_size" in settings.reward:
         raise UserError(
-            f"{name} learns from what a reward model says of segments: choose reward=transformer or another"
+            f"{name} plays episodes that the reward model labels, which are without pictures, and "
+            f"{name_of(settings.reward)} looks at pictures: choose reward=ensemble"
         )
     if needs_answers and reward:
         raise UserError(

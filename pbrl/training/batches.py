@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pbrl.data.chains import Chains, Judged, draw_steps
 from pbrl.data.table import Table
 from pbrl.data.trajectories import Trajectories, take
 from pbrl.feedback.labels import Labels, split
@@ -25,6 +26,7 @@ from pbrl.types import (
     AttributeComparisons,
     AttributeWindows,
     Comparisons,
+    DenoisingSteps,
     Segment,
     TrajectoryComparisons,
     Transitions,
@@ -349,6 +351,16 @@ class Data:
         chunks = take(own.chunks, places)
         told = {**chunks.obs.text, "quality": quality[places, None].expand(chunks.mask.shape[:2])}
         return chunks._replace(obs=chunks.obs._replace(text=told))
+
+    def set_chains(self, chains: Chains, judged: Judged) -> None:
+        """Draws from these steps of denoising from now on."""
+        self.chains, self.judged = chains, judged
+        self._decisions = chains.made.flatten().nonzero()[:, 0]
+
+    def denoising_steps(self, n: int) -> DenoisingSteps:
+        """n steps of denoising, any of any decision of the policy's own episodes."""
+        places = self._decisions[self._randint(len(self._decisions), n)]
+        return draw_steps(self.chains, self.judged, places, self._randint(self.judged.log_prob.shape[-1], n))
 
     # Segments from anywhere in the data
 

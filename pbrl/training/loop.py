@@ -18,10 +18,6 @@ from tqdm import tqdm
 
 from pbrl import distributed, files
 from pbrl.data.rollout import RolloutWorkers
-from pbrl.data.trajectories import (
-    describe,
-    measure,
-)
 from pbrl.feedback.asking import Asking
 from pbrl.models.policy import is_eager, save_policy
 from pbrl.settings import Query, Schedule
@@ -29,7 +25,7 @@ from pbrl.training import interrupts
 from pbrl.training.engine import Engine, Updates, learner_of, wants_compile
 from pbrl.training.evaluate import evaluate
 from pbrl.training.held_out import evaluate_reward
-from pbrl.training.playing import take_trajectories
+from pbrl.training.playing import take_rollouts
 from pbrl.training.precision import FLOAT32, Precision
 from pbrl.training.replica import Replica
 from pbrl.training.stages import Stage, plan
@@ -143,10 +139,10 @@ class Training:
         self.iteration += 1
         for phase, replica in zip(stage.phases, self.replicas, strict=True):
             assert phase.rollouts is not None
-            measures = measure(take_trajectories(phase.rollouts, replica, self.iteration, self.workers, self.device))
+            measures, words = take_rollouts(phase.rollouts, replica, self.iteration, self.workers, self.device)
             replica.log.write("rollouts", self.policy_step, {"iteration": self.iteration, **measures})
             prefix = f"{replica.folder.name} " if len(self.replicas) > 1 else ""
-            print(f"{prefix}rollouts {self.iteration}: {describe(measures)}", flush=True)
+            print(f"{prefix}rollouts {self.iteration}: {words}", flush=True)
         self._forget_captured()
 
     def _ask(self) -> None:
@@ -370,7 +366,8 @@ class Training:
         self.iteration = position.get("iteration", 0)
         if self.step and self.stages[self.stage].plays:
             for phase, replica in zip(self.stages[self.stage].phases, self.replicas, strict=True):
-                take_trajectories(phase.rollouts, replica, self.iteration, None, self.device)  # type: ignore[arg-type]
+                assert phase.rollouts is not None
+                take_rollouts(phase.rollouts, replica, self.iteration, None, self.device)
         self.seconds = state["seconds"]
         if state["episodes"] != self.replicas[0].table.ids:
             self._relabel()

@@ -30,6 +30,7 @@ VARIANTS = {
     "algo/uapa": [{"objective": "bradley_terry"}, {"objective": "bradley_terry", "policy": "diffusion"}],
     "algo/tpo": [{"policy": "vla"}, {"policy": "vla", "objective": "kto"}],
     "algo/filtered_bc": [{"policy": "vla"}],
+    "algo/fdpp": [{"policy": "diffusion"}],
     "reward/ensemble": [{}, *({"objective": name} for name in names("objective"))],
     "reward/transformer": [{}, {"objective": "plackett_luce"}],
     "reward/lstm": [{}, {"objective": "plackett_luce"}],

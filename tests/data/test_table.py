@@ -12,6 +12,7 @@ from pbrl.rewards import per_step
 from pbrl.rewards.per_step import PerStepReward
 from pbrl.types import Clip, Episode, UserError
 from tests import toy
+from tests.parts import build
 
 
 def episode(steps: int, mark: float, terminated: bool = False) -> Episode:
@@ -292,6 +293,23 @@ def test_views_have_labels_of_their_own():
     assert view.labels["reward"].sum() == 16, "rows that hold no step have none"
     assert torch.equal(view.reward, table.reward), "the true reward stays as it is"
     assert view.transitions(view.rows).reward.tolist() == [1.0] * 16
+
+
+@pytest.mark.parametrize("normalize", ["none", "std", "zscore", "minmax"])
+def test_new_episodes_are_rewarded_on_the_scale_of_the_data(normalize):
+    """By the true reward and by a learnt one, the episodes of a table have the labels that they have there."""
+    table, first = Table(EPISODES), Table(EPISODES[:1])
+    rows = first.row_count
+    table.relabel_true(normalize)
+    first.relabel_like(table, None)
+    torch.testing.assert_close(first.labels["reward"], table.labels["reward"][:rows])
+    reward = build("reward/ensemble", table.spec(), normalize=normalize)
+    table.relabel(reward)
+    first.relabel_like(table, reward)
+    torch.testing.assert_close(first.labels["reward"], table.labels["reward"][:rows])
+    alone = Table(EPISODES[:1])
+    alone.relabel(reward)
+    assert torch.allclose(alone.labels["reward"], first.labels["reward"]) == (normalize == "none")
 
 
 @pytest.mark.parametrize("offset, half_width", [(0, 1), (0, 1e-3), (0, 1e-6), (0, 1e-9), (0.3, 1e-4), (17_000, 1)])

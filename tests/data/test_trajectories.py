@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from pbrl.data.rollout import PolicyActor, RolloutWorkers, rollout
+from pbrl.data.scenes import scenes_of
 from pbrl.data.trajectories import (
+    ComparedRollouts,
     by_stages,
     from_state,
     join,
@@ -15,7 +17,6 @@ from pbrl.data.trajectories import (
     measure,
     play,
     play_iteration,
-    scenes_of,
     score,
     take,
     to_state,
@@ -24,11 +25,11 @@ from pbrl.data.trajectories import (
 from pbrl.stages.costs import Part
 from pbrl.training.batches import Data, better_pairs
 from pbrl.training.evaluate import evaluation_seeds
-from pbrl.types import Rollouts, Spec
+from pbrl.types import Spec
 from tests import toy
 from tests.parts import build, made_up_data
 
-PLAN = Rollouts(2, 6, 3, success=5.0, time=0.0, confidence=0.0, stages=0.0, margin=0.0, same_scene=True)
+PLAN = ComparedRollouts(2, 6, 3, success=5.0, time=0.0, confidence=0.0, stages=0.0, margin=0.0, same_scene=True)
 ENV = {"_target_": "tests.toy.Point", "horizon": 10, "goal_radius": 0.8}
 SCENES = range(40, 46)
 
@@ -103,7 +104,7 @@ def test_scores():
     expected = 5.0 * won - torch.arange(12) / 10 + 0.5 * per_step
     torch.testing.assert_close(found[:, 0], expected)
     assert measure(score(own, PLAN, 10))["telling_scenes"] == pytest.approx(4 / 6)
-    again = from_state(to_state(own), torch.device("cpu"))
+    again = from_state(to_state(own))
     assert torch.equal(again.chunks.action, own.chunks.action) and torch.equal(again.log_prob, own.log_prob)
 
 

@@ -95,6 +95,7 @@ POINT = "hydra.searchpath=[file://tests/configs]"
         (["algo=uapa", "reward=ensemble", "objective=kto"], "compares pairs"),
         (["algo=uapa", "reward=ensemble", "algo.reference=false"], "algo.reference=true"),
         (["algo=dppo", "reward=transformer", "feedback=none"], "learns from answers"),
+        (["algo=fdpp", "feedback=none"], "policy=diffusion"),
         (
             [
                 "algo=iql",

@@ -32,13 +32,14 @@ from tests.parts import names
 
 sim.configs.register()
 
+SMALL_MLP = "policy.hidden=[16]"
 # A whole run on the point world, small enough to be repeated.
 BASE = [
     "env=tests/point", "data=noise", "data.success=null", "data.behaviour.strength=0.7", "data.episodes=40",
     "steps=240", "log_every=10", "eval_every=80", "checkpoint_every=20", "eval_episodes=4", "final_episodes=6",
     "workers=0", "threads=1",
     "query.count=60", "query.length=8", "video=false", "compile=never", "hydra.searchpath=[file://tests/configs]",
-    "reference.steps=20", "policy.hidden=[16]",
+    "reference.steps=20", SMALL_MLP,
 ]  # fmt: skip
 RUNS = {
     "cpl": ["algo=cpl", "algo.pretrain_steps=60", "policy.dropout=0.2"],
@@ -74,10 +75,16 @@ RUNS = {
     "tpo": ["algo=tpo", "feedback=none", "policy.std=0.4", "algo.pretrain_steps=40", "algo.scenes=6", "algo.samples=3",
             "algo.batch_size=4", "algo.pretrain_batch_size=16", "algo.confidence=1", "algo.keep=true",
             "algo.mistake=0.2", "compare=false"],
+    "fdpp": ["algo=fdpp", "algo.pretrain_steps=40", "algo.iterations=2", "algo.scenes=6", "algo.batch_size=16",
+             "algo.pretrain_batch_size=16", "algo.hidden=[16]", "policy=diffusion", "policy.horizon=4",
+             "policy.execute=3", "policy.width=16", "policy.layers=1", "policy.sample_steps=3", "reward=ensemble",
+             "reward.steps=60", "reward.hidden=[16]", "query.rounds=2", "query.kind=pair", "feedback=perfect",
+             "compare=false"],
 }  # fmt: skip
 
 
 def flags(folder: Path, *extra: str, base: Sequence[str] = BASE) -> list[str]:
+    base = [word for word in base if "policy=diffusion" not in extra or word != SMALL_MLP]
     return [*base, f"run={folder / 'run'}", f"data_dir={folder / 'data'}", *extra]
 
 

@@ -34,3 +34,10 @@ class Average(nn.Module):
             ours = dict(self.module.named_buffers())
             for name, value in module.named_parameters():
                 ours[name].add_(share * (value - ours[name]))
+
+    def give(self, module: nn.Module) -> None:
+        """Sets the module's parameters to the average, in place."""
+        ours = dict(self.module.named_buffers())
+        with torch.no_grad():
+            for name, value in module.named_parameters():
+                value.copy_(ours[name])

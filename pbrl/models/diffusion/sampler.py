@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pbrl.models.diffusion.guidance import Condition, Denoise, Guidance, guided
 from pbrl.models.diffusion.known import Known
-from pbrl.models.diffusion.process import Process
+from pbrl.models.diffusion.process import Process, spread
 from pbrl.types import UserError
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # noisy x, time [] → clean x
@@ -83,14 +83,19 @@ def ancestral(
 ) -> Tensor:
     """Each step draws from q(x_s | x_t, clean x): DDPM's eq. 7 where the steps are single, DDIM with eta = 1 else."""
     for time, then in zip(times, times[1:], strict=False):
-        clean = predict(x, time)
-        ratio = process.alpha(time) / process.alpha(then)
-        was, becomes = process.sigma(time).square(), process.sigma(then).square()
-        added = (was - ratio.square() * becomes).clamp(min=0.0)  # the noise of this step alone
-        mean = process.alpha(then) * clean + ratio * becomes / was * (x - process.alpha(time) * clean)
+        mean, std = posterior(process, x, predict(x, time), time, then)
         eps = torch.randn_like(x) if draw is None else draw(x.shape)
-        x = show(mean + (added * becomes / was).sqrt() * eps)
+        x = show(mean + std * eps)
     return x
+
+
+def posterior(process: Process, x: Tensor, clean: Tensor, time: Tensor, then: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [..., H, D] and standard deviation [..., 1, 1] of q(x_s | x_t, clean x), from time t to s: [...] each."""
+    ratio = process.alpha(time) / process.alpha(then)
+    was, becomes = process.sigma(time).square(), process.sigma(then).square()
+    added = (was - ratio.square() * becomes).clamp(min=0.0)  # the noise of this step alone
+    kept = spread(ratio * becomes / was) * (x - spread(process.alpha(time)) * clean)
+    return spread(process.alpha(then)) * clean + kept, spread((added * becomes / was).sqrt())
 
 
 def dpm_solver(
