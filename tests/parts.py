@@ -34,7 +34,8 @@ LENGTH = 8  # steps of a segment
 POLICIES: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": [16, 16]},
     "diffusion": {"horizon": 4, "execute": 2, "layers": 1},
-    "diffusion+quality": {"horizon": 4, "execute": 2, "layers": 1, "quality": True},
+    "diffusion whole": {"horizon": 4, "execute": 4, "layers": 1},
+    "diffusion quality": {"horizon": 4, "execute": 2, "layers": 1, "quality": True},
     "best_of_n": {"horizon": 4, "execute": 2, "layers": 1, "candidates": 3, "hidden": [16]},
     "vla_flow": {"horizon": 4, "execute": 2, "layers": 1, "context_layers": 1, "features": 16, "channels": 4},
     "vla": {"horizon": 4, "execute": 2, "layers": 1, "bins": 8, "channels": 4},
@@ -79,7 +80,7 @@ def build(name: str, spec: Spec = SPEC, **changes: Any) -> Any:
     found = {k: small.get(k, SMALL.get(k, v)) for k, v in found.items()} | changes
     takes, given = parts.parameters(found), {}
     if "policy" in takes:
-        name = f"policy/{policy.split('+')[0]}" if isinstance(policy, str) else ""
+        name = f"policy/{policy.split()[0]}" if isinstance(policy, str) else ""
         given["policy"] = build(name, spec, **POLICIES[policy]) if isinstance(policy, str) else policy
     if "reward" in takes:
         given["reward"] = build(reward, spec) if isinstance(reward, str) else reward

@@ -12,6 +12,7 @@ near, which reward-weighted regression minimises (Peters & Schaal 2007); or all,
 as if told that it will turn out well (advantage conditioning, RECAP, Physical Intelligence 2025).
 """
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from pbrl.data.trajectories import ComparedRollouts
 from pbrl.distributed import all_reduce_mean
+from pbrl.models.diffusion.policy import DiffusionPolicy
 from pbrl.models.gaussian import GaussianPolicy
 from pbrl.models.optim import Adam
 from pbrl.models.policy import LikelihoodPolicy, load_same
@@ -42,13 +44,14 @@ class TPO(nn.Module):
     """Learns from its own whole episodes, in several iterations of playing and learning.
 
     In each of `iterations`, `scenes` are played `samples` times. An episode scores `success` if it succeeds, plus
-    `stages` times exp(-cost) by the stage description `description`, less `time` times the share of its steps that it
-    took, plus `confidence` times the log-likelihood of its actions per step. Episodes whose scores differ by no more
-    than `margin` are not compared; with `same_scene=false` they are of any two scenes. `compare` says whether whole
-    episodes are, or the stages of one by one, or branches, of `branch` decisions. With `keep` the episodes of earlier
-    iterations are learnt from again. `kl_weight` keeps what was played as likely as it was. `clone` is winners,
-    weighted or conditioned, and null where losers count, too. `start_from` is the folder of a run whose policy is
-    tuned, and then nothing is cloned first.
+    `return_weight` times its reward per step that it may take, as learners see it, plus `stages` times exp(-cost) by
+    the stage description `description`, less `time` times the share of its steps that it took, plus `confidence` times
+    the log-likelihood of its actions per step. Episodes whose scores differ by no more than `margin` are not compared;
+    with `same_scene=false` they are of any two scenes. `compare` says whether whole episodes are, or the stages of one
+    by one, or branches, of `branch` decisions. With `keep` the episodes of earlier iterations are learnt from again.
+    `kl_weight` keeps what was played as likely as it was. `clone` is winners, weighted or conditioned, and null where
+    losers count, too. `start_from` is the folder of a run whose policy is tuned, and then nothing is cloned first.
+    A diffusion policy's likelihood is a bound, whose noise and times it shares with the policy that has played.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class TPO(nn.Module):
         scenes: Size,
         samples: Size,
         success: NotNegative,
+        return_weight: NotNegative,
         time: NotNegative,
         confidence: NotNegative,
         stages: NotNegative,
@@ -91,10 +95,7 @@ class TPO(nn.Module):
             if value not in choices:
                 raise UserError(f"algo.{name}={value}: it is {', '.join(str(c or 'null') for c in choices)}")
         if not policy.is_exact:
-            raise UserError(
-                "algo=tpo compares likelihoods, and this policy has a bound of them that is drawn anew each time: "
-                "choose policy=vla, or algo=cpl"
-            )
+            check_bound(policy, compare, confidence)
         if isinstance(policy, GaussianPolicy) and policy.log_std is None:
             raise UserError("algo=tpo plays a scene several times, and this policy always acts alike: policy.std=0.3")
         if samples < 2 and not clone:
@@ -108,13 +109,14 @@ class TPO(nn.Module):
         if objective.segments > 2:
             raise UserError(f"objective={objective.name} learns from lists, and algo=tpo compares two episodes")
         self.policy = policy
+        self.reference = None if policy.is_exact else copy.deepcopy(policy).requires_grad_(False).eval()
         self.cloner = Adam(policy.parameters(), lr, cosine=pretrain_steps)
         self.tuner = Adam(policy.parameters(), lr_after, clip=clip, cosine=cosine_steps)
         self.objective = objective
         self.rollouts = ComparedRollouts(
-            iterations, scenes, samples, success=success, time=time, confidence=confidence, stages=stages,
-            margin=margin, same_scene=same_scene, compare=compare, branch=branch, keep=keep, mistake=mistake,
-            description=load_stages(description) if description else None,
+            iterations, scenes, samples, success=success, reward=return_weight, time=time, confidence=confidence,
+            stages=stages, margin=margin, same_scene=same_scene, compare=compare, branch=branch, keep=keep,
+            mistake=mistake, description=load_stages(description) if description else None,
         )  # fmt: skip
         self.beta, self.per_step, self.kl_weight, self.bc_weight = beta, per_step, kl_weight, bc_weight
         self.clone_by, self.temperature = clone, temperature
@@ -123,13 +125,26 @@ class TPO(nn.Module):
 
     def phases(self, steps: int) -> list[Phase]:
         clone = Phase("pretrain", self.pretrain_steps, self.draw_data, self.clone)
-        tune = Phase("policy", steps, self.draw, self.update, before=self.start, rollouts=self.rollouts)
+        tune = Phase(
+            "policy",
+            steps,
+            self.draw,
+            self.update,
+            before=self.start,
+            on_labels=self.take_reference,
+            rollouts=self.rollouts,
+        )
         return [clone, tune]
 
     def start(self, data: Data) -> None:
         """Takes the policy of the run to start from, if there is one. Raises UserError where it is another kind."""
         if self.start_from:
             self.policy.load_state_dict(load_same(self.start_from, self.policy).state_dict())
+
+    def take_reference(self, data: Data) -> None:
+        """The policy that has just played is what a bound of likelihoods is compared with."""
+        if self.reference is not None:
+            self.reference.load_state_dict(self.policy.state_dict())
 
     def draw_data(self, data: Data) -> Segment:
         """Chunks of the data, with images."""
@@ -182,7 +197,7 @@ class TPO(nn.Module):
         The forward KL divergence's gradient is that of cloning what was played, better and worse alike, compared or
         not.
         """
-        gain = self.policy.score_chunks(own.chunks) - own.log_prob  # [B, 2, D], log(pi / pi_before)
+        gain = self.gain(own)
         ratio, steps = (gain * own.is_compared).sum(-1), own.chunks.mask.sum(-1)
         if self.per_step:
             scores = self.beta * ratio / (steps * own.is_compared).sum(-1).clamp(min=1.0)
@@ -192,3 +207,25 @@ class TPO(nn.Module):
         accuracy, kl = agreement(scores, own.label), -(told * gain).sum() / all_reduce_mean(steps.sum()).clamp(min=1.0)
         metrics = {"tpo": loss.detach(), "train_accuracy": accuracy, "ratio": ratio.detach().mean(), "kl": kl.detach()}
         return loss + self.kl_weight * kl, metrics
+
+    def gain(self, own: TrajectoryComparisons) -> Tensor:
+        """log(pi / pi_before) of each decision, or a bound of it with noise that both share: [B, 2, D]."""
+        if self.reference is None:
+            return self.policy.score_chunks(own.chunks) - own.log_prob
+        chance = self.policy.draw_chance_of_chunks(own.chunks)
+        return self.policy.score_chunks(own.chunks, chance) - self.reference.score_chunks(own.chunks, chance)
+
+
+def check_bound(policy: LikelihoodPolicy, compare: str, confidence: float) -> None:
+    """Raises UserError where a policy with a bound of likelihoods cannot learn so from its own episodes."""
+    if not isinstance(policy, DiffusionPolicy):
+        raise UserError(f"algo=tpo cannot compare episodes of {type(policy).__name__}: choose policy=vla or diffusion")
+    if policy.execute < policy.horizon:
+        raise UserError(
+            f"policy.execute={policy.execute} of policy.horizon={policy.horizon}: a diffusion policy's own chunks are "
+            f"known as far as they were carried out, so policy.execute={policy.horizon}"
+        )
+    if compare == "branches":
+        raise UserError("algo.compare=branches takes the likeliest actions elsewhere, and diffusion knows none")
+    if confidence:
+        raise UserError("algo.confidence is of likelihoods, and diffusion has a bound of them: algo.confidence=0")

@@ -63,11 +63,12 @@ class ComparedRollouts(NamedTuple):
     keep: bool = False
     mistake: float = 0.0  # the share of comparisons that say the opposite
     description: Stages | None = None
+    reward: float = 0.0
 
     def play(
         self, workers: RolloutWorkers, policy: LikelihoodPolicy, seed: int, iteration: int, reward_of: RewardOf
     ) -> dict[str, Any]:
-        return to_state(play_iteration(workers, policy, self, seed, iteration))
+        return to_state(play_iteration(workers, policy, self, seed, iteration, reward_of))
 
     def is_complete(self, played: Mapping[str, Any]) -> bool:
         return "part" in played
@@ -167,10 +168,20 @@ def find_parts(env: Environment, episode: Episode, description: Stages) -> list[
     return parts_of(description[env.task], keypoints, env.control_hz)
 
 
+def no_reward(episodes: Sequence[Episode]) -> list[np.ndarray]:
+    """Zeros [T] for each episode."""
+    return [np.zeros(len(episode.action), np.float32) for episode in episodes]
+
+
 def play_iteration(
-    workers: RolloutWorkers, policy: LikelihoodPolicy, plan: ComparedRollouts, seed: int, iteration: int
+    workers: RolloutWorkers,
+    policy: LikelihoodPolicy,
+    plan: ComparedRollouts,
+    seed: int,
+    iteration: int,
+    reward_of: RewardOf = no_reward,
 ) -> Trajectories:
-    """The episodes of an iteration, scored as the plan says."""
+    """The episodes of an iteration, scored as the plan says. `reward_of` says what each step pays."""
     env = make_environment(without_images(workers.env))
     horizon = env.horizon
     env.close()
@@ -183,6 +194,10 @@ def play_iteration(
         )  # fmt: skip
     on_cpu = copy.deepcopy(policy).to("cpu").eval()
     own = score(to_trajectories(played, on_cpu, plan.samples, horizon), plan, horizon)
+    if plan.reward:
+        rewards = reward_of([one.episode for one in played])
+        mean = [float(r[: max(int(n), 1)].sum()) / horizon for r, n in zip(rewards, own.steps, strict=True)]
+        own = replace(own, score=own.score + plan.reward * torch.tensor(mean)[:, None])
     if plan.compare == "stages":
         return by_stages(own, [one.parts for one in played], plan, policy.execute)
     if branch is not None:
@@ -273,7 +288,9 @@ def join(trajectories: Sequence[Trajectories]) -> Trajectories:
 
 @torch.no_grad()
 def likelihood(policy: LikelihoodPolicy, chunks: Segment) -> Tensor:
-    """The log-likelihood of each trajectory's decisions [N, D] by a policy."""
+    """The log-likelihood of each trajectory's decisions [N, D] by a policy; zeros where it has but a bound of it."""
+    if not policy.is_exact:
+        return torch.zeros(chunks.mask.shape[:2])
     starts = range(0, len(chunks.mask), BATCH)
     return torch.cat([policy.score_chunks(take(chunks, slice(i, i + BATCH))) for i in starts])
 

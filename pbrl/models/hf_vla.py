@@ -200,7 +200,7 @@ class TokenVLA(HFPolicy):
         """The log-likelihood of a segment's actions as chunks that follow each other: [...]."""
         return self.score_chunks(to_chunks(segment, self.horizon)).sum(-1)
 
-    def score_chunks(self, chunks: Segment) -> Tensor:
+    def score_chunks(self, chunks: Segment, chance: Any = None) -> Tensor:
         """Chunks that are all padding are not read."""
         there = chunks.mask.any(-1)  # [..., D]
         steps = torch.zeros_like(chunks.mask)

@@ -60,9 +60,13 @@ class LikelihoodPolicy(nn.Module):
         """
         return (self.log_prob(segment.obs, segment.action) * segment.mask).sum(-1)
 
-    def score_chunks(self, chunks: Segment) -> Tensor:
+    def draw_chance_of_chunks(self, chunks: Segment) -> Any:
+        """What `score_chunks` draws at random, to be shared with another policy's; None where nothing is."""
+        return None
+
+    def score_chunks(self, chunks: Segment, chance: Any = None) -> Tensor:
         """D chunks as they were decided, obs [..., O], action [..., K, A], mask [..., K] → the log-likelihood of what
-        the mask leaves of each: [...]."""
+        the mask leaves of each, or a bound of it: [...]. `chance` is a `draw_chance_of_chunks`."""
         assert self.horizon == 1, "a policy of chunks says itself how likely they are"
         return self.log_prob(chunks.obs, chunks.action[..., 0, :]) * chunks.mask[..., 0]
 

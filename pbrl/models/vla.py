@@ -136,7 +136,7 @@ class VLAPolicy(ChunkPolicy):
         """The log-likelihood of a segment's actions as chunks that follow each other: [...]."""
         return self.score_chunks(to_chunks(segment, self.horizon)).sum(-1)
 
-    def score_chunks(self, chunks: Segment) -> Tensor:
+    def score_chunks(self, chunks: Segment, chance: None = None) -> Tensor:
         return (self.log_prob_steps(chunks.obs, chunks.action) * chunks.mask).sum(-1)
 
 

@@ -75,7 +75,7 @@ def test_uapa_is_the_posterior_of_answers_and_a_beta_prior():
 
 def test_cfgrl_tells_what_raters_preferred():
     """Ties are not told, nor is what is dropped; the loss is the bound's, per step."""
-    cfgrl = build("algo/cfgrl", policy="diffusion+quality", drop=0.0)
+    cfgrl = build("algo/cfgrl", policy="diffusion quality", drop=0.0)
     (batch,) = draw_batches(cfgrl, 1)
     told = cfgrl.tell(batch).obs.text["quality"]
     expected = {0.0: 0, 0.5: -1, 1.0: 1}
@@ -88,7 +88,7 @@ def test_cfgrl_tells_what_raters_preferred():
     with pytest.raises(UserError, match="policy.quality=true"):
         build("algo/cfgrl", policy="diffusion")
     with pytest.raises(UserError, match="answers or reward"):
-        build("algo/cfgrl", policy="diffusion+quality", by="return")
+        build("algo/cfgrl", policy="diffusion quality", by="return")
 
 
 @pytest.mark.parametrize("own", ["policy", "reference"])

@@ -10,12 +10,11 @@ from pbrl.algos.tpo import CLONE
 from pbrl.data.rollout import RolloutWorkers
 from pbrl.data.table import Table
 from pbrl.data.trajectories import play_iteration
-from pbrl.models.policy import save_policy
-from pbrl.models.vla import VLAPolicy
+from pbrl.models.policy import LikelihoodPolicy, save_policy
 from pbrl.objectives import bradley_terry
 from pbrl.run.validate import draws_of
 from pbrl.training.batches import Data
-from pbrl.types import Observation, UserError
+from pbrl.types import Episode, Observation, UserError
 from tests import toy
 from tests.parts import build, draw_batches, made_up_data, made_up_trajectories
 
@@ -146,6 +145,31 @@ def test_episodes_are_told_how_they_turned_out():
     assert torch.equal(well, policy.log_prob(Observation(own.chunks.obs.state[:, 0]), before)), "and acts as told: well"
 
 
+def test_a_bound_is_compared_with_the_policy_that_played_by_the_same_noise():
+    tpo = build("algo/tpo", policy="diffusion whole", objective=bradley_terry, beta=0.3, kl_weight=0.0)
+    (batch,) = draw_batches(tpo, 1)
+    own = batch.own
+    assert own.log_prob.abs().max() == 0, "a bound is not known from playing"
+    with torch.no_grad():
+        for p in tpo.policy.model.parameters():
+            p.add_(0.05 * torch.randn_like(p))  # no longer the policy that played
+    torch.manual_seed(5)
+    chance = tpo.policy.draw_chance_of_chunks(own.chunks)
+    errors = [
+        model.loss(own.chunks.obs, own.chunks.action, type(chance)(chance.time[0], chance.eps[0])).sum(-1)
+        for model in (tpo.policy.model, tpo.reference.model)
+    ]  # [B, 2, D, K] each
+    gain = ((errors[1] - errors[0]) * own.chunks.mask).sum((-2, -1))
+    lead = 0.3 * gain.diff(dim=1)[:, 0].detach()
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(lead, own.label, reduction="none") * own.confidence
+    torch.manual_seed(5)
+    metrics = tpo.update(batch)
+    assert metrics["tpo"].item() == pytest.approx(expected.mean().item(), rel=1e-4)
+    assert metrics["ratio"].abs() > 1e-3
+    tpo.take_reference(made_up_data("pair"))
+    assert tpo.gain(own).abs().max() == 0
+
+
 def test_where_nothing_can_be_compared_nothing_is_learnt():
     tpo = build("algo/tpo", policy="vla")
     (batch,) = draw_batches(tpo, 1)
@@ -159,7 +183,9 @@ def test_where_nothing_can_be_compared_nothing_is_learnt():
     ("changes", "message"),
     [
         ({"policy": "mlp"}, "always acts alike: policy.std"),
-        ({"policy": "diffusion"}, "drawn anew each time"),
+        ({"policy": "diffusion"}, "so policy.execute=4"),
+        ({"policy": "diffusion whole", "compare": "branches"}, "diffusion knows none"),
+        ({"policy": "diffusion whole", "confidence": 1.0}, "algo.confidence=0"),
         ({"samples": 1}, "2 or more of each"),
         ({"objective": "plackett_luce"}, "compares two episodes"),
         ({"compare": "stages"}, "says which stages there are"),
@@ -190,7 +216,7 @@ def test_it_starts_from_the_policy_of_a_run(tmp_path):
         build("algo/tpo", policy="vla", start_from=str(tmp_path / "none")).start(data)
 
 
-def wins(policy: VLAPolicy) -> float:
+def wins(policy: LikelihoodPolicy) -> float:
     episodes = play_iteration(
         RolloutWorkers(ENV, 1), policy, build("algo/tpo", policy="vla").rollouts._replace(scenes=64), 9, 9
     )
@@ -209,10 +235,15 @@ def clone():
     return tpo.policy, data
 
 
+def rewards(episodes: list[Episode]) -> list[np.ndarray]:
+    """The true ones."""
+    return [episode.reward for episode in episodes]
+
+
 SIZES = {"horizon": 4, "execute": 4, "bins": 16, "width": 32, "layers": 1}
 
 
-def learn(cloned, *, is_wrong: bool = False, **changes) -> VLAPolicy:
+def learn(cloned, *, is_wrong: bool = False, **changes) -> LikelihoodPolicy:
     policy, data = copy.deepcopy(cloned)
     if changes.get("clone") == "conditioned":
         told = build("policy/vla", policy.spec, **SIZES, quality=True)
@@ -221,10 +252,11 @@ def learn(cloned, *, is_wrong: bool = False, **changes) -> VLAPolicy:
     tpo = build("algo/tpo", policy.spec, policy=policy, **LEARN | changes)
     plan = tpo.rollouts
     for iteration in range(1, 3):
-        own = play_iteration(RolloutWorkers(ENV, 1), policy, plan, 0, iteration)
+        own = play_iteration(RolloutWorkers(ENV, 1), policy, plan, 0, iteration, rewards)
         own.score = -own.score if is_wrong else own.score
         own.success = ~own.success if is_wrong else own.success
         data.set_trajectories(own, margin=0.0, same_scene=plan.same_scene)
+        tpo.take_reference(data)
         for _ in range(40):
             tpo.update(tpo.draw(data))
     return policy
@@ -249,3 +281,30 @@ def test_a_policy_gets_better_by_its_own_episodes(clone, changes, gain):
 
 def test_wrong_scores_make_it_worse(clone):
     assert wins(learn(clone, is_wrong=True)) < wins(clone[0]) - 0.1
+
+
+@pytest.fixture(scope="module")
+def diffusion():
+    """The same of a diffusion policy."""
+    table = Table(toy.episodes(60))
+    kind = {"process": "edm", "horizon": 4, "execute": 4, "width": 32, "layers": 1, "average": 0.98, "sample_steps": 5}
+    policy = build("policy/diffusion", table.spec(), **kind)
+    tpo = build("algo/tpo", table.spec(), policy=policy, **LEARN | {"pretrain_steps": 500})
+    data = Data(table, torch.Generator().manual_seed(0))
+    first = tpo.phases(1)[0]
+    for _ in range(first.steps):
+        first.update(first.draw(data))
+    return tpo.policy, data
+
+
+@pytest.mark.parametrize(
+    ("changes", "gain"),
+    [
+        ({"objective": "bradley_terry"}, 0.2),
+        ({"clone": "weighted", "success": 0.0, "return_weight": 5.0}, 0.1),  # advantage-weighted matching
+    ],
+    ids=str,
+)
+def test_a_diffusion_policy_gets_better_by_its_own_episodes(diffusion, changes, gain):
+    before, after = wins(diffusion[0]), wins(learn(diffusion, **changes))
+    assert 0.2 < before < 0.7 and after > before + gain, (before, after)

@@ -123,9 +123,15 @@ class DiffusionPolicy(ChunkPolicy):
     def draw_chance(self, segment: Segment) -> Chance:
         """Noise and times for `score`: one for all segments of a list, which the last axis before the steps counts."""
         *lead, length = segment.mask.shape
-        lead = [*lead[:-1], 1] if len(lead) > 1 else lead
-        shared = (self.times, *lead, -(-length // self.horizon))
-        device = segment.mask.device
+        return self._draw_chance(lead, -(-length // self.horizon), segment.mask.device)
+
+    def draw_chance_of_chunks(self, chunks: Segment) -> Chance:
+        """The same for `score_chunks`: one for all episodes of a list [..., K, D, …]."""
+        *lead, decisions, _ = chunks.mask.shape
+        return self._draw_chance(lead, decisions, chunks.mask.device)
+
+    def _draw_chance(self, lead: list[int], chunks: int, device: torch.device) -> Chance:
+        shared = (self.times, *([*lead[:-1], 1] if len(lead) > 1 else lead), chunks)
         eps = torch.randn(*shared, self.horizon, self.spec.action_dim, device=device)
         return Chance(self.model.denoiser.process.draw(shared, device), eps)
 
@@ -135,10 +141,13 @@ class DiffusionPolicy(ChunkPolicy):
         Chunks follow each other without overlap from the first step on, each told what is observed at its own first
         step; beyond the segment's end the last one is padded, which counts nothing.
         """
-        chunks = to_chunks(segment, self.horizon)
         chance = self.draw_chance(segment) if chance is None else chance
+        return self.score_chunks(to_chunks(segment, self.horizon), chance).sum(-1)
+
+    def score_chunks(self, chunks: Segment, chance: Chance | None = None) -> Tensor:
+        chance = self.draw_chance_of_chunks(chunks) if chance is None else chance
         errors = self.model.loss(chunks.obs, chunks.action[None], chance)
-        return -(errors.sum(-1) * chunks.mask).sum((-2, -1)).mean(0)
+        return -(errors.sum(-1) * chunks.mask).sum(-1).mean(0)
 
 
 class ActionDenoiser(nn.Module):
