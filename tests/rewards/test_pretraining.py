@@ -184,16 +184,17 @@ def test_killed_and_resumed_is_uninterrupted_and_found_again(tmp_path, monkeypat
             recipe(**changed).find(data, "resnet18", tmp_path)
 
 
-def test_what_is_trained_loads_and_differs_from_random_weights(tmp_path):
-    data = film()
-    path = recipe().find(data, "resnet18", tmp_path)
-    assert not any(key.startswith("fc.") for key in torch.load(path, weights_only=True))
-    model, weights_hash = load_encoder("resnet18", str(path))
-    features = encode_images(data.frames, "resnet18", str(path), folder=tmp_path)
+@pytest.mark.parametrize("encoder", ["resnet18", "vit_small"])
+def test_what_is_trained_loads_and_differs_from_random_weights(encoder, tmp_path):
+    data = film(2, 2)
+    path = recipe(steps=1).find(data, encoder, tmp_path)
+    assert not any(key.startswith(("fc.", "head.")) for key in torch.load(path, weights_only=True))
+    model, weights_hash = load_encoder(encoder, str(path))
+    features = encode_images(data.frames, encoder, str(path), folder=tmp_path)
     with torch.no_grad():
         np.testing.assert_allclose(features, model(torch.from_numpy(data.frames)), rtol=1e-5, atol=1e-6)
-    assert list(tmp_path.glob(f"features-resnet18-{weights_hash[:16]}-*.npy"))
-    assert not np.allclose(features, encode_images(data.frames, "resnet18", "none", folder=tmp_path))
+    assert list(tmp_path.glob(f"features-{encoder}-{weights_hash[:16]}-*.npy"))
+    assert not np.allclose(features, encode_images(data.frames, encoder, "none", folder=tmp_path))
 
 
 def test_the_command_trains_what_a_run_finds_and_the_run_notes_its_hash(tmp_path):
