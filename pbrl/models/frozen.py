@@ -16,15 +16,18 @@ from tqdm import tqdm
 from pbrl import files
 from pbrl.models.lite0 import Lite0
 from pbrl.models.resnet import ResNet18
-from pbrl.models.vit import ViTSmall
+from pbrl.models.vit import MVPSmall, ViTSmall
 from pbrl.types import UserError
 
-ENCODERS: dict[str, type[Lite0 | ResNet18 | ViTSmall]] = {"lite0": Lite0, "resnet18": ResNet18, "vit_small": ViTSmall}
+Encoder = Lite0 | ResNet18 | ViTSmall
+ENCODERS: dict[str, type[Encoder]] = {
+    "lite0": Lite0, "resnet18": ResNet18, "vit_small": ViTSmall, "mvp_small": MVPSmall,
+}  # fmt: skip
 WRAPPERS = ("model", "state_dict")  # under which files of training runs hold the state dict
 BATCH = 32
 
 
-def network_of(encoder: str | None) -> type[Lite0 | ResNet18 | ViTSmall]:
+def network_of(encoder: str | None) -> type[Encoder]:
     """The class of an encoder. Raises UserError for a name that none has."""
     if encoder not in ENCODERS:
         raise UserError(f"reward.encoder={encoder}: it is null or one of {', '.join(ENCODERS)}")
@@ -80,14 +83,14 @@ def load_encoder(encoder: str, weights: str | None) -> tuple[nn.Module, str]:
     return model, hash_weights(encoder, weights)
 
 
-def make_encoder(encoder: str, *, seed: int) -> Lite0 | ResNet18 | ViTSmall:
+def make_encoder(encoder: str, *, seed: int) -> Encoder:
     """An encoder with random weights, the same for one seed; torch's generator stays as it was."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         return network_of(encoder)()
 
 
-def load_weights(model: Lite0 | ResNet18 | ViTSmall, found: dict[str, Any]) -> None:
+def load_weights(model: Encoder, found: dict[str, Any]) -> None:
     """Loads a state dict whose keys are all of the model's and no others, but for the classifier, which is not used.
 
     Raises ValueError or RuntimeError.

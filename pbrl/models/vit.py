@@ -1,23 +1,27 @@
-"""A small vision transformer: ViT-S/16 of Touvron et al. 2020, arXiv:2012.12877, on Dosovitskiy et al. 2020's,
-arXiv:2010.11929. Parameters are called as in DeiT, DINO, MAE and MVP, whose files of this size it loads."""
+"""Small vision transformers (Dosovitskiy et al. 2020, arXiv:2010.11929) with 384 numbers a token and 12 layers.
+
+ViT-S/16 of DeiT (Touvron et al. 2020, arXiv:2012.12877), which DINO has too, and that of MVP (Radosavovic et al. 2022,
+arXiv:2203.06173). Parameters are called as in their files, in which the two look the same.
+"""
 
 import torch
 from torch import Tensor, nn
 
 from pbrl.models.resnet import normalize
 
-WIDTH, HEADS, LAYERS, PATCH, GRID = 384, 6, 12, 16, 14  # patches of 16 pixels; weights know a place in 14 x 14 of them
+WIDTH, LAYERS, PATCH, GRID = 384, 12, 16, 14  # patches of 16 pixels; weights know a place in 14 x 14 of them
 
 
 class Attention(nn.Module):
     """Each token attends to all: [N, T, D] → [N, T, D]."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: int):
         super().__init__()
+        self.heads = heads
         self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)  # [N, heads, T, d] each
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [N, H, T, d]
         found = nn.functional.scaled_dot_product_attention(query, key, value)
         return self.proj(found.transpose(1, 2).flatten(2))
 
@@ -36,9 +40,9 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention and two layers, each on normalized tokens and added to them."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: int):
         super().__init__()
-        self.norm1, self.attn = layer_norm(), Attention()
+        self.norm1, self.attn = layer_norm(), Attention(heads)
         self.norm2, self.mlp = layer_norm(), FeedForward()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,15 +68,15 @@ class ViTSmall(nn.Module):
     interpolated for other sizes. Random weights are drawn from a normal distribution with a spread of 0.02, as in ViT.
     """
 
-    SIZE, CLASSIFIER = WIDTH, "head."
-    LAYOUT = "DeiT's, DINO's or MAE's ViT-S/16"
+    SIZE, CLASSIFIER, HEADS = WIDTH, "head.", 6
+    LAYOUT = "DeiT's or DINO's ViT-S/16"
 
     def __init__(self) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, WIDTH))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + GRID**2, WIDTH))
         self.patch_embed = PatchEmbed()
-        self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
+        self.blocks = nn.Sequential(*(Block(self.HEADS) for _ in range(LAYERS)))
         self.norm, self.head = layer_norm(), nn.Linear(WIDTH, 1000)
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1 and "patch" not in name:
@@ -94,6 +98,13 @@ class ViTSmall(nn.Module):
             return known
         known = nn.functional.interpolate(known.movedim(-1, 1), (rows, columns), mode="bicubic", align_corners=False)
         return known.movedim(1, -1)
+
+
+class MVPSmall(ViTSmall):
+    """The same with twelve heads, as in MVP: nothing in a file tells how many there are."""
+
+    HEADS = 12
+    LAYOUT = "MVP's ViT-S/16"
 
 
 def layer_norm() -> nn.LayerNorm:

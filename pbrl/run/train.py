@@ -51,7 +51,7 @@ class World(NamedTuple):
     experts: RolloutWorkers | None  # without images, which a scripted expert does not need
     device: torch.device
     recordings: list[Episode]  # of the data set, those of a camera
-    pictures: Pictures  # what the reward model looks at
+    encoder: dict[str, Any]  # of the reward's pictures, with the hash of its weights
 
 
 def train(config: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _train(settings: RunSettings, plan: Plan, device: torch.device, scratch: Pat
     folder = run_folder(settings) if distributed.is_rank_0() else make_folder(scratch)
     distributed.on_rank_0(lambda: stack.enter_context(hold_folder(settings, folder)))
     precision = distributed.from_rank_0(lambda: settle_precision(folder, settings, device))
-    write_provenance(folder, settings, world.dataset, precision, world.pictures.provenance())
+    write_provenance(folder, settings, world.dataset, precision, world.encoder)
     files.write_json(folder / "data.json", world.report.to_dict())
     table = world.table
     if distributed.is_rank_0():
@@ -137,7 +137,7 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
     for own in filter(None, (workers, experts)):
         stack.callback(own.close)
     recordings = [episode for episode in episodes if episode.filmed]
-    return World(table, dataset, inspected, data, workers, experts, device, recordings, pictures)
+    return World(table, dataset, inspected, data, workers, experts, device, recordings, pictures.provenance())
 
 
 def name_device(settings: RunSettings, device: torch.device, precision: Precision) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from pbrl.models.frozen import ENCODERS, encode_images, load_encoder, make_encoder
 from pbrl.models.lite0 import Lite0
 from pbrl.models.resnet import MEAN, STD, ResNet18
-from pbrl.models.vit import ViTSmall
+from pbrl.models.vit import MVPSmall, ViTSmall
 from pbrl.run.validate import validate
 from pbrl.settings import RunSettings
 from pbrl.types import UserError
@@ -79,12 +79,12 @@ def shortcut_first(key: str) -> tuple[str, bool]:
     return "", False
 
 
-@pytest.mark.parametrize("shape", [(224, 224), (96, 144)])
-def test_the_vision_transformer_is_that_of_transformers(shape):
+@pytest.mark.parametrize(("network", "heads", "shape"), [(ViTSmall, 6, (224, 224)), (MVPSmall, 12, (96, 144))])
+def test_the_vision_transformer_is_that_of_transformers(network, heads, shape):
     transformers = pytest.importorskip("transformers")
-    settings = transformers.ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536,
+    settings = transformers.ViTConfig(hidden_size=384, num_attention_heads=heads, intermediate_size=1536,
                                       num_hidden_layers=12, layer_norm_eps=1e-6)  # fmt: skip
-    theirs, own = transformers.ViTModel(settings, add_pooling_layer=False).eval(), ViTSmall()
+    theirs, own = transformers.ViTModel(settings, add_pooling_layer=False).eval(), network()
     scatter(own)
     theirs.load_state_dict(as_transformers(own.state_dict()))
     pictures = draw_pictures(2, *shape)
