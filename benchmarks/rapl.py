@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,8 @@ from pbrl.data.table import Table
 from pbrl.models.frozen import encode_images, load_encoder
 from pbrl.models.transport import Transport
 from pbrl.processor import processor_name
-from pbrl.run.build import build_reward
+from pbrl.rewards import pretraining
+from pbrl.run.build import build, build_reward
 from pbrl.settings import RunSettings
 from pbrl.training.batches import Data
 from pbrl.training.held_out import rank_correlation
@@ -115,11 +116,15 @@ def weights() -> str | None:
     return None
 
 
-def load_features(name: str, folder: Path) -> tuple[np.ndarray, Videos]:
-    """Features [N, M + 1, F] of a task's videos, and the videos."""
+@cache
+def load_features(name: str, folder: Path, encoder: str, weights: str | None) -> tuple[np.ndarray, Videos]:
+    """Features [N, M + 1, F] of a task's videos, and the videos; of `simulation` the encoder saw all of these."""
     videos = load_videos(name, folder)
     flat = videos.pictures.reshape(-1, SIDE, SIDE, 3)
-    return encode_images(flat, "lite0", weights(), folder=folder).reshape(EPISODES, FRAMES + 1, -1), videos
+    if weights == "simulation":
+        recipe = build(compose_config("reward=rapl")["reward"]["pretraining"])
+        weights = str(recipe.find(pretraining.Videos(flat, [FRAMES + 1] * EPISODES), encoder, folder))
+    return encode_images(flat, encoder, weights, folder=folder).reshape(EPISODES, FRAMES + 1, -1), videos
 
 
 def make_table(features: np.ndarray, videos: Videos, which: np.ndarray) -> Table:
@@ -129,28 +134,34 @@ def make_table(features: np.ndarray, videos: Videos, which: np.ndarray) -> Table
     return Table(episodes, pictures=features[which].reshape(-1, features.shape[-1]))
 
 
+RANDOM = {"encoder": "resnet18", "weights": "none"}
+SIMULATION = {"encoder": "resnet18", "weights": "simulation"}
 METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name: kind of question, reward model, changes of its settings
     "rapl": ("triplet", "rapl", {}),
     "rapl, comparisons": ("pair", "rapl", {"preferred": None}),
     "rapl, released transport": ("triplet", "rapl", {"metric": "cosine", "gamma": 1, "band": 1}),
     "frozen transport": ("triplet", "rapl", {"align": False}),
     "frozen goal distance": ("triplet", "rapl", {"align": False, "matching": "goal"}),
-    "rlhf": ("pair", "image", {"encoder": "lite0", "image_size": SIDE}),
+    "rlhf": ("pair", "image", {"image_size": SIDE}),
+    "rapl, resnet18 random": ("triplet", "rapl", RANDOM),
+    "rapl, resnet18 simulation": ("triplet", "rapl", SIMULATION),
+    "rapl, comparisons, resnet18 random": ("pair", "rapl", {"preferred": None, **RANDOM}),
+    "rapl, comparisons, resnet18 simulation": ("pair", "rapl", {"preferred": None, **SIMULATION}),
 }
 
 
-def measure_spearman(
-    name: str, features: np.ndarray, videos: Videos, seed: int, count: int, method: str
-) -> dict[str, Any]:
+def measure_spearman(name: str, folder: Path, seed: int, count: int, method: str) -> dict[str, Any]:
     """A line: rank correlation of predicted and true returns over episodes that no answer was about."""
     kind, reward, changes = METHODS[method]
+    changes = {"encoder": "lite0", "weights": weights(), **changes}
+    features, videos = load_features(name, folder, changes["encoder"], changes["weights"])
     shuffled = np.random.default_rng(seed).permutation(EPISODES)
     train, test = (make_table(features, videos, which) for which in (shuffled[:TRAIN], shuffled[TRAIN:]))
     labels = api.ask(train, kind=kind, count=count, length=FRAMES, seed=seed, held_out=0)
     best = np.argsort(-train.returns)[:3].tolist()
     given = {"preferred": best, **changes} if reward == "rapl" else changes
     began = time.process_time()
-    model = api.train_reward(train, labels, reward, seed=seed, weights=weights(), **given)
+    model = api.train_reward(train, labels, reward, seed=seed, **given)
     seconds = time.process_time() - began
     predicted = model.label(test).mean(0)
     predicted[test.closing] = 0
@@ -227,11 +238,10 @@ def main() -> None:
         for measure in (measure_transport, partial(measure_alignment, 16), partial(measure_alignment, 32)):
             add(measure())
     if "spearman" in args.parts:
-        worlds = {name: load_features(name, args.folder) for name in args.tasks}
         for seed, count, name, method in itertools.product(args.seeds, args.answers, args.tasks, args.methods):
             key = {"task": f"franka/{name}", "method": method, "answers": count, "seed": seed}
             if not any(key.items() <= line.items() for line in known()):  # a run that was stopped goes on
-                add(measure_spearman(name, *worlds[name], seed, count, method))
+                add(measure_spearman(name, args.folder, seed, count, method))
 
 
 def known() -> list[dict[str, Any]]:

@@ -9,7 +9,20 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MARK = "<!-- the tables of configs/ stand here in the built site -->"
-GROUPS = ("data", "feedback", "vlm", "reward", "algo", "objective", "policy", "env", "experiment", "logger", "robot")
+GROUPS = (
+    "data",
+    "feedback",
+    "vlm",
+    "reward",
+    "pretraining",
+    "algo",
+    "objective",
+    "policy",
+    "env",
+    "experiment",
+    "logger",
+    "robot",
+)
 WHOLE = {
     "train": "python train.py",
     "label": "python -m pbrl.label",

@@ -129,7 +129,8 @@ def known_settings() -> set[str]:
     found |= {f"safety.{name}" for name in re.findall(r"^    (\w+): ", (ROOT / "real/safety.py").read_text(), re.M)}
     for path in CONFIGS.rglob("*/*.yaml"):
         group = path.relative_to(CONFIGS).parts[0]
-        also = {"objective": ("objective", "reward_objective"), "algo": ("algo", "baseline")}.get(group, (group,))
+        also = {"objective": ("objective", "reward_objective"), "algo": ("algo", "baseline"),
+                "pretraining": ("reward.pretraining",)}.get(group, (group,))  # fmt: skip
         found |= {f"{name}.{key}" for name in also for key, *_ in settings(path.read_text())}
     return found | {path.name for path in CONFIGS.iterdir() if path.is_dir()} | {"hydra/launcher"}
 

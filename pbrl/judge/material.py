@@ -67,7 +67,7 @@ class Material:
         beside = {"folder": self.data_dir, "workers": self.workers}
         images = frames.load_images(env, self.episodes, self.content_hash, **beside)  # empty where it observes none
         pictures = load_pictures(env, reward, self.episodes, self.content_hash, **beside)
-        return Table(self.episodes, device, images=images, pictures=pictures)
+        return Table(self.episodes, device, images=images, pictures=pictures.values)
 
     def has_clip(self, clip: Clip) -> bool:
         """Whether a clip's episode is there and long enough."""

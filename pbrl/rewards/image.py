@@ -10,11 +10,13 @@ from torch.utils._pytree import tree_map
 
 from pbrl.data.table import NO_PICTURES, PICTURES, Table
 from pbrl.models.encoders import ConvEnsemble
+from pbrl.models.frozen import network_of
 from pbrl.models.layers import MLP
 from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement
 from pbrl.ranges import Count, Positive, Size, Whole
 from pbrl.rewards.per_step import ComparedReward
+from pbrl.rewards.pretraining import Pretraining
 from pbrl.training.batches import Data, Frames
 from pbrl.types import Comparisons, Metrics, Segment, Spec, UserError
 
@@ -28,7 +30,7 @@ class ImageReward(ComparedReward):
 
     A segment's score is the sum over its steps, of which `frames` are looked at (0: all; see
     `Table.picture_segments`). `camera` and `encoder` say what the run loads: pixels of the camera (encoder: null), or
-    the features that a frozen encoder makes of them, `features` numbers each.
+    the features that a frozen encoder makes of them, `features` numbers each (null: as many as it makes).
     """
 
     def __init__(
@@ -40,7 +42,8 @@ class ImageReward(ComparedReward):
         image_size: Size,
         encoder: str | None,
         weights: str | None,
-        features: Size,
+        pretraining: Pretraining,
+        features: Size | None,
         stack: Size,
         frames: Whole,
         members: Size,
@@ -60,7 +63,7 @@ class ImageReward(ComparedReward):
             self.head = MLP(self.encode.size, 1, [], ensemble=members)
         else:
             self.encode = nn.Identity()
-            self.head = MLP(features * stack, 1, hidden, ensemble=members)
+            self.head = MLP((features or network_of(encoder).SIZE) * stack, 1, hidden, ensemble=members)
         nn.init.uniform_(self.head.layers[-1].weight, -START, START)  # type: ignore[arg-type]
         nn.init.uniform_(self.head.layers[-1].bias, -START, START)  # type: ignore[arg-type]
         self.optim = Adam(self.parameters(), lr)

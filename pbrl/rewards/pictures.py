@@ -2,15 +2,32 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from hydra.utils import instantiate
 
 from pbrl.data.frames import fill_from_video, find_videos, load_images, without_images
 from pbrl.data.recordings import camera_files
 from pbrl.data.rollout import make_environment
-from pbrl.models.frozen import encode_images
+from pbrl.models.frozen import encode_images, hash_weights
+from pbrl.rewards.pretraining import Pretraining, Videos
 from pbrl.types import Episode, UserError
+
+
+class Pictures(NamedTuple):
+    """What a reward model looks at: [R, H, W, 3] uint8, or features [R, F]; None where it sees states.
+
+    `encoder` is the name of what made features, and `weights` the SHA-256 of its file, or "random".
+    """
+
+    values: np.ndarray | None = None
+    encoder: str | None = None
+    weights: str | None = None
+
+    def provenance(self) -> dict[str, Any]:
+        """What a run notes of the encoder, if there is one."""
+        return {} if self.encoder is None else {"encoder": {"name": self.encoder, "weights": self.weights}}
 
 
 def load_pictures(
@@ -21,19 +38,38 @@ def load_pictures(
     *,
     folder: Path,
     workers: int,
-) -> np.ndarray | None:
-    """[R, H, W, 3] uint8, or features [R, F], for the reward model of these settings; None where it sees states.
+) -> Pictures:
+    """The pictures or features for the reward model of these settings.
 
-    They are made once and kept in `folder`. Raises UserError where the data set has neither states nor videos.
+    They are made once and kept in `folder`; so is an encoder with `weights: simulation`, which is pre-trained on the
+    pictures. Raises UserError where the data set has neither states nor videos, or weights are not the encoder's.
     """
     if "image_size" not in reward:
-        return None
+        return Pictures()
+    images = load_camera(env, reward, episodes, dataset, folder=folder, workers=workers)
+    encoder, weights = reward["encoder"], reward["weights"]
+    if encoder is None:
+        return Pictures(images)
+    if weights == "simulation":
+        recipe: Pretraining = instantiate(reward["pretraining"], _convert_="all")
+        weights = str(recipe.find(Videos.of(images, episodes), encoder, folder))
+    features = encode_images(images, encoder, weights, folder=folder)
+    return Pictures(features, encoder, hash_weights(encoder, weights))
+
+
+def load_camera(
+    env: dict[str, Any],
+    reward: Mapping[str, Any],
+    episodes: Sequence[Episode],
+    dataset: str,
+    *,
+    folder: Path,
+    workers: int,
+) -> np.ndarray:
+    """The pictures [R, H, W, 3] uint8 of the reward's camera. Raises UserError."""
     camera = reward["camera"] or find_camera(env)
     shown = {**env, "images": [camera], "image_size": reward["image_size"]}
-    images = load_images(shown, episodes, dataset, folder=folder, workers=workers)[camera]
-    if reward["encoder"] is None:
-        return images
-    return encode_images(images, reward["encoder"], reward["weights"], folder=folder)
+    return load_images(shown, episodes, dataset, folder=folder, workers=workers)[camera]
 
 
 def find_camera(env: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pbrl.data.table import NO_PICTURES, PICTURES, Table, scale_of
-from pbrl.models.frozen import ENCODERS
+from pbrl.models.frozen import ENCODERS, network_of
 from pbrl.models.layers import MLP, Linear
 from pbrl.models.optim import Adam
 from pbrl.models.transport import Transport
@@ -23,6 +23,7 @@ from pbrl.objectives import Objective, agreement
 from pbrl.ranges import Count, NotNegative, NotNegativeOrInfinite, Positive, Size
 from pbrl.rewards.per_step import ComparedReward
 from pbrl.rewards.preferred import Pick, find_preferred
+from pbrl.rewards.pretraining import Pretraining
 from pbrl.training.batches import Data, Frames
 from pbrl.types import Comparisons, Metrics, Phase, Segment, Spec, UserError
 
@@ -51,7 +52,8 @@ class RAPL(ComparedReward):
         image_size: Size,
         encoder: str | None,
         weights: str | None,
-        features: Size,
+        pretraining: Pretraining,
+        features: Size | None,
         frames: Size,
         align: bool,
         hidden: list[Size],
@@ -72,6 +74,7 @@ class RAPL(ComparedReward):
     ):
         super().__init__(objective, context=1, normalize=normalize, steps=steps, batch_size=batch_size)
         check_settings(objective, encoder, frames)
+        features = features or network_of(encoder).SIZE
         self.shown, self.align, self.matching = Frames(frames), align, matching
         self.transport = Transport(metric, gamma, band, order, through_plan)
         self.pick = Pick(preferred, videos)

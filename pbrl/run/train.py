@@ -25,7 +25,7 @@ from pbrl.feedback.store.datasets import adopt, adopt_recordings
 from pbrl.feedback.store.store import Store
 from pbrl.models.policy import save_policy
 from pbrl.processor import available_cores
-from pbrl.rewards.pictures import load_pictures
+from pbrl.rewards.pictures import Pictures, load_pictures
 from pbrl.run import outcome, report, summary
 from pbrl.run.build import build, build_algorithm, build_reward
 from pbrl.run.folder import hold_folder, make_folder, run_folder, seed_folders, settle_precision, write_provenance
@@ -51,6 +51,7 @@ class World(NamedTuple):
     experts: RolloutWorkers | None  # without images, which a scripted expert does not need
     device: torch.device
     recordings: list[Episode]  # of the data set, those of a camera
+    encoder: dict[str, Any]  # of the reward's pictures, with the hash of its weights
 
 
 def train(config: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def _train(settings: RunSettings, plan: Plan, device: torch.device, scratch: Pat
     folder = run_folder(settings) if distributed.is_rank_0() else make_folder(scratch)
     distributed.on_rank_0(lambda: stack.enter_context(hold_folder(settings, folder)))
     precision = distributed.from_rank_0(lambda: settle_precision(folder, settings, device))
-    write_provenance(folder, settings, world.dataset, precision)
+    write_provenance(folder, settings, world.dataset, precision, world.encoder)
     files.write_json(folder / "data.json", world.report.to_dict())
     table = world.table
     if distributed.is_rank_0():
@@ -119,7 +120,7 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
     source = {"folder": settings.data_dir, "seed": settings.data_seed, "workers": processes}
     found, dataset = distributed.after_rank_0(lambda: collect.load_inspected(settings.env, settings.data, **source))
     episodes, inspected = found.episodes, report_data(found)
-    images, pictures = {}, None
+    images, pictures = {}, Pictures()
     if settings.only != "data":
         check_sizes(settings, episodes[0], plan)
         beside = {"folder": settings.data_dir, "workers": processes}
@@ -128,7 +129,7 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
             lambda: load_pictures(settings.env, settings.reward, episodes, dataset, **beside)
         )
     data = summarize(episodes)
-    table = Table(episodes, device, images=images, pictures=pictures)
+    table = Table(episodes, device, images=images, pictures=pictures.values)
     workers = RolloutWorkers(settings.env, processes) if distributed.is_rank_0() else None
     experts = workers
     if workers and settings.env.get("images"):
@@ -136,7 +137,7 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
     for own in filter(None, (workers, experts)):
         stack.callback(own.close)
     recordings = [episode for episode in episodes if episode.filmed]
-    return World(table, dataset, inspected, data, workers, experts, device, recordings)
+    return World(table, dataset, inspected, data, workers, experts, device, recordings, pictures.provenance())
 
 
 def name_device(settings: RunSettings, device: torch.device, precision: Precision) -> str:

@@ -17,6 +17,7 @@ from pbrl.feedback.labels import Labels
 from pbrl.feedback.sources.reference import Reference
 from pbrl.feedback.store.address import sqlite_file
 from pbrl.feedback.strategies import needs_reward
+from pbrl.models.frozen import find_weights
 from pbrl.models.policy import is_eager
 from pbrl.objectives import Objective
 from pbrl.ranges import check_values, hints_of
@@ -75,6 +76,7 @@ def validate(settings: RunSettings) -> Plan:
     learnt = draws_of(reward.phases()) if reward else draws
     asks = bool((learnt.names | draws.names) & ANSWERS)
     _check_learners(settings, draws, learnt, reward)
+    _check_encoder(settings)
     _check_seeds(settings, algo, reward)
     _check_objectives(settings, algo, reward)
     if settings.only != "data" and asks:
@@ -158,6 +160,13 @@ def _check_learners(settings: RunSettings, draws: Draws, learnt: Draws, reward: 
             f"query.strategy={settings.query.strategy} needs an ensemble: reward=ensemble, with reward.members=2 or "
             "more"
         )
+
+
+def _check_encoder(settings: RunSettings) -> None:
+    """Raises UserError where the weights of the reward's encoder are not there."""
+    encoder, weights = settings.reward.get("encoder"), settings.reward.get("weights")
+    if encoder is not None and weights != "simulation" and settings.only != "data":
+        find_weights(encoder, weights)
 
 
 def _check_seeds(settings: RunSettings, algo: Any, reward: Any) -> None:

