@@ -43,6 +43,7 @@ class Setting(NamedTuple):
     differs: bool
 
 
+@cache
 def groups() -> list[Group]:
     """The groups of `configs/train.yaml`, in its order."""
     found = []
@@ -154,11 +155,15 @@ def find_choice(folder: str, part: dict[str, Any], config: dict[str, Any]) -> st
     if not same:
         return ""
     have = flatten(part)
-    inherits = {
-        choice: "_target_" not in _path(folder, choice).read_text() for choice in same
-    }  # the original wins a tie
-    found = min(same, key=lambda c: (_distance(have, flatten(resolve(same[c], config))), inherits[c]))
+    # the original wins a tie
+    found = min(same, key=lambda c: (_distance(have, flatten(resolve(same[c], config))), _inherits(folder, c)))
     return f"{found.removesuffix('/base')}/{part['task']}" if found.endswith("/base") else found
+
+
+@cache
+def _inherits(folder: str, choice: str) -> bool:
+    """Whether another choice's yaml says what this one makes."""
+    return "_target_" not in _path(folder, choice).read_text()
 
 
 def _may_be(written: Any, value: Any) -> bool:
@@ -183,15 +188,17 @@ def _class_name(part: dict[str, Any]) -> str:
 
 def resolve(values: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """Values with interpolations such as `${steps}` replaced by what the run's `config` has there, if it has."""
-    needed = set(re.findall(r"\$\{(\w+)", text := str(values)))
+    text = str(values)
     if "${" not in text:
         return values
-    root = OmegaConf.create({key: config[key] for key in needed & set(config)} | {"_default_": values})
+    needed, beside = set(re.findall(r"\$\{(\w+)", text)), set(re.findall(r"\$\{\.(\w+)", text))
+    interpolated = {key: value for key, value in values.items() if key in beside or "${" in str(value)}
+    root = OmegaConf.create({key: config[key] for key in needed & set(config)} | {"_default_": interpolated})
     try:
         found: Any = OmegaConf.to_container(root._default_, resolve=True)
     except InterpolationResolutionError:  # the run is older than the setting
         return values
-    return found
+    return {**values, **found}
 
 
 def settings(config: dict[str, Any]) -> list[Setting]:
@@ -242,6 +249,7 @@ def format_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+@cache
 def _names(folder: str) -> list[str]:
     place = CONFIGS / folder
     return sorted(str(path.relative_to(place).with_suffix("")) for path in place.rglob("*.yaml"))

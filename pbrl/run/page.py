@@ -4,6 +4,7 @@ Everything shown is read from the folder (see pbrl/run/outcome.py); Jinja escape
 """
 
 import shlex
+from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -44,7 +45,8 @@ def write_comparison(runs: list[Outcome], path: Path) -> Path:
     return _write(path, "compare.html", comparing.context(runs, path.parent) | {"title": "Comparison of runs"})
 
 
-def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
+@cache
+def _templates() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -53,8 +55,12 @@ def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": "{:.0%}".format, "number": "{:.4g}".format, "size": _size}
+    return environment
+
+
+def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
     own = {name: Markup((TEMPLATES / name).read_text()) for name in ("style.css", "page.js")}
-    text = environment.get_template(template).render(css=own["style.css"], js=own["page.js"], **context)
+    text = _templates().get_template(template).render(css=own["style.css"], js=own["page.js"], **context)
     with files.replacing(path) as partial:  # a browser never loads half a page
         partial.write_text(text)
     return path
