@@ -1,4 +1,4 @@
-"""Python programs in processes that begin at once: forks of one that has imported everything and computed nothing.
+"""Python programs in processes that begin at once: forks of one that has imported everything and trained nothing.
 
 `python train.py` spends four seconds on imports; tests that start hundreds of programs would do little else. A program
 here is a process of its own, with its own signals, pipes, folder and environment, and a child of the test's process.
@@ -121,6 +121,7 @@ def serve(connection: socket.socket) -> None:
     """Starts a process for each order, until the tests end."""
     for name in IMPORTED:
         importlib.import_module(name)
+    _warm()
     assert threading.active_count() == 1
     gc.collect()
     gc.freeze()  # else a garbage collection in a fork looks at all that was imported, and so copies its memory
@@ -145,6 +146,19 @@ def serve(connection: socket.socket) -> None:
         connection.sendall(b"!")  # the program has its new parent
         for file in files:
             os.close(file)
+
+
+def _warm() -> None:
+    """What most programs would work out anew, and keep: Hydra's grammar, the choices in configs/."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from pbrl import configs
+    from pbrl.run import choices
+
+    with initialize_config_dir(str(configs.FOLDER), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("train", ["env=gymnasium", "env.id=x"]), resolve=True)
+    choices.names(config)
 
 
 def become(order: Mapping[str, Any], files: Sequence[int]) -> None:

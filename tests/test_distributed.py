@@ -48,15 +48,18 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def start(words: list[str], processes: int) -> list[forks.Program]:
+    """A Python program by several processes, in the environment that `torchrun` gives each."""
+    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
+    ranks = [{**env, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    to = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return [forks.Program(words, env=rank, **to) for rank in ranks]
+
+
 def by_two_processes(tmp_path, cases: list, compile: bool = False) -> list[list[dict]]:
-    path, env = tmp_path / "cases", {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    path = tmp_path / "cases"
     path.write_text(json.dumps(cases))
-    code = f"from tests.test_distributed import train_share; train_share({str(path)!r}, {compile})"
-    started = [
-        forks.Program(["-c", code], env={**env, "WORLD_SIZE": "2", "RANK": str(rank)}, stdout=subprocess.PIPE,
-                      stderr=subprocess.STDOUT, text=True)
-        for rank in range(2)
-    ]  # fmt: skip
+    started = start(["-c", f"from tests.test_distributed import train_share; train_share({str(path)!r}, {compile})"], 2)
     said = [process.communicate(timeout=300)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], said
     return [torch.load(f"{path}-{rank}") for rank in range(2)]
@@ -112,18 +115,18 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("first,then", [(2, 1), (1, 2)])
 def test_a_killed_run_goes_on_with_more_or_fewer_processes(tmp_path, undisturbed, first, then):
-    killed = run(tmp_path, first, *WHOLE)
+    killed = start(["train.py", *flags(tmp_path, *WHOLE)], first)
     path = tmp_path / "run/checkpoint.pt"
     for _ in range(2000):
         state = files.load(path, CPU)
         if state is not None and state["position"]["policy_step"] >= 40:
             break
         time.sleep(0.02)
-        assert killed.poll() is None, killed.communicate()[0]
-    owner = int((tmp_path / "run/.lock").read_text().split()[1])
-    os.kill(owner, signal.SIGKILL)  # torchrun's processes outlive it
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+        assert killed[0].poll() is None, killed[0].communicate()[0]
+    for process in killed:
+        process.kill()
+    for process in killed:
+        process.communicate()
     again = run(tmp_path, then, *WHOLE)
     said, _ = again.communicate(timeout=200)
     assert again.returncode == 0, said

@@ -202,8 +202,8 @@ def test_a_behaviour_without_its_expert(tmp_path):
 def test_a_killed_collection_leaves_no_partial_data_set(tmp_path):
     """Killed at several moments, the folder holds no data set under its name; made again, it is whole."""
     code = (
-        "from pathlib import Path; from tests.data import test_episodes as t; from pbrl.data import collect;"
-        "collect.load_dataset(t.POINT, {**t.OFFSET, 'episodes': 150}, "
+        "from pathlib import Path; from pbrl.data import collect;"
+        f"collect.load_dataset({POINT}, { {**OFFSET, 'episodes': 150} }, "
         f"folder=Path({str(tmp_path)!r}), seed=0, workers=0)"
     )
     began = time.monotonic()
