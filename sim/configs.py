@@ -11,8 +11,13 @@ SIMULATORS = ("metaworld", "dm_control", "gym", "tabletop", "franka", "multitask
 
 
 def register() -> None:
-    """Adds the tasks to Hydra's configs."""
+    """Adds the tasks to Hydra's configs.
+
+    Hydra 1.3 copies its store, with all of them, whenever it composes a config: a third of the time, and for `--help`
+    once for each group. It changes nothing in the copy, and copies what it loads, so that the store may stand for it.
+    """
     store = ConfigStore.instance()
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     for simulator in SIMULATORS:
         for task in tasks(simulator):
             node = {
