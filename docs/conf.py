@@ -9,6 +9,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.builders import Builder
+from sphinx.search.en import SearchEnglish
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
@@ -52,12 +53,22 @@ def setup(app: Sphinx) -> None:
     app.connect("source-read", settings_tables.fill)
     app.connect("autodoc-process-docstring", loosen)
     app.connect("write-started", remember_names)
+    SearchEnglish.stem = cache(SearchEnglish.stem)  # the same few thousand words on every page
 
 
 def remember_names(app: Sphinx, builder: Builder) -> None:
-    """Looks each name up once: Sphinx compares a type like `Tensor` to all objects wherever a signature names it."""
+    """Looks a name up once, and only where an object is called so.
+
+    Sphinx compares a type like `Tensor` to all objects wherever a signature names it.
+    """
     domain = app.env.domains.python_domain
-    domain.find_obj = cache(domain.find_obj)
+    known = {name.rpartition(".")[2] for name in domain.objects}
+    find = cache(domain.find_obj)
+
+    def find_known(env: Any, module: str, owner: str, name: str, *more: Any) -> list[tuple[str, Any]]:
+        return find(env, module, owner, name, *more) if name.removesuffix("()").rpartition(".")[2] in known else []
+
+    domain.find_obj = find_known
 
 
 def loosen(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
