@@ -27,12 +27,22 @@ def graph_alone(request, monkeypatch):
         monkeypatch.setattr(torch, "compile", lambda f, options=None, **more: compile(f, backend="aot_eager", **more))
 
 
+@pytest.fixture
+def without_report(monkeypatch):
+    """Runs leave out their page and pictures, a third of what a short one takes: for tests that look at neither."""
+    from pbrl.run import report
+
+    monkeypatch.setattr(report, "write_page", lambda folder: folder / "index.html")
+    monkeypatch.setattr(report, "plot", lambda folder: None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def at_the_root():
     os.chdir(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: "long" not in item.keywords)  # one that began last would leave the other cores idle
     if not torch.cuda.is_available():
         for item in items:
             if "cuda" in item.keywords:

@@ -138,6 +138,7 @@ def test_ruff():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_pyright():
     done = subprocess.run(
         [sys.executable, "-m", "pyright", "--pythonpath", sys.executable], capture_output=True, text=True

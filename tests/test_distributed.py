@@ -1,7 +1,7 @@
 """Two processes with half of each batch do what one does with all of it; a run of two goes on as one, or one as two."""
 
-import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -16,7 +16,7 @@ from pbrl.training.engine import Engine, Mean
 from pbrl.types import UserError
 from tests import forks
 from tests.algos.test_learners import CASES, title
-from tests.parts import build, draw_batches, phases, without_chance
+from tests.parts import COMPOSED, build, draw_batches, phases, without_chance
 from tests.training.test_loop import flags, train
 from tests.training.test_replica import is_noisy
 
@@ -37,7 +37,9 @@ def train_share(path: str, compile: bool) -> None:
     """Saves what this process makes of its share of the cases in a file, beside it as `<file>-<rank>`."""
     torch.set_num_threads(1)
     distributed.begin(CPU)
-    found = [train_alone(name, changes, compile=compile) for name, changes in json.loads(Path(path).read_text())]
+    cases, composed = pickle.loads(Path(path).read_bytes())
+    COMPOSED.update(composed)
+    found = [train_alone(name, changes, compile=compile) for name, changes in cases]
     torch.save(found, f"{path}-{os.environ['RANK']}")
     distributed.end()
 
@@ -58,7 +60,7 @@ def start(words: list[str], processes: int) -> list[forks.Program]:
 
 def by_two_processes(tmp_path, cases: list, compile: bool = False) -> list[list[dict]]:
     path = tmp_path / "cases"
-    path.write_text(json.dumps(cases))
+    path.write_bytes(pickle.dumps((cases, COMPOSED)))  # the learners' configs, which are composed here already
     started = start(["-c", f"from tests.test_distributed import train_share; train_share({str(path)!r}, {compile})"], 2)
     said = [process.communicate(timeout=300)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], said
@@ -66,10 +68,11 @@ def by_two_processes(tmp_path, cases: list, compile: bool = False) -> list[list[
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_learner_is_the_same_by_two_processes(tmp_path):
+    whole = [train_alone(*case) for case in ALL]
     first, second = by_two_processes(tmp_path, ALL)
-    for case, a, b in zip(ALL, first, second, strict=True):
-        alone = train_alone(*case)
+    for case, alone, a, b in zip(ALL, whole, first, second, strict=True):
         for key, value in alone["state"].items():
             assert torch.equal(a["state"][key], b["state"][key]), (title(case), key)
             rounding = title(case).startswith("reward/transformer") and key == "net.out.bias"  # all its gradient is
@@ -81,9 +84,10 @@ def test_every_learner_is_the_same_by_two_processes(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_gradients_meet_within_a_compiled_update(tmp_path):
-    (first,), _ = by_two_processes(tmp_path, [("algo/bc", {})], compile=True)
     alone = train_alone("algo/bc", {})
+    (first,), _ = by_two_processes(tmp_path, [("algo/bc", {})], compile=True)
     for key, value in alone["state"].items():
         torch.testing.assert_close(first["state"][key], value, rtol=1e-3, atol=1e-5)
 
@@ -113,6 +117,7 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("first,then", [(2, 1), (1, 2)])
 def test_a_killed_run_goes_on_with_more_or_fewer_processes(tmp_path, undisturbed, first, then):
     killed = start(["train.py", *flags(tmp_path, *WHOLE)], first)
@@ -139,6 +144,7 @@ def test_a_killed_run_goes_on_with_more_or_fewer_processes(tmp_path, undisturbed
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_sigterm_ends_all_processes_with_a_checkpoint(tmp_path):
     started = run(tmp_path, 2, *WHOLE, "reward.steps=100000")
     metrics = tmp_path / "run/metrics.jsonl"

@@ -43,6 +43,7 @@ def execute(words: list[str], folder: Path, timeout: float = 600) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_examples_of_contributing_train_together(tmp_path):
     """A newcomer's algorithm, reward model, teacher and environment, from the page alone."""
     project, page = project_copy(tmp_path), (ROOT / "docs/contributing.md").read_text()
@@ -238,6 +239,7 @@ def test_a_robots_own_videos_train_as_the_labelling_page_says(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_site_builds_without_a_warning(tmp_path):
     """Broken links and anchors between pages, and docstrings that are no text, are warnings there.
 

@@ -9,7 +9,7 @@ from pbrl import objectives
 from pbrl.run.build import check_part
 from pbrl.training.engine import Engine
 from pbrl.types import Phase, UserError
-from tests.parts import build, config, draw_batches, names, phases
+from tests.parts import build, config_of, draw_batches, names, phases
 
 ELSEWHERE = ("image", "rapl", "preference_inversion")  # they need pictures, or a planner: see their own tests
 LEARNERS = [f"{part}/{name}" for part in ("algo", "reward") for name in names(part) if name not in ("none", *ELSEWHERE)]
@@ -102,8 +102,7 @@ def test_metrics_stay_on_the_device(case):
     [f"{part}/{name}" for part in ("algo", "reward", "policy", "feedback", "objective") for name in names(part)],
 )
 def test_every_yaml_key_is_a_parameter(name):
-    part, choice = name.split("/")
-    found = config(f"{part}={choice}")[part]
+    found = config_of(name)
     if not found["_target_"]:
         return
     check_part(found)

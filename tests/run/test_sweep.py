@@ -23,6 +23,7 @@ def sweep(folder, launcher: str, *extra: str, **environment: str) -> forks.Progr
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("launcher", ["local", "cluster"])
 def test_concurrent_runs_collect_their_data_once(tmp_path, launcher):
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")

@@ -83,6 +83,13 @@ RUNS = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def one_report_of_each(request):
+    """A run of each kind writes its report, in the test that kills it, and where the disk is full; others do not."""
+    if not request.node.name.startswith(("test_killed", "test_a_full_disk")):
+        request.getfixturevalue("without_report")
+
+
 def flags(folder: Path, *extra: str, base: Sequence[str] = BASE) -> list[str]:
     base = [word for word in base if "policy=diffusion" not in extra or word != SMALL_MLP]
     return [*base, f"run={folder / 'run'}", f"data_dir={folder / 'data'}", *extra]

@@ -60,6 +60,7 @@ def test_a_stack_of_learners_is_each_of_them_alone(case, compile, monkeypatch, r
     monkeypatch.setattr(torch, "rand", lambda *shape, **to: low.clone() if shape == ((),) else draw(*shape, **to))
     torch.compiler.reset()
     learners = seeds_of(case)
+    begun = {key: value.clone() for key, value in tensors(learners[0]).items()}
     alone = copy.deepcopy(learners)
     data = batches_of_each(learners[0])
     stacked = [tree_map(lambda *parts: torch.stack(parts), *batches) for batches in data]
@@ -71,7 +72,6 @@ def test_a_stack_of_learners_is_each_of_them_alone(case, compile, monkeypatch, r
             if key == "train_accuracy" and "ratio" in found:
                 continue  # so near the policy that played, scores are zero but for rounding
             torch.testing.assert_close(found[key], torch.stack([own[key] for own in wanted]), rtol=1e-3, atol=1e-5)
-    begun = tensors(seeds_of(case)[0])
     assert any(not torch.equal(begun[key], value) for key, value in tensors(learners[0]).items())
     for one, other in zip(learners, alone, strict=True):
         for key, value in tensors(one).items():
@@ -107,7 +107,7 @@ def test_dropout_differs_between_seeds():
 
 
 @pytest.mark.parametrize("name", ["iql", "three-seeds", "cpl", "dtr"])
-def test_a_run_of_seeds_is_as_many_runs(tmp_path, name):
+def test_a_run_of_seeds_is_as_many_runs(tmp_path, without_report, name):
     extra = [flag for flag in RUNS[name] if not flag.startswith(("seeds", "policy.dropout"))]
     extra += ["bf16=false", "compare=false", "steps=80"] + (["algo.dropout=0", "algo.eta=0"] if name == "dtr" else [])
     several = train(tmp_path, *extra, "seed=3", "seeds=2", f"run={tmp_path / 'several'}")["seeds"]
