@@ -3,11 +3,14 @@
 import gc
 import itertools
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 import sim  # noqa: F401  settles how MuJoCo renders, before any test imports it
+from pbrl import files
 
 torch.set_num_threads(1)
 
@@ -53,6 +56,24 @@ def pytest_collection_finish():
     """What all tests imported stays: no garbage collection looks at its half a million objects again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory):
+    """Makes a folder that all processes of the tests share: whichever needs it first has it written, others wait."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def make(name: str, write: Callable[[Path], object]) -> Path:
+        folder = shared / name
+        with files.lock(folder):
+            if not (folder / "made").exists():
+                folder.mkdir(exist_ok=True)
+                write(folder)
+                (folder / "made").touch()
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")

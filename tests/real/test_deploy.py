@@ -24,16 +24,18 @@ from tests import forks
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(make_once):
     """A policy that reaches, cloned from the expert."""
-    folder = tmp_path_factory.mktemp("reach")
+    return make_once("reach", clone_reaching) / "run"
+
+
+def clone_reaching(folder):
     command = [
         "train.py", "env=franka/reach", "env.horizon=60", "data=expert", "data.episodes=40", "algo=bc",
         "reward=none", "steps=1500", "compile=never", "compare=false", "video=false", "workers=0", "threads=1",
         "eval_episodes=1", "final_episodes=1", "eval_every=1500", f"data_dir={folder}/data", f"run={folder}/run",
     ]  # fmt: skip
     forks.run(command, check=True, capture_output=True)
-    return folder / "run"
 
 
 def deploy(*flags, **more):
