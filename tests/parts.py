@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 import sim.configs
 from pbrl.data.chains import ChainRollouts, Chains
+from pbrl.data.synthetic import SyntheticRollouts
 from pbrl.data.table import Table
 from pbrl.data.trajectories import Trajectories, likelihood
 from pbrl.feedback.labels import Labels
@@ -29,7 +30,8 @@ from pbrl.types import Episode, Observation, Phase, Segment, Spec
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SPEC = Spec(5, 2, (0.0,) * 5, (1.0,) * 5, 30)
-SMALL = {"hidden": [16], "width": 16, "heads": 2, "context": 4, "layers": 1, "batch_size": 16, "step_batch_size": 16,
+SMALL = {"hidden": [16], "width": 16, "windows": 8, "horizon": 8, "heads": 2,
+         "context": 4, "layers": 1, "batch_size": 16, "step_batch_size": 16,
          "attributes": ["fast", "high"], "execute": 2, "candidates": 4}  # fmt: skip
 LENGTH = 8  # steps of a segment
 POLICIES: dict[str, dict[str, Any]] = {
@@ -128,6 +130,8 @@ def draw_batches(learner: Any, count: int, phase: int = -1) -> list[Any]:
     if isinstance(own.rollouts, ChainRollouts):
         chains = made_up_chains(learner.policy)
         data.set_chains(chains, learner.judge(chains))
+    elif isinstance(own.rollouts, SyntheticRollouts):
+        data.set_synthetic(data.transitions(100))
     elif own.rollouts:
         data.set_trajectories(made_up_trajectories(learner.policy), margin=0.0, same_scene=True)
     draw = own.draw

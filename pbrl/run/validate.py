@@ -34,6 +34,7 @@ PLAYED = {  # of the policy's own episodes
     "trajectories_by_score",
     "graded_trajectories",
     "denoising_steps",
+    "synthetic_transitions",
 }
 NOT_MADE_UP = {
     "attribute_comparisons",

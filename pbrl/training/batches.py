@@ -27,6 +27,7 @@ from pbrl.types import (
     AttributeWindows,
     Comparisons,
     DenoisingSteps,
+    Observation,
     Segment,
     TrajectoryComparisons,
     Transitions,
@@ -361,6 +362,17 @@ class Data:
         """n steps of denoising, any of any decision of the policy's own episodes."""
         places = self._decisions[self._randint(len(self._decisions), n)]
         return draw_steps(self.chains, self.judged, places, self._randint(self.judged.log_prob.shape[-1], n))
+
+    def set_synthetic(self, steps: Transitions) -> None:
+        """Draws synthetic steps from these from now on."""
+        self.synthetic = steps
+
+    def synthetic_transitions(self, n: int) -> Transitions:
+        """n of the steps that a model has drawn."""
+        rows = self._randint(len(self.synthetic.reward), n)
+        obs, action, reward, following, done = self.synthetic
+        state, then = obs.state[rows], following.state[rows]
+        return Transitions(Observation(state), action[rows], reward[rows], Observation(then), done[rows])
 
     # Segments from anywhere in the data
 
