@@ -36,15 +36,16 @@ FILES = {
 
 def write_run(run: Outcome) -> Path:
     """Writes the report of a run into its folder; returns its path."""
-    return _write(run.folder / "index.html", "run.html", _run(run))
+    return write_page(run.folder / "index.html", "run.html", _run(run))
 
 
 def write_comparison(runs: list[Outcome], path: Path) -> Path:
     """Writes a page that compares runs; those that differ in their seed alone are one method. Returns its path."""
-    return _write(path, "compare.html", comparing.context(runs, path.parent) | {"title": "Comparison of runs"})
+    return write_page(path, "compare.html", comparing.context(runs, path.parent) | {"title": "Comparison of runs"})
 
 
-def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
+def write_page(path: Path, template: str, context: dict[str, Any]) -> Path:
+    """Writes a template of this project, with what it shows, as one file; returns its path. Raises UserError."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

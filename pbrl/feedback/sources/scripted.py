@@ -214,8 +214,8 @@ class Teacher:
     def strengths(self, table: Table, measured: np.ndarray, starts: torch.Tensor, length: int) -> np.ndarray:
         """What is measured of each row [R] → the mean over segments [...], in standard deviations over the data's."""
         recency = self.gamma ** np.arange(length - 1, -1, -1)
-        apart = table.segment_starts(length)[::length]  # a sample of all segments
-        spread = float(np.nanstd(mean_over(measured, table.segment_rows(apart, length).cpu().numpy(), recency)))
+        apart = table.segment_rows(table.separate_starts(length), length).cpu().numpy()  # a sample of all segments
+        spread = float(np.nanstd(mean_over(measured, apart, recency)))
         return mean_over(measured, table.segment_rows(starts, length).cpu().numpy(), recency) / (spread or 1.0)
 
     def choose(self, gap: np.ndarray, close: float, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
