@@ -6,7 +6,7 @@
 Two tasks. The planar arm of QDHF (Ding et al. 2023, arXiv:2310.12103, sec. 4) with ten links: features are cosine and
 sine of each link's direction, the true measures are the end point, and better is less variance of the joint angles.
 `dm_control/cheetah-run` moved by sine waves: features are the mean and standard deviation of what is observed, the true
-measures torso speed and height, each less its mean and over its spread in random behaviours, and better is the return.
+measures torso speed and height, each over its spread in random behaviours, and better is the return.
 
 All methods spend the same evaluations in the same MAP-Elites from the same first population; what they evaluated is
 then put into one grid over the true measures. Triplets are about the first population's behaviours.
@@ -37,7 +37,7 @@ LINKS = 10
 ATTRIBUTES = ("speed", "height")
 SIZES = {  # of a task: first population, iterations, batch, cells of a side
     "arm": {"population": 1000, "iterations": 200, "batch_size": 50, "cells": 50},
-    "cheetah": {"population": 100, "iterations": 20, "batch_size": 25, "cells": 15},
+    "cheetah": {"population": 60, "iterations": 12, "batch_size": 20, "cells": 10},
 }
 METHODS = ("true", "qdhf 50", "qdhf 200", "qdhf 1000", "pca", "random", "qdhf 1000, answers by chance")
 
@@ -51,6 +51,18 @@ class Played(NamedTuple):
 
 
 Play = Callable[[np.ndarray], Played]  # solutions [N, P] in [0, 1]
+
+
+class World(NamedTuple):
+    """A task: how a solution of so many numbers is played, the grid over the true measures [2, 2], the quality that
+    counts as nothing, and the spread [2] of the true measures of random solutions."""
+
+    name: str
+    play: Play
+    size: int
+    grid: np.ndarray
+    floor: float
+    spread: np.ndarray
 
 
 def play_arm(solutions: np.ndarray) -> Played:
@@ -80,7 +92,7 @@ class Cheetah:
 
 
 def learn_measures(method: str, first: Played, spread: np.ndarray, seed: int) -> tuple[Projection, float]:
-    """The projection of a method that is not told the true measures, and its accuracy on triplets that it never saw."""
+    """The projection of a method that is not told the true measures, and its accuracy on triplets drawn anew."""
     features, place = torch.from_numpy(first.features), first.true / spread
     generator, random = torch.Generator().manual_seed(seed), np.random.default_rng([seed, 1])
     projection = Projection(features, generator=generator)
@@ -107,12 +119,10 @@ def ask(place: np.ndarray, n: int, random: np.random.Generator) -> tuple[np.ndar
     return asked, torch.from_numpy(third < second).float()
 
 
-def measure(task: str, play: Play, solution_size: int, method: str, seed: int) -> dict[str, Any]:
-    """A line: one search of a method, judged in the grid over the true measures."""
-    size = SIZES[task]
-    settings = SearchSettings(**{**compose_config(name="diversity")["search"], **size, "emitters": 1})
-    solutions = np.random.default_rng(seed).random((settings.population, solution_size))
-    first, grid, floor, spread = play(solutions), *reference(task, play, solution_size)
+def measure(world: World, solutions: np.ndarray, first: Played, method: str, seed: int) -> dict[str, Any]:
+    """A line: a search of a method from a first population, judged in the grid over the true measures."""
+    name, play, _, grid, floor, spread = world
+    settings = SearchSettings(**{**compose_config(name="diversity")["search"], **SIZES[name], "emitters": 1})
     found: dict[str, Any] = {}
     measures_of: Callable[[Played], np.ndarray] = lambda played: played.true  # noqa: E731
     if method != "true":
@@ -129,10 +139,10 @@ def measure(task: str, play: Play, solution_size: int, method: str, seed: int) -
         every.add(asked, played.quality, played.true, features=played.features)
     filled = every.data("objective") - floor
     return {
-        "task": task, "method": method, "seed": seed, "evaluations": len(solutions) + settings.iterations * len(asked),
+        "task": name, "method": method, "seed": seed, "evaluations": len(solutions) + settings.iterations * len(asked),
         "qd_score": round(float(filled.clip(min=0).sum()), 2), "coverage": round(float(every.stats.coverage), 4),
         "best": round(float(every.data("objective").max()), 3), "cells": settings.cells,
-        **{name: round(value, 4) for name, value in found.items()},
+        **{key: round(value, 4) for key, value in found.items()},
     }  # fmt: skip
 
 
@@ -152,17 +162,13 @@ def explained(measures: np.ndarray, place: np.ndarray) -> float:
     return float(1 - error.var(0).sum() / place.var(0).sum())
 
 
-REFERENCES: dict[str, tuple[np.ndarray, float, np.ndarray]] = {}
-
-
-def reference(task: str, play: Play, solution_size: int) -> tuple[np.ndarray, float, np.ndarray]:
-    """The grid over the true measures [2, 2], the quality that counts as nothing, and the measures' spread [2]: of the
-    arm all that it can reach, else what 200 random behaviours show, half as wide again."""
-    if task not in REFERENCES:
-        drawn = play(np.random.default_rng(99).random((200, solution_size)))
-        grid = np.array([[-LINKS, LINKS]] * 2, float) if task == "arm" else bounds_of(drawn.true, 0.25)
-        REFERENCES[task] = (grid, float(1 - np.pi**2) if task == "arm" else 0.0, drawn.true.std(0))
-    return REFERENCES[task]
+def make_world(task: str, steps: int) -> World:
+    """The grid is all that the arm can reach, else what 100 random behaviours show, half as wide again."""
+    play: Play = play_arm if task == "arm" else Cheetah(steps)
+    size = LINKS if task == "arm" else 14
+    drawn = play(np.random.default_rng(99).random((100, size)))
+    grid = np.array([[-LINKS, LINKS]] * 2, float) if task == "arm" else bounds_of(drawn.true, 0.25)
+    return World(task, play, size, grid, float(1 - np.pi**2) if task == "arm" else 0.0, drawn.true.std(0))
 
 
 def main() -> None:
@@ -170,15 +176,18 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=100, help="of an episode of the cheetah")
+    parser.add_argument("--steps", type=int, default=60, help="of an episode of the cheetah")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    for task in args.tasks:
-        play: Play = play_arm if task == "arm" else Cheetah(args.steps)
-        solution_size = LINKS if task == "arm" else 14
-        for seed, method in itertools.product(args.seeds, args.methods):
-            if not any({"task": task, "method": method, "seed": seed}.items() <= line.items() for line in known()):
-                add(measure(task, play, solution_size, method, seed))
+    for task, seed in itertools.product(args.tasks, args.seeds):
+        done = [line["method"] for line in known() if line["task"] == task and line["seed"] == seed]
+        left = [method for method in args.methods if method not in done]  # what was stopped goes on
+        if left:
+            world = make_world(task, args.steps)
+            solutions = np.random.default_rng(seed).random((SIZES[task]["population"], world.size))
+            first = world.play(solutions)
+            for method in left:
+                add(measure(world, solutions, first, method, seed))
 
 
 def known() -> list[dict[str, Any]]:

@@ -24,6 +24,8 @@ def main(config: DictConfig) -> None:
         search(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
     except UserError as error:
         sys.exit(f"\n{error}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped: the same command goes on from its last checkpoint")
 
 
 def start() -> None:

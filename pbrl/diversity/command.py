@@ -20,6 +20,7 @@ from pbrl.data import collect
 from pbrl.data import episodes as storage
 from pbrl.data.behaviours import Waves
 from pbrl.data.episodes import episode_id
+from pbrl.data.frames import without_images
 from pbrl.data.rollout import RolloutWorkers, make_environment, worker_count
 from pbrl.data.table import Table
 from pbrl.diversity.page import choose, write_pages
@@ -29,6 +30,7 @@ from pbrl.diversity.settings import Settings
 from pbrl.diversity.solutions import Scene, play_all
 from pbrl.feedback.asking import Asking
 from pbrl.feedback.sources.context import Context
+from pbrl.feedback.store.address import without_password
 from pbrl.feedback.store.store import Store
 from pbrl.judge.from_run import load_reward
 from pbrl.objectives import Objective
@@ -49,7 +51,7 @@ class QDHF:
         self.objective = build_objective(settings.objective)
         self.source = build(settings.feedback, flag="feedback")
         self.scene = Scene(search.scene, search.steps)
-        self.workers = RolloutWorkers(settings.env, worker_count(settings.workers))
+        self.workers = RolloutWorkers(without_images(settings.env), worker_count(settings.workers))
         self.size = check(settings, self.source, self.objective)
         place = {"folder": Path(settings.data_dir), "seed": settings.data_seed, "workers": self.workers.workers}
         episodes, _ = collect.load_dataset(settings.env, settings.data, **place)
@@ -175,7 +177,8 @@ class QDHF:
             self.start_source()
         self.asking = Asking(table=self.table, query=self.settings.query, source=self.source, store=self.store)
         if state is None:
-            (self.folder / "config.yaml").write_text(yaml.safe_dump(self.settings.plain, sort_keys=False))
+            plain = without_password(self.settings.plain)
+            (self.folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
             return
         self.joined, self.random, self.projection, self.search, self.log = (
             state[name] for name in ("joined", "random", "projection", "search", "log")
@@ -217,9 +220,10 @@ def quality_of(episodes: list[Episode], reward: RewardModel | None) -> np.ndarra
 
 def describe_learning(found: dict[str, Any]) -> str:
     """A line about a round's measures."""
-    held_out = found.get("held_out_accuracy")
     words = f"round {found['round']}: {found['answers']} triplets, {found['train_accuracy']:.0%} as answered"
-    return words + ("" if held_out is None else f", of those held out {held_out:.0%}")
+    if "held_out" not in found:
+        return words
+    return f"{words}, {found['held_out_accuracy']:.0%} of {found['held_out']} that were held out"
 
 
 def search(config: dict[str, Any]) -> dict[str, Any]:

@@ -85,10 +85,11 @@ def features_at(table: Table, starts: Tensor, length: int, frames: int) -> Tenso
     return torch.cat([describe(table.obs[table.segment_rows(part, length)], frames) for part in parts])
 
 
-def learn(table: Table, labels: Labels, objective: Objective, learning: Learning, *, held_out: float, seed: int
-          ) -> tuple[Projection, dict[str, float]]:  # fmt: skip
-    """A projection that has learnt from triplets, and its accuracy on all of them that are no ties, but the held out,
-    and on a share `held_out`. Raises UserError where there are no triplets, or all are held out."""
+def learn(
+    table: Table, labels: Labels, objective: Objective, learning: Learning, *, held_out: float, seed: int
+) -> tuple[Projection, dict[str, float]]:
+    """A projection that has learnt from triplets but for a share `held_out`; and how many it learnt from, how many were
+    held out, and how often it agrees with the answers of both, ties left out. Raises UserError where none is left."""
     train, test = split(labels, held_out)
     if not train.size:
         raise UserError(
@@ -105,7 +106,7 @@ def learn(table: Table, labels: Labels, objective: Objective, learning: Learning
     found = {"answers": train.size, "train_accuracy": accuracy(projection.scores(triplets), label)}
     if test.size:
         triplets, label = gather(table, test, learning.frames)
-        found["held_out_accuracy"] = accuracy(projection.scores(triplets), label)
+        found |= {"held_out": test.size, "held_out_accuracy": accuracy(projection.scores(triplets), label)}
     return projection, found
 
 
