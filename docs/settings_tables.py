@@ -28,6 +28,7 @@ WHOLE = {
     "label": "python -m pbrl.label",
     "label_vlm": "python -m pbrl.label.vlm",
     "judge": "python -m pbrl.judge",
+    "diversity": "python -m pbrl.diversity",
     "deploy": "python -m real.deploy",
 }
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?:\s+(?P<value>[^#\s][^#]*?))?\s*(?:#\s*(?P<says>.*))?$")

@@ -22,9 +22,9 @@ class Query:
 
     `kind` is pair, rating, ranking (of `clips`; of a source that compares only pairs, pairs that sort segments into
     lists, with `per_list` of them spent on each), attributes: which of two segments has more of each of `attributes`,
-    triplet (which of two segments is more like a first one), or spans: stretches marked in a segment as good or bad,
-    which are cut into pieces of `span` steps to learn from. `seed` decides which are asked: runs with different seeds
-    of their own learn from the same answers.
+    triplet (which of two segments is more like a first one, perhaps in `attributes`), or spans: stretches marked in a
+    segment as good or bad, which are cut into pieces of `span` steps to learn from. `seed` decides which are asked:
+    runs with different seeds of their own learn from the same answers.
     """
 
     kind: str
@@ -63,11 +63,11 @@ class Query:
 
     def _check_attributes(self) -> None:
         names = list(self.attributes or ())
-        if self.kind != "attributes":
+        if self.kind not in ("attributes", "triplet"):
             if names:
                 raise UserError(f"query.attributes={names} are what query.kind=attributes asks about: leave them out")
             return
-        if not names:
+        if self.kind == "attributes" and not names:
             raise UserError(
                 "query.kind=attributes asks about attributes by name: add query.attributes=[speed,height] or others"
             )

@@ -44,7 +44,7 @@ class SoPo(CPL):
         """Pairs of what the policy would do in a preferred segment, and of the segment, which is preferred."""
         place = torch.arange(len(batch.label), device=batch.label.device), (batch.label > 0.5).long()
         won = take(batch.segments, place)
-        model = self.policy if self.own == "policy" else self.reference
+        model: Any = self.policy if self.own == "policy" else self.reference
         own = model.sample(to_chunks(won, self.policy.horizon).obs).flatten(-3, -2)[:, : won.mask.shape[1]]
         pair = Segment(twice(won.obs), torch.stack([own, won.action], 1), torch.stack([won.mask, won.mask], 1))
         label, is_tie = torch.ones_like(batch.label), batch.label == 0.5

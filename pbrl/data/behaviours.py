@@ -198,11 +198,20 @@ class Waves(Behaviour):
 
     def begin(self) -> None:
         """Needs no expert."""
+        self.take([random.random(self.count_parameters(self.size)) for random in self.random])
+
+    @staticmethod
+    def count_parameters(size: int) -> int:
+        """How many numbers describe a wave of `size` actions: frequency, size, and of each action phase and middle."""
+        return 2 + 2 * size
+
+    def take(self, parameters: Sequence[np.ndarray]) -> None:
+        """Begins, for each environment, the wave that its parameters in [0, 1] describe."""
         self.step = [0] * len(self.envs)
-        self.hz = [random.uniform(self.low_hz, self.high_hz) for random in self.random]
-        self.wave = [random.uniform(0, self.most) for random in self.random]
-        self.phase = [random.uniform(0, 2 * np.pi, self.size) for random in self.random]
-        self.middle = [random.uniform(-0.5, 0.5, self.size) for random in self.random]
+        self.hz = [self.low_hz + (self.high_hz - self.low_hz) * own[0] for own in parameters]
+        self.wave = [self.most * own[1] for own in parameters]
+        self.phase = [2 * np.pi * own[2 : 2 + self.size] for own in parameters]
+        self.middle = [own[2 + self.size :] - 0.5 for own in parameters]
 
     def choose(self, i: int) -> np.ndarray:
         angle = 2 * np.pi * self.hz[i] * self.step[i] / self.envs[i].control_hz + self.phase[i]

@@ -320,6 +320,14 @@ class Table:
             )
         return torch.from_numpy(np.concatenate(starts)).to(self.device)
 
+    def separate_starts(self, length: int) -> Tensor:
+        """Rows [K] at which segments of `length` steps begin that follow each other in their episodes: a sample of all.
+
+        Raises UserError where none fits.
+        """
+        starts = self.segment_starts(length)
+        return starts[(starts - self.opening[self.episode[starts]]) % length == 0]
+
     def best_rows(self, fraction: float) -> Tensor:
         """The step rows of the `fraction` of episodes with the highest true return, at least one episode."""
         if not 0 < fraction <= 1:

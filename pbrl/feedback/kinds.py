@@ -214,9 +214,13 @@ def _triplet_examples(value: Value, reading: Reading, length: int) -> list[Examp
     return [Example((0, 1, 2), value.label)]
 
 
-TRIPLET = Kind(
-    "triplet", (3, 3), "Which clip is more like the first?", (), _parse_triplet, _check_probability, _triplet_examples
-)
+LIKENESS = "Which clip is more like the first?"
+TRIPLET = Kind("triplet", (3, 3), LIKENESS, (), _parse_triplet, _check_probability, _triplet_examples)
+
+
+def word_likeness(attributes: Sequence[str]) -> str:
+    """What a triplet asks: which clip is more like the first, perhaps in these attributes."""
+    return f"{LIKENESS[:-1]} in {' and '.join(attributes)}?" if attributes else LIKENESS
 
 
 # Spans

@@ -25,7 +25,7 @@ class Labels(NamedTuple):
     raters: tuple[str, ...]
     length: int  # steps of each segment
     kind: str  # pair, rating, ranking, attributes, triplet or spans
-    attributes: tuple[str, ...] = ()  # [M] names
+    attributes: tuple[str, ...] = ()  # [M] names; of triplets those by which clips are alike
 
     @property
     def size(self) -> int:
@@ -66,7 +66,7 @@ def accuracy(labels: Labels, table: Table) -> float:
     Labels of single segments are compared with their neighbours' in the same group. Of a triplet, the closer in return
     is the more alike.
     """
-    if labels.kind == "attributes":  # of which the return says nothing
+    if labels.attributes:  # of which the return says nothing
         return math.nan
     starts, value = labels.starts, labels.value
     if labels.kind not in ("pair", "triplet"):

@@ -99,7 +99,8 @@ def attributes_of(answer: Answer) -> dict[str, float | None]:
 
 def check_attributes(labels: Labels, answers: Sequence[Answered]) -> None:
     """Raises UserError where no answer says anything of one of the attributes that are to be learnt."""
-    missing = [name for i, name in enumerate(labels.attributes) if np.isnan(labels.value[:, i]).all()]
+    names = labels.attributes if labels.kind == "attributes" else ()
+    missing = [name for i, name in enumerate(names) if np.isnan(labels.value[:, i]).all()]
     if not missing:
         return
     said = {name for answer, _ in answers for name, label in attributes_of(answer).items() if label is not None}
@@ -214,11 +215,12 @@ def aggregate(answers: Sequence[Answered], table: Table, query: Query, model: st
 
 def _labels(found: Sequence[tuple[Answer, int, list[int], Any]], query: Query) -> Labels:
     width, names = {"pair": 2, "attributes": 2, "triplet": 3}.get(query.kind, 1), tuple(query.attributes or ())
+    shape = [len(names)] if query.kind == "attributes" else []
     raters = tuple(dict.fromkeys(answer.rater for answer, *_ in found))
     place = {rater: i for i, rater in enumerate(raters)}
     return Labels(
         starts=np.array([rows for _, _, rows, _ in found], np.int64).reshape(-1, width),
-        value=np.array([value for *_, value in found], np.float64).reshape(-1, *([len(names)] if names else [])),
+        value=np.array([value for *_, value in found], np.float64).reshape(-1, *shape),
         group=np.array([group for _, group, _, _ in found], np.int64),
         rater=np.array([place[answer.rater] for answer, *_ in found], np.int64),
         confidence=np.array([answer.confidence for answer, *_ in found], np.float64),

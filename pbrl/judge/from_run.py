@@ -28,8 +28,25 @@ def load_run(folder: Path, material: Material, device: torch.device) -> Source:
     Bradley-Terry's, of the members' mean score.
     """
     settings, checkpoint, seed = _read(folder, device)
-    state = checkpoint["replicas"][seed]["reward"]
     table = material.table(device, settings.env, settings.reward)
+    model = _build(folder, settings, checkpoint["replicas"][seed]["reward"], table)
+    table.relabel(model)
+    return Source(
+        reward=table.labels["reward"][table.rows].double().cpu().numpy(),
+        probability=lambda clips: compare(model, table, clips),
+        trained_on=_answered_pairs(settings, folder if (folder / "checkpoint.pt").exists() else folder.parent),
+        about={"reward": name_of(settings.reward), "run": str(folder), "seed": settings.seed},
+    )
+
+
+def load_reward(folder: Path, table: Table) -> RewardModel:
+    """The reward model of the run in a folder, on the table's device, for episodes like the table's. Raises
+    UserError."""
+    settings, checkpoint, seed = _read(folder, table.target)
+    return _build(folder, settings, checkpoint["replicas"][seed]["reward"], table)
+
+
+def _build(folder: Path, settings: RunSettings, state: dict[str, Any], table: Table) -> RewardModel:
     model = build_reward(settings, table.spec())
     if model.gives != "reward":
         raise UserError(f"{folder} learnt how strong attributes are, and no reward: nothing here judges those")
@@ -41,14 +58,7 @@ def load_run(folder: Path, material: Material, device: torch.device) -> Source:
             f"the reward model of {folder} does not fit this data set, or was made by another version ({words}): "
             "judge it on episodes of the environment that it learnt in"
         ) from error
-    model = model.to(device).eval()
-    table.relabel(model)
-    return Source(
-        reward=table.labels["reward"][table.rows].double().cpu().numpy(),
-        probability=lambda clips: compare(model, table, clips),
-        trained_on=_answered_pairs(settings, folder if (folder / "checkpoint.pt").exists() else folder.parent),
-        about={"reward": name_of(settings.reward), "run": str(folder), "seed": settings.seed},
-    )
+    return model.to(table.target).eval()
 
 
 def own_data(folder: Path) -> dict[str, Any]:

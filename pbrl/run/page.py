@@ -37,12 +37,12 @@ FILES = {
 
 def write_run(run: Outcome) -> Path:
     """Writes the report of a run into its folder; returns its path."""
-    return _write(run.folder / "index.html", "run.html", _run(run))
+    return write_page(run.folder / "index.html", "run.html", _run(run))
 
 
 def write_comparison(runs: list[Outcome], path: Path) -> Path:
     """Writes a page that compares runs; those that differ in their seed alone are one method. Returns its path."""
-    return _write(path, "compare.html", comparing.context(runs, path.parent) | {"title": "Comparison of runs"})
+    return write_page(path, "compare.html", comparing.context(runs, path.parent) | {"title": "Comparison of runs"})
 
 
 @cache
@@ -58,7 +58,8 @@ def _templates() -> Environment:
     return environment
 
 
-def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
+def write_page(path: Path, template: str, context: dict[str, Any]) -> Path:
+    """Writes a template of this project, with what it shows, as one file; returns its path. Raises UserError."""
     own = {name: Markup((TEMPLATES / name).read_text()) for name in ("style.css", "page.js")}
     text = _templates().get_template(template).render(css=own["style.css"], js=own["page.js"], **context)
     with files.replacing(path) as partial:  # a browser never loads half a page

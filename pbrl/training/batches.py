@@ -88,7 +88,7 @@ class Data:
         self.labels, self.length = labels, labels.length
         train, test = split(labels, self.held_out)
         self.train, self.test = (Answers.of(_comparable(part), self.table.device) for part in (train, test))
-        if labels.attributes:
+        if labels.kind == "attributes":
             return
         group, value = self.train.group.cpu(), self.train.value.double().cpu()
         count = torch.bincount(group)
@@ -233,7 +233,7 @@ class Data:
 
     def attribute_comparisons(self, n: int) -> AttributeComparisons:
         """n pairs with P(the second has more) of each attribute. Raises UserError if no answer is about attributes."""
-        if self.labels is not None and not self.labels.attributes:
+        if self.labels is not None and self.labels.kind != "attributes":
             raise UserError(f"these answers are of kind={self.labels.kind}, and attributes are learnt from attributes")
         self._check_any()
         drawn = self._randint(len(self.train), n)
@@ -253,7 +253,7 @@ class Data:
                 "triplets say what is alike, and not what is good: reward=rapl learns from them, and all else from "
                 "query.kind=pair, rating or ranking"
             )
-        if self.labels is not None and self.labels.attributes:
+        if self.labels is not None and self.labels.kind == "attributes":
             raise UserError(
                 f"answers about several attributes ({', '.join(self.labels.attributes)}) are for reward=attributes; by "
                 "one of them, answers that are stored compare: feedback=stored feedback.attribute=… query.kind=pair"

@@ -33,7 +33,7 @@ def evaluate_reward(data: Data, model: RewardModel) -> dict[str, float]:
     """
     if data.labels is None or len(data.test) < 2:
         return {}
-    if data.labels.attributes:
+    if data.labels.kind == "attributes":
         return _evaluate_attributes(data, model, data.labels.attributes)
     if data.test.starts.shape[1] == 3:
         starts = data.test.starts

@@ -89,6 +89,12 @@ def test_a_segment_longer_than_all_episodes_is_refused():
         Table(EPISODES).segment_starts(9)
 
 
+def test_separate_segments_follow_each_other_in_every_episode():
+    """Episodes of 5, 3 and 8 steps begin at rows 0, 6 and 10."""
+    found = {length: Table(EPISODES).separate_starts(length).tolist() for length in (2, 3, 8)}
+    assert found == {2: [0, 2, 6, 10, 12, 14, 16], 3: [0, 6, 10, 13], 8: [10]}
+
+
 def test_best_rows_are_those_of_the_best_episodes():
     table = Table(EPISODES)  # returns 10, 3, 28
     assert table.obs[table.best_rows(0.34)][:, 1].unique().tolist() == [3]

@@ -9,7 +9,7 @@ from threading import Thread
 
 from tqdm import tqdm
 
-from pbrl.feedback.kinds import KINDS, SKIP, check_strengths
+from pbrl.feedback.kinds import KINDS, SKIP, check_strengths, word_likeness
 from pbrl.feedback.labels import Selection
 from pbrl.feedback.questions import Question
 from pbrl.feedback.sources.context import Context
@@ -60,6 +60,8 @@ class People:
         """Opens the page on the run's questions, or says how to. Raises UserError if it does not start."""
         self.store: Store = context.store
         self.words["attributes"] = list(context.query.attributes or ())
+        if context.query.kind == "triplet":
+            self.words["text"] = self.words["text"] or word_likeness(self.words["attributes"])
         flags = [f"run={context.folder}", f"port={self.port}", f"rater={self.rater}", "attached=true"]
         if context.folder is None:
             self.where = "at a labelling page of this store"

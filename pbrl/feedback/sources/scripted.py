@@ -8,7 +8,8 @@ D.2): V(end) - V(start) + sum of rewards.
 
 Of attributes (`query.kind=attributes`) a segment has what its environment measures, as the mean over its steps. Gaps
 are then in standard deviations over the data's segments: `beta` and `equal` are about those. Each attribute is answered
-by itself; where a segment has none of it, as a stride before the second step, the teacher can't tell.
+by itself; where a segment has none of it, as a stride before the second step, the teacher can't tell. Triplets that
+name attributes are answered by the distance over all of them.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ import torch
 
 from pbrl.data.measured import Measured, mean_over, measure_table
 from pbrl.data.table import Table
-from pbrl.feedback.kinds import KINDS
+from pbrl.feedback.kinds import KINDS, word_likeness
 from pbrl.feedback.labels import Selection
 from pbrl.feedback.questions import ANSWER, SKIP, TIE, Question, Value, identity
 from pbrl.feedback.sources.context import Context
@@ -36,7 +37,7 @@ from pbrl.types import Environment, UserError
 
 class Teacher:
     """Answers pairs with P(second preferred), by the reward or by attributes, single segments with a score, and
-    triplets with P(third more alike): two segments are alike where their scores are close.
+    triplets with P(third more alike): two segments are alike where their scores, or their attributes, are close.
 
     `reference` are the settings of the policy that a regret is relative to; see sources/reference.py.
     """
@@ -89,7 +90,7 @@ class Teacher:
                 "feedback.beta, feedback.mistake and feedback.equal are about comparisons: choose query.kind=pair, or "
                 "a teacher that is always right"
             )
-        if query.kind == "attributes":
+        if query.attributes:
             self._check_attributes(query.attributes or (), env)
         if self.reference is None:
             return
@@ -140,6 +141,8 @@ class Teacher:
 
     def form(self, question: Question) -> Question:
         """The question as it is, with the attributes that it asks about: a script reads no other wording."""
+        if question.kind == "triplet" and self.attributes:  # another question than by the return
+            return replace(question, wording=KINDS["triplet"].wording({"text": word_likeness(self.attributes)}))
         if question.kind != "attributes":
             return question
         return replace(question, wording=KINDS["attributes"].wording({"attributes": list(self.attributes)}))
@@ -162,8 +165,9 @@ class Teacher:
 
     def _values_of(self, questions: Sequence[str], starts: torch.Tensor, length: int) -> list[Value]:
         """The answers to questions about the segments at `starts` [Q, k]."""
-        if not self.attributes:
-            label, outcome = self.label(self.table, starts, length, chance(self.seed, questions))
+        if not self.attributes or starts.shape[1] == 3:
+            decide = self.label_likeness if self.attributes else self.label
+            label, outcome = decide(self.table, starts, length, chance(self.seed, questions))
             return [Value(str(o), None if np.isnan(x) else float(x)) for x, o in zip(label, outcome, strict=True)]
         labels = {
             name: self.label_attribute(
@@ -190,13 +194,29 @@ class Teacher:
 
         `uniform` as of `label`.
         """
-        recency = self.gamma ** np.arange(length - 1, -1, -1)
-        mean = mean_over(measured, table.segment_rows(starts, length).cpu().numpy(), recency)  # [Q, 2]
-        apart = table.segment_starts(length)[::length]  # a sample of all segments
-        spread = float(np.nanstd(mean_over(measured, table.segment_rows(apart, length).cpu().numpy(), recency)))
-        gap = (mean[:, 1] - mean[:, 0]) / (spread or 1.0)
+        strength = self.strengths(table, measured, starts, length)  # [Q, 2]
+        gap = strength[:, 1] - strength[:, 0]
         label, _ = self.choose(gap, self.equal, uniform)
         return np.where(np.isnan(gap), np.nan, label)
+
+    def label_likeness(
+        self, table: Table, starts: torch.Tensor, length: int, uniform: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `label` of triplets at starts [Q, 3], by their Euclidean distances over all attributes in standard
+        deviations; what a segment has none of makes it skip."""
+        strength = np.stack([self.strengths(table, self.measured[a], starts, length) for a in self.attributes], -1)
+        away = np.linalg.norm(strength[:, 1:] - strength[:, :1], axis=-1)  # [Q, 2]
+        gap = away[:, 0] - away[:, 1]
+        label, tie = self.choose(gap, self.equal, uniform)
+        outcome = np.where(np.isnan(gap), SKIP, np.where(tie, TIE, ANSWER))
+        return np.where(np.isnan(gap), np.nan, label), outcome
+
+    def strengths(self, table: Table, measured: np.ndarray, starts: torch.Tensor, length: int) -> np.ndarray:
+        """What is measured of each row [R] → the mean over segments [...], in standard deviations over the data's."""
+        recency = self.gamma ** np.arange(length - 1, -1, -1)
+        apart = table.segment_rows(table.separate_starts(length), length).cpu().numpy()  # a sample of all segments
+        spread = float(np.nanstd(mean_over(measured, apart, recency)))
+        return mean_over(measured, table.segment_rows(starts, length).cpu().numpy(), recency) / (spread or 1.0)
 
     def choose(self, gap: np.ndarray, close: float, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """By how much the second is better [Q] → P(second preferred) [Q], and whether it is a tie [Q] bool."""
