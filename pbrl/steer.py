@@ -30,7 +30,7 @@ from pbrl.training.evaluate import evaluation_seeds
 from pbrl.types import Environment, Episode, Observation, Segment, UserError
 
 LEVELS = (0.0, 0.5, 1.0)  # of a grid
-WIDTH, HEIGHT, FPS = 240, 180, 25
+SIZES = {".mp4": (240, 180, 25), ".webp": (160, 120, 10)}  # of an episode in pixels, and frames a second at most
 OPTIONS = ("run", "episodes", "steps", "seed", "grid", "schedule", "video")
 Change = tuple[int, str, float | None]  # from which step on, attribute, strength
 
@@ -150,9 +150,10 @@ def describe(wish: Wish, attributes: Sequence[str]) -> str:
 
 def write_video(env: Environment, episodes: Sequence[Episode], path: Path, *, columns: int) -> None:
     """Writes the episodes: one after the other, or side by side where they are of a grid of one or two attributes."""
-    every = max(1, round(env.control_hz / FPS))
+    width, height, fps = SIZES[path.suffix]
+    every = max(1, round(env.control_hz / fps))
     try:
-        films = [list(frames(env, episode, width=WIDTH, height=HEIGHT, every=every)) for episode in episodes]
+        films = [list(frames(env, episode, width=width, height=height, every=every)) for episode in episodes]
         write = write_webp if path.suffix == ".webp" else write_mp4
         write(path, tile(films) if columns else (frame for film in films for frame in film), env.control_hz / every)
     except (RuntimeError, UserError) as error:  # no renderer: the numbers are printed all the same
@@ -219,7 +220,7 @@ def read_strength(name: str, value: str) -> float | None:
 
 def read_video(words: str) -> bool | Path:
     """true, false or a file → whether a video is written, or where. Raises UserError."""
-    if words not in ("true", "false") and not words.endswith((".mp4", ".webp")):
+    if words not in ("true", "false") and Path(words).suffix not in SIZES:
         raise UserError(f"video={words}: it is true, false, or a file that ends with .mp4 or .webp")
     return words == "true" if words in ("true", "false") else Path(words).expanduser()
 

@@ -307,11 +307,11 @@ def test_a_grid_is_a_video_of_all_levels(run, capsys):
     steer.main([f"run={run}", "grid=speed", "steps=6"])
     assert capsys.readouterr().out.count("6 steps") == 3
     info = read_video_info(run / "steer.mp4")
-    (first,) = read_frames(run / "steer.mp4", info, first=0, last=1, height=steer.HEIGHT)
-    assert first.shape == (steer.HEIGHT, 3 * steer.WIDTH, 3)
+    (first,) = read_frames(run / "steer.mp4", info, first=0, last=1, height=180)
+    assert first.shape == (180, 3 * 240, 3)
     steer.main([f"run={run}", "grid=speed", "steps=6", f"video={run}/grid.webp"])
     with Image.open(run / "grid.webp") as film:
-        assert film.size == (3 * steer.WIDTH, steer.HEIGHT) and film.n_frames == 7  # type: ignore[attr-defined]
+        assert film.size == (3 * 160, 120) and film.n_frames == 7  # type: ignore[attr-defined]
 
 
 def test_steering_begins_where_it_is_put(run):
