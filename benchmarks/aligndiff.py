@@ -4,17 +4,16 @@
     python -m benchmarks.aligndiff --tasks lift --seeds 0 --methods planner
 
 A scripted teacher compares segments by what the environment measures, an attribute model learns from that and labels
-the data, and `algo=aligndiff` learns to plan. What is asked for are the strengths, all attributes at once, that
-episodes have which were kept apart from all of it: some of them like the rest of the data (`seen`), and, as held-out
-combinations (`held_out`), those in which two attributes lie in a corner where no episode is that was learnt from. It
-begins in the midst of *another* episode that was kept apart, so that going on alike is no answer, and what is measured
-after a while is compared with what was measured of the episode that was asked for. Beside the planner:
+the data, and `algo=aligndiff` learns to plan. What is asked for are the strengths, all attributes at once, of episodes
+that were kept apart from all of it (benchmarks/requests.py): `seen` combinations, `held_out` ones, and `changing`, from
+the midst of an episode that does something else. What is measured in the end is compared with what was measured of the
+episode that was asked for. Beside the planner:
 
 - the planner without guidance, with the same choice among candidates, and with guidance and no choice;
 - cloning and a decision transformer that are told the strengths, without and with the same choice (benchmarks/told.py);
 - the error of always the data's mean.
 
-Each line of `benchmarks/results/aligndiff.jsonl` has, of both sets, Spearman's correlation between requested strength
+Each line of `benchmarks/results/aligndiff.jsonl` has, of each set, Spearman's correlation between requested strength
 and measured mean, the mean absolute error in the attribute's unit, and the area of AlignDiff's released evaluation.
 That is of strengths which the attribute model reads, so the model that chose also scores; `measured_area` is the same
 of what is measured, where 0 and 1 are the least and the greatest episode that was learnt from. Prints a table in
@@ -23,6 +22,7 @@ Markdown; lines that are there are kept. The planners lie in `runs/benchmark/ali
 
 import argparse
 import json
+import math
 import os
 import time
 from itertools import product
@@ -47,7 +47,7 @@ from pbrl.training.held_out import rank_correlation
 from pbrl.types import Observation
 
 FILE, RUNS = RESULTS / "aligndiff.jsonl", Path("runs/benchmark/aligndiff")
-PLAYED, CHANGING = 80, 48  # steps; of them the first, in which it changes to what is asked for, do not count
+COUNTED = 40  # steps, the last of a test; before, it changes to what is asked for
 METHODS = {
     "planner": {"candidates": 64},
     "without guidance": {"candidates": 64, "guidance": 0.0},
@@ -74,12 +74,12 @@ def play_targets(world: World, policy: Any, name: str, kind: str) -> dict[str, A
         targets = dict(zip(world.names, asked.strength[i].tolist(), strict=True))
         other = world.begins[i - 1]
         assert other.state is not None
-        begin = other.state[task.settled]
-        episode = steer.play(world.env, policy, targets, seed=other.seed, steps=PLAYED, state=begin)
+        begin = other.state[task.settled if kind == "changing" else task.begin]
+        episode = steer.play(world.env, policy, targets, seed=other.seed, steps=task.played, state=begin)
         assert episode.state is not None
         each = world.env.measure(episode.seed, episode.state)
-        read.append([*steer.read_strengths(world.model, world.names, episode.obs[CHANGING:]).values()])
-        measured.append([np.nanmean(each[attribute][CHANGING:]) for attribute in world.names])
+        read.append([*steer.read_strengths(world.model, world.names, episode.obs[-COUNTED - 1 :]).values()])
+        measured.append([np.nanmean(each[attribute][-COUNTED:]) for attribute in world.names])
         succeeded.append(episode.success is not None and bool(episode.success[-1]))
     found, seen = torch.tensor(np.array(measured)), torch.tensor(read).double()
     strength, wanted = asked.strength[: len(found)], asked.measured[: len(found)]
@@ -116,7 +116,7 @@ def plans_per_cpu_second(planner: Planner, count: int = 10) -> float:
 
 
 def run(world: World, planner: Planner, told: dict[str, Told], method: str) -> dict[str, Any]:
-    """What is found of a method: of both sets, and how fast it is."""
+    """What is found of a method: of each set, and how fast it is."""
     policy: Any = next((own for name, own in told.items() if method.startswith(name)), planner)
     kept = {name: getattr(policy, name) for name in METHODS[method]}
     for name, value in METHODS[method].items():
@@ -152,25 +152,37 @@ def keep(world: World, planner: Planner, folder: Path) -> None:
 def show(lines: list[dict[str, Any]]) -> None:
     """Prints a table for each task and set: mean ± standard deviation over seeds."""
     for (name, task), kind in product(TASKS.items(), SETS):
-        own = [{"method": line["method"], **line[kind]} for line in lines if line["task"] == name]
+        own = [line for line in lines if line["task"] == name]
+        if not own:
+            continue
         head = [f"{attribute}: correlation | … error, {unit}" for attribute, unit in task.units.items()]
         print(f"\n{name}, {kind}\n\n| method | {' | '.join(head)} | area, measured | area, read | success |")
         print("|" + "---|" * (4 + 2 * len(task.units)))
         for method in METHODS:
             each = [line for line in own if line["method"] == method]
-            cells = [
-                spread([line[measure][attribute] for line in each], digits)
-                for attribute in task.units
-                for measure, digits in (("rank_correlation", 2), ("error", 3))
-            ]
-            cells += [spread([line[column] for line in each], 2) for column in ("measured_area", "area", "success")]
             if each:
-                print(f"| {method} | {' | '.join(cells)} |")
+                found = [
+                    over_seeds(each, kind, measure, attribute, digits=digits)
+                    for attribute in task.units
+                    for measure, digits in (("rank_correlation", 2), ("error", 3))
+                ]
+                found += [over_seeds(each, kind, column, digits=2) for column in ("measured_area", "area", "success")]
+                print(f"| {method} | {' | '.join(found)} |")
         mean = [line for line in own if line["method"] == "planner"]
-        cells = [f"– | {spread([line['error_of_mean'][attribute] for line in mean], 3)}" for attribute in task.units]
-        print(
-            f"| the data's mean | {' | '.join(cells)} | {spread([line['area_of_mean'] for line in mean], 2)} | – | – |"
-        )
+        guesses = [f"– | {over_seeds(mean, kind, 'error_of_mean', attribute, digits=3)}" for attribute in task.units]
+        area_of_mean = over_seeds(mean, kind, "area_of_mean", digits=2)
+        print(f"| the data's mean | {' | '.join(guesses)} | {area_of_mean} | – | – |")
+
+
+def over_seeds(lines: list[dict[str, Any]], *keys: str, digits: int) -> str:
+    """Mean ± standard deviation of what lies under these keys."""
+    values = []
+    for line in lines:
+        found: Any = line
+        for key in keys:
+            found = found[key]
+        values.append(math.nan if found is None else found)
+    return spread(values, digits)
 
 
 def main() -> None:
@@ -178,7 +190,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=2500, help="updates")
+    parser.add_argument("--steps", type=int, default=3000, help="updates")
     args = parser.parse_args()
     sim.configs.register()
     lines = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []

@@ -1,7 +1,9 @@
 """What is asked of a planner, and of what it is compared with: tasks, their data, and episodes that are kept apart.
 
 Strengths are asked for that episodes have which nothing is learnt from: some like the rest of the data (`seen`), and as
-held-out combinations (`held_out`) those in which two attributes lie in a corner where no other episode is.
+held-out combinations (`held_out`) those in which two attributes lie in a corner where no other episode is. Such a test
+begins where another episode that was kept apart had not come far yet. One of `changing`, which asks for what `seen`
+does, begins in the midst of such an episode, which does something else already.
 """
 
 import tempfile
@@ -24,14 +26,15 @@ from pbrl.run.build import build
 from pbrl.settings import RunSettings
 from pbrl.training.batches import Data
 
-SETS = {"seen": 16, "held_out": 8}  # how many episodes are asked for
+SETS = {"seen": 16, "held_out": 8, "changing": 8}  # how many episodes are asked for
 CORNER = 2 / 3  # of the episodes, sorted by an attribute, lie outside the corner's range of it
 
 
 class Task(NamedTuple):
     """Where, by what data, which attributes in which units; `corner` are the two that are held out together.
 
-    1 is the greatest third of an attribute, -1 the least. Episodes count from step `settled` to `steps`.
+    1 is the greatest third of an attribute, -1 the least. Episodes count from step `settled` to `steps`. Tests begin in
+    step `begin` of one, or `settled`, and last for `played` steps.
     """
 
     flags: tuple[str, ...]
@@ -39,20 +42,23 @@ class Task(NamedTuple):
     corner: dict[str, int]
     settled: int
     steps: int
+    begin: int
+    played: int
 
 
 TASKS = {
     "lift": Task(
-        ("env=franka/lift", "data=styles", "data.episodes=240",
+        ("env=franka/lift", "query.length=16", "data=styles", "data.episodes=240",
          "data.behaviour.styles=[{speed:[0.4,1.0],lift:[0.0,0.2],circle:0.06}]"),
-        {"speed": "m/s", "height": "m"}, {"speed": 1, "height": 1}, 100, 160,
+        {"speed": "m/s", "height": "m"}, {"speed": 1, "height": 1},
+        settled=100, steps=160, begin=40, played=112,
     ),
     "cheetah": Task(
-        ("env=dm_control/cheetah-run", "data=waves", "data.episodes=200"),
-        {"speed": "m/s", "height": "m", "gentleness": "rad/s²"}, {"speed": 1, "height": 1}, 60, 500,
+        ("env=dm_control/cheetah-run", "query.length=32", "data=waves", "data.episodes=200"),
+        {"speed": "m/s", "height": "m", "gentleness": "rad/s²"}, {"speed": 1, "height": 1},
+        settled=60, steps=500, begin=0, played=96,
     ),
 }  # fmt: skip
-COMMON = ("query.length=32", "feedback=perfect")
 
 
 class Asked(NamedTuple):
@@ -69,7 +75,7 @@ class World:
         self.task = task = TASKS[name]
         self.names = list(task.units)
         own = [f"query.attributes=[{','.join(self.names)}]", f"seed={seed}", f"query.seed={seed}"]
-        self.flags = [*task.flags, *COMMON, *FLAGS, *own]
+        self.flags = [*task.flags, "feedback=perfect", *FLAGS, *own]
         self.settings = settings = RunSettings.parse(compose_config(*self.flags))
         source = {"folder": settings.data_dir, "seed": settings.data_seed, "workers": 0}
         episodes, dataset = collect.load_dataset(settings.env, settings.data, **source)
@@ -107,7 +113,8 @@ class World:
             own = side * measured[:, self.names.index(name)]
             inside &= (own > own.quantile(CORNER)).numpy()
         corner, others = np.flatnonzero(inside), np.flatnonzero(~inside)
-        return {"seen": others[-SETS["seen"] :], "held_out": corner}  # of the corner, the first are asked for
+        seen = others[-SETS["seen"] :]
+        return {"seen": seen, "held_out": corner, "changing": seen}  # the first of each are asked for
 
     @torch.no_grad()
     def read(self, table: Table, length: int) -> Tensor:

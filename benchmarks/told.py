@@ -2,11 +2,11 @@
 
 Goal-conditioned behaviour cloning is an MLP from state and strengths to the action; the decision transformer (Chen et
 al. 2021, arXiv:2106.01345) reads the last steps too, and strengths where it has returns. A policy of one step plans no
-states that an attribute model could read. So that both can be chosen from as a planner is, they also learn which state
-follows an action, and imagine `candidates` futures as long as a plan: actions with Gaussian noise, as large as their
-error on the data, from state to predicted state. The future that the planner's attribute model reads as nearest to the
-targets is begun, and as many of its actions are carried out. With one candidate they act anew in every step, without
-noise.
+states that an attribute model could read. So that both can be chosen from as a planner is, an MLP learns beside them
+which state follows an action, and they imagine `candidates` futures as long as a plan: actions with Gaussian noise, as
+large as their error on the data, from state to predicted state. The future that the planner's attribute model reads as
+nearest to the targets is begun, and as many of its actions are carried out. With one candidate they act anew in every
+step, without noise.
 """
 
 import torch
@@ -28,20 +28,18 @@ AVERAGE = 0.99  # of the measured errors, over updates
 
 
 class Clone(nn.Module):
-    """Two MLPs: from state and strengths to the action, and from state and action to the next state."""
+    """An MLP from state and strengths to the action."""
 
     context = 1
 
     def __init__(self, planner: Planner):
         super().__init__()
         size, told = planner.spec.obs_dim, planner.bins * len(planner.attributes)
-        self.action = MLP(size + told, planner.spec.action_dim, HIDDEN)
-        self.change = MLP(size + planner.spec.action_dim, size, HIDDEN)
+        self.net = MLP(size + told, planner.spec.action_dim, HIDDEN)
 
-    def forward(self, state: Tensor, action: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
-        """state [N, K, O], action [N, K, A], told [N, K, …] → actions [N, K, A], and how states change [N, K, O]."""
-        chosen = torch.tanh(self.action(torch.cat([state, told], -1)))
-        return chosen, self.change(torch.cat([state, action], -1))
+    def forward(self, state: Tensor, action: Tensor, told: Tensor) -> Tensor:
+        """state [N, K, O], action [N, K, A], told [N, K, …] → the action of each step [N, K, A]."""
+        return torch.tanh(self.net(torch.cat([state, told], -1)))
 
 
 class Transformer(nn.Module):
@@ -52,38 +50,43 @@ class Transformer(nn.Module):
     def __init__(self, planner: Planner):
         super().__init__()
         self.net = Sequence(planner.spec, planner.bins * len(planner.attributes), **TRANSFORMER)
+        self.net.next_obs.requires_grad_(False)  # not used
 
-    def forward(self, state: Tensor, action: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Clone`; the action of a step is not read for itself."""
-        return self.net(state, action, told, torch.arange(state.shape[1], device=state.device)[None])
+    def forward(self, state: Tensor, action: Tensor, told: Tensor) -> Tensor:
+        """As `Clone`; of actions it reads those of earlier steps."""
+        return self.net(state, action, told, torch.arange(state.shape[1], device=state.device)[None])[0]
 
 
 class Told(nn.Module):
     """Acts with a network, and with a planner's targets, scales and attribute model. `candidates`: see above."""
 
     error: Tensor  # [A], of actions, standard deviation
-    change: Tensor  # [O], of a scaled state in a step, standard deviation
+    extent: Tensor  # [O], of how scaled states change in a step, standard deviation
 
     def __init__(self, planner: Planner, net: Clone | Transformer, *, candidates: int):
         super().__init__()
         self.planner, self.net, self.candidates = planner, net, candidates
-        self.register_buffer("error", torch.ones(planner.spec.action_dim))
-        self.register_buffer("change", torch.ones(planner.spec.obs_dim))
+        size, actions = planner.spec.obs_dim, planner.spec.action_dim
+        self.change = MLP(size + actions, size, HIDDEN)  # of a state by an action, in shares of `extent`
+        self.register_buffer("error", torch.ones(actions))
+        self.register_buffer("extent", torch.ones(size))
         self.reset()
 
     def train_on(self, data: Data, steps: int, name: str) -> None:
         """Imitates the first `context` steps of windows, told their strengths, and predicts the states after them."""
-        optim, context = Adam(self.net.parameters(), LR, cosine=steps), self.net.context
+        learnt = [p for net in (self.net, self.change) for p in net.parameters() if p.requires_grad]
+        optim = Adam(learnt, LR, cosine=steps)
+        context = self.net.context
         windows = data.attribute_windows(4096, self.planner.horizon).segments.obs.state
-        self.change.copy_(self.planner.scaled(windows).diff(dim=1).flatten(0, 1).std(0).clamp(min=1e-4))
+        self.extent.copy_(self.planner.scaled(windows).diff(dim=1).flatten(0, 1).std(0).clamp(min=1e-4))
         for _ in trange(steps, desc=name, leave=False):
             batch = data.attribute_windows(BATCH, self.planner.horizon)
             state = self.planner.scaled(batch.segments.obs.state[:, : context + 1])
             action = batch.segments.action[:, :context]
             told = torch.cat(self.planner.told(batch.strength), -1)[:, None].expand(-1, context, -1)
-            chosen, change = self.net(state[:, :-1], action, told)
-            wrong = (chosen - action).square()
-            optim.step(wrong.mean() + (change - state.diff(dim=1) / self.change).square().mean())
+            wrong = (self.net(state[:, :-1], action, told) - action).square()
+            change = self.change(torch.cat([state[:, :-1], action], -1))
+            optim.step(wrong.mean() + (change - state.diff(dim=1) / self.extent).square().mean())
             latest = wrong.detach().flatten(0, 1).mean(0).sqrt()
             self.error.copy_(AVERAGE * self.error + (1 - AVERAGE) * latest)
         self.net.eval()
@@ -134,9 +137,9 @@ class Told(nn.Module):
             asked = told.expand(*seen.shape[:2], -1)
             earlier = actions[len(actions) - seen.shape[1] + 1 :]
             unknown = torch.zeros(count, size, device=device)
-            chosen = self.net(seen, torch.stack([*earlier, unknown], 1), asked)[0][:, -1]
+            chosen = self.net(seen, torch.stack([*earlier, unknown], 1), asked)[:, -1]
             action = (chosen + drawn[:, t]).clamp(-1, 1)
             found.append(torch.cat([states[-1], action], -1))
-            change = self.net(seen, torch.stack([*earlier, action], 1), asked)[1][:, -1]
-            states, actions = [*states, states[-1] + self.change * change], [*actions, action]
+            states.append(states[-1] + self.extent * self.change(found[-1]))
+            actions.append(action)
         return torch.stack(found, 1)

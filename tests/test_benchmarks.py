@@ -1,5 +1,6 @@
 """What benchmarks make of their runs."""
 
+import copy
 import math
 from typing import Any
 
@@ -9,9 +10,10 @@ import torch
 
 from benchmarks.aggregate import interval, iqm, profile
 from benchmarks.aligndiff import area
-from benchmarks.told import Told
+from benchmarks.told import Clone, Told, Transformer
+from pbrl.training.batches import Data
 from pbrl.types import Observation
-from tests.parts import LENGTH, build
+from tests.parts import LENGTH, build, made_up_data
 
 
 def test_the_interquartile_mean_leaves_out_a_quarter_at_each_end():
@@ -44,13 +46,20 @@ def test_the_area_is_the_share_of_thresholds_that_lie_above_the_error():
 
 
 class Line(torch.nn.Module):
-    """Acts as fast as is asked for, and knows that an action moves the first two numbers of a state."""
+    """Acts as fast as is asked for."""
 
     context = 1
 
     def forward(self, state, action, told):
         speed = told @ torch.arange(told.shape[-1]).float() / (told.shape[-1] - 1)  # [N, K]
-        return speed[..., None].expand(*speed.shape, 2), torch.cat([action, torch.zeros_like(state[..., 2:])], -1)
+        return speed[..., None].expand(*speed.shape, 2)
+
+
+class Moves(torch.nn.Module):
+    """An action moves the first two numbers of a state."""
+
+    def forward(self, both):
+        return torch.nn.functional.pad(both[:, 5:], (0, 3))
 
 
 @pytest.fixture
@@ -58,6 +67,7 @@ def told() -> Any:
     """Told how fast to be, of a planner that knows one attribute."""
     planner = build("algo/aligndiff", reward=build("reward/attributes", attributes=["fast"])).policy
     policy = Told(planner, Line(), candidates=64)  # type: ignore[arg-type]
+    policy.change = Moves()  # type: ignore[assignment]
     policy.error.fill_(0.3)
     return policy
 
@@ -81,3 +91,16 @@ def test_the_future_that_is_read_as_nearest_is_begun(told):
     told.candidates = 1
     told.reset()
     torch.testing.assert_close(told.act(obs), torch.full((1, 2), 0.4))
+
+
+@pytest.mark.parametrize("network", [Clone, Transformer])
+def test_told_policies_learn_what_their_data_do(network):
+    """All actions are alike, so that the error falls to nothing."""
+    table = copy.deepcopy(made_up_data("attributes").table)
+    table.action[:] = torch.tensor([0.5, -0.2])
+    planner = build("algo/aligndiff").policy
+    policy = Told(planner, network(planner), candidates=1)
+    policy.train_on(Data(table, torch.Generator().manual_seed(0)), 100, "learning")
+    found = [policy.act(Observation(torch.randn(1, 5))) for _ in range(5)]
+    torch.testing.assert_close(torch.cat(found), torch.tensor([[0.5, -0.2]]).expand(5, 2), atol=0.15, rtol=0.0)
+    assert policy.error.max() < 0.6 and len(policy.states) == network.context
