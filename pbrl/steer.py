@@ -1,7 +1,8 @@
 """`python -m pbrl.steer run=<folder> speed=0.8 height=null`: rolls out a planner of algo=aligndiff with these targets.
 
 Prints what was asked for, what the attribute model reads, and what the environment measures in its own units, and
-writes the episodes to steer.mp4. Strengths lie between 0 and 1, the ends of what the data have; null: any.
+writes the episodes to steer.mp4, or to video=….mp4 or ….webp. Strengths lie between 0 and 1, the ends of what the data
+have; null: any.
 
     python -m pbrl.steer run=runs/walker speed=0.8 episodes=2 steps=200
     python -m pbrl.steer run=runs/walker grid=speed,height              # one episode of each of 3 x 3 targets
@@ -21,7 +22,7 @@ import yaml
 
 from pbrl.data.frames import without_images
 from pbrl.data.rollout import EpisodeRecorder, make_environment, state_of, to_observation
-from pbrl.data.video import frames, write_mp4
+from pbrl.data.video import frames, write_mp4, write_webp
 from pbrl.models.attributes import Strengths
 from pbrl.models.planner import Planner, Targets
 from pbrl.models.policy import load_policy
@@ -29,7 +30,7 @@ from pbrl.training.evaluate import evaluation_seeds
 from pbrl.types import Environment, Episode, Observation, Segment, UserError
 
 LEVELS = (0.0, 0.5, 1.0)  # of a grid
-WIDTH, HEIGHT, FPS = 240, 180, 25
+SIZES = {".mp4": (240, 180, 25), ".webp": (160, 120, 10)}  # of an episode in pixels, and frames a second at most
 OPTIONS = ("run", "episodes", "steps", "seed", "grid", "schedule", "video")
 Change = tuple[int, str, float | None]  # from which step on, attribute, strength
 
@@ -55,12 +56,22 @@ def load_planner(folder: Path) -> tuple[Planner, dict[str, Any]]:
 
 
 def play(
-    env: Environment, policy: Planner, targets: Targets, *, seed: int, steps: int, schedule: Sequence[Change] = ()
+    env: Environment,
+    policy: Planner,
+    targets: Targets,
+    *,
+    seed: int,
+    steps: int,
+    state: np.ndarray | None = None,
+    schedule: Sequence[Change] = (),
 ) -> Episode:
-    """An episode of at most `steps` steps. `schedule` changes targets on the way."""
+    """An episode of at most `steps` steps, from the simulator's `state` [S] on if there is one. `schedule` changes
+    targets on the way."""
     policy.reset()
     policy.set_targets(targets)
     obs, info = env.reset(seed=seed)
+    if state is not None:
+        obs = env.restore(seed, state)
     recorder = EpisodeRecorder(env, seed, obs, info)
     wanted = dict(targets)
     for t in range(steps):
@@ -110,7 +121,8 @@ def steer(options: dict[str, Any], targets: dict[str, float | None]) -> list[Wis
             found.append(examine(env, policy, wish, episode))
             print(describe(found[-1], policy.attributes), flush=True)
         if options["video"]:
-            write_video(env, [one.episode for one in found], folder / "steer.mp4", columns=len(options["grid"]))
+            path = options["video"] if isinstance(options["video"], Path) else folder / "steer.mp4"
+            write_video(env, [one.episode for one in found], path, columns=len(options["grid"]))
     finally:
         env.close()
     return found
@@ -138,10 +150,12 @@ def describe(wish: Wish, attributes: Sequence[str]) -> str:
 
 def write_video(env: Environment, episodes: Sequence[Episode], path: Path, *, columns: int) -> None:
     """Writes the episodes: one after the other, or side by side where they are of a grid of one or two attributes."""
-    every = max(1, round(env.control_hz / FPS))
+    width, height, fps = SIZES[path.suffix]
+    every = max(1, round(env.control_hz / fps))
     try:
-        films = [list(frames(env, episode, width=WIDTH, height=HEIGHT, every=every)) for episode in episodes]
-        write_mp4(path, tile(films) if columns else (frame for film in films for frame in film), FPS)
+        films = [list(frames(env, episode, width=width, height=height, every=every)) for episode in episodes]
+        write = write_webp if path.suffix == ".webp" else write_mp4
+        write(path, tile(films) if columns else (frame for film in films for frame in film), env.control_hz / every)
     except (RuntimeError, UserError) as error:  # no renderer: the numbers are printed all the same
         print(f"no video: {error}")
         return
@@ -182,7 +196,7 @@ def read_words(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, float | 
         "seed": read_count("seed", given.get("seed", "0"), least=0),
         "grid": [name for name in given.get("grid", "").split(",") if name],
         "schedule": read_schedule(given.get("schedule", "")),
-        "video": given.get("video", "true") != "false",
+        "video": read_video(given.get("video", "true")),
     }
     return options, targets
 
@@ -202,6 +216,13 @@ def read_schedule(words: str) -> list[Change]:
 def read_strength(name: str, value: str) -> float | None:
     """A strength, or None. Raises UserError."""
     return None if value == "null" else _number(name, value, float)
+
+
+def read_video(words: str) -> bool | Path:
+    """true, false or a file → whether a video is written, or where. Raises UserError."""
+    if words not in ("true", "false") and Path(words).suffix not in SIZES:
+        raise UserError(f"video={words}: it is true, false, or a file that ends with .mp4 or .webp")
+    return words == "true" if words in ("true", "false") else Path(words).expanduser()
 
 
 def read_count(name: str, value: str, least: int = 1) -> int:

@@ -148,25 +148,39 @@ class Holds(Behaviour):
 
 
 class Styles(Behaviour):
-    """The expert, in each episode in one of several `styles`: settings of environments whose expert has a `style`."""
+    """The expert, in each episode in one of several `styles`: settings of environments whose expert has a `style`.
+
+    A setting is a number, or [least, greatest], between which one is drawn uniformly for each episode.
+    """
 
     name = "styles"
 
-    def __init__(self, *, styles: Sequence[Mapping[str, float]], noise: NotNegative = 0.0):
+    def __init__(self, *, styles: Sequence[Mapping[str, float | list[float]]], noise: NotNegative = 0.0):
         super().__init__(noise=noise)
         self.styles = [dict(style) for style in styles]
         if not self.styles:
             raise UserError("data.behaviour.styles names at least one: data.behaviour.styles=[{speed:0.4},{speed:1}]")
+        ranges = [value for style in self.styles for value in style.values() if not isinstance(value, (int, float))]
+        if any(len(value) != 2 or not value[0] <= value[1] for value in ranges):
+            raise UserError("data.behaviour.styles has numbers and ranges: [{speed:[0.4,1.0],height:0.1}]")
 
     def begin(self) -> None:
         super().begin()
         if self.envs[0].style is None:
             raise UserError("data=styles needs an expert that has styles, as env=franka/… has: choose data=expert")
-        self.drawn = [self.styles[random.integers(len(self.styles))] for random in self.random]
+        self.drawn = [self.draw(random) for random in self.random]
         self.experts = [self.make_expert(env, **style) for env, style in zip(self.envs, self.drawn, strict=True)]
 
+    def draw(self, random: np.random.Generator) -> dict[str, float]:
+        """A style for an episode."""
+        style = self.styles[random.integers(len(self.styles))]
+        return {
+            name: float(value) if isinstance(value, (int, float)) else float(random.uniform(*value))
+            for name, value in style.items()
+        }
+
     def source(self, i: int) -> str:
-        return f"{self.name}: " + ", ".join(f"{name}={value:g}" for name, value in self.drawn[i].items())
+        return f"{self.name}: " + ", ".join(f"{name}={value:.3g}" for name, value in self.drawn[i].items())
 
 
 class Random(Behaviour):

@@ -131,6 +131,12 @@ def write_mp4(path: Path, images: Iterable[np.ndarray], fps: float | np.ndarray)
         writer.close()
 
 
+def write_webp(path: Path, images: Iterable[np.ndarray], fps: float) -> None:
+    """Writes a looping WebP, which is lossy and a fraction of a GIF's size."""
+    pictures = [Image.fromarray(image) for image in images]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0, quality=50)
+
+
 def write_gif(path: Path, images: Iterable[np.ndarray], fps: float) -> None:
     """Writes a looping GIF."""
     pictures = [Image.fromarray(image).quantize(64, dither=Image.Dither.NONE) for image in images]

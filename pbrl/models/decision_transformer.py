@@ -60,7 +60,7 @@ class DecisionTransformer(nn.Module):
         }
         self.context, self.targets, self.choose = context, targets, choose
         self.normalize = Normalize(spec.obs_mean, spec.obs_std)
-        self.net = Sequence(spec, layers=layers, heads=heads, width=width, dropout=dropout)
+        self.net = Sequence(spec, 1, layers=layers, heads=heads, width=width, dropout=dropout)
         self.q = MLP(spec.obs_dim + spec.action_dim, 1, hidden, ensemble=2) if hidden else None
         self.register_buffer("return_scale", torch.ones(()))
         self.register_buffer("return_max", torch.ones(()))
@@ -74,7 +74,7 @@ class DecisionTransformer(nn.Module):
 
     def predict(self, batch: Windows) -> tuple[Tensor, Tensor]:
         """The action of each row [B, K, A], and the normalised observation after it [B, K, O]."""
-        returns = batch.returns_to_go / self.return_scale
+        returns = (batch.returns_to_go / self.return_scale)[..., None]
         return self.net(self.normalize(batch.obs.state), batch.action, returns, batch.step)
 
     def imitation(self, batch: Windows, state_weight: float) -> tuple[Tensor, Tensor]:
@@ -129,7 +129,7 @@ class DecisionTransformer(nn.Module):
         action, _ = self.net(
             self.normalize(state).repeat(g, 1, 1),
             actions.repeat(g, 1, 1),
-            (left / self.return_scale).repeat_interleave(n, 0),
+            (left / self.return_scale).repeat_interleave(n, 0)[..., None],
             steps.expand(g * n, -1),
         )
         return action[:, -1].unflatten(0, (g, n))
@@ -153,21 +153,24 @@ def mean(x: Tensor, where: Tensor) -> Tensor:
 
 
 class Sequence(nn.Module):
-    """The network: returns, observations and actions as tokens in turn, each with its step's embedding added."""
+    """The network: what is asked for, observations and actions as tokens in turn, each with its step's embedding added.
 
-    def __init__(self, spec: Spec, *, layers: int, heads: int, width: int, dropout: float):
+    What is asked for are `asked` numbers a step: one where it is a return.
+    """
+
+    def __init__(self, spec: Spec, asked: int, *, layers: int, heads: int, width: int, dropout: float):
         super().__init__()
-        self.embed_return, self.embed_obs = nn.Linear(1, width), nn.Linear(spec.obs_dim, width)
+        self.embed_return, self.embed_obs = nn.Linear(asked, width), nn.Linear(spec.obs_dim, width)
         self.embed_action, self.embed_step = nn.Linear(spec.action_dim, width), nn.Embedding(spec.max_steps + 1, width)
         nn.init.normal_(self.embed_step.weight, std=0.02)  # GPT-2's; at 1 a thousand random ones drown the returns
         self.norm, self.dropout = nn.LayerNorm(width), Dropout(dropout)
         self.transformer = Transformer(width=width, layers=layers, heads=heads, dropout=dropout)
         self.action, self.next_obs = nn.Linear(width, spec.action_dim), nn.Linear(width, spec.obs_dim)
 
-    def forward(self, obs: Tensor, action: Tensor, returns: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised obs [B, K, O], action [B, K, A], returns and step [B, K] → action, next obs, of each row."""
+    def forward(self, obs: Tensor, action: Tensor, asked: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised obs [B, K, O], action [B, K, A], asked [B, K, …], step [B, K] → action, next obs, of each row."""
         when = self.embed_step(step.clamp(max=self.embed_step.num_embeddings - 1))  # [B, K, W]
-        three = self.embed_return(returns[..., None]), self.embed_obs(obs), self.embed_action(action)
+        three = self.embed_return(asked), self.embed_obs(obs), self.embed_action(action)
         tokens = torch.stack([token + when for token in three], 2).flatten(1, 2)  # [B, 3 K, W]
         out = self.transformer(self.dropout(self.norm(tokens))).unflatten(1, (-1, 3))
         return torch.tanh(self.action(out[:, :, 1]).float()), self.next_obs(out[:, :, 2]).float()

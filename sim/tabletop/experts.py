@@ -13,15 +13,18 @@ from robots.observations import ROBOT, layout
 from sim.tabletop.deformable_experts import fold_over, straighten
 from sim.tabletop.tasks import CUBE, TASKS, Place
 
-STYLE = {  # share of full commands; m above things; 1: around what is in the way; 1: both cubes at once
-    "speed": 1.0,
-    "height": 0.1,
-    "around": 0.0,
-    "together": 1.0,
+STYLE = {
+    "speed": 1.0,  # share of full commands
+    "height": 0.1,  # m above things
+    "around": 0.0,  # 1: around what is in the way
+    "together": 1.0,  # 1: both cubes at once
+    "lift": 0.02,  # m above the goal, of a cube that is lifted
+    "circle": 0.0,  # m, radius of the circle on which it is then carried round the goal
 }
 OPEN, CLOSED = -1.0, 1.0
 GAIN = 20.0  # commands per metre of error: the last five centimetres are taken ever more slowly
 HELD = 0.05  # m, of the gripper's width: a cube is 4 cm wide
+AHEAD_RAD = 0.5  # on a circle, of the hand
 
 
 class Expert:
@@ -37,6 +40,8 @@ class Expert:
         self.style = {**STYLE, **style}
         if not 0 < self.style["speed"] <= 1 or not 0.05 <= self.style["height"] <= 0.3:
             raise UserError("env.style.speed lies in (0, 1], and env.style.height in [0.05, 0.3] m")
+        if not 0 <= self.style["lift"] <= 0.2 or not 0 <= self.style["circle"] <= 0.1:
+            raise UserError("env.style.lift lies in [0, 0.2] m, and env.style.circle in [0, 0.1] m")
         choices: dict[str, Callable[[np.ndarray], tuple[np.ndarray, float]]] = {
             "reach": self._reach,
             "lift": self._lift,
@@ -62,7 +67,13 @@ class Expert:
         return obs[-3:], CLOSED
 
     def _lift(self, obs: np.ndarray) -> tuple[np.ndarray, float]:
-        return self._carry(obs, obs[-3:] + [0, 0, 0.02])
+        goal, circle = obs[-3:], self.style["circle"]
+        to = goal + [0, 0, self.style["lift"]]
+        if circle and obs[9] > CUBE + 0.08:
+            out = obs[:2] - goal[:2]
+            angle = np.arctan2(out[1], out[0]) + AHEAD_RAD
+            to[:2] += [circle * np.cos(angle), circle * np.sin(angle)]
+        return self._carry(obs, to)
 
     def _carry(self, obs: np.ndarray, to: np.ndarray) -> tuple[np.ndarray, float]:
         """Takes the cube, and moves it towards `to` once it is held."""

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from pbrl import steer
+from pbrl.data.rollout import make_environment
 from pbrl.data.table import Table
 from pbrl.data.video import read_frames, read_video_info
 from pbrl.models.policy import load_policy, save_policy
@@ -305,8 +307,21 @@ def test_a_grid_is_a_video_of_all_levels(run, capsys):
     steer.main([f"run={run}", "grid=speed", "steps=6"])
     assert capsys.readouterr().out.count("6 steps") == 3
     info = read_video_info(run / "steer.mp4")
-    (first,) = read_frames(run / "steer.mp4", info, first=0, last=1, height=steer.HEIGHT)
-    assert first.shape == (steer.HEIGHT, 3 * steer.WIDTH, 3)
+    (first,) = read_frames(run / "steer.mp4", info, first=0, last=1, height=180)
+    assert first.shape == (180, 3 * 240, 3)
+    steer.main([f"run={run}", "grid=speed", "steps=6", f"video={run}/grid.webp"])
+    with Image.open(run / "grid.webp") as film:
+        assert film.size == (3 * 160, 120) and film.n_frames == 7  # type: ignore[attr-defined]
+
+
+def test_steering_begins_where_it_is_put(run):
+    policy, settings = steer.load_planner(run)
+    env = make_environment(settings)
+    first = steer.play(env, policy, {"speed": 0.5}, seed=1, steps=9)
+    assert first.state is not None
+    again = steer.play(env, policy, {"speed": 0.5}, seed=1, steps=4, state=first.state[5])
+    assert again.state is not None and len(again.action) == 4
+    np.testing.assert_array_equal(again.state[0], first.state[5])
 
 
 @pytest.mark.parametrize(
@@ -320,6 +335,7 @@ def test_a_grid_is_a_video_of_all_levels(run, capsys):
         (["run=RUN", "schedule=7"], "step:attribute=strength"),
         (["run=RUN", "episodes=0"], "at least 1"),
         (["run=RUN", "speed"], "it takes key=value"),
+        (["run=RUN", "video=film.avi"], "ends with .mp4 or .webp"),
     ],
 )
 def test_words_that_cannot_be_understood(run, words, said):

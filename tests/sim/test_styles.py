@@ -55,6 +55,31 @@ def test_an_episode_keeps_a_style_that_its_seed_draws():
         assert most == pytest.approx(0.4 if episode.source.endswith("0.4") else 1.0)
 
 
+def test_a_style_is_drawn_from_a_range():
+    styles = [{"speed": [0.4, 0.8], "height": 0.2}]
+    sources = [episode.source for episode in roll_out(styles, "reach", range(40), horizon=1)]  # type: ignore[arg-type]
+    speeds = np.array([float(source.split("speed=")[1].split(",")[0]) for source in sources])
+    assert 0.4 <= speeds.min() < 0.45 and 0.75 < speeds.max() <= 0.8 and len(set(speeds)) > 30
+    assert all(source.endswith("height=0.2") for source in sources)
+    for wrong in ([1.0], [0.8, 0.4]):
+        with pytest.raises(UserError, match="numbers and ranges"):
+            Styles(styles=[{"speed": wrong}])
+
+
+def test_a_lifted_cube_is_carried_on_a_circle():
+    """Of radius 6 cm, 10 cm above the goal, twice as fast at twice the speed."""
+    found = {}
+    for speed in (0.3, 0.6):
+        styles = [{"speed": speed, "lift": 0.1, "circle": 0.06}]
+        (episode,) = roll_out(styles, "lift", range(1), horizon=190)
+        place, goal = episode.obs[-40:, :3], episode.obs[-1, -3:]
+        around = np.linalg.norm(place[:, :2] - goal[:2], axis=1)
+        found[speed] = np.linalg.norm(np.diff(place, axis=0), axis=1).mean() * Tabletop.control_hz
+        assert np.abs(around - 0.06).max() < 0.02 and np.abs(place[:, 2] - goal[2] - 0.1).max() < 0.03
+        assert episode.success is not None and episode.success[-40:].all()
+    assert found[0.6] / found[0.3] == pytest.approx(2, rel=0.2)
+
+
 def test_a_scripted_teacher_prefers_by_the_weights():
     """The same two episodes: the task alone prefers the fast one, and a weight on excess speed the slow one."""
     for preference, preferred in (({}, "1"), ({"excess_speed": -20.0}, "0.4")):
