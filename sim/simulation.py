@@ -1,4 +1,4 @@
-"""One interface over simulated tasks, of MuJoCo but for `sim/magical`: float32 state, actions in [-1, 1], seeded, and restorable to the bit.
+"""One interface over simulated tasks, most of MuJoCo: float32 state, actions in [-1, 1], seeded, restorable to the bit.
 
 With `images`, an observation is {"state": [O] float32, "images": {camera: [H, W, 3] uint8}} for these cameras. What
 pictures show beside the state (`camera`, a see-through arm) changes neither states nor rewards, so no data set.

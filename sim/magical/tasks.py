@@ -118,5 +118,6 @@ def clearance(poses: Poses) -> np.ndarray:
 
 def count_in_zone(poses: Poses) -> int:
     """How many of the robot's and the debris' middles are in the zone."""
-    places = np.concatenate([poses.robot[None, :2], poses.debris[:, :2]])
-    return int(((places > ZONE[:2]) & (places < ZONE[2:])).all(1).sum())
+    left, low, right, high = ZONE
+    places = [poses.robot[:2].tolist(), *poses.debris[:, :2].tolist()]
+    return sum(left < x < right and low < y < high for x, y in places)
