@@ -26,7 +26,7 @@ from sim.magical.world import EMBODIMENTS
 FILE = RESULTS / "magical.jsonl"
 STYLES = {"sweep-to-top": ({},), "avoiding": ({}, {"wide": 0.05}, {"wide": 0.25}), "grouping": ({}, {"together": 0.0})}
 SIZES = (64, 384)  # pixels; X-Magical draws 384 at every step
-TURNS, STEPS = 5, 200
+TURNS, STEPS = 3, 100
 SIZE, TITLE = 132, 16  # pixels
 
 
@@ -102,11 +102,11 @@ def main() -> None:
         rows = [np.hstack([draw(task, embodiment) for embodiment in EMBODIMENTS]) for task in TASKS]
         Image.fromarray(np.vstack(rows)).quantize(64, dither=Image.Dither.NONE).save(args.picture, optimize=True)
         return
-    lines = [measure(task, embodiment, args.seeds) for task, embodiment in product(TASKS, EMBODIMENTS)]
-    FILE.write_text("".join(to_json(line) + "\n" for line in lines))
-    for line in lines:
-        for own in line["styles"]:
-            print({"task": line["task"], "embodiment": line["embodiment"], **own})
+    lines = []
+    for task, embodiment in product(TASKS, EMBODIMENTS):
+        lines.append(measure(task, embodiment, args.seeds))
+        print(to_json(lines[-1]), flush=True)
+        FILE.write_text("".join(to_json(line) + "\n" for line in lines))
 
 
 if __name__ == "__main__":
