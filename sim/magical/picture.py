@@ -1,5 +1,7 @@
 """The arena drawn by Pillow, seen from above: all of it, or what lies around and ahead of the robot."""
 
+from collections.abc import Callable
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -43,7 +45,7 @@ def draw(
     return np.asarray(image.reduce(FINE))
 
 
-def projection(robot: np.ndarray, camera: str, size: tuple[int, int]):
+def projection(robot: np.ndarray, camera: str, size: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
     """Takes points [N, 2] of the arena to pixels [N, 2]: y is up, or the robot's heading is."""
     scale = min(size) / 2 / VIEW[camera]
     middle, up = np.zeros(2), np.pi / 2
