@@ -288,11 +288,6 @@ def test_videos_of_a_gripper_are_preferred_of_a_stick(tmp_path):
 # Settings
 
 
-def test_the_config_makes_it():
-    env = config("env=magical/avoiding", "env.embodiment=gripper")["env"]
-    assert env["name"] == "magical/avoiding" and env["embodiment"] == "gripper"
-
-
 @pytest.mark.parametrize(
     ("changes", "says"),
     [({"task": "juggle"}, "no magical task"), ({"embodiment": "hand"}, "gripper, short-stick"),
