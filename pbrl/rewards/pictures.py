@@ -85,8 +85,8 @@ def load_beside(reward: Mapping[str, Any], *, folder: Path, workers: int) -> Tab
         return None
     if reward["weights"] == "simulation":
         raise UserError(
-            "reward.weights=simulation trains an encoder on the run's own pictures, and videos of reward.preferred_from "
-            "must be seen by the same one: name its file, which such a run leaves in data_dir, with reward.weights=…"
+            "reward.weights=simulation trains an encoder on the run's own pictures, and the same one must see videos "
+            "of reward.preferred_from: name its file, which such a run leaves in data_dir, with reward.weights=…"
         )
     path = Path(reward["preferred_from"]).expanduser()
     provenance = read_provenance(path) or {}

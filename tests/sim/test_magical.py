@@ -277,7 +277,7 @@ def test_videos_of_a_gripper_are_preferred_of_a_stick(tmp_path):
     np.testing.assert_array_equal(np.load(images)[0], make_env("grouping", "gripper", horizon=6).render_at(
         0, found.state[0], width=112, height=112))  # fmt: skip
     wrongs = {"reward.preferred=[2]": "0 to 1", "reward.preferred=null": "name its episodes",
-              "reward.weights=simulation": "same one"}  # fmt: skip
+              "reward.weights=simulation": "the same one"}  # fmt: skip
     for wrong, says in wrongs.items():
         with pytest.raises(UserError, match=says):
             load_beside(config(*given, wrong)["reward"], **where)
