@@ -3,10 +3,11 @@
     python -m benchmarks.rapl --parts speed
     python -m benchmarks.rapl --parts spearman --seeds 0 1 2
 
-Two tasks, whose true rewards are ours, in the manner of RAPL's (Tian et al. 2023, arXiv:2310.07932): of `franka/group`,
-how far the cubes are from the line and how far from each other along x; of `franka/clutter`, how far the cube is from
-its goal, and contacts with the glasses. Episodes are of scripted experts in several styles, with action noise, and in
-clutter of experts who see the goal displaced. Videos are compared as wholes.
+Four tasks, whose true rewards are ours, in the manner of RAPL's (Tian et al. 2023, arXiv:2310.07932). Of
+`franka/group` it is how far the cubes are from the line and how far from each other along x; of `franka/clutter`, how
+far the cube is from its goal, and contacts with the glasses; those of `magical/…` are their own. Episodes are of
+scripted experts in several styles, with action noise, and in clutter of experts who see the goal displaced. Videos are
+compared as wholes.
 """
 
 import argparse
@@ -47,14 +48,21 @@ CONTACT = 0.02  # m that a contact with a glass counts as
 
 
 class Task(NamedTuple):
+    env: str
     horizon: int
     styles: list[dict[str, float]]
     displaced: float  # m along x, at most: where the expert sees the goal
 
 
 TASKS = {
-    "group": Task(4 * FRAMES, [{"together": 1.0}, {"together": 0.0}, {"together": 0.0, "height": 0.2}], 0.0),
-    "clutter": Task(5 * FRAMES, [{"height": 0.05}, {"height": 0.15}, {"height": 0.1, "speed": 0.6}], 0.09),
+    "group": Task(
+        "franka/group", 4 * FRAMES, [{"together": 1.0}, {"together": 0.0}, {"together": 0.0, "height": 0.2}], 0
+    ),
+    "clutter": Task(
+        "franka/clutter", 5 * FRAMES, [{"height": 0.05}, {"height": 0.15}, {"height": 0.1, "speed": 0.6}], 0.09
+    ),
+    "grouping": Task("magical/grouping", 3 * FRAMES, [{"together": 1.0}, {"together": 0.0}], 0.0),
+    "avoiding": Task("magical/avoiding", 3 * FRAMES, [{"wide": 0.05}, {"wide": 0.25}, {"speed": 0.6}], 0.0),
 }
 
 
@@ -77,27 +85,36 @@ def load_videos(name: str, folder: Path) -> Videos:
 
 def make_videos(name: str) -> Videos:
     task = TASKS[name]
-    env: Any = make_environment({**compose_config(f"env=franka/{name}")["env"], "horizon": task.horizon})
-    pictures, obs, reward = [], [], []
+    env: Any = make_environment({**compose_config(f"env={task.env}")["env"], "horizon": task.horizon})
+    size, pictures, obs, rewards = env.action_space.shape, [], [], []
     for seed in range(EPISODES):
         random = np.random.default_rng([seed, 31])
         env.reset(seed=seed)
         expert, noise = env.expert(**task.styles[random.integers(len(task.styles))]), random.choice(NOISE)
         shift = np.zeros(len(env.full_obs))
         shift[-3] = random.uniform(-task.displaced, task.displaced)
-        shown, seen, found = [env.render(VIEW, VIEW)[CUT]], [env.full_obs.copy()], []
+        shown, seen, found = [show(env)], [env.full_obs.copy()], []
         for t in range(1, task.horizon + 1):
-            action = np.clip(expert.act(env.full_obs + shift), -1, 1) + noise * random.standard_normal(4)
-            info = env.step(np.clip(action, -1, 1).astype(np.float32))[4]
-            found.append(true_reward(name, env.full_obs, info["collisions"]))
+            action = np.clip(expert.act(env.full_obs + shift), -1, 1) + noise * random.standard_normal(size)
+            _, reward, _, _, info = env.step(np.clip(action, -1, 1).astype(np.float32))
+            found.append(true_reward(name, env.full_obs, info["collisions"]) if is_franka(env) else reward)
             if t % (task.horizon // FRAMES) == 0:
-                shown.append(env.render(VIEW, VIEW)[CUT])
+                shown.append(show(env))
                 seen.append(env.full_obs.copy())
         pictures.append(np.stack(shown))
         obs.append(np.stack(seen))
-        reward.append(np.reshape(found, (FRAMES, -1)).mean(1))
+        rewards.append(np.reshape(found, (FRAMES, -1)).mean(1))
     env.close()
-    return Videos(np.stack(pictures), np.stack(obs).astype(np.float32), np.stack(reward).astype(np.float32))
+    return Videos(np.stack(pictures), np.stack(obs).astype(np.float32), np.stack(rewards).astype(np.float32))
+
+
+def is_franka(env: Any) -> bool:
+    return env.name.startswith("franka/")
+
+
+def show(env: Any) -> np.ndarray:
+    """A picture [SIDE, SIDE, 3]: of a table where the objects are, of an arena all."""
+    return env.render(VIEW, VIEW)[CUT] if is_franka(env) else env.render(SIDE, SIDE)
 
 
 def true_reward(name: str, obs: np.ndarray, contacts: float) -> float:
@@ -167,7 +184,7 @@ def measure_spearman(name: str, folder: Path, seed: int, count: int, method: str
     predicted[test.closing] = 0
     returns = predicted.reshape(-1, FRAMES + 1).sum(1).numpy()
     return {
-        "part": "spearman", "task": f"franka/{name}", "method": method, "answers": count, "seed": seed,
+        "part": "spearman", "task": TASKS[name].env, "method": method, "answers": count, "seed": seed,
         "spearman": round(rank_correlation(torch.from_numpy(returns), torch.from_numpy(test.returns)), 4),
         "cpu_seconds": round(seconds, 2),
     }  # fmt: skip
@@ -239,7 +256,7 @@ def main() -> None:
             add(measure())
     if "spearman" in args.parts:
         for seed, count, name, method in itertools.product(args.seeds, args.answers, args.tasks, args.methods):
-            key = {"task": f"franka/{name}", "method": method, "answers": count, "seed": seed}
+            key = {"task": TASKS[name].env, "method": method, "answers": count, "seed": seed}
             if not any(key.items() <= line.items() for line in known()):  # a run that was stopped goes on
                 add(measure_spearman(name, args.folder, seed, count, method))
 

@@ -7,7 +7,7 @@ from hydra.core.config_store import ConfigStore
 
 from sim.tasks import tasks
 
-SIMULATORS = ("metaworld", "dm_control", "gym", "tabletop", "franka", "multitask")
+SIMULATORS = ("metaworld", "dm_control", "gym", "tabletop", "franka", "multitask", "magical")
 
 
 def register() -> None:

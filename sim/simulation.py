@@ -1,4 +1,4 @@
-"""One interface over MuJoCo tasks: float32 state, actions in [-1, 1], seeded, and restorable to the bit.
+"""One interface over simulated tasks, most of MuJoCo: float32 state, actions in [-1, 1], seeded, restorable to the bit.
 
 With `images`, an observation is {"state": [O] float32, "images": {camera: [H, W, 3] uint8}} for these cameras. What
 pictures show beside the state (`camera`, a see-through arm) changes neither states nor rewards, so no data set.
@@ -35,6 +35,8 @@ PHYSICS = (
 
 class Simulation(gym.Env):
     """A task on a MuJoCo model. Subclasses give `model`, `data`, `_reset(seed)` and `_step(action)`.
+
+    Those on another engine give `save_state`, `_put`, `_image`, `render` and `render_at` in place of a model.
 
     `info["success"]` is present in `reset` and `step` exactly when `has_success`; it speaks of that one moment.
     """

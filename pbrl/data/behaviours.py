@@ -117,7 +117,7 @@ class Offset(Behaviour):
             self.shift[i] = self.draw(i)
         displaced = self.envs[i].full_obs.copy()
         for place in self.experts[i].objects:
-            displaced[place] += self.shift[i]
+            displaced[place] += self.shift[i][: len(displaced[place])]  # in the plane, two of the three
         return self.experts[i].act(displaced)
 
 

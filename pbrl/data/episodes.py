@@ -29,7 +29,9 @@ from pbrl.types import Episode, UserError
 
 NOTHING_KNOWN = ActionUnits()
 FORMAT = 1  # of our own data sets: a number higher than this is of a version to come
-VERSIONS = ("pbrl", "mujoco", "metaworld", "dm-control", "gymnasium", "stable-baselines3", "minari", "numpy", "torch")
+VERSIONS = (
+    "pbrl", "mujoco", "metaworld", "dm-control", "gymnasium", "pymunk", "stable-baselines3", "minari", "numpy", "torch",
+)  # fmt: skip
 MANY = 200  # recordings in a folder: beyond, their numbers are not hashed once for each place in it
 
 

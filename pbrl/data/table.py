@@ -50,9 +50,11 @@ class Table:
         images: Images | None = None,
         pictures: np.ndarray | None = None,
         capacity: int = 0,
+        beside: "Table | None" = None,
     ):
         """`capacity` rows are reserved for episodes that are appended later; beyond it the table is copied.
 
+        `beside` is another data set, which preferred videos are named in: see pbrl/rewards/preferred.py.
         Raises UserError if there is no episode, or a number is not finite.
         """
         if not episodes:
@@ -60,6 +62,7 @@ class Table:
         for i, episode in enumerate(episodes):
             check_finite(f"the data set, episode {i}", Names(), episode)
         images = images or {}
+        self.beside = beside
         self.target = torch.device(device)
         columns = _columns(episodes)
         shown = [*images.values(), *([] if pictures is None else [pictures])]

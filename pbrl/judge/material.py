@@ -12,7 +12,7 @@ from pbrl.data import frames
 from pbrl.data.episodes import episode_id
 from pbrl.data.table import Table
 from pbrl.judge.evidence import Truth
-from pbrl.rewards.pictures import load_pictures
+from pbrl.rewards.pictures import load_beside, load_pictures
 from pbrl.types import Clip, Episode, UserError
 
 
@@ -67,7 +67,8 @@ class Material:
         beside = {"folder": self.data_dir, "workers": self.workers}
         images = frames.load_images(env, self.episodes, self.content_hash, **beside)  # empty where it observes none
         pictures = load_pictures(env, reward, self.episodes, self.content_hash, **beside)
-        return Table(self.episodes, device, images=images, pictures=pictures.values)
+        other = load_beside(reward, **beside)
+        return Table(self.episodes, device, images=images, pictures=pictures.values, beside=other)
 
     def has_clip(self, clip: Clip) -> bool:
         """Whether a clip's episode is there and long enough."""

@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from hydra.utils import instantiate
 
+from pbrl.data.episodes import read_dataset, read_provenance
 from pbrl.data.frames import fill_from_video, find_videos, load_images, without_images
 from pbrl.data.recordings import camera_files
 from pbrl.data.rollout import make_environment
+from pbrl.data.table import Table
 from pbrl.models.frozen import encode_images, hash_weights
+from pbrl.rewards.preferred import Pick, name_rows
 from pbrl.rewards.pretraining import Pretraining, Videos
 from pbrl.types import Episode, UserError
 
@@ -70,6 +73,34 @@ def load_camera(
     camera = reward["camera"] or find_camera(env)
     shown = {**env, "images": [camera], "image_size": reward["image_size"]}
     return load_images(shown, episodes, dataset, folder=folder, workers=workers)[camera]
+
+
+def load_beside(reward: Mapping[str, Any], *, folder: Path, workers: int) -> Table | None:
+    """The data set of `reward.preferred_from`, with its pictures; None where there is none.
+
+    It may be another robot's, whose observations and actions have other sizes: pictures are all that is compared.
+    Raises UserError where it was not collected here, has no such episodes, or would be seen by another encoder.
+    """
+    if not reward.get("preferred_from"):
+        return None
+    if reward["weights"] == "simulation":
+        raise UserError(
+            "reward.weights=simulation trains an encoder on the run's own pictures, and the same one must see videos "
+            "of reward.preferred_from: name its file, which such a run leaves in data_dir, with reward.weights=…"
+        )
+    path = Path(reward["preferred_from"]).expanduser()
+    provenance = read_provenance(path) or {}
+    env = provenance.get("recipe", {}).get("env")
+    if not env:
+        raise UserError(
+            f"reward.preferred_from={path} is a folder that a run has collected into its data_dir, as "
+            "python train.py … only=data does: its provenance.json says how it is rendered"
+        )
+    episodes = read_dataset(path).episodes
+    pictures = load_pictures(env, reward, episodes, provenance["content_hash"], folder=folder, workers=workers)
+    table = Table(episodes, pictures=pictures.values)
+    name_rows(table, Pick(reward["preferred"], reward["videos"]))  # before anything is trained
+    return table
 
 
 def find_camera(env: dict[str, Any]) -> str:

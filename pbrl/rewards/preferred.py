@@ -13,6 +13,7 @@ from pbrl.training.batches import Data
 from pbrl.types import UserError
 
 MOST = 64  # winners that are tried
+NAMELESS = "reward.preferred_from is a data set without answers: name its episodes to be like with reward.preferred=[…]"
 
 
 class Pick(NamedTuple):
@@ -22,14 +23,20 @@ class Pick(NamedTuple):
     count: int
 
 
-def find_preferred(data: Data, pick: Pick, similarities: Callable[[Tensor], Tensor]) -> list[tuple[int, int]]:
-    """The first row and the steps of each preferred video; the best one first. Raises UserError where there is none.
+def find_preferred(
+    data: Data, pick: Pick, similarities: Callable[[Tensor], Tensor]
+) -> tuple[Table, list[tuple[int, int]]]:
+    """The table of the preferred videos, and the first row and the steps of each; the best one first.
 
-    Of ratings and rankings they are the best segments. Of pairs, those winners are tried; the best make the answers
-    most likely, when each segment is scored by its `similarities` to that winner alone.
+    Named ones are of another data set, where the table has one beside it. Of ratings and rankings they are the best
+    segments. Of pairs, those winners are tried; the best make the answers most likely, when each segment is scored by
+    its `similarities` to that winner alone. Raises UserError where there is none.
     """
     if pick.named is not None:
-        return [episode_rows(data.table, name) for name in read_names(pick.named, pick.count)]
+        table = data.table.beside or data.table
+        return table, name_rows(table, pick)
+    if data.table.beside is not None:
+        raise UserError(NAMELESS)
     if data.labels is None or not len(data.train):
         raise UserError("there are no answers to take preferred videos from: reward.preferred=[…] names episodes")
     if data.labels.kind == "triplet":
@@ -38,7 +45,14 @@ def find_preferred(data: Data, pick: Pick, similarities: Callable[[Tensor], Tens
             "(places in the data set, ids, or a file with one a line)"
         )
     starts = rank_pairs(data, similarities) if data.labels.kind == "pair" else rank_values(data)
-    return [(int(start), data.length) for start in starts[: pick.count]]
+    return data.table, [(int(start), data.length) for start in starts[: pick.count]]
+
+
+def name_rows(table: Table, pick: Pick) -> list[tuple[int, int]]:
+    """The first row and the steps of each named episode of a table. Raises UserError where one is not there."""
+    if pick.named is None:
+        raise UserError(NAMELESS)
+    return [episode_rows(table, name) for name in read_names(pick.named, pick.count)]
 
 
 def read_names(named: Sequence[int | str] | str, count: int) -> Sequence[int | str]:

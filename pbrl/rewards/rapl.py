@@ -34,7 +34,8 @@ class RAPL(ComparedReward):
     """Videos are `frames` frames of a segment, embedded in `embedding` numbers by a linear map or one with `hidden`.
 
     `preferred` names episodes to be like (places or ids, or a file with one a line); null: the `videos` segments that
-    explain the answers best. `metric`, `gamma`, `band`, `order` and `through_plan` are `Transport`'s.
+    explain the answers best. They are in the data set `preferred_from`, if there is one: see `load_beside`. `metric`,
+    `gamma`, `band`, `order` and `through_plan` are `Transport`'s.
     """
 
     mean: Tensor
@@ -65,6 +66,7 @@ class RAPL(ComparedReward):
         order: NotNegative,
         through_plan: bool,
         preferred: list[int | str] | str | None,
+        preferred_from: str | None,
         videos: Size,
         normalize: str,
         lr: Positive,
@@ -137,13 +139,14 @@ class RAPL(ComparedReward):
     def choose(self, data: Data) -> None:
         """Takes the preferred videos' frames. Raises UserError where there are none, or they are too short."""
         frames = self.preferred.shape[1]
-        found = find_preferred(data, self.pick, lambda starts: self._similarities(data, starts))
+        table, found = find_preferred(data, self.pick, lambda starts: self._similarities(data, starts))
+        assert table.pictures is not None
         self.preferred.zero_()
         self.is_frame.fill_(False)
         for i, (first, steps) in enumerate(found):
             count = min(frames, steps + 1)
             rows = first + torch.linspace(0, steps, count).round().long()
-            self.preferred[i, :count] = data.table.pictures[rows.to(data.table.device)].to(self.preferred)  # type: ignore[index]
+            self.preferred[i, :count] = table.pictures[rows.to(table.device)].to(self.preferred)
             self.is_frame[i, :count] = True
         self.span.fill_(round(sum(steps for _, steps in found) / len(found)))
 

@@ -25,7 +25,7 @@ from pbrl.feedback.store.datasets import adopt, adopt_recordings
 from pbrl.feedback.store.store import Store
 from pbrl.models.policy import save_policy
 from pbrl.processor import available_cores
-from pbrl.rewards.pictures import Pictures, load_pictures
+from pbrl.rewards.pictures import Pictures, load_beside, load_pictures
 from pbrl.run import outcome, report, summary
 from pbrl.run.build import build, build_algorithm, build_reward
 from pbrl.run.folder import hold_folder, make_folder, run_folder, seed_folders, settle_precision, write_provenance
@@ -120,7 +120,7 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
     source = {"folder": settings.data_dir, "seed": settings.data_seed, "workers": processes}
     found, dataset = distributed.after_rank_0(lambda: collect.load_inspected(settings.env, settings.data, **source))
     episodes, inspected = found.episodes, report_data(found)
-    images, pictures = {}, Pictures()
+    images, pictures, other = {}, Pictures(), None
     if settings.only != "data":
         check_sizes(settings, episodes[0], plan)
         beside = {"folder": settings.data_dir, "workers": processes}
@@ -128,8 +128,9 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
         pictures = distributed.after_rank_0(
             lambda: load_pictures(settings.env, settings.reward, episodes, dataset, **beside)
         )
+        other = distributed.after_rank_0(lambda: load_beside(settings.reward, **beside))
     data = summarize(episodes)
-    table = Table(episodes, device, images=images, pictures=pictures.values)
+    table = Table(episodes, device, images=images, pictures=pictures.values, beside=other)
     workers = RolloutWorkers(settings.env, processes) if distributed.is_rank_0() else None
     experts = workers
     if workers and settings.env.get("images"):

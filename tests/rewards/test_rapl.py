@@ -117,6 +117,26 @@ def test_a_preferred_video_has_the_best_reward_and_scores_are_sums(world):
     assert (reward <= 0).all() and set(reward.sum(1).topk(3).indices.tolist()) == set(best)
 
 
+def test_preferred_videos_of_another_robot(world):
+    """Its observations and actions have other sizes, and its pictures are the same: so is the reward."""
+    table, _, best = world
+    rows = np.concatenate([np.arange(i, i + STEPS + 1) for i in table.first[best]])
+    zeros = np.zeros((STEPS + 1, 5), np.float32)
+    episodes = [Episode(i, zeros, zeros[1:, :3], zeros[1:, 0], False) for i in range(3)]
+    beside, found = toy()[0], answer(table, "triplet", 30)
+    beside.beside = Table(episodes, pictures=table.pictures[rows].numpy())
+    ours = train(make_reward(preferred=best), data_of(table, found), 3)
+    theirs = make_reward(preferred=[0, 1, 2])
+    theirs.load_state_dict(ours.state_dict())
+    theirs.preferred.zero_()
+    train(theirs, data_of(beside, found), 0)
+    assert torch.equal(theirs.preferred, ours.preferred) and torch.equal(theirs.label(table), ours.label(table))
+    with pytest.raises(UserError, match="0 to 2"):
+        train(make_reward(preferred=[3]), data_of(beside, found), 0)
+    with pytest.raises(UserError, match="without answers"):
+        train(make_reward(preferred=None), data_of(beside, answer(table, "pair", 30)), 0)
+
+
 def test_a_long_episode_is_matched_in_parts_of_the_videos_length():
     features = np.random.default_rng(0).normal(size=(30, F)).astype(np.float32)
     steps = [20, 8]
