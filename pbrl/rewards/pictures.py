@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +59,17 @@ def load_pictures(
         weights = str(recipe.find(Videos.of(images, episodes), encoder, folder))
     features = encode_images(images, encoder, weights, folder=folder)
     return Pictures(features, encoder, hash_weights(encoder, weights))
+
+
+def show_pictures(
+    episodes: Sequence[Episode], *, env: dict[str, Any], reward: Mapping[str, Any], folder: Path, workers: int
+) -> np.ndarray | None:
+    """The same of a policy's own episodes, which are kept nowhere; None where the reward model sees states."""
+    if "image_size" not in reward:
+        return None
+    with TemporaryDirectory(dir=folder, prefix="own-") as own:
+        found = load_pictures(env, reward, episodes, "own", folder=Path(own), workers=workers).values
+        return np.array(found)  # not mapped from a file that is gone
 
 
 def load_camera(

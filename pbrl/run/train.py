@@ -7,6 +7,7 @@ for itself lies in `seed0/` to `seed7/`.
 
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from pbrl.feedback.store.datasets import adopt, adopt_recordings
 from pbrl.feedback.store.store import Store
 from pbrl.models.policy import save_policy
 from pbrl.processor import available_cores
-from pbrl.rewards.pictures import Pictures, load_beside, load_pictures
+from pbrl.rewards.pictures import Pictures, load_beside, load_pictures, show_pictures
 from pbrl.run import outcome, report, summary
 from pbrl.run.build import build, build_algorithm, build_reward
 from pbrl.run.folder import hold_folder, make_folder, run_folder, seed_folders, settle_precision, write_provenance
@@ -171,6 +172,8 @@ def make_replicas(
 ) -> list[Replica]:
     """What each seed of a run starts with: one in the run's folder, several in folders of their own."""
     spec, replicas = world.table.spec(), []
+    shown = {"env": settings.env, "reward": settings.reward, "folder": settings.data_dir}
+    show = partial(show_pictures, **shown, workers=worker_count(settings.workers))
     is_baseline = algo is settings.baseline
     for seed, own in seed_folders(settings, folder):
         make_folder(own)
@@ -190,6 +193,7 @@ def make_replicas(
                 log,
                 length=settings.query.learnt_length,
                 held_out=settings.query.held_out if reward else 0.0,  # nothing else is tested with them
+                show=show,
             )
         )
     return replicas

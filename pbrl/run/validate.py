@@ -121,10 +121,10 @@ def _check_learners(settings: RunSettings, draws: Draws, learnt: Draws, reward: 
     gives = reward.gives if reward else None
     if draws.names & REWARDED and gives != "reward":
         raise UserError(f"{name} asks a reward model about segments: choose reward=transformer or another")
-    if "denoising_steps" in draws.names and "image_size" in settings.reward:
+    if draws.names & PLAYED and settings.reward.get("weights") == "simulation":
         raise UserError(
-            f"{name} plays episodes that the reward model labels, which are without pictures, and "
-            f"{name_of(settings.reward)} looks at pictures: choose reward=ensemble"
+            "reward.weights=simulation trains an encoder on the run's own pictures, and the same one must see the "
+            "policy's own episodes: name its file, which such a run leaves in data_dir, with reward.weights=…"
         )
     if needs_answers and reward:
         raise UserError(

@@ -52,7 +52,7 @@ def take_rollouts(
 
 def reward_of(replica: Replica, episodes: Sequence[Episode]) -> list[np.ndarray]:
     """The reward of each step of new episodes, as the replica's learner sees it in its table: [T] each."""
-    table = Table(episodes, replica.table.target)
+    table = Table(episodes, replica.table.target, pictures=replica.show(episodes))
     table.relabel_like(replica.table, replica.reward)
     reward = table.labels["reward"].cpu().numpy()
     return [reward[first : first + steps] for first, steps in zip(table.first, table.steps, strict=True)]

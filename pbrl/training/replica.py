@@ -1,9 +1,11 @@
 """What each seed of a run has for itself: learners, batches, its view of the table, a log and a folder."""
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,11 +14,14 @@ from pbrl.data.table import Table
 from pbrl.feedback.labels import Labels
 from pbrl.training.batches import Data
 from pbrl.training.log import Log
-from pbrl.types import Algorithm, RewardModel, UserError
+from pbrl.types import Algorithm, Episode, RewardModel, UserError
 
 
 class Replica:
-    """One seed of a run. `data` is what its algorithm draws from, `reward_data` what its reward model does."""
+    """One seed of a run. `data` is what its algorithm draws from, and its reward model.
+
+    `show` makes the pictures of new episodes that the reward model looks at; None: it looks at none.
+    """
 
     def __init__(
         self,
@@ -29,7 +34,9 @@ class Replica:
         *,
         length: int = 1,
         held_out: float = 0.0,
+        show: Callable[[Sequence[Episode]], np.ndarray | None] = lambda episodes: None,
     ):
+        self.show = show
         self.seed, self.folder, self.table = seed, folder, table
         self.algo, self.reward, self.log = algo, reward, log
         self.generator = torch.Generator(table.device).manual_seed(seed)  # which batches

@@ -184,10 +184,11 @@ def test_it_tunes_diffusion_policies_alone(policy):
         build("algo/fdpp", policy=policy)
 
 
-def test_a_reward_of_pictures_cannot_label_its_episodes():
+def test_an_encoder_of_the_run_s_own_pictures_cannot_see_its_episodes():
     words = ("env=tests/point", "data=noise", "algo=fdpp", "policy=diffusion", "reward=image", "query.kind=pair")
-    settings = config(*words, "feedback=perfect", "hydra.searchpath=[file://tests/configs]")
-    with pytest.raises(UserError, match="looks at pictures"):
+    seen = ("reward.encoder=resnet18", "reward.weights=simulation")
+    settings = config(*words, *seen, "feedback=perfect", "hydra.searchpath=[file://tests/configs]")
+    with pytest.raises(UserError, match="must see the policy's own episodes"):
         validate(RunSettings.parse(settings))
 
 

@@ -1,5 +1,7 @@
 """reward=image: its network is RL-VLM-F's, sums over segments are unbiased, and features are made once."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -12,10 +14,13 @@ from pbrl.models import frozen
 from pbrl.models.encoders import ConvEnsemble
 from pbrl.models.frozen import encode_images
 from pbrl.rewards import image as image_reward
-from pbrl.rewards.pictures import load_pictures, read_pictures
+from pbrl.rewards.pictures import load_pictures, read_pictures, show_pictures
 from pbrl.training.batches import Data
 from pbrl.training.engine import Engine
+from pbrl.training.playing import reward_of
+from pbrl.training.replica import Replica
 from pbrl.types import Episode, UserError
+from tests import toy
 from tests.parts import build, config, labels
 
 SIDE, STEPS = 47, (12, 3, 20)  # pixels: the least that four convolutions take; and steps of the table's episodes
@@ -366,3 +371,30 @@ def test_data_sets_without_videos_have_no_camera():
 def one_step() -> Episode:
     """One step, with neither states nor videos."""
     return Episode(0, np.zeros((2, 1), np.float32), np.zeros((1, 1), np.float32), np.zeros(1, np.float32), False)
+
+
+# A policy's own episodes
+
+
+def test_own_episodes_are_seen_and_paid_as_those_of_the_data(tmp_path):
+    """Their pictures are made for them alone, and the reward is normalized by the data's."""
+    table, own = Table(episodes := toy.episodes(6), pictures=film(episodes)), toy.episodes(9)[6:]
+    model = make_reward(normalize="zscore")
+    shown = {"camera": "above", "image_size": SIDE, "encoder": None, "weights": None}
+    env = {"_target_": "tests.toy.Point", "horizon": 30}
+    show = partial(show_pictures, env=env, reward=shown, folder=tmp_path, workers=1)
+    assert np.array_equal(show(own), film(own)) and not list(tmp_path.iterdir())
+    replica = Replica(0, tmp_path, table, None, model, None, show=show)  # type: ignore[arg-type]
+    with torch.no_grad():
+        both = [model.label(Table(part, pictures=film(part))) for part in (episodes, own)]
+    mean, std = both[0][:, table.rows].mean(1, keepdim=True), both[0][:, table.rows].std(1, keepdim=True)
+    expected = ((both[1] - mean) / std).mean(0)
+    found = reward_of(replica, own)
+    rows = [row for first in range(0, 93, 31) for row in range(first, first + 30)]
+    np.testing.assert_allclose(np.concatenate(found), expected[rows], atol=1e-4)
+
+
+def film(episodes: list[Episode]) -> np.ndarray:
+    """What the toy's camera shows of each row."""
+    env, size = toy.Point(), {"width": SIDE, "height": SIDE}
+    return np.stack([env.render_at(e.seed, state, t, **size) for e in episodes for t, state in enumerate(e.state)])
