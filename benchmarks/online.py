@@ -54,8 +54,8 @@ def line_of(name: str, seed: int, folder: Path, flags: list[str]) -> dict[str, A
     return {
         "method": name, "seed": seed, "flags": [*TASK, *POLICY, *flags],
         "git": json.loads((folder / "versions.json").read_text())["git"],
-        "data_return": result["data"]["return_mean"], "return_mean": result["policy"]["last"]["return_mean"],
-        "episodes": result["policy"]["last"]["episodes"],
+        "data_return": result["data"]["return_mean"],
+        **{key: result["policy"]["last"][key] for key in ("return_mean", "return_interval", "episodes")},
         "rollouts": [event["return_mean"] for event in events if event["phase"] == "rollouts"],
         "kl": [event["kl"] for event in events if "kl" in event][-1:], "answers": result["answers"],
         "reward_model": result["reward_model"], "seconds": result["policy"]["seconds"],
