@@ -1,6 +1,6 @@
 """A cloned diffusion policy that learns from its own episodes: on the true reward, and on one learnt from comparisons.
 
-    python -m benchmarks.online     # half-cheetah, from data of sine waves
+    python -m benchmarks.online     # a two-link arm (Reacher-v5), from data of sine waves
 
 Each seed's policy is cloned once, and all methods go on from it. Runs are ordinary `train.py` runs, one after another
 on one thread; finished runs are not repeated. Writes `benchmarks/results/online.jsonl` (a line a run) and prints a
@@ -19,17 +19,17 @@ import numpy as np
 from benchmarks.report import RESULTS
 from pbrl.files import to_json
 
-TASK = ["env=gymnasium", "env.id=HalfCheetah-v5", "env.horizon=100", "data=waves"]
-POLICY = ["policy=diffusion", "policy.horizon=8", "policy.execute=8", "policy.width=32", "policy.layers=1",
+TASK = ["env=gymnasium", "env.id=Reacher-v5", "env.horizon=50", "data=waves"]
+POLICY = ["policy=diffusion", "policy.horizon=4", "policy.execute=4", "policy.width=32", "policy.layers=1",
           "policy.sampler=ancestral", "policy.sample_steps=5"]  # fmt: skip
-FIXED = ["threads=1", "workers=0", "compare=false", "video=false", "log_every=20", "final_episodes=50"]
-CLONE = ["algo=bc", "steps=1000", "eval_every=1000", "checkpoint_every=1000"]
-TUNED = ["algo=fdpp", "steps=400", "algo.iterations=10", "algo.lr_after=3e-4", "eval_every=400", "checkpoint_every=400"]
+FIXED = ["threads=1", "workers=0", "compare=false", "video=false", "log_every=25", "final_episodes=100"]
+CLONE = ["algo=bc", "steps=400", "eval_every=400", "checkpoint_every=400"]
+TUNED = ["algo=fdpp", "steps=250", "algo.iterations=10", "algo.scenes=96", "algo.lr_after=5e-4", "eval_every=250",
+         "checkpoint_every=250"]  # fmt: skip
 LEARNT = ["reward=ensemble", "reward.steps=1000", "feedback=perfect", "query.kind=pair", "query.count=500",
-          "query.length=25"]  # fmt: skip
+          "query.length=10"]  # fmt: skip
 METHODS = {
     "DPPO, true reward": [*TUNED, "algo.alpha=0", "feedback=none"],
-    "DPPO, learnt reward": [*TUNED, "algo.alpha=0", *LEARNT],
     "FDPP": [*TUNED, *LEARNT],
     "FDPP, all answers wrong": [*TUNED, *LEARNT, "feedback.mistake=1"],
 }
@@ -54,8 +54,8 @@ def line_of(name: str, seed: int, folder: Path, flags: list[str]) -> dict[str, A
     return {
         "method": name, "seed": seed, "flags": [*TASK, *POLICY, *flags],
         "git": json.loads((folder / "versions.json").read_text())["git"],
-        "data_return": result["data"]["return_mean"], "return_mean": result["policy"]["last"]["return_mean"],
-        "episodes": result["policy"]["last"]["episodes"],
+        "data_return": result["data"]["return_mean"],
+        **{key: result["policy"]["last"][key] for key in ("return_mean", "return_interval", "episodes")},
         "rollouts": [event["return_mean"] for event in events if event["phase"] == "rollouts"],
         "kl": [event["kl"] for event in events if "kl" in event][-1:], "answers": result["answers"],
         "reward_model": result["reward_model"], "seconds": result["policy"]["seconds"],
