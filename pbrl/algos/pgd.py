@@ -25,7 +25,7 @@ from pbrl.data.table import scale_of
 from pbrl.models.diffusion.average import Average
 from pbrl.models.diffusion.denoiser import Denoiser
 from pbrl.models.diffusion.guidance import Denoise
-from pbrl.models.diffusion.process import EDM, spread
+from pbrl.models.diffusion.process import EDM, Process, spread
 from pbrl.models.diffusion.sampler import Sampler
 from pbrl.models.gaussian import GaussianPolicy
 from pbrl.models.optim import Adam
@@ -157,7 +157,7 @@ class PGD(IQL):
         return self.guidance * found
 
 
-def guide(denoise: Denoise, process: EDM, slope: Any) -> Denoise:
+def guide(denoise: Denoise, process: Process, slope: Any) -> Denoise:
     """A denoiser whose clean array is moved along `slope`, as far as its noise leaves it open."""
 
     def guided(x: Tensor, time: Tensor, condition: Any, mask: Any) -> Tensor:

@@ -174,10 +174,11 @@ class Styles(Behaviour):
     def draw(self, random: np.random.Generator) -> dict[str, float]:
         """A style for an episode."""
         style = self.styles[random.integers(len(self.styles))]
-        return {
-            name: float(value) if isinstance(value, (int, float)) else float(random.uniform(*value))
-            for name, value in style.items()
-        }
+        drawn = {}
+        for name, value in style.items():
+            low, high = (value, value) if isinstance(value, (int, float)) else value
+            drawn[name] = float(random.uniform(low, high) if high > low else low)
+        return drawn
 
     def source(self, i: int) -> str:
         return f"{self.name}: " + ", ".join(f"{name}={value:.3g}" for name, value in self.drawn[i].items())
