@@ -5,43 +5,25 @@ these with good behaviours. Writes archive.npz, archive.png, index.html and the 
 flag: see configs/diversity.yaml. The same command goes on where it was stopped.
 """
 
-import os
 import sys
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from pbrl.configs import FOLDER, quote_addresses, register_environments
+from pbrl import hydra_command
+from pbrl.configs import FOLDER
 
 
 @hydra.main(config_path=str(FOLDER), config_name="diversity", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Searches as `diversity.yaml` and the command line configure it."""
     from pbrl.diversity.command import search
-    from pbrl.types import UserError
 
     try:
-        search(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
-    except UserError as error:
-        sys.exit(f"\n{error}")
+        search(hydra_command.to_plain(config))
     except KeyboardInterrupt:
         sys.exit("\nstopped: the same command goes on from its last checkpoint")
 
 
-def start() -> None:
-    """Reads the command line."""
-    register_environments()
-    sys.argv[1:] = quote_addresses(sys.argv[1:])
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on, and does not print them itself
-    try:
-        main()
-    except Exception as error:
-        from pbrl.run import listing
-
-        if (words := listing.explain(error, lambda _: [])) is None:
-            raise
-        sys.exit(f"\n{words.replace('python train.py --help', 'configs/diversity.yaml')}")
-
-
 if __name__ == "__main__":
-    start()
+    hydra_command.start(main, "diversity.yaml")

@@ -4,13 +4,13 @@ Answers go to a store, from which training reads them: `train.py … feedback=st
 questions at the page. Everything is a flag: see configs/label_vlm.yaml and configs/vlm.
 """
 
-import os
 import sys
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from pbrl.configs import FOLDER, quote_addresses, register_environments
+from pbrl import hydra_command
+from pbrl.configs import FOLDER
 
 
 @hydra.main(config_path=str(FOLDER), config_name="label_vlm", version_base="1.3")
@@ -18,31 +18,13 @@ def main(config: DictConfig) -> None:
     """Labels as `label_vlm.yaml` and the command line configure it."""
     from pbrl.label.by_model import label  # not above: the processes that draw import this module once more
     from pbrl.label.command import CommandLine
-    from pbrl.types import UserError
 
     if config.model is not None:
         config.vlm.model = config.model
-    try:
-        label(OmegaConf.to_container(config, resolve=True, throw_on_missing=True), CommandLine.read())  # type: ignore[arg-type]
-    except UserError as error:
-        sys.exit(f"\n{error}")
-
-
-def start() -> None:
-    """Reads the command line."""
-    register_environments()
-    arguments = ["dry_run=true" if argument == "--dry-run" else argument for argument in sys.argv[1:]]
-    sys.argv[1:] = quote_addresses(arguments)
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on, and does not print them itself
-    try:
-        main()
-    except Exception as error:
-        from pbrl.run import listing
-
-        if (words := listing.explain(error, lambda _: [])) is None:
-            raise
-        sys.exit(f"\n{words.replace('python train.py --help', 'configs/label_vlm.yaml')}")
+    label(hydra_command.to_plain(config), CommandLine.read())
 
 
 if __name__ == "__main__":
-    start()
+    hydra_command.start(
+        main, "label_vlm.yaml", ["dry_run=true" if word == "--dry-run" else word for word in sys.argv[1:]]
+    )
