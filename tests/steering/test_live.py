@@ -143,6 +143,13 @@ def test_other_sites_steer_nothing(client, player):
     assert "default-src 'none'" in client.get("/").headers["content-security-policy"]
 
 
+def test_the_command_takes_words(run):  # noqa: F811
+    words = [f"run={run}", "speed=0.9", "say=much slower", "steps=3", "video=false"]
+    assert steer.steer(*steer.read_words(words))[0].targets == {"speed": 0.5}
+    with pytest.raises(SystemExit, match="this planner has not learnt: it knows speed"):
+        steer.main([*words, "say=lift your feet"])
+
+
 def test_live_is_true_or_false(run):  # noqa: F811
     with pytest.raises(UserError, match="live=yes: it is true or false"):
         steer.read_words([f"run={run}", "live=yes"])
@@ -196,7 +203,7 @@ def test_a_slider_moves_the_target_in_a_browser(served):
         expect(asked).to_have_text("0.00")
         expect(page.locator("#said")).to_have_text("speed 0.00")
         expect(page.locator("tr[data-attribute=speed] .measured")).not_to_have_text("–")
-        page.wait_for_function("document.getElementById('film').naturalWidth === 480")
+        expect(page.locator("#film")).to_have_js_property("naturalWidth", 480)
         assert violations(page) == "[]" and not errors
         assert page.evaluate("document.documentElement.scrollWidth") <= 1100
         browser.close()
