@@ -34,8 +34,8 @@ SUBJECTS: Mapping[str, Subject] = {
         "height,altitude,body,torso,hand,tool",
         "high,tall,upright",
         "low",
-        "raise,lift,rise,stand up,stand tall,straighten up",
-        "crouch,duck,squat,bend down",
+        "raise,lift,rise,go up,get up,stand up,stand tall,straighten up",
+        "crouch,duck,squat,bend down,go down,get down",
     ),
     "gentleness": Subject(
         "gentleness,smoothness,calmness,softness",
@@ -76,10 +76,11 @@ ANY = (
 )
 SAME = "same,keep the,keep your,keep,stay as,unchanged"
 NOT = "not,don't,do not,dont,never"
+OTHERS = {"too": "too,so", "very": "very,really", "by": "by"}
 FILLERS = (
-    "walk,walking,run,running,go,going,move,moving,stay,be,get,make,making,take,taking,do,act,trot,it,its,it's,that's,him,you,your,yourself,"
-    "the,a,an,robot,walker,please,now,at,in,of,to,on,is,should,can,could,would,will,i,want,let,let's,me,us,than,quite,"
-    "rather,just,still,this,that,there,then,up,motion,movement,movements,try"
+    "walk,walking,run,running,go,going,move,moving,stay,be,get,make,making,take,taking,come,do,act,trot,try,possible,it,"
+    "its,it's,that's,him,you,your,yourself,the,a,an,robot,walker,please,now,at,in,of,to,on,up,is,should,can,could,would,"
+    "will,i,want,let,let's,me,us,than,quite,rather,just,still,this,that,there,then,motion,movement,movements"
 )
 
 
@@ -101,14 +102,7 @@ class Word(NamedTuple):
 def words() -> dict[str, Word]:
     """Every phrase that is understood, in lower case."""
     found = {word: Word("filler") for word in FILLERS.split(",")}
-    for kind, listed in {
-        "any": ANY,
-        "same": SAME,
-        "not": NOT,
-        "too": "too,so",
-        "very": "very,really",
-        "by": "by",
-    }.items():
+    for kind, listed in (("any", ANY), ("same", SAME), ("not", NOT), *OTHERS.items()):
         found |= {word: Word(kind) for word in listed.split(",")}
     found |= {word: Word("degree", amount=size) for size, listed in CHANGES.items() for word in listed.split(",")}
     found |= {word: Word("fraction", amount=size) for size, listed in LEVELS.items() for word in listed.split(",")}

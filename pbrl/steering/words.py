@@ -12,7 +12,7 @@ from pbrl.models.planner import Targets
 from pbrl.steering.vocabulary import HIGH_LEVEL, LEVEL, MIDDLE, SOME, SUBJECTS, Word, subjects_of, vocabulary
 from pbrl.types import UserError
 
-SEPARATORS = re.compile(r"[,;:!?]|\.(?!\d)|\b(?:and|but|or|while|yet|also|plus|with)\b")
+SEPARATORS = re.compile(r"[,;!?]|\.(?!\d)|\b(?:and|but|or|while|yet|also|plus|with)\b")
 AS_POSSIBLE = re.compile(r"\bas (.+?) as (?:possible|you can|it can|can be|it gets)\b")
 TOKEN = re.compile(r"\d*\.?\d+%?|[a-z']+|[^\s\w]+|\w+")
 NUMBER = re.compile(r"(\d*\.?\d+)(%?)")
@@ -76,7 +76,7 @@ def read_sentence(sentence: str, attributes: Sequence[str], present: Targets) ->
 def cut(sentence: str, known: Mapping[str, Word]) -> list[Clause]:
     """A sentence's clauses; those of mere fillers are left out."""
     text = re.sub(r"(\d) ?(?:percent|per cent|%)", r"\1%", sentence.lower().replace("’", "'"))
-    text = re.sub(r"(?<=[a-z])[-_](?=[a-z])", " ", text)
+    text = re.sub(r"(?<=[a-z])[-_](?=[a-z])|[:=]", " ", text)
     text = AS_POSSIBLE.sub(lambda found: "most " + re.sub(r"\b(and|but)\b", r"\1 most", found[1]), text)
     clauses = [_recognize(part, known) for part in SEPARATORS.split(text)]
     return [clause for clause in clauses if clause.unknown or any(word.kind != "filler" for word in clause.words)]
@@ -127,7 +127,9 @@ def move_of(clause: Clause) -> Move | None:
     numbers, by = clause.of("number"), clause.of("by")
     if clause.of("any"):
         return Move()
-    if numbers and not (by and clause.of("change", "more")):
+    if numbers and by and not clause.of("change", "more"):
+        raise UserError(f'"{clause.text}": more or less by that? Say "more" or "less"')
+    if numbers and not by:
         return _level(clause, numbers)
     if clause.of("fraction"):
         return Move(clause.of("fraction")[0].amount)

@@ -42,6 +42,7 @@ PRESENT = {"speed": 0.5, "height": 0.3, "contact": 0.8}
         ("maximum height with minimal speed", {"height": 1.0, "speed": 0.0}),
         ("full speed, half height", {"speed": 1.0, "height": 0.5}),
         ("medium speed", {"speed": 0.5}),
+        ("speed: 0.25, height=0.7", {"speed": 0.25, "height": 0.7}),
         ("speed 0.25, height to 70 percent", {"speed": 0.25, "height": 0.7}),
         ("feet 0.25", {"contact": 0.75}),  # off the ground
         ("high speed", {"speed": 0.8}),
@@ -79,6 +80,7 @@ def test_attributes_have_names_of_people_s_own(attributes, sentence, changes):
         ("bigger", '"bigger": of what'),
         ("speed", "more or less of speed"),
         ("increase the lower speed", "It says both"),
+        ("more speed, and height by 0.2", "more or less by that"),
         ("not faster", "say what is wanted"),
         ("speed 7", "from 0 to 1"),
         ("speed -0.2", '"-": not understood'),
