@@ -33,7 +33,8 @@ from pbrl.types import Environment, Episode, UserError
 
 LEVELS = (0.0, 0.5, 1.0)  # of a grid
 SIZES = {".mp4": (240, 180, 25), ".webp": (160, 120, 10)}  # of an episode in pixels, and frames a second at most
-OPTIONS = ("run", "episodes", "steps", "seed", "grid", "schedule", "video", "say", "live", "port")
+FILMED = ("episodes", "steps", "grid", "schedule", "video")  # what a page has no use for
+OPTIONS = ("run", "seed", *FILMED, "say", "live", "port")
 Change = tuple[int, str, float | None]  # from which step on, attribute, strength
 
 
@@ -207,6 +208,8 @@ def read_words(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, float | 
         "live": read_flag("live", given.get("live", "false")),
         "port": read_count("port", given.get("port", "8780")),
     }
+    if options["live"] and (unused := [name for name in FILMED if name in given]):
+        raise UserError(f"live=true is steered on its page: leave {', '.join(unused)} out")
     return options, targets
 
 

@@ -76,10 +76,10 @@ ANY = (
 )
 SAME = "same,keep the,keep your,keep,stay as,unchanged"
 NOT = "not,don't,do not,dont,never"
-OTHERS = {"too": "too,so", "very": "very,really", "by": "by"}
+OTHERS = {"too": "too,so", "very": "very,really", "by": "by", "to": "to"}
 FILLERS = (
     "walk,walking,run,running,go,going,move,moving,stay,be,get,make,making,take,taking,come,do,act,trot,try,possible,it,"
-    "its,it's,that's,him,you,your,yourself,the,a,an,robot,walker,please,now,at,in,of,to,on,up,is,should,can,could,would,"
+    "its,it's,that's,him,you,your,yourself,the,a,an,robot,walker,please,now,at,in,of,on,up,is,should,can,could,would,"
     "will,i,want,let,let's,me,us,than,quite,rather,just,still,this,that,there,then,motion,movement,movements"
 )
 
@@ -88,7 +88,7 @@ class Word(NamedTuple):
     """What a word or phrase means.
 
     `kind`: noun (an attribute); change, level or end (of it: faster, fast, fastest); more, most, degree, fraction, any,
-    same, not, too, very, by or filler. `subject` is "" where a noun has to say of what; `is_general` where it may.
+    same, not, too, very, by, to or filler. `subject` is "" where a noun has to say of what; `is_general` where it may.
     """
 
     kind: str

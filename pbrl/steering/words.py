@@ -79,7 +79,7 @@ def cut(sentence: str, known: Mapping[str, Word]) -> list[Clause]:
     text = re.sub(r"(?<=[a-z])[-_](?=[a-z])|[:=]", " ", text)
     text = AS_POSSIBLE.sub(lambda found: "most " + re.sub(r"\b(and|but)\b", r"\1 most", found[1]), text)
     clauses = [_recognize(part, known) for part in SEPARATORS.split(text)]
-    return [clause for clause in clauses if clause.unknown or any(word.kind != "filler" for word in clause.words)]
+    return [one for one in clauses if one.unknown or any(word.kind not in ("filler", "to") for word in one.words)]
 
 
 def _recognize(text: str, known: Mapping[str, Word]) -> Clause:
@@ -124,34 +124,40 @@ def attribute_of(subject: str, clause: Clause, attributes: Sequence[str]) -> tup
 
 def move_of(clause: Clause) -> Move | None:
     """What is wanted of a clause's attribute; None where it only names one. Raises UserError."""
-    numbers, by = clause.of("number"), clause.of("by")
+    if clause.of("not") and (not clause.of("level") or clause.of("more", "most", "any", "number", "fraction")):
+        raise UserError(f'"{clause.text}": say what is wanted, and not what is not, as in "slower" or "same speed"')
     if clause.of("any"):
         return Move()
-    if numbers and by and not clause.of("change", "more"):
-        raise UserError(f'"{clause.text}": more or less by that? Say "more" or "less"')
-    if numbers and not by:
-        return _level(clause, numbers)
-    if clause.of("fraction"):
-        return Move(clause.of("fraction")[0].amount)
+    if clause.of("number", "fraction"):
+        return _numbered(clause)
     sign = _sign(clause)
     if clause.of("most", "end"):
-        _refuse_not(clause)
         return Move(float(sign > 0))
     if clause.of("level") and clause.of("not", "too") and not clause.of("more"):
         return Move(more=-sign * _size(clause))
     if clause.of("change", "more"):
-        _refuse_not(clause)
         return Move(more=sign * _size(clause))
     if clause.of("level"):
+        if clause.of("degree"):
+            raise UserError(
+                f'"{clause.text}": more or less than now? Compare, as in "a bit slower" or "a bit too fast"'
+            )
         level = HIGH_LEVEL if clause.of("very") else LEVEL
         return Move(level if sign > 0 else round(1 - level, 6))
     return Move(is_same=True) if clause.of("same") else None
 
 
-def _level(clause: Clause, numbers: Sequence[Word]) -> Move:
+def _numbered(clause: Clause) -> Move:
+    """A strength, or a change by a number where the clause says "by"."""
+    numbers = clause.of("number", "fraction")
     if len(numbers) > 1 or not 0 <= numbers[0].amount <= 1:
         raise UserError(f'"{clause.text}": a strength is one number from 0 to 1, or from 0% to 100%')
-    return Move(numbers[0].amount)
+    amount, changes, by = numbers[0].amount, clause.of("change", "more"), clause.of("by")
+    if changes and by and numbers[0].kind == "number":
+        return Move(more=_sign(clause) * amount)
+    if by or (changes and not clause.of("to")):
+        raise UserError(f'"{clause.text}": by that, or to that? Say "slower by 0.1", or "speed 0.3"')
+    return Move(amount)
 
 
 def _sign(clause: Clause) -> int:
@@ -164,13 +170,7 @@ def _sign(clause: Clause) -> int:
 
 
 def _size(clause: Clause) -> float:
-    amounts = [word.amount for word in clause.of("number", "degree")]
-    return amounts[-1] if amounts else SOME
-
-
-def _refuse_not(clause: Clause) -> None:
-    if clause.of("not"):
-        raise UserError(f'"{clause.text}": say what is wanted, and not what is not, as in "slower" or "same speed"')
+    return next((word.amount for word in reversed(clause.of("degree"))), SOME)
 
 
 def explain_words(attributes: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from pbrl import steer
 from pbrl.data.rollout import make_environment
 from pbrl.steering.live import Player
 from pbrl.steering.server import make_app, pictures
-from pbrl.types import Observation, UserError
+from pbrl.types import Observation
 from tests import forks
 from tests.algos.test_aligndiff import run, world  # noqa: F401  fixtures: a point that learnt to stroll
 from tests.feedback.page.page import CHROMIUM, QUIET, needs_browser, violations
@@ -150,9 +150,18 @@ def test_the_command_takes_words(run):  # noqa: F811
         steer.main([*words, "say=lift your feet"])
 
 
-def test_live_is_true_or_false(run):  # noqa: F811
-    with pytest.raises(UserError, match="live=yes: it is true or false"):
-        steer.read_words([f"run={run}", "live=yes"])
+@pytest.mark.parametrize(
+    "words,said",
+    [
+        (["live=yes"], "live=yes: it is true or false"),
+        (["live=true", "steps=9", "video=false"], "leave steps, video out"),
+        (["live=true", "port=99999"], "a number from 1 to 65535"),
+        (["live=true", "wings=0.5"], "wings: this planner knows speed"),
+    ],
+)
+def test_a_page_that_cannot_be_served(run, words, said):  # noqa: F811
+    with pytest.raises(SystemExit, match=said):
+        steer.main([f"run={run}", *words])
 
 
 # The command, and the page in a browser
