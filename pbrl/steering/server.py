@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Annotated, Any
 
+import torch
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
@@ -23,6 +24,7 @@ from pbrl.feedback.page.notices import explain_fault
 from pbrl.feedback.page.server import PAGE as LABEL_PAGE
 from pbrl.label import network
 from pbrl.models.planner import Planner, Targets
+from pbrl.processor import available_cores
 from pbrl.steering.live import Player
 from pbrl.types import UserError
 
@@ -153,6 +155,7 @@ def serve(settings: dict[str, Any], policy: Planner, targets: Targets, *, seed: 
 
     The simulator and its renderer stay in this thread, as OpenGL wants; requests are answered in another.
     """
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), available_cores() - 1)))  # one is for the page
     env = make_environment(settings)
     mirror = make_environment(settings) if env.attributes and env.can_restore else None
     player = Player(env, mirror, policy, targets, seed=seed)
