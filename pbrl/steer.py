@@ -7,6 +7,8 @@ have; null: any.
     python -m pbrl.steer run=runs/walker speed=0.8 episodes=2 steps=200
     python -m pbrl.steer run=runs/walker grid=speed,height              # one episode of each of 3 x 3 targets
     python -m pbrl.steer run=runs/walker speed=0.1 schedule=100:speed=0.9,200:height=0.2   # changes on the way
+    python -m pbrl.steer run=runs/walker speed=0.8 say="a bit slower, and as gentle as possible"
+    python -m pbrl.steer run=runs/walker live=true                      # sliders on a page, and the robot beside them
 """
 
 import argparse
@@ -17,21 +19,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 import yaml
 
 from pbrl.data.frames import without_images
 from pbrl.data.rollout import EpisodeRecorder, make_environment, state_of, to_observation
 from pbrl.data.video import frames, write_mp4, write_webp
-from pbrl.models.attributes import Strengths
+from pbrl.models.attributes import read_strengths
 from pbrl.models.planner import Planner, Targets
 from pbrl.models.policy import load_policy
+from pbrl.steering.words import read_sentence
 from pbrl.training.evaluate import evaluation_seeds
-from pbrl.types import Environment, Episode, Observation, Segment, UserError
+from pbrl.types import Environment, Episode, UserError
 
 LEVELS = (0.0, 0.5, 1.0)  # of a grid
 SIZES = {".mp4": (240, 180, 25), ".webp": (160, 120, 10)}  # of an episode in pixels, and frames a second at most
-OPTIONS = ("run", "episodes", "steps", "seed", "grid", "schedule", "video")
+FILMED = ("episodes", "steps", "grid", "schedule", "video")  # what a page has no use for
+OPTIONS = ("run", "seed", *FILMED, "say", "live", "port")
 Change = tuple[int, str, float | None]  # from which step on, attribute, strength
 
 
@@ -96,21 +99,16 @@ def examine(env: Environment, policy: Planner, targets: Targets, episode: Episod
     return Wish(dict(targets), episode, read, measured)
 
 
-@torch.no_grad()
-def read_strengths(model: Strengths, names: Sequence[str], obs: np.ndarray) -> dict[str, float]:
-    """The mean strength, over the windows of an episode's observations [T + 1, O], of each attribute."""
-    length = min(model.context, len(obs) - 1)
-    windows = torch.from_numpy(obs[:-1]).unfold(0, length, 1).movedim(-1, 1)  # [N, L, O]
-    mask = torch.ones(windows.shape[:2])
-    found = model.strength(Segment(Observation(windows), torch.zeros(*mask.shape, 1), mask)).mean(0)
-    return dict(zip(names, found.tolist(), strict=True))
-
-
 def steer(options: dict[str, Any], targets: dict[str, float | None]) -> list[Wish]:
-    """Plays what the command asks for, prints a table and writes the video. Raises UserError."""
+    """Plays what the command asks for, prints a table and writes the video; or serves the page. Raises UserError."""
     folder = Path(options["run"]).expanduser()
     policy, settings = load_planner(folder)
     policy.set_targets(targets)  # refused before anything is played
+    if options["say"]:
+        targets = {**targets, **read_sentence(options["say"], policy.attributes, targets)}
+    if options["live"]:
+        serve_live(options, policy, settings, targets)
+        return []
     wishes = [{**targets, **own} for own in grid_of(options["grid"], policy)]
     env, seeds = make_environment(settings), evaluation_seeds(options["episodes"], options["seed"])
     steps = options["steps"] or env.horizon
@@ -126,6 +124,15 @@ def steer(options: dict[str, Any], targets: dict[str, float | None]) -> list[Wis
     finally:
         env.close()
     return found
+
+
+def serve_live(options: dict[str, Any], policy: Planner, settings: dict[str, Any], targets: Targets) -> None:
+    """Serves the page on which targets change while the robot moves, until Ctrl-C. Raises UserError."""
+    try:
+        from pbrl.steering.server import serve
+    except ImportError as error:
+        raise UserError(f"the page needs a package more ({error.name}): `pip install pbrl[label]`") from error
+    serve(settings, policy, targets, seed=options["seed"], port=options["port"])
 
 
 def grid_of(names: Sequence[str], policy: Planner) -> list[dict[str, float | None]]:
@@ -197,7 +204,12 @@ def read_words(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, float | 
         "grid": [name for name in given.get("grid", "").split(",") if name],
         "schedule": read_schedule(given.get("schedule", "")),
         "video": read_video(given.get("video", "true")),
+        "say": given.get("say", ""),
+        "live": read_flag("live", given.get("live", "false")),
+        "port": read_count("port", given.get("port", "8780")),
     }
+    if options["live"] and (unused := [name for name in FILMED if name in given]):
+        raise UserError(f"live=true is steered on its page: leave {', '.join(unused)} out")
     return options, targets
 
 
@@ -223,6 +235,13 @@ def read_video(words: str) -> bool | Path:
     if words not in ("true", "false") and Path(words).suffix not in SIZES:
         raise UserError(f"video={words}: it is true, false, or a file that ends with .mp4 or .webp")
     return words == "true" if words in ("true", "false") else Path(words).expanduser()
+
+
+def read_flag(name: str, value: str) -> bool:
+    """true or false. Raises UserError."""
+    if value not in ("true", "false"):
+        raise UserError(f"{name}={value}: it is true or false")
+    return value == "true"
 
 
 def read_count(name: str, value: str, least: int = 1) -> int:

@@ -73,8 +73,8 @@ class Server(uvicorn.Server):
             await asyncio.to_thread(self.say)
 
 
-def run(app: Any, at: socket.socket, say: Callable[[], None]) -> None:
-    """Serves until it is stopped; `say` is called once, when the first request would be answered."""
+def make_server(app: Any, say: Callable[[], None]) -> Server:
+    """A server of that application; `say` is called once, when the first request would be answered."""
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -85,7 +85,12 @@ def run(app: Any, at: socket.socket, say: Callable[[], None]) -> None:
         timeout_graceful_shutdown=5,
         server_header=False,
     )
+    return Server(config, say)
+
+
+def run(app: Any, at: socket.socket, say: Callable[[], None]) -> None:
+    """Serves until it is stopped; `say` is called once, when the first request would be answered."""
     try:
-        Server(config, say).run(sockets=[at])
+        make_server(app, say).run(sockets=[at])
     except KeyboardInterrupt:
         return

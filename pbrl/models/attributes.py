@@ -4,13 +4,15 @@ AlignDiff's attribute model, Dong et al. 2023, arXiv:2310.02054.
 """
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
 
 from pbrl.models.layers import Linear, Normalize
-from pbrl.types import Segment, Spec, UserError
+from pbrl.types import Observation, Segment, Spec, UserError
 
 
 class Strengths(nn.Module):
@@ -49,6 +51,16 @@ class Strengths(nn.Module):
     def _scale(self, found: Tensor) -> Tensor:
         spread = self.high - self.low
         return (found - self.low) / torch.where(spread > 0, spread, 1.0)
+
+
+@torch.no_grad()
+def read_strengths(model: Strengths, names: Sequence[str], obs: np.ndarray) -> dict[str, float]:
+    """The mean strength, over the windows of an episode's observations [T + 1, O], of each attribute."""
+    length = min(model.context, len(obs) - 1)
+    windows = torch.from_numpy(obs[:-1]).unfold(0, length, 1).movedim(-1, 1)  # [N, L, O]
+    mask = torch.ones(windows.shape[:2])
+    found = model.strength(Segment(Observation(windows), torch.zeros(*mask.shape, 1), mask)).mean(0)
+    return dict(zip(names, found.tolist(), strict=True))
 
 
 class Reader(nn.Module):

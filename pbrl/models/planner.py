@@ -97,13 +97,17 @@ class Planner(nn.Module):
 
     def set_targets(self, targets: Targets) -> None:
         """Plans for these strengths from now on; what is not named, or None, may be as it will. Raises UserError."""
-        unknown = [name for name in targets if name not in self.attributes]
-        if unknown:
-            raise UserError(f"{', '.join(unknown)}: this planner knows {', '.join(self.attributes)}")
-        self.targets = {name: clip(name, value) for name, value in targets.items() if value is not None}
+        self.targets = self.check_targets(targets)
         self.settings["target"] = dict(self.targets)
         self.queue.reset()  # what is planned already was for others
         self.last = None
+
+    def check_targets(self, targets: Targets) -> dict[str, float]:
+        """The strengths that are named, within 0 and 1; what may be any is left out. Raises UserError."""
+        unknown = [name for name in targets if name not in self.attributes]
+        if unknown:
+            raise UserError(f"{', '.join(unknown)}: this planner knows {', '.join(self.attributes)}")
+        return {name: clip(name, value) for name, value in targets.items() if value is not None}
 
     def wish(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """The targets [M], 0 where there is none, and where there are any [M] float."""

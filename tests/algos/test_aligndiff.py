@@ -1,6 +1,7 @@
 """AlignDiff: what a plan is told and begins with, which one is chosen, and that a point is as fast as is asked for."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -255,9 +256,20 @@ def correlation(policy) -> float:
 
 
 @pytest.fixture(scope="module")
-def taught(world):
-    """What learnt to stroll. Its candidates are one: nothing is chosen."""
-    return learn(world)
+def run(world, make_once):
+    """The folder of a run in the toy world, which learnt to stroll. Its candidates are one: nothing is chosen."""
+
+    def write(folder: Path) -> None:
+        save_policy(learn(world), folder / "policy.pt")
+        (folder / "config.yaml").write_text(yaml.safe_dump({"env": {"_target_": "tests.toy.Point", "horizon": 20}}))
+
+    return make_once("strolling", write)
+
+
+@pytest.fixture
+def taught(run):
+    """Its planner."""
+    return load_policy(run)
 
 
 def test_the_speed_is_as_was_asked_for(taught):
@@ -276,15 +288,6 @@ def test_labels_of_other_windows_teach_nothing(world):
 
 
 # Steering
-
-
-@pytest.fixture(scope="module")
-def run(taught, tmp_path_factory):
-    """The folder of a run in the toy world."""
-    folder = tmp_path_factory.mktemp("run")
-    save_policy(taught, folder / "policy.pt")
-    (folder / "config.yaml").write_text(yaml.safe_dump({"env": {"_target_": "tests.toy.Point", "horizon": 20}}))
-    return folder
 
 
 def test_steering_says_what_was_asked_for_and_what_is_measured(run, capsys):

@@ -1,0 +1,1 @@
+"""Steering a planner by words, and live on a page: parts of `python -m pbrl.steer`."""
