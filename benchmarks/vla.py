@@ -9,6 +9,7 @@ with what its frozen image encoder made of the images kept, or computed anew. `l
 glasses (franka/clutter), from clumsy demonstrations of which half succeed. A clone (SFT) is made once for each seed;
 methods then play equally many episodes. `mt10`: a clone of 500 demonstrations of ten tasks, in scenes of training, in
 others, told in words that no training had, and told another task's words; and a clone of nine tasks on the tenth.
+`words`: such clones that learn words, beside those told by a frozen sentence encoder (policy.sentences=minilm).
 Finished runs are not repeated. Writes `benchmarks/results/vla.jsonl`, prints tables in Markdown, draws docs/vla.png.
 """
 
@@ -42,7 +43,7 @@ from pbrl.types import Environment, Observation, Policy, Segment, Spec, Trajecto
 from sim.multitask import SETS
 
 FILE = RESULTS / "vla.jsonl"
-PARTS = ("speed", "vision", "learning", "mt10")
+PARTS = ("speed", "vision", "learning", "mt10", "words")
 PICTURE = Path(__file__).parent.parent / "docs" / "vla.png"
 FOLDER = Path("runs/benchmark/vla")
 DATA = ["env=franka/clutter", "data=offset", "data.success=null", "data.behaviour.strength=0.015",
@@ -76,6 +77,8 @@ MT10_TESTS = {  # flags of the environment, and whether it is told what the next
     "other words": ({"layouts": 0, "phrasings": "held_out"}, False),
     "words of another task": ({"layouts": 0}, True),
 }
+READERS = {"learnt words": ("mt10", []), "minilm": ("mt10-minilm", ["policy.sentences=minilm"])}  # a run's name, flags
+WORDS_TESTS = {**MT10_TESTS, "new words": ({"layouts": 0, "phrasings": "new_words"}, False)}
 EPISODES = 96  # of a test, in scenes that nothing was learnt in
 MEASURES = {
     "success": "success, %",
@@ -247,22 +250,44 @@ def tell(envs: Sequence[Environment], seeds: Sequence[int], policy: Policy, wron
     return won.tolist()
 
 
+def succeed(folder: Path, changes: dict[str, Any], wrong: bool) -> float:
+    """How often a run's policy succeeds in 100 episodes of its environment with these changes."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    workers = RolloutWorkers({**config["env"], **changes}, 2)
+    first = evaluation_seeds(100, 1)[0] // 10 * 10
+    shares = [list(range(first + i, first + i + 10)) for i in range(0, 100, 10)]
+    found = [won for _, own in workers.map(tell, shares, load_policy(folder), wrong) for won in own]
+    workers.close()
+    return float(np.mean(found))
+
+
 def evaluate_mt10(seed: int, whole: Path, nine: Path) -> dict[str, Any]:
     """How often a clone of ten tasks succeeds in each of the tests, and one of nine on the tenth."""
+    tests = {name: succeed(whole, *how) for name, how in MT10_TESTS.items()}
+    tests["task left out"] = succeed(nine, {"layouts": 0, "tasks": [LEFT_OUT]}, False)
+    return {"part": "mt10", "method": "SFT", "seed": seed, "tests": tests, "git": commit_of(whole),
+            "processor": processor_name()}  # fmt: skip
 
-    def success(folder: Path, changes: dict[str, Any], wrong: bool) -> float:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        workers = RolloutWorkers({**config["env"], **changes}, 2)
-        first = evaluation_seeds(100, 1)[0] // 10 * 10
-        shares = [list(range(first + i, first + i + 10)) for i in range(0, 100, 10)]
-        found = [won for _, own in workers.map(tell, shares, load_policy(folder), wrong) for won in own]
-        workers.close()
-        return float(np.mean(found))
 
-    tests = {name: success(whole, *how) for name, how in MT10_TESTS.items()}
-    tests["task left out"] = success(nine, {"layouts": 0, "tasks": [LEFT_OUT]}, False)
-    git = json.loads((whole / "versions.json").read_text())["git"]
-    return {"part": "mt10", "method": "SFT", "seed": seed, "tests": tests, "git": git, "processor": processor_name()}
+def commit_of(folder: Path) -> str:
+    """The commit that a run was made with."""
+    return json.loads((folder / "versions.json").read_text())["git"]
+
+
+def compare_words(seeds: Sequence[int], jobs: int, data_dir: str) -> list[dict[str, Any]]:
+    """Clones of ten tasks that learn words, or are told by a frozen encoder: how often they succeed in each test."""
+    recipe = ["data.episodes=500"]
+    subprocess.run([sys.executable, "train.py", *MT10, *recipe, "only=data", f"data_dir={data_dir}"], check=True)
+    names = [(method, seed) for seed in seeds for method in READERS]
+    with ThreadPoolExecutor(jobs) as pool:
+        made = [pool.submit(run, READERS[method][0], seed, [*recipe, *READERS[method][1]], data_dir, MT10)
+                for method, seed in names]  # fmt: skip
+        folders = [job.result() for job in made]
+    return [
+        {"part": "words", "method": method, "seed": seed, "git": commit_of(folder), "processor": processor_name(),
+         "tests": {name: succeed(folder, *how) for name, how in WORDS_TESTS.items()}}
+        for (method, seed), folder in zip(names, folders, strict=True)
+    ]  # fmt: skip
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
@@ -349,6 +374,12 @@ def main() -> None:
         for name in lines[0]["tests"]:
             found = [100 * line["tests"][name] for line in lines]
             print(f"| {name} | {np.mean(found):.0f} ({min(found):.0f} to {max(found):.0f}) |")
+    if "words" in given.parts:
+        lines = compare_words(given.seeds, given.jobs, given.data_dir)
+        write(lines, "words")
+        for name in WORDS_TESTS:
+            found = [[100 * one["tests"][name] for one in lines if one["method"] == method] for method in READERS]
+            print(f"| {name} | " + " | ".join(f"{np.mean(f):.0f} ({min(f):.0f} to {max(f):.0f})" for f in found) + " |")
     if "learning" in given.parts:
         command = [sys.executable, "train.py", *DATA, "only=data", f"data_dir={given.data_dir}"]
         subprocess.run(command, check=True)

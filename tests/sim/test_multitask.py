@@ -133,7 +133,7 @@ def test_it_is_a_gymnasium_environment(env):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [("env.tasks=[reach,juggle]", "mt10 has no juggle; it has reach"), ("env.tasks=[]", "needs one task at least"),
-     ("env.phrasings=rude", "training, held_out or all"), ("env.state=none", "full or robot"),
+     ("env.phrasings=rude", "training, held_out, new_words or all"), ("env.state=none", "full or robot"),
      ("env.layouts=-1", "a number of scenes")],
 )  # fmt: skip
 def test_settings_that_make_no_environment(flag, message):
