@@ -5,7 +5,9 @@
 
 `speed`: CPU-seconds to decide a chunk, of one process in turns: number by number anew each time, with a key-value
 cache, and in parallel. `vision`: CPU-seconds of an update of TPO on a model of SmolVLM-256M's sizes and random weights,
-with what its frozen image encoder made of the images kept, or computed anew. `learning`: a cube is put down between two
+with what its frozen image encoder made of the images kept, or computed anew. `sentences`: how often an instruction that
+no training had is nearest to one of its own task, by common words or by a frozen sentence encoder's cosine, and
+CPU-seconds of a clone's gradient with either. `learning`: a cube is put down between two
 glasses (franka/clutter), from clumsy demonstrations of which half succeed. A clone (SFT) is made once for each seed;
 methods then play equally many episodes. `mt10`: a clone of 500 demonstrations of ten tasks, in scenes of training, in
 others, told in words that no training had, and told another task's words; and a clone of nine tasks on the tenth.
@@ -34,16 +36,19 @@ from pbrl.algos.tpo import Batch
 from pbrl.configs import compose_config
 from pbrl.data.rollout import LOCKSTEP, PolicyActor, RolloutWorkers, stack_observations
 from pbrl.models.policy import load_policy
+from pbrl.models.sentences import load_sentences
+from pbrl.models.text import tokenize, vocabulary_of, words_of
 from pbrl.models.vla import VLAPolicy
 from pbrl.objectives import Objective, bradley_terry
 from pbrl.processor import processor_name
 from pbrl.run.build import build as build_part
 from pbrl.training.evaluate import evaluation_seeds
 from pbrl.types import Environment, Observation, Policy, Segment, Spec, TrajectoryComparisons
+from sim.instructions import PHRASINGS
 from sim.multitask import SETS
 
 FILE = RESULTS / "vla.jsonl"
-PARTS = ("speed", "vision", "learning", "mt10", "words")
+PARTS = ("speed", "vision", "sentences", "learning", "mt10", "words")
 PICTURE = Path(__file__).parent.parent / "docs" / "vla.png"
 FOLDER = Path("runs/benchmark/vla")
 DATA = ["env=franka/clutter", "data=offset", "data.success=null", "data.behaviour.strength=0.015",
@@ -162,6 +167,47 @@ def measure_vision(rounds: int = 3) -> dict[str, Any]:
     seconds = {way: float(np.median(own_taken)) for way, own_taken in taken.items()}
     ratio = float(np.median(np.divide(taken["anew"], taken["kept"])))
     return {"part": "vision", "processor": processor_name(), "cpu_seconds": seconds, "ratio": ratio, "git": revision()}
+
+
+def measure_sentences(rounds: int = 15) -> dict[str, Any]:
+    """Shares of MT10's other instructions that are nearest to one of their own task, and what a gradient takes."""
+    torch.set_num_threads(1)
+    tasks = {told: task for task, own in PHRASINGS.items() for told in own.training}
+    with tempfile.TemporaryDirectory() as folder:
+        sentences = load_sentences("minilm", tasks, folder=Path(folder))
+    assert sentences is not None
+    nearest: dict[str, dict[str, float]] = {}
+    for kind in ("held_out", "new_words"):
+        told = [(words, task) for task, own in PHRASINGS.items() for words in getattr(own, kind)]
+        common = [tasks[max(tasks, key=lambda known: share_words(words, known))] == task for words, task in told]
+        meant = [tasks[sentences.find_nearest(words)[0]] == task for words, task in told]
+        nearest[kind] = {"count": len(told), "common words": float(np.mean(common)), "minilm": float(np.mean(meant))}
+
+    text = {
+        "words": {"tokens": torch.from_numpy(tokenize([*tasks], vocabulary_of(tasks)))},
+        "minilm": {"sentence": sentences.embeddings},
+    }
+    sizes = (39, 4, (0.0,) * 39, (1.0,) * 39, 120)
+    specs = {"words": Spec(*sizes, vocabulary=vocabulary_of(tasks)), "minilm": Spec(*sizes, sentences=sentences)}
+    policies = {name: VLAPolicy(spec, decode="parallel", **DECIDED) for name, spec in specs.items()}
+    state, chunk, rows = torch.randn(128, 39), torch.rand(128, 8, 4) * 2 - 1, torch.arange(128) % len(tasks)
+    taken: dict[str, list[float]] = {name: [] for name in policies}
+    for _ in range(rounds):
+        for name, policy in policies.items():
+            obs = Observation(state, {}, {key: own[rows] for key, own in text[name].items()})
+            began = time.process_time()
+            policy.log_prob(obs, chunk).mean().backward()
+            taken[name].append(time.process_time() - began)
+    seconds = {name: float(np.median(own)) for name, own in taken.items()}
+    ratio = float(np.median(np.divide(taken["words"], taken["minilm"])))
+    return {"part": "sentences", "processor": processor_name(), "nearest": nearest, "cpu_seconds": seconds,
+            "ratio": ratio, "weights": sentences.weights, "git": revision()}  # fmt: skip
+
+
+def share_words(one: str, other: str) -> float:
+    """How many of the words of two instructions they have in common, as a share of all."""
+    ours, theirs = set(words_of(one)), set(words_of(other))
+    return len(ours & theirs) / len(ours | theirs)
 
 
 def take_first(part: Any) -> Any:
@@ -334,7 +380,7 @@ def write(lines: Sequence[dict[str, Any]], part: str) -> None:
             line["part"],
             line.get("method"),
             line.get("seed"),
-            line["processor"] if part in ("speed", "vision") else None,
+            line["processor"] if part in ("speed", "vision", "sentences") else None,
         )
 
     old = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
@@ -360,6 +406,10 @@ def main() -> None:
         line = measure_vision()
         print(json.dumps(line, indent=2))
         write([line], "vision")
+    if "sentences" in given.parts:
+        line = measure_sentences()
+        print(json.dumps(line, indent=2))
+        write([line], "sentences")
     if "mt10" in given.parts:
         recipes = {"mt10": ["data.episodes=500"], "mt10-nine": ["data.episodes=450", f"env.tasks=[{','.join(NINE)}]"]}
         for recipe in recipes.values():
