@@ -54,7 +54,8 @@ class ContextTokens(nn.Module):
             told = obs.text.get("quality", torch.full_like(masks[0][:, 0], GOOD, dtype=torch.long))
             tokens.append(self.quality(told)[:, None])
             masks.append(torch.ones_like(masks[0]))
-        return torch.cat([t.to(state.dtype) for t in tokens], 1), torch.cat(masks, 1)
+        # in float32 under autocast too: vmap makes of a layer norm of bfloat16 another type than the traced update had
+        return torch.cat([t.float() for t in tokens], 1), torch.cat(masks, 1)
 
 
 class Patches(nn.Module):

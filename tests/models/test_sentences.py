@@ -271,13 +271,13 @@ def test_compiled_is_eager(graph_alone):
 
 
 def test_seeds_of_a_run_learn_from_sentences(minilm, tmp_path, without_report):
-    """Two seeds in a stack; the run's folder says which encoder it was, and its policies act."""
+    """Two seeds in a stack, in bfloat16; the folder says which encoder it was, and each policy has the embeddings."""
     storage.write(tmp_path / "told", make_episodes(size=2), {})
     base = [flag for flag in BASE if not flag.startswith("data") and flag != SMALL_MLP]
     small = [f"policy.{name}={value}" for name, value in POLICIES["vla"].items()]
     train(
         tmp_path, "data=file", f"data.path={tmp_path / 'told'}", "algo=bc", "policy=vla", *small, "seeds=2", "steps=4",
-        "policy.sentences=minilm", "feedback=none", "compare=false", "eval_every=4", "bf16=false", base=base,
+        "policy.sentences=minilm", "feedback=none", "compare=false", "eval_every=4", "bf16=true", base=base,
     )  # fmt: skip
     noted = json.loads((tmp_path / "run" / "versions.json").read_text())
     assert noted["sentence_encoder"] == {"name": "minilm", "weights": minilm[1]}
