@@ -5,10 +5,13 @@
 
 `speed`: CPU-seconds to decide a chunk, of one process in turns: number by number anew each time, with a key-value
 cache, and in parallel. `vision`: CPU-seconds of an update of TPO on a model of SmolVLM-256M's sizes and random weights,
-with what its frozen image encoder made of the images kept, or computed anew. `learning`: a cube is put down between two
+with what its frozen image encoder made of the images kept, or computed anew. `sentences`: how often an instruction that
+no training had is nearest to one of its own task, by common words or by a frozen sentence encoder's cosine, and
+CPU-seconds of a clone's gradient with either. `learning`: a cube is put down between two
 glasses (franka/clutter), from clumsy demonstrations of which half succeed. A clone (SFT) is made once for each seed;
 methods then play equally many episodes. `mt10`: a clone of 500 demonstrations of ten tasks, in scenes of training, in
 others, told in words that no training had, and told another task's words; and a clone of nine tasks on the tenth.
+`words`: such clones that learn words, beside those told by a frozen sentence encoder (policy.sentences=minilm).
 Finished runs are not repeated. Writes `benchmarks/results/vla.jsonl`, prints tables in Markdown, draws docs/vla.png.
 """
 
@@ -33,16 +36,19 @@ from pbrl.algos.tpo import Batch
 from pbrl.configs import compose_config
 from pbrl.data.rollout import LOCKSTEP, PolicyActor, RolloutWorkers, stack_observations
 from pbrl.models.policy import load_policy
+from pbrl.models.sentences import load_sentences
+from pbrl.models.text import tokenize, vocabulary_of, words_of
 from pbrl.models.vla import VLAPolicy
 from pbrl.objectives import Objective, bradley_terry
 from pbrl.processor import processor_name
 from pbrl.run.build import build as build_part
 from pbrl.training.evaluate import evaluation_seeds
 from pbrl.types import Environment, Observation, Policy, Segment, Spec, TrajectoryComparisons
+from sim.instructions import PHRASINGS
 from sim.multitask import SETS
 
 FILE = RESULTS / "vla.jsonl"
-PARTS = ("speed", "vision", "learning", "mt10")
+PARTS = ("speed", "vision", "sentences", "learning", "mt10", "words")
 PICTURE = Path(__file__).parent.parent / "docs" / "vla.png"
 FOLDER = Path("runs/benchmark/vla")
 DATA = ["env=franka/clutter", "data=offset", "data.success=null", "data.behaviour.strength=0.015",
@@ -76,6 +82,8 @@ MT10_TESTS = {  # flags of the environment, and whether it is told what the next
     "other words": ({"layouts": 0, "phrasings": "held_out"}, False),
     "words of another task": ({"layouts": 0}, True),
 }
+READERS = {"learnt words": ("mt10", []), "minilm": ("mt10-minilm", ["policy.sentences=minilm"])}  # a run's name, flags
+WORDS_TESTS = {**MT10_TESTS, "new words": ({"layouts": 0, "phrasings": "new_words"}, False)}
 EPISODES = 96  # of a test, in scenes that nothing was learnt in
 MEASURES = {
     "success": "success, %",
@@ -159,6 +167,47 @@ def measure_vision(rounds: int = 3) -> dict[str, Any]:
     seconds = {way: float(np.median(own_taken)) for way, own_taken in taken.items()}
     ratio = float(np.median(np.divide(taken["anew"], taken["kept"])))
     return {"part": "vision", "processor": processor_name(), "cpu_seconds": seconds, "ratio": ratio, "git": revision()}
+
+
+def measure_sentences(rounds: int = 15) -> dict[str, Any]:
+    """Shares of MT10's other instructions that are nearest to one of their own task, and what a gradient takes."""
+    torch.set_num_threads(1)
+    tasks = {told: task for task, own in PHRASINGS.items() for told in own.training}
+    with tempfile.TemporaryDirectory() as folder:
+        sentences = load_sentences("minilm", tasks, folder=Path(folder))
+    assert sentences is not None
+    nearest: dict[str, dict[str, float]] = {}
+    for kind in ("held_out", "new_words"):
+        told = [(words, task) for task, own in PHRASINGS.items() for words in getattr(own, kind)]
+        common = [tasks[max(tasks, key=lambda known: share_words(words, known))] == task for words, task in told]
+        meant = [tasks[sentences.find_nearest(words)[0]] == task for words, task in told]
+        nearest[kind] = {"count": len(told), "common words": float(np.mean(common)), "minilm": float(np.mean(meant))}
+
+    text = {
+        "words": {"tokens": torch.from_numpy(tokenize([*tasks], vocabulary_of(tasks)))},
+        "minilm": {"sentence": sentences.embeddings},
+    }
+    sizes = (39, 4, (0.0,) * 39, (1.0,) * 39, 120)
+    specs = {"words": Spec(*sizes, vocabulary=vocabulary_of(tasks)), "minilm": Spec(*sizes, sentences=sentences)}
+    policies = {name: VLAPolicy(spec, decode="parallel", **DECIDED) for name, spec in specs.items()}
+    state, chunk, rows = torch.randn(128, 39), torch.rand(128, 8, 4) * 2 - 1, torch.arange(128) % len(tasks)
+    taken: dict[str, list[float]] = {name: [] for name in policies}
+    for _ in range(rounds):
+        for name, policy in policies.items():
+            obs = Observation(state, {}, {key: own[rows] for key, own in text[name].items()})
+            began = time.process_time()
+            policy.log_prob(obs, chunk).mean().backward()
+            taken[name].append(time.process_time() - began)
+    seconds = {name: float(np.median(own)) for name, own in taken.items()}
+    ratio = float(np.median(np.divide(taken["words"], taken["minilm"])))
+    return {"part": "sentences", "processor": processor_name(), "nearest": nearest, "cpu_seconds": seconds,
+            "ratio": ratio, "weights": sentences.weights, "git": revision()}  # fmt: skip
+
+
+def share_words(one: str, other: str) -> float:
+    """How many of the words of two instructions they have in common, as a share of all."""
+    ours, theirs = set(words_of(one)), set(words_of(other))
+    return len(ours & theirs) / len(ours | theirs)
 
 
 def take_first(part: Any) -> Any:
@@ -247,22 +296,44 @@ def tell(envs: Sequence[Environment], seeds: Sequence[int], policy: Policy, wron
     return won.tolist()
 
 
+def succeed(folder: Path, changes: dict[str, Any], wrong: bool) -> float:
+    """How often a run's policy succeeds in 100 episodes of its environment with these changes."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    workers = RolloutWorkers({**config["env"], **changes}, 2)
+    first = evaluation_seeds(100, 1)[0] // 10 * 10
+    shares = [list(range(first + i, first + i + 10)) for i in range(0, 100, 10)]
+    found = [won for _, own in workers.map(tell, shares, load_policy(folder), wrong) for won in own]
+    workers.close()
+    return float(np.mean(found))
+
+
 def evaluate_mt10(seed: int, whole: Path, nine: Path) -> dict[str, Any]:
     """How often a clone of ten tasks succeeds in each of the tests, and one of nine on the tenth."""
+    tests = {name: succeed(whole, *how) for name, how in MT10_TESTS.items()}
+    tests["task left out"] = succeed(nine, {"layouts": 0, "tasks": [LEFT_OUT]}, False)
+    return {"part": "mt10", "method": "SFT", "seed": seed, "tests": tests, "git": commit_of(whole),
+            "processor": processor_name()}  # fmt: skip
 
-    def success(folder: Path, changes: dict[str, Any], wrong: bool) -> float:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        workers = RolloutWorkers({**config["env"], **changes}, 2)
-        first = evaluation_seeds(100, 1)[0] // 10 * 10
-        shares = [list(range(first + i, first + i + 10)) for i in range(0, 100, 10)]
-        found = [won for _, own in workers.map(tell, shares, load_policy(folder), wrong) for won in own]
-        workers.close()
-        return float(np.mean(found))
 
-    tests = {name: success(whole, *how) for name, how in MT10_TESTS.items()}
-    tests["task left out"] = success(nine, {"layouts": 0, "tasks": [LEFT_OUT]}, False)
-    git = json.loads((whole / "versions.json").read_text())["git"]
-    return {"part": "mt10", "method": "SFT", "seed": seed, "tests": tests, "git": git, "processor": processor_name()}
+def commit_of(folder: Path) -> str:
+    """The commit that a run was made with."""
+    return json.loads((folder / "versions.json").read_text())["git"]
+
+
+def compare_words(seeds: Sequence[int], jobs: int, data_dir: str) -> list[dict[str, Any]]:
+    """Clones of ten tasks that learn words, or are told by a frozen encoder: how often they succeed in each test."""
+    recipe = ["data.episodes=500"]
+    subprocess.run([sys.executable, "train.py", *MT10, *recipe, "only=data", f"data_dir={data_dir}"], check=True)
+    names = [(method, seed) for seed in seeds for method in READERS]
+    with ThreadPoolExecutor(jobs) as pool:
+        made = [pool.submit(run, READERS[method][0], seed, [*recipe, *READERS[method][1]], data_dir, MT10)
+                for method, seed in names]  # fmt: skip
+        folders = [job.result() for job in made]
+    return [
+        {"part": "words", "method": method, "seed": seed, "git": commit_of(folder), "processor": processor_name(),
+         "tests": {name: succeed(folder, *how) for name, how in WORDS_TESTS.items()}}
+        for (method, seed), folder in zip(names, folders, strict=True)
+    ]  # fmt: skip
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
@@ -309,7 +380,7 @@ def write(lines: Sequence[dict[str, Any]], part: str) -> None:
             line["part"],
             line.get("method"),
             line.get("seed"),
-            line["processor"] if part in ("speed", "vision") else None,
+            line["processor"] if part in ("speed", "vision", "sentences") else None,
         )
 
     old = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
@@ -335,6 +406,10 @@ def main() -> None:
         line = measure_vision()
         print(json.dumps(line, indent=2))
         write([line], "vision")
+    if "sentences" in given.parts:
+        line = measure_sentences()
+        print(json.dumps(line, indent=2))
+        write([line], "sentences")
     if "mt10" in given.parts:
         recipes = {"mt10": ["data.episodes=500"], "mt10-nine": ["data.episodes=450", f"env.tasks=[{','.join(NINE)}]"]}
         for recipe in recipes.values():
@@ -349,6 +424,12 @@ def main() -> None:
         for name in lines[0]["tests"]:
             found = [100 * line["tests"][name] for line in lines]
             print(f"| {name} | {np.mean(found):.0f} ({min(found):.0f} to {max(found):.0f}) |")
+    if "words" in given.parts:
+        lines = compare_words(given.seeds, given.jobs, given.data_dir)
+        write(lines, "words")
+        for name in WORDS_TESTS:
+            found = [[100 * one["tests"][name] for one in lines if one["method"] == method] for method in READERS]
+            print(f"| {name} | " + " | ".join(f"{np.mean(f):.0f} ({min(f):.0f} to {max(f):.0f})" for f in found) + " |")
     if "learning" in given.parts:
         command = [sys.executable, "train.py", *DATA, "only=data", f"data_dir={given.data_dir}"]
         subprocess.run(command, check=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # PyTorch among them: what renders clips for people does with
     from pbrl.feedback.labels import Selection
     from pbrl.feedback.questions import Question
     from pbrl.feedback.sources.context import Context
+    from pbrl.models.sentences import Sentences
     from pbrl.settings import Query
     from pbrl.training.batches import Data
 
@@ -59,8 +60,9 @@ class Observation(NamedTuple):
     state: Tensor  # [..., O]
     images: dict[str, Tensor] = {}  # camera: [..., H, W, 3] uint8
     text: dict[str, Tensor] = {}  # "tokens" [..., N] long: the words of the instruction, see pbrl/models/text.py; or
-    # "utf8" [..., N] uint8: the instruction itself, for policies on a server; "quality" [...] long: how what is done
-    # shall turn out: 1 well, 0 badly, -1 not told
+    # "sentence" [..., S]: its embedding, see pbrl/models/sentences.py; or "utf8" [..., N] uint8: the instruction
+    # itself, for policies on a server; "quality" [...] long: how what is done shall turn out: 1 well, 0 badly, -1 not
+    # told
 
 
 class Segment(NamedTuple):
@@ -174,7 +176,7 @@ class DenoisingSteps(NamedTuple):
 class Spec:
     """What a network must know of its data: sizes, the observation's mean and standard deviation, [O] each, the number
     of steps in the longest episode, the shape [H, W, 3] of each camera's image, whether episodes can terminate, and the
-    words of their instructions."""
+    words of their instructions or, where a frozen encoder reads these, embeddings."""
 
     obs_dim: int
     action_dim: int
@@ -184,6 +186,7 @@ class Spec:
     images: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     terminates: bool = False
     vocabulary: tuple[str, ...] = ()
+    sentences: Sentences | None = None
 
 
 # What trains

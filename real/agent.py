@@ -65,7 +65,11 @@ class Agent:
         unknown = unknown_words(told, vocabulary)
         if unknown:
             print(f"WARNING: the policy was never told {', '.join(unknown)}; it reads the other words")
-        return told, to_text([told], self.policy)
+        text, sentences = to_text([told], self.policy), self.policy.spec.sentences
+        if sentences is not None and told not in sentences.instructions:
+            nearest, cosine = sentences.find_nearest(told)
+            print(f"WARNING: the policy was never told this; nearest to it was {nearest!r} (cosine {cosine:.2f})")
+        return told, text
 
     def state_vector(self, state: State) -> np.ndarray:
         """The state part of the policy's observation, [O]."""

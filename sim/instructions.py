@@ -131,53 +131,66 @@ class Phrasings(NamedTuple):
 
     training: tuple[str, ...]
     held_out: tuple[str, ...]
+    new_words: tuple[str, ...]
 
 
-PHRASINGS = {  # of Meta-World's MT10; words of those held out are words of some training instruction
+# Of Meta-World's MT10. Words of those held out are words of some training instruction; those of new words have at least
+# two that are in none, and were written before any policy was told them
+PHRASINGS = {
     "reach": Phrasings(
         ("move the gripper to the mark in the air", "reach the mark", "bring the hand to the mark",
          "go to the mark with the gripper"),
         ("move the hand to the mark in the air", "reach the mark with the gripper"),
+        ("touch the small colored ball with your fingers", "steer the arm toward the dot"),
     ),
     "push": Phrasings(
         ("push the puck to the mark", "slide the puck across the table to the mark",
          "shove the puck to the mark", "push the puck across the table", "push the puck on the table"),
         ("slide the puck to the mark on the table", "shove the puck across the table"),
+        ("nudge the hockey disc along until it is at the goal", "shift the disc over to its target"),
     ),
     "pick-place": Phrasings(
         ("pick up the puck and hold it at the mark in the air", "lift the puck to the mark",
          "grasp the puck and lift it", "pick the puck up and carry it to the mark"),
         ("grasp the puck and carry it to the mark", "lift the puck and hold it in the air"),
+        ("raise the disc to the floating target", "seize the hockey disc and keep it high above the desk"),
     ),
     "door-open": Phrasings(
         ("open the door", "pull the door open", "swing the door open by its handle", "pull the handle of the door"),
         ("open the door by its handle", "swing open the door"),
+        ("tug the entrance ajar", "get the doorway wide so that one can walk through"),
     ),
     "drawer-open": Phrasings(
         ("open the drawer", "pull the drawer open", "pull the handle of the drawer", "slide the drawer out"),
         ("open the drawer by its handle", "pull the drawer out"),
+        ("tug the compartment of the cabinet towards you", "get the desk's compartment ajar"),
     ),
     "drawer-close": Phrasings(
         ("close the drawer", "push the drawer shut", "shut the drawer", "slide the drawer in"),
         ("push the drawer in", "slide the drawer shut"),
+        ("return the compartment into its cabinet", "seal the desk's compartment"),
     ),
     "button-press-topdown": Phrasings(
         ("press the button down from above", "push down the button", "press the red button from above",
          "hit the button on top of the box"),
         ("press the button on top of the box", "push the red button down"),
+        ("activate the crimson switch", "depress the doorbell with one finger"),
     ),
     "peg-insert-side": Phrasings(
         ("insert the peg into the hole in the side of the box", "put the peg into the hole",
          "stick the peg into the side of the box", "insert the peg in the box"),
         ("put the peg into the side of the box", "stick the peg in the hole"),
+        ("plug the rod into the socket", "fit the dowel through the opening"),
     ),
     "window-open": Phrasings(
         ("slide the window open", "open the window", "push the window to the side to open it",
          "open the window by its handle"),
         ("push the window open", "slide open the window by its handle"),
+        ("move the glass pane aside for fresh breeze", "unseal the glass so that wind can enter"),
     ),
     "window-close": Phrasings(
         ("slide the window closed", "close the window", "shut the window", "push the window to the side to close it"),
         ("push the window shut", "slide the window to close it"),
+        ("move the glass pane back against the breeze", "seal the glass so that no wind can enter"),
     ),
 }  # fmt: skip

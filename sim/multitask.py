@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from pbrl.types import UserError
-from sim.instructions import PHRASINGS
+from sim.instructions import PHRASINGS, Phrasings
 from sim.metaworld import MetaWorld
 from sim.simulation import Observed, add_images, check_images
 
@@ -32,7 +32,7 @@ ROBOT = 4  # numbers of an observation that are the robot's own: its hand's posi
 class MultiTask(gym.Env):
     """The tasks of a set, of which each episode is one. `layouts` is how many scenes each task has; 0: any number.
 
-    `phrasings` are training, held_out or all: each task has several instructions, and some of them are for tests.
+    `phrasings` are training, held_out, new_words or all: each task has several instructions, and some are for tests.
     Raises UserError for a task that the set does not have.
     """
 
@@ -64,8 +64,8 @@ class MultiTask(gym.Env):
         if unknown or (tasks is not None and not tasks):
             what = f"has no {', '.join(sorted(unknown))}" if unknown else "needs one task at least"
             raise UserError(f"env.tasks={list(tasks or ())}: {task} {what}; it has {', '.join(SETS[task])}")
-        if phrasings not in ("training", "held_out", "all"):
-            raise UserError(f"env.phrasings={phrasings}: it is training, held_out or all")
+        if phrasings not in (*Phrasings._fields, "all"):
+            raise UserError(f"env.phrasings={phrasings}: it is {', '.join(Phrasings._fields)} or all")
         if state not in ("full", "robot"):
             raise UserError(f"env.state={state}: it is full or robot")
         if layouts < 0:
@@ -105,8 +105,7 @@ class MultiTask(gym.Env):
         count = len(self.tasks)
         task, scene = self.tasks[seed % count], seed // count
         words = PHRASINGS[task]
-        options = {"training": words.training, "held_out": words.held_out, "all": words.training + words.held_out}
-        chosen = options[self.phrasings]
+        chosen = words.training + words.held_out if self.phrasings == "all" else getattr(words, self.phrasings)
         return task, scene % self.layouts if self.layouts else scene, chosen[zlib.crc32(b"%d" % seed) % len(chosen)]
 
     @property

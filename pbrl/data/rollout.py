@@ -80,10 +80,13 @@ def stack_observations(observations: Sequence[Observed]) -> Observed:
 
 
 def to_text(instructions: Sequence[str], policy: Policy) -> dict[str, np.ndarray]:
-    """Instructions as the policy reads them: the words that it knows, or all as it is; nothing where it reads none."""
+    """Instructions as the policy reads them: embeddings, the words that it knows, or all as it is; nothing where it
+    reads none. Raises UserError where one has no embedding yet and its encoder is missing."""
     if not policy.reads_words:
         return {}
-    words = policy.spec.vocabulary
+    words, sentences = policy.spec.vocabulary, policy.spec.sentences
+    if sentences is not None:
+        return {"sentence": sentences.encode(instructions)}
     return {"tokens": tokenize(instructions, words)} if words else {"utf8": to_bytes(instructions)}
 
 

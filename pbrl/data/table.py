@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from pbrl.data.episodes import episode_id
 from pbrl.data.inspection import NOISE, RESOLUTION, Names, check_finite
+from pbrl.models.sentences import Sentences
 from pbrl.models.text import tokenize, vocabulary_of
 from pbrl.types import Clip, Episode, Observation, RewardModel, Segment, Spec, Transitions, UserError, Windows
 
@@ -51,18 +52,20 @@ class Table:
         pictures: np.ndarray | None = None,
         capacity: int = 0,
         beside: "Table | None" = None,
+        sentences: Sentences | None = None,
     ):
         """`capacity` rows are reserved for episodes that are appended later; beyond it the table is copied.
 
         `beside` is another data set, which preferred videos are named in: see pbrl/rewards/preferred.py.
-        Raises UserError if there is no episode, or a number is not finite.
+        `sentences` are embeddings of instructions, for policies that read these and not words. Raises UserError if
+        there is no episode, or a number is not finite.
         """
         if not episodes:
             raise UserError("the data set holds no episode")
         for i, episode in enumerate(episodes):
             check_finite(f"the data set, episode {i}", Names(), episode)
         images = images or {}
-        self.beside = beside
+        self.beside, self.sentences = beside, sentences
         self.target = torch.device(device)
         columns = _columns(episodes)
         shown = [*images.values(), *([] if pictures is None else [pictures])]
@@ -78,7 +81,7 @@ class Table:
         self.state: np.ndarray | None = None
         self.labels: dict[str, Tensor] = {}
         self.normalize = "none"  # how the true reward is, where it is the label
-        self.vocabulary = vocabulary_of(episode.instruction for episode in episodes)
+        self.vocabulary = () if sentences else vocabulary_of(episode.instruction for episode in episodes)
         self._images = {name: torch.from_numpy(column).to(self.device) for name, column in images.items()}
         self.pictures = None if pictures is None else torch.from_numpy(pictures).to(self.device)
         self._storage = {name: torch.from_numpy(column).to(self.device) for name, column in columns.items()}
@@ -135,8 +138,11 @@ class Table:
         self.ids = [*self.ids, *map(episode_id, episodes)]
         self.source = [*self.source, *(e.source for e in episodes)]
         self.instruction = [*self.instruction, *(e.instruction for e in episodes)]
-        told = self.instruction if self.vocabulary else []
-        self.tokens = torch.from_numpy(tokenize(told, self.vocabulary)).to(self.device)  # [N, WORDS]
+        self.text = {}  # of each episode, what its instruction is to policies, as in Observation: [N, …]
+        if self.sentences is not None:
+            self.text["sentence"] = torch.from_numpy(self.sentences.encode(self.instruction)).to(self.device)
+        elif self.vocabulary:
+            self.text["tokens"] = torch.from_numpy(tokenize(self.instruction, self.vocabulary)).to(self.device)
         success = [e.success.any() for e in episodes if e.success is not None]
         known = self.success is not None and len(success) == len(episodes)
         self.success = np.append(self.success, success) if known else None  # type: ignore[arg-type]
@@ -199,6 +205,7 @@ class Table:
             {name: tuple(column.shape[1:]) for name, column in self.images.items()},
             bool(self.done.any()),
             self.vocabulary,
+            self.sentences,
         )
 
     # Clips
@@ -228,9 +235,7 @@ class Table:
         if not images:
             return Observation(self.obs[rows])
         shown = {name: column[rows] for name, column in self.images.items()}
-        return Observation(
-            self.obs[rows], shown, {"tokens": self.tokens[self.episode[rows]]} if self.vocabulary else {}
-        )
+        return Observation(self.obs[rows], shown, {name: x[self.episode[rows]] for name, x in self.text.items()})
 
     def to_target(self, batch: T) -> T:
         """The batch on the learners' device; from the host it goes through pinned memory, asynchronously."""

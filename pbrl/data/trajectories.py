@@ -35,11 +35,11 @@ BATCH = 64  # trajectories whose likelihood is computed at once
 
 
 class Played(NamedTuple):
-    """An episode, and what was seen where decisions were made: images [D, H, W, 3] of each camera, words [WORDS]."""
+    """An episode, and what was seen where decisions were made: images [D, H, W, 3] of each camera."""
 
     episode: Episode
     images: dict[str, np.ndarray]
-    tokens: np.ndarray | None
+    text: dict[str, np.ndarray]  # the instruction, as in Observation, but for its leading axes
     parts: list[Part]  # its parts in the stages of its task; empty where nothing describes them
 
 
@@ -127,7 +127,7 @@ class RecordingActor(NotingActor):
         return Played(
             episode,
             {camera: np.stack([seen[camera][i] for seen in self.seen]) for camera in self.seen[0]},
-            self.text["tokens"][i] if "tokens" in self.text else None,
+            {name: told[i] for name, told in self.text.items()},
             find_parts(self.envs[i], episode, self.description) if self.description else [],
         )
 
@@ -228,10 +228,8 @@ def to_trajectories(played: Sequence[Played], policy: LikelihoodPolicy, samples:
         for d in range(made):
             carried_out = episode.action[d * policy.execute : min((d + 1) * policy.execute, length)]
             action[i, d, : len(carried_out)], mask[i, d, : len(carried_out)] = carried_out, 1.0
-    text = {}
-    if first.tokens is not None:
-        tokens = np.stack([one.tokens for one in played])  # type: ignore[misc]
-        text = {"tokens": torch.from_numpy(np.repeat(tokens[:, None], decisions, 1))}
+    told = {name: np.stack([one.text[name] for one in played]) for name in first.text}
+    text = {name: torch.from_numpy(np.repeat(own[:, None], decisions, 1)) for name, own in told.items()}
     obs = Observation(torch.from_numpy(state), {name: torch.from_numpy(x) for name, x in images.items()}, text)
     chunks = Segment(obs, torch.from_numpy(action), torch.from_numpy(mask))
     return Trajectories(

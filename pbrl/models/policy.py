@@ -9,6 +9,7 @@ from hydra.utils import get_class
 from torch import Tensor, nn
 
 from pbrl import files
+from pbrl.models.sentences import Sentences
 from pbrl.types import Observation, Policy, Segment, Spec, UserError
 
 MOVED = {  # classes of policies that were saved before their modules had these names
@@ -122,7 +123,7 @@ def load_policy(path: str | Path, device: str = "cpu") -> Policy:
         name = MOVED.get(name, name)
         if not name.startswith("pbrl."):  # a file must not choose what code is run
             raise ValueError(f"{name} is none of pbrl's policies")
-        policy = get_class(name)(Spec(**_spec(saved["spec"])), **saved["settings"])
+        policy = get_class(name)(read_spec(saved["spec"]), **saved["settings"])
         policy.load_state_dict(saved["state"])
     except UserError:  # in the policy's own words
         raise
@@ -143,7 +144,8 @@ def load_same(path: str | Path, policy: LikelihoodPolicy) -> Any:
     found: Any = load_policy(path)
     ours, theirs = (
         {"class": type(p).__name__, **p.settings, "cameras": dict(p.spec.images), "words": p.spec.vocabulary,
-         "observation": p.spec.obs_dim, "action": p.spec.action_dim} for p in (policy, found)
+         "weights of sentences": p.spec.sentences and p.spec.sentences.weights, "observation": p.spec.obs_dim,
+         "action": p.spec.action_dim} for p in (policy, found)
     )  # fmt: skip
     differs = [f"{key} ({theirs.get(key)}, here {value})" for key, value in ours.items() if theirs.get(key) != value]
     if differs:
@@ -151,11 +153,13 @@ def load_same(path: str | Path, policy: LikelihoodPolicy) -> Any:
     return found
 
 
-def _spec(saved: dict[str, Any]) -> dict[str, Any]:
-    """A saved spec with today's names: `steps` was the longest episode, `image` one shape for drop_name cameras."""
-    if "steps" not in saved:
-        return saved
+def read_spec(saved: dict[str, Any]) -> Spec:
+    """A saved spec; of old ones, `steps` was the longest episode, `image` one shape for drop_name cameras."""
     spec = dict(saved)
-    spec["max_steps"] = spec.pop("steps")
-    cameras, *shape = spec.pop("image", ()) or (0,)
-    return {**spec, "images": {f"camera{i}": tuple(shape) for i in range(cameras)}}
+    if "steps" in spec:
+        spec["max_steps"] = spec.pop("steps")
+        cameras, *shape = spec.pop("image", ()) or (0,)
+        spec["images"] = {f"camera{i}": tuple(shape) for i in range(cameras)}
+    if spec.get("sentences"):
+        spec["sentences"] = Sentences(**spec["sentences"])
+    return Spec(**spec)

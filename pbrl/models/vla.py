@@ -14,7 +14,7 @@ from pbrl.models.bins import ActionBins
 from pbrl.models.chunk_policy import ChunkPolicy
 from pbrl.models.chunks import to_chunks
 from pbrl.models.prefix_transformer import Cache, PrefixTransformer
-from pbrl.models.vla_context import ContextTokens, flatten
+from pbrl.models.vla_context import ContextTokens, flatten, reads_instructions
 from pbrl.ranges import NotNegative, Size
 from pbrl.types import Observation, Segment, Spec, UserError
 
@@ -25,7 +25,8 @@ class VLAPolicy(ChunkPolicy):
     """Plans `horizon` actions and carries out `execute` of them.
 
     It acts on the most likely bins, or, with `explore`, on bins drawn at the `temperature`. With `quality` it is told
-    how well it shall do: algo.clone=conditioned trains it so. Raises UserError.
+    how well it shall do: algo.clone=conditioned trains it so. `sentences` names the frozen encoder of instructions, as
+    pbrl/models/sentences.py does; None: their words are learnt. Raises UserError.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class VLAPolicy(ChunkPolicy):
         channels: Size,
         temperature: NotNegative,
         quality: bool = False,
+        sentences: str | None = None,
     ):
         super().__init__()
         if decode not in DECODE:
@@ -50,9 +52,10 @@ class VLAPolicy(ChunkPolicy):
         self.settings = {
             "horizon": horizon, "execute": execute, "decode": decode, "bins": bins, "width": width, "layers": layers,
             "heads": heads, "channels": channels, "temperature": temperature, "quality": quality,
+            "sentences": sentences,
         }  # fmt: skip
         self.temperature = temperature
-        self.reads_words = bool(spec.vocabulary)
+        self.reads_words = reads_instructions(spec, sentences)
         self.bins, self.is_parallel = ActionBins(bins), decode == "parallel"
         self.context = ContextTokens(spec, width=width, channels=channels, quality=quality)
         self.trunk = PrefixTransformer(width=width, layers=layers, heads=heads)

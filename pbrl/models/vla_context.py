@@ -1,4 +1,4 @@
-"""What a vision-language-action policy observes, as tokens: state, patches of images, and words."""
+"""What a vision-language-action policy observes, as tokens: state, patches of images, and words or a sentence."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pbrl.models.layers import Normalize
 from pbrl.models.prefix_transformer import PrefixTransformer
+from pbrl.models.sentences import find_encoder
 from pbrl.models.text import FIRST, WORDS
 from pbrl.types import Observation, Spec, UserError
 
@@ -16,6 +17,7 @@ BAD, GOOD, UNTOLD = 0, 1, -1  # qualities
 class ContextTokens(nn.Module):
     """What is observed as tokens: the words of the instruction, patches of each camera's image, and the state.
 
+    Where the data have embeddings of instructions, one of these is a token in place of the words.
     With `quality` it is told how what is done shall turn out, too: well, where nothing else is said.
     """
 
@@ -30,6 +32,7 @@ class ContextTokens(nn.Module):
         self.eyes = Patches(spec.images, width=width, channels=channels) if spec.images else None
         self.words = nn.Embedding(FIRST + len(spec.vocabulary), width) if spec.vocabulary else None
         self.word_place = nn.Parameter(0.02 * torch.randn(WORDS, width)) if spec.vocabulary else None
+        self.sentence = nn.Linear(spec.sentences.size, width) if spec.sentences else None
 
     def forward(self, obs: Observation) -> tuple[Tensor, Tensor]:
         """obs [B, O] → tokens [B, C, W], and which of them are there [B, C] bool."""
@@ -43,11 +46,16 @@ class ContextTokens(nn.Module):
             words = obs.text["tokens"]
             tokens.append(self.words(words) + self.word_place)
             masks.append(words != 0)
+        if self.sentence is not None:
+            meant = obs.text["sentence"]
+            tokens.append(self.sentence(meant)[:, None])
+            masks.append((meant != 0).any(-1, keepdim=True))  # zeros: nothing was said
         if self.quality is not None:
             told = obs.text.get("quality", torch.full_like(masks[0][:, 0], GOOD, dtype=torch.long))
             tokens.append(self.quality(told)[:, None])
             masks.append(torch.ones_like(masks[0]))
-        return torch.cat([t.to(state.dtype) for t in tokens], 1), torch.cat(masks, 1)
+        # in float32 under autocast too: vmap makes of a layer norm of bfloat16 another type than the traced update had
+        return torch.cat([t.float() for t in tokens], 1), torch.cat(masks, 1)
 
 
 class Patches(nn.Module):
@@ -94,6 +102,18 @@ class ContextReader(nn.Module):
         cache = self.trunk.read(*self.context(flatten(obs, len(lead))))
         hidden, _ = self.trunk.go_on(self.query.expand(len(cache.mask), -1, -1), cache, causal=False)
         return hidden[:, 0].view(*lead, -1)
+
+
+def reads_instructions(spec: Spec, sentences: str | None) -> bool:
+    """Whether a policy is told instructions. Raises UserError where their encoder is named and cannot be used.
+
+    A policy that was saved has its data's embeddings, and needs no encoder; a run is checked before it has data.
+    """
+    if sentences and spec.sentences is None:
+        find_encoder(sentences)
+        if spec.max_steps > 1:
+            raise UserError(f"policy.sentences={sentences} reads instructions, and the data have none encoded by it")
+    return bool(spec.vocabulary or spec.sentences)
 
 
 def flatten(obs: Observation, dims: int) -> Observation:

@@ -70,10 +70,10 @@ def settle_precision(folder: Path, settings: RunSettings, device: torch.device) 
 
 
 def write_provenance(
-    folder: Path, settings: RunSettings, dataset: str, precision: Precision, encoder: dict[str, Any]
+    folder: Path, settings: RunSettings, dataset: str, precision: Precision, encoders: dict[str, Any]
 ) -> None:
     """Writes what the run is made of, once: going on with it changes nothing of that, and is noted beside it."""
-    made_with = {"git": git_commit(), "data": dataset, **encoder, **versions(), "processor": processor_name()}
+    made_with = {"git": git_commit(), "data": dataset, **encoders, **versions(), "processor": processor_name()}
     first, known = folder / "versions.json", _read_provenance(folder)
     if known is None:
         _write_configs(folder, settings)

@@ -25,6 +25,7 @@ from pbrl.feedback.store.address import remember_address, without_password
 from pbrl.feedback.store.datasets import adopt, adopt_recordings
 from pbrl.feedback.store.store import Store
 from pbrl.models.policy import save_policy
+from pbrl.models.sentences import load_sentences
 from pbrl.processor import available_cores
 from pbrl.rewards.pictures import Pictures, load_beside, load_pictures, show_pictures
 from pbrl.run import outcome, report, summary
@@ -52,7 +53,7 @@ class World(NamedTuple):
     experts: RolloutWorkers | None  # without images, which a scripted expert does not need
     device: torch.device
     recordings: list[Episode]  # of the data set, those of a camera
-    encoder: dict[str, Any]  # of the reward's pictures, with the hash of its weights
+    encoders: dict[str, Any]  # that are frozen, of the reward's pictures and of instructions: the hash of their weights
 
 
 def train(config: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def _train(settings: RunSettings, plan: Plan, device: torch.device, scratch: Pat
     folder = run_folder(settings) if distributed.is_rank_0() else make_folder(scratch)
     distributed.on_rank_0(lambda: stack.enter_context(hold_folder(settings, folder)))
     precision = distributed.from_rank_0(lambda: settle_precision(folder, settings, device))
-    write_provenance(folder, settings, world.dataset, precision, world.encoder)
+    write_provenance(folder, settings, world.dataset, precision, world.encoders)
     files.write_json(folder / "data.json", world.report.to_dict())
     table = world.table
     if distributed.is_rank_0():
@@ -121,7 +122,7 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
     source = {"folder": settings.data_dir, "seed": settings.data_seed, "workers": processes}
     found, dataset = distributed.after_rank_0(lambda: collect.load_inspected(settings.env, settings.data, **source))
     episodes, inspected = found.episodes, report_data(found)
-    images, pictures, other = {}, Pictures(), None
+    images, pictures, other, sentences = {}, Pictures(), None, None
     if settings.only != "data":
         check_sizes(settings, episodes[0], plan)
         beside = {"folder": settings.data_dir, "workers": processes}
@@ -130,8 +131,10 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
             lambda: load_pictures(settings.env, settings.reward, episodes, dataset, **beside)
         )
         other = distributed.after_rank_0(lambda: load_beside(settings.reward, **beside))
+        told, encoder = [episode.instruction for episode in episodes], settings.policy.get("sentences")
+        sentences = distributed.after_rank_0(lambda: load_sentences(encoder, told, folder=settings.data_dir))
     data = summarize(episodes)
-    table = Table(episodes, device, images=images, pictures=pictures.values, beside=other)
+    table = Table(episodes, device, images=images, pictures=pictures.values, beside=other, sentences=sentences)
     workers = RolloutWorkers(settings.env, processes) if distributed.is_rank_0() else None
     experts = workers
     if workers and settings.env.get("images"):
@@ -139,7 +142,8 @@ def make_world(settings: RunSettings, plan: Plan, device: torch.device, stack: E
     for own in filter(None, (workers, experts)):
         stack.callback(own.close)
     recordings = [episode for episode in episodes if episode.filmed]
-    return World(table, dataset, inspected, data, workers, experts, device, recordings, pictures.provenance())
+    encoders = pictures.provenance() | (sentences.provenance() if sentences else {})
+    return World(table, dataset, inspected, data, workers, experts, device, recordings, encoders)
 
 
 def name_device(settings: RunSettings, device: torch.device, precision: Precision) -> str:

@@ -234,11 +234,11 @@ def _from_metadata(url: str) -> ServedPolicy:
         )
     try:
         given = {**found["server"], "url": url, "key_env": None, "timeout_s": TIMEOUT_S}
-        spec, words = Spec(**{**found["spec"], "vocabulary": ()}), found["spec"]["vocabulary"]
+        spec, tried = Spec(**{**found["spec"], "vocabulary": ()}), found["tried"]
         policy = ServedPolicy(spec, ServerSettings.parse(given, url), found["env"], reads_words=found["reads_words"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{url} is of another version of pbrl ({type(error).__name__}: {error})") from None
-    policy.check(*words[:1])
+    policy.check(*tried)
     return policy
 
 

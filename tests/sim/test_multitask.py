@@ -101,11 +101,12 @@ def test_held_out_phrasings_are_of_known_words_and_never_trained_with():
         assert len(words.training) >= 3 and len(words.held_out) >= 2
     known = {word for words in PHRASINGS.values() for text in words.training for word in text.split()}
     assert {word for words in PHRASINGS.values() for text in words.held_out for word in text.split()} <= known
+    for text in (text for words in PHRASINGS.values() for text in words.new_words):
+        assert len(set(text.split()) - known) >= 2, f"{text} has two words at least that no training has"
     told = {held_out.describe(seed)[2] for seed in range(400)}
     assert told == {text for words in PHRASINGS.values() for text in words.held_out}
-    assert len({text for words in PHRASINGS.values() for text in (*words.training, *words.held_out)}) == sum(
-        len(words.training) + len(words.held_out) for words in PHRASINGS.values()
-    ), "no two tasks are told alike"
+    every = [text for words in PHRASINGS.values() for kind in words for text in kind]
+    assert len(set(every)) == len(every), "no two tasks are told alike"
 
 
 def test_a_robot_without_measured_objects_sees_its_hand_alone():
@@ -133,7 +134,7 @@ def test_it_is_a_gymnasium_environment(env):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [("env.tasks=[reach,juggle]", "mt10 has no juggle; it has reach"), ("env.tasks=[]", "needs one task at least"),
-     ("env.phrasings=rude", "training, held_out or all"), ("env.state=none", "full or robot"),
+     ("env.phrasings=rude", "training, held_out, new_words or all"), ("env.state=none", "full or robot"),
      ("env.layouts=-1", "a number of scenes")],
 )  # fmt: skip
 def test_settings_that_make_no_environment(flag, message):

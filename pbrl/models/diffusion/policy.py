@@ -18,7 +18,7 @@ from pbrl.models.diffusion.process import make_process
 from pbrl.models.diffusion.sampler import Draw, Sampler
 from pbrl.models.encoders import Encoder
 from pbrl.models.layers import Normalize
-from pbrl.models.vla_context import GOOD, ContextReader
+from pbrl.models.vla_context import GOOD, ContextReader, reads_instructions
 from pbrl.ranges import NotNegative, OpenShare, Size, Whole
 from pbrl.types import Observation, Segment, Spec, UserError
 
@@ -37,7 +37,8 @@ class DiffusionPolicy(ChunkPolicy):
     times each chunk of a score is drawn at. With `quality` it is told how what is done shall turn out, and acts as if
     told that it will turn out well; `guidance` is the weight of that, by classifier-free guidance. With
     `context_layers` a transformer reads state, images and instruction together, which makes it a vision-language-action
-    policy as pi0 (Black et al. 2024, arXiv:2410.24164) is: with `process=flow`, its head is a flow. Raises UserError.
+    policy as pi0 (Black et al. 2024, arXiv:2410.24164) is: with `process=flow`, its head is a flow.
+    `sentences` names the frozen encoder of its instructions (None: their words are learnt). Raises UserError.
     """
 
     is_exact = False
@@ -64,6 +65,7 @@ class DiffusionPolicy(ChunkPolicy):
         context_layers: Whole = 0,
         quality: bool = False,
         guidance: NotNegative = 1.0,
+        sentences: str | None = None,
     ):
         super().__init__()
         self.set_chunks(spec, horizon, execute)
@@ -71,12 +73,14 @@ class DiffusionPolicy(ChunkPolicy):
             "horizon": horizon, "execute": execute, "process": process, "betas": betas, "train_steps": train_steps,
             "sampler": sampler, "sample_steps": sample_steps, "network": network, "width": width, "layers": layers,
             "heads": heads, "times": times, "average": average, "channels": channels, "features": features,
-            "context_layers": context_layers, "quality": quality, "guidance": guidance,
+            "context_layers": context_layers, "quality": quality, "guidance": guidance, "sentences": sentences,
         }  # fmt: skip
         if guidance != 1 and not quality:
             raise UserError(f"policy.guidance={guidance} is towards what turns out well: add policy.quality=true")
         self.times, self.guidance = times, guidance
-        self.reads_words = bool(context_layers and spec.vocabulary)
+        if sentences and not context_layers:
+            raise UserError(f"policy.sentences={sentences} needs policy.context_layers: choose policy=vla_flow")
+        self.reads_words = bool(context_layers) and reads_instructions(spec, sentences)
         self.model = ActionDenoiser(spec, self.settings)
         self.average = Average(self.model, average)
         self.sampler = Sampler(self.model.denoiser.process, method=sampler, steps=sample_steps, clip=1.0)
