@@ -6,6 +6,7 @@ have; null: any.
 
     python -m pbrl.steer run=runs/walker speed=0.8 episodes=2 steps=200
     python -m pbrl.steer run=runs/walker grid=speed,height              # one episode of each of 3 x 3 targets
+    python -m pbrl.steer run=runs/lift grid=speed,height after=80       # nothing is asked for in the first 80 steps
     python -m pbrl.steer run=runs/walker speed=0.1 schedule=100:speed=0.9,200:height=0.2   # changes on the way
     python -m pbrl.steer run=runs/walker speed=0.8 say="a bit slower, and as gentle as possible"
     python -m pbrl.steer run=runs/walker live=true                      # sliders on a page, and the robot beside them
@@ -33,7 +34,7 @@ from pbrl.types import Environment, Episode, UserError
 
 LEVELS = (0.0, 0.5, 1.0)  # of a grid
 SIZES = {".mp4": (240, 180, 25), ".webp": (160, 120, 10)}  # of an episode in pixels, and frames a second at most
-FILMED = ("episodes", "steps", "grid", "schedule", "video")  # what a page has no use for
+FILMED = ("episodes", "steps", "grid", "after", "schedule", "video")  # what a page has no use for
 OPTIONS = ("run", "seed", *FILMED, "say", "live", "port")
 Change = tuple[int, str, float | None]  # from which step on, attribute, strength
 
@@ -115,7 +116,9 @@ def steer(options: dict[str, Any], targets: dict[str, float | None]) -> list[Wis
     found = []
     try:
         for wish, seed in product(wishes, seeds):
-            episode = play(env, policy, wish, seed=seed, steps=steps, schedule=options["schedule"])
+            asked = [(options["after"], name, strength) for name, strength in wish.items()]
+            schedule = [*asked, *options["schedule"]]
+            episode = play(env, policy, dict.fromkeys(wish), seed=seed, steps=steps, schedule=schedule)
             found.append(examine(env, policy, wish, episode))
             print(describe(found[-1], policy.attributes), flush=True)
         if options["video"]:
@@ -202,6 +205,7 @@ def read_words(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, float | 
         "steps": read_count("steps", given["steps"]) if "steps" in given else None,
         "seed": read_count("seed", given.get("seed", "0"), least=0),
         "grid": [name for name in given.get("grid", "").split(",") if name],
+        "after": read_count("after", given.get("after", "0"), least=0),
         "schedule": read_schedule(given.get("schedule", "")),
         "video": read_video(given.get("video", "true")),
         "say": given.get("say", ""),

@@ -306,6 +306,13 @@ def test_a_schedule_changes_targets_on_the_way(run):
     assert speed[:10].mean() + 0.3 < speed[10:].mean()
 
 
+def test_nothing_is_asked_for_at_first(run):
+    (free,) = steer.steer(*steer.read_words([f"run={run}", "video=false"]))
+    (late,) = steer.steer(*steer.read_words([f"run={run}", "speed=1.0", "after=10", "video=false"]))
+    np.testing.assert_array_equal(late.episode.action[:10], free.episode.action[:10])
+    assert late.targets == {"speed": 1.0} and not np.allclose(late.episode.action[10:], free.episode.action[10:])
+
+
 def test_a_grid_is_a_video_of_all_levels(run, capsys):
     steer.main([f"run={run}", "grid=speed", "steps=6"])
     assert capsys.readouterr().out.count("6 steps") == 3
