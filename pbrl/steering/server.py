@@ -5,6 +5,7 @@ is the labelling page's guard.
 """
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from threading import Thread
@@ -169,6 +170,8 @@ def serve(settings: dict[str, Any], policy: Planner, targets: Targets, *, seed: 
         finally:
             player.stop()
 
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job begins with Ctrl-C ignored
+        signal.signal(number, signal.default_int_handler)
     answering = Thread(target=answer, daemon=True)
     answering.start()
     try:

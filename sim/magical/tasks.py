@@ -31,7 +31,7 @@ class Poses(NamedTuple):
 
 
 class SweepToTop:
-    """All debris into the strip at the top. Reward: minus the mean distance |1 - y| of the pieces below y = 0.88."""
+    """All debris into the strip at the top. Reward: minus the mean distance from y = 1 of the pieces below y = 0.88."""
 
     instruction = "sweep all debris into the zone at the top"
     places = ((-0.5, 0.0), (0.0, 0.0), (0.5, 0.0))  # of the pieces, at the start
@@ -84,7 +84,7 @@ TASKS = {"sweep-to-top": SweepToTop(), "avoiding": Avoiding(), "grouping": Group
 
 
 def distance_left(debris: np.ndarray) -> np.ndarray:
-    """debris [..., 3, 6] → how far each piece has to go: |1 - y|, and 0 above y = 0.88: [..., 3]."""
+    """debris [..., 3, 6] → how far each piece has to go, to y = 1, and 0 above y = 0.88: [..., 3]."""
     y = debris[..., 1]
     return np.where(y > DONE, 0.0, np.abs(TOP - y))
 

@@ -186,7 +186,7 @@ def test_the_command_serves_a_film_and_stops_at_once(served):
         assert film.headers["Content-Type"] == "multipart/x-mixed-replace; boundary=picture"
         assert film.read(40).startswith(b"--picture\r\nContent-Type: image/jpeg")
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=60) == 0
     assert "Traceback" not in process.stdout.read()
 
 

@@ -23,7 +23,8 @@ SEEDS, UPDATES = 3, 4
 
 def is_noisy(case) -> bool:
     """Whether each of its updates draws noise, as those of diffusion do."""
-    return case[0] == "algo/aligndiff" or case[1].get("policy") in ("diffusion", "vla_flow")
+    policy = case[1].get("policy") or ""
+    return case[0] == "algo/aligndiff" or policy.startswith("diffusion") or policy in ("vla_flow", "best_of_n")
 
 
 def seeds_of(case) -> list:

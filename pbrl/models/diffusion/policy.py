@@ -102,7 +102,7 @@ class DiffusionPolicy(ChunkPolicy):
         return self.sample(obs, count, draw=lambda shape: self.noise.draw(shape, obs.state.device))
 
     def sample(self, obs: Observation, *count: int, draw: Draw | None = None) -> Tensor:
-        """obs [..., O] → chunks [*count, ..., K, A], of the average; `draw` makes the noise, by default torch.randn."""
+        """obs [..., O] → `count` chunks of each [N, ..., K, A] by the average; `draw` makes noise (torch.randn)."""
         model, shape = self.average.module, (*count, *obs.state.shape[:-1], self.horizon, self.spec.action_dim)
         (told, *quality), given = model.condition(obs)
 
