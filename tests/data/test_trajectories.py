@@ -23,8 +23,9 @@ from pbrl.data.trajectories import (
     to_trajectories,
 )
 from pbrl.stages.costs import Part
-from pbrl.training.batches import Data, better_pairs
+from pbrl.training.batches import Data
 from pbrl.training.evaluate import evaluation_seeds
+from pbrl.training.own_data import better_pairs
 from pbrl.types import Spec
 from tests import toy
 from tests.parts import build, made_up_data
