@@ -11,6 +11,9 @@ import torch
 from benchmarks.aggregate import interval, iqm, profile
 from benchmarks.aligndiff import area
 from benchmarks.told import Clone, Told, Transformer
+from benchmarks.usual_diffusion import DiT, ReleasedUNet, UNet, copy_weights
+from pbrl.models.diffusion.denoiser import Denoiser
+from pbrl.models.diffusion.process import EDM
 from pbrl.training.batches import Data
 from pbrl.types import Observation
 from tests.parts import LENGTH, build, made_up_data
@@ -104,3 +107,27 @@ def test_told_policies_learn_what_their_data_do(network):
     found = [policy.act(Observation(torch.randn(1, 5))) for _ in range(5)]
     torch.testing.assert_close(torch.cat(found), torch.tensor([[0.5, -0.2]]).expand(5, 2), atol=0.15, rtol=0.0)
     assert policy.error.max() < 0.6 and len(policy.states) == network.context
+
+
+@pytest.mark.parametrize("network", ["unet", "dit"])
+def test_the_usual_way_computes_what_our_denoiser_does(network):
+    """Else the two rates in `benchmarks.diffusion_speed` were of different work."""
+    sizes, width, horizon = (5, 3), 16, 16
+    ours = Denoiser(EDM(), 4, sizes, network=network, horizon=horizon, width=width, layers=2, heads=4)
+    for parameter in ours.parameters():  # many begin at zero
+        torch.nn.init.normal_(parameter, std=0.3)
+    usual = (
+        UNet(4, sizes, width=width, layers=2)
+        if network == "unet"
+        else DiT(4, sizes, horizon=horizon, width=width, layers=2, heads=4)
+    )
+    copy_weights(ours, usual)
+    x, time, told = torch.randn(6, horizon, 4), 1000 * torch.rand(6), tuple(torch.randn(6, size) for size in sizes)
+    torch.testing.assert_close(usual(x, time, told), ours.network(x, ours.conditions(time, told, None)))
+
+
+def test_the_released_network_has_as_many_parameters_as_was_counted():
+    """65.8 million, of Diffusion Policy's network for the state of Push-T: 2 actions, twice 20 numbers observed."""
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in ReleasedUNet(2, 40).parameters())
+    assert round(count / 1e6, 1) == 65.8

@@ -49,14 +49,14 @@ class Block(nn.Module):
         gain, shift, gate, *others = self.modulate(embedding)[..., None, :].chunk(6, -1)
         parts = self.qkv(normalize(x, gain, shift)).chunk(3, -1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for part in parts)  # [..., heads, H, W/heads]
-        x = x + gate * self.out(attend(q, k, v, causal=False).transpose(-3, -2).flatten(-2))
+        x = torch.addcmul(x, gate, self.out(attend(q, k, v, causal=False).transpose(-3, -2).flatten(-2)))
         gain, shift, gate = others
-        return x + gate * self.narrow(gelu(self.wide(normalize(x, gain, shift)), approximate="tanh"))
+        return torch.addcmul(x, gate, self.narrow(gelu(self.wide(normalize(x, gain, shift)), approximate="tanh")))
 
 
 def normalize(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
     """x [..., H, W] with mean 0 and variance 1 at each step, then scaled by 1 + gain and shifted."""
-    return layer_norm(x, x.shape[-1:]) * (1 + gain) + shift
+    return torch.addcmul(shift, layer_norm(x, x.shape[-1:]), 1 + gain)
 
 
 def zero(layer: Linear) -> Linear:
