@@ -27,7 +27,7 @@ import sim.configs
 from benchmarks import usual_diffusion as usual
 from benchmarks.image_reward import take_turns
 from benchmarks.report import RESULTS
-from benchmarks.speed import compose_settings, make_episodes
+from benchmarks.speed import Bench, compose_settings, count_gflop, make_episodes, measure_products
 from benchmarks.usual_diffusion import diffusers
 from pbrl.data.table import Table
 from pbrl.processor import processor_name
@@ -36,7 +36,7 @@ from pbrl.settings import RunSettings
 from pbrl.training.batches import Data
 from pbrl.training.engine import Engine
 from pbrl.training.precision import choose_precision
-from pbrl.types import Observation
+from pbrl.types import Observation, Phase
 
 FILE = RESULTS / "diffusion_speed.jsonl"
 CPU = torch.device("cpu")
@@ -132,9 +132,8 @@ def measure_acting(turns: int) -> dict[str, Any]:
     return measure(runs, turns)
 
 
-def our_update(learner: Any, settings: RunSettings, table: Table) -> Callable[[], Any]:
+def our_update(learner: Any, phase: Phase, table: Table) -> Callable[[], Any]:
     """An update as a run makes it: drawn from the table, compiled, in the precision that it chooses."""
-    phase = learner.phases(settings.schedule.steps)[-1]
     data = Data(table, torch.Generator().manual_seed(0), length=PLAN)
     bf16 = choose_precision("auto", CPU).suits(learner, phase.draw(data))
     engine = Engine(CPU, compile=True, bf16=bf16)
@@ -212,16 +211,24 @@ def usual_planner_update(table: Table, size: int) -> Callable[[], Any]:
 
 
 def measure_training(turns: int) -> list[dict[str, Any]]:
-    """Updates of the small networks, ours and the usual way, at the same batch."""
-    learner, settings, table = our_policy()
-    policy = {
-        "ours": our_update(learner, settings, table), "usual": usual_policy_update(table, settings.algo["batch_size"])
-    }  # fmt: skip
-    learner, settings, table = our_planner()
-    planner = {
-        "ours": our_update(learner, settings, table), "usual": usual_planner_update(table, settings.algo["batch_size"])
-    }  # fmt: skip
-    return [{"of": "policy", **measure(policy, turns)}, {"of": "planner", **measure(planner, turns)}]
+    """Updates of the small networks, ours and the usual way, at the same batch.
+
+    `highest_ratio` is what an update would reach that took no longer than its matrix products do, at the rate of large
+    ones.
+    """
+    found = []
+    for of, make, usual_update in (
+        ("policy", our_policy, usual_policy_update),
+        ("planner", our_planner, usual_planner_update),
+    ):
+        learner, settings, table = make()
+        phase = learner.phases(settings.schedule.steps)[-1]
+        gflop = count_gflop(Bench(phase, Data(table, torch.Generator().manual_seed(0), length=PLAN)))
+        runs = {"ours": our_update(learner, phase, table), "usual": usual_update(table, settings.algo["batch_size"])}
+        line = measure(runs, turns)
+        floor = measure_products(torch.float32, CPU) / (gflop or float("nan"))
+        found.append({"of": of, **line, "gflop": gflop, "highest_ratio": floor / line["per_cpu_second"]["usual"]})
+    return found
 
 
 def measure(runs: Runs, turns: int) -> dict[str, Any]:
