@@ -7,7 +7,7 @@ says which frame of which preferred video it has matched a frame with.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +94,10 @@ class Visual:
         In standard deviations of the reward over the data set.
         """
         row = int(self.table.first[episode]) + step
-        hidden = grey_patches(self.images[row], patches)
-        shown = torch.from_numpy(np.concatenate([self.images[row][None], hidden]))
-        with torch.no_grad():
-            pictures = shown if self.encoder is None else self.encoder(shown)
+        hidden = torch.from_numpy(np.concatenate([self.images[row][None], grey_patches(self.images[row], patches)]))
+        pictures = hidden if self.reward["encoder"] is None else encode_once(
+            self.reward["encoder"], self.reward["weights"], hidden.numpy().tobytes(), tuple(hidden.shape)
+        )  # fmt: skip
         score = self.model.score_pictures(self.table, row, pictures.to(self.table.target)).double().cpu().numpy()
         return ((score[0] - score[1:]) / self.spread).reshape(patches, patches)
 
@@ -109,15 +109,22 @@ class Visual:
         return load_camera(env, self.reward, self.material.episodes, self.material.content_hash, **beside)
 
     @cached_property
-    def encoder(self) -> torch.nn.Module | None:
-        """What makes features of pictures; None where the reward sees pixels."""
-        name = self.reward["encoder"]
-        return None if name is None else load_encoder(name, self.reward["weights"])[0]
-
-    @cached_property
     def spread(self) -> float:
         """The standard deviation of the model's reward over all steps, before it is normalized; 1 where it has none."""
         return float(self.model.label(self.table).mean(0)[self.table.rows].std()) or 1.0
+
+
+@lru_cache(maxsize=256)
+def encode_once(encoder: str, weights: str | None, images: bytes, shape: tuple[int, ...]) -> Tensor:
+    """Features [n, F] of images [n, H, W, 3] uint8: several judges may read those of one encoder."""
+    with torch.no_grad():
+        return load_once(encoder, weights)(torch.from_numpy(np.frombuffer(images, np.uint8).reshape(shape).copy()))
+
+
+@cache
+def load_once(encoder: str, weights: str | None) -> torch.nn.Module:
+    """The encoder, read once."""
+    return load_encoder(encoder, weights)[0]
 
 
 def grey_patches(image: np.ndarray, patches: int) -> np.ndarray:
