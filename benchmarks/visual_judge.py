@@ -6,8 +6,8 @@
 On magical/grouping: likeness to the three best videos after 150 triplets (rapl), the same with the released code's
 transport (released), without any answers (frozen), and a reward of single frames after 150 comparisons (rlhf), all on
 features of EfficientNet-Lite0. Answers are about 40 episodes, and the judge sees 30 others: as they are, in reversed
-order, from a camera turned by 10 degrees, and in a dim and warm light. A seed is of the answers and the training. A line
-a seed goes to `benchmarks/results/visual_judge.jsonl`; what is there is not measured again.
+order, from a camera turned by 10 degrees, and in a dim and warm light. A seed is of answers and training. A line of
+each seed goes to `benchmarks/results/visual_judge.jsonl`; what is there is not measured again.
 """
 
 import argparse
