@@ -5,8 +5,8 @@
 The annotator looks at the three clips on the screen and presses the key of the one that is more like the first: whose
 true return is nearer. What the store then holds is compared with the answers of the scripted teacher to the same
 questions, and so are the rewards (reward=rapl) that are learnt from both, on episodes that no question was about.
-Episodes and features are those of `benchmarks.visual_judge`; a seed is of the questions and the training. A line a seed
-goes to `benchmarks/results/page_triplets.jsonl`.
+Episodes are of magical/grouping, features of a random ResNet-18; a seed is of the questions and the training. A line a
+seed goes to `benchmarks/results/page_triplets.jsonl`.
 """
 
 import argparse
@@ -24,7 +24,6 @@ import torch
 
 from benchmarks.annotator import open_page
 from benchmarks.report import RESULTS
-from benchmarks.visual_judge import DATA, HORIZON, JUDGED, LEARNT
 from pbrl import api
 from pbrl.configs import compose_config
 from pbrl.data.table import Table
@@ -39,6 +38,10 @@ from pbrl.settings import Query, RunSettings
 from pbrl.training.held_out import rank_correlation
 
 FILE, ANSWERS = RESULTS / "page_triplets.jsonl", 50
+LEARNT, UNSEEN, HORIZON = 40, 30, 64  # episodes that questions are about, and others; steps of each
+DATA = ["env=magical/grouping", f"env.horizon={HORIZON}", "data=styles", "data.behaviour.noise=0.3",
+        "data.behaviour.styles=[{together:1},{together:0}]"]  # fmt: skip
+ENCODER = {"encoder": "resnet18", "weights": "none", "image_size": 64}  # random: which features they are is no matter
 KEYS = {0.0: "ArrowLeft", 0.5: "ArrowDown", 1.0: "ArrowRight"}
 WATCH_MS, PATIENCE = 150, 600  # before a key; looks at the page, 50 ms apart, until something must be wrong
 
@@ -96,12 +99,12 @@ def load(data: Path, episodes: int, seed: int) -> Table:
     """Episodes with their features."""
     flags = [*DATA, f"data.episodes={episodes}", f"data_seed={seed}", f"data_dir={data}", "workers=0"]
     material = read_material(compose_config(*flags, name="judge"))
-    return material.table("cpu", material.env, compose_config("reward=rapl")["reward"])
+    return material.table("cpu", material.env, {**compose_config("reward=rapl")["reward"], **ENCODER})
 
 
 def measure(seed: int, data: Path) -> dict[str, Any]:
     """A line: how many answers are equal, how far the rewards lie apart, and how good each is."""
-    table, unseen = load(data, LEARNT, 0), load(data, JUDGED, 1)
+    table, unseen = load(data, LEARNT, 0), load(data, UNSEEN, 1)
     settings = RunSettings.parse(
         compose_config("query.kind=triplet", f"query.count={ANSWERS}", f"query.length={HORIZON}", "query.held_out=0")
     )
@@ -115,7 +118,10 @@ def measure(seed: int, data: Path) -> dict[str, Any]:
         raters = {"page": "me", "directly": teacher.rater}
         labels = {how: labels_by(rater, store, table, settings.query) for how, rater in raters.items()}
     preferred = np.argsort(-table.returns)[:3].tolist()
-    rewards = {how: api.train_reward(table, own, "rapl", seed=seed, preferred=preferred) for how, own in labels.items()}
+    rewards = {
+        how: api.train_reward(table, own, "rapl", seed=seed, preferred=preferred, **ENCODER)
+        for how, own in labels.items()
+    }
     scores = {how: model.label(unseen)[0, unseen.rows] for how, model in rewards.items()}
     return {
         "seed": seed,

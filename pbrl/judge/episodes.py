@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 WIDTH = 10.0  # inches
 CURVES, MATCH = 1.7, 1.5  # inches of a panel
+FAR = 98  # percentile of costs that is drawn black: one frame that is like nothing would leave the others white
 PLAN = (0.86, 0.2, 0.15)  # color of a plan over its costs
 
 
@@ -52,11 +53,12 @@ def choose_episodes(truth: Truth, sources: Mapping[str, Source]) -> dict[int, st
             found.setdefault(int(order[at]), []).append(f"{why} true return")
     else:
         found[0] = ["first"]
+    bad = "failure" if truth.is_success is not None else "episode of the worse half"
     for name, source in sources.items():
         failures = np.flatnonzero(_is_failure(truth))
         if len(failures):
             liked = int(failures[np.argmax(_score_episodes(truth, source)[failures])])
-            found.setdefault(liked, []).append(f"failure that {name} scores highest")
+            found.setdefault(liked, []).append(f"{bad} that {name} scores highest")
     return {place: ", ".join(why) for place, why in found.items()}
 
 
@@ -189,7 +191,8 @@ def _draw_match(axes: Axes, name: str, cost: np.ndarray, plan: np.ndarray) -> No
     kept = ~np.isnan(cost).all(0)
     cost, plan = cost[:, kept], plan[:, kept]
     extent = (0, len(cost), 0, cost.shape[1])
-    axes.imshow(cost.T, origin="lower", aspect="auto", cmap="Greys", extent=extent, interpolation="nearest")
+    limits = {"vmin": 0.0, "vmax": float(np.percentile(cost, FAR))}
+    axes.imshow(cost.T, origin="lower", aspect="auto", cmap="Greys", extent=extent, interpolation="nearest", **limits)
     over = np.empty((*plan.T.shape, 4))
     over[..., :3], over[..., 3] = PLAN, np.sqrt(plan.T / max(float(np.nanmax(plan)), 1e-9))
     axes.imshow(over, origin="lower", aspect="auto", extent=extent, interpolation="nearest")

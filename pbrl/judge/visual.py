@@ -32,7 +32,8 @@ KINDS = (ImageReward, RAPL)
 class Visual:
     """A reward model of pictures, the data set as a table whose reward is the model's, and how its pictures are made.
 
-    `reward` are the run's settings of it, whose weights are a file where the run has trained an encoder.
+    `reward` are the run's settings of it, whose weights are a file where the run has trained an encoder. `shown` are
+    the camera's pictures of all rows [R, H, W, 3] uint8, where they need not be rendered.
     """
 
     model: ImageReward | RAPL
@@ -40,6 +41,7 @@ class Visual:
     material: Material
     env: dict[str, Any]
     reward: Mapping[str, Any]
+    shown: np.ndarray | None = None
 
     @property
     def reads_order(self) -> bool:
@@ -57,7 +59,7 @@ class Visual:
         for first, steps in zip(self.table.first, self.table.steps, strict=True):
             order[first : first + steps] = order[first : first + steps].flip(0)
         assert self.table.pictures is not None
-        return self._score(self.table.pictures[order.to(self.table.device)])
+        return self.score(self.table.pictures[order.to(self.table.device)])
 
     def score_changed(self, change: Mapping[str, Any]) -> np.ndarray:
         """The reward of the same states as `Environment.change_view` shows them: [M]. Raises UserError."""
@@ -68,10 +70,10 @@ class Visual:
         beside = {"folder": self.material.data_dir, "workers": self.material.workers}
         shown = load_pictures(env, self.reward, episodes, self.material.content_hash, **beside).values
         assert shown is not None
-        return self._score(torch.from_numpy(shown).to(self.table.device))
+        return self.score(torch.from_numpy(shown).to(self.table.device))
 
-    def _score(self, pictures: Tensor) -> np.ndarray:
-        """The reward of each step [M] by other pictures of all rows, normalized as that of the table's own."""
+    def score(self, pictures: Tensor) -> np.ndarray:
+        """The reward of each step [M] by other pictures of all rows, or features, normalized as by the table's own."""
         other = self.table.view()
         other.pictures = pictures
         other.relabel_like(self.table, self.model)
@@ -103,7 +105,9 @@ class Visual:
 
     @cached_property
     def images(self) -> np.ndarray:
-        """The camera's pictures [R, H, W, 3] uint8."""
+        """The camera's pictures of all rows [R, H, W, 3] uint8."""
+        if self.shown is not None:
+            return self.shown
         beside = {"folder": self.material.data_dir, "workers": self.material.workers}
         env = without_images(self.env)
         return load_camera(env, self.reward, self.material.episodes, self.material.content_hash, **beside)

@@ -157,8 +157,7 @@ def test_a_hidden_patch_takes_what_the_reward_had_of_it():
     table = Table([episode], pictures=pictures)
     model = build("reward/image", image_size=48, channels=[4, 4, 8, 8], stack=2)
     torch.nn.init.normal_(model.head.layers[-1].weight)
-    own = Visual(model, table, Material([episode], "", {}, None, 0), {}, {"encoder": None})  # type: ignore[arg-type]
-    own.__dict__["images"] = pictures
+    own = Visual(model, table, Material([episode], "", {}, None, 0), {}, {"encoder": None}, pictures)  # type: ignore
     lost, label = own.occlude(0, 5, 2), model.label(table).mean(0)
     assert lost.shape == (2, 2) and lost[0, 1] == 0 and (lost[[0, 1, 1], [0, 0, 1]] != 0).all()
     hidden = table.view()
