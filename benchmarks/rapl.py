@@ -160,6 +160,8 @@ METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name: kind of questio
     "rapl, comparisons": ("pair", "rapl", {"preferred": None}),
     "rapl, released transport": ("triplet", "rapl", {"metric": "cosine", "gamma": 1, "band": 1}),
     "frozen transport": ("triplet", "rapl", {"align": False}),
+    "rapl, least spread 1": ("triplet", "rapl", {"least_spread": 1}),
+    "frozen transport, least spread 1": ("triplet", "rapl", {"align": False, "least_spread": 1}),
     "frozen goal distance": ("triplet", "rapl", {"align": False, "matching": "goal"}),
     "rlhf": ("pair", "image", {"image_size": SIDE}),
     "rapl, resnet18 random": ("triplet", "rapl", RANDOM),

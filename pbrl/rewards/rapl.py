@@ -48,7 +48,8 @@ class RAPL(ComparedReward):
 
     `preferred` names episodes to be like (places or ids, or a file with one a line); null: the `videos` segments that
     explain the answers best. They are in the data set `preferred_from`, if there is one: see `load_beside`. `metric`,
-    `gamma`, `band`, `order` and `through_plan` are `Transport`'s.
+    `gamma`, `band`, `order` and `through_plan` are `Transport`'s. Features are divided by their spread in the data, of
+    which those that hardly vary there have at least `least_spread` times the median: elsewhere they may vary more.
     """
 
     mean: Tensor
@@ -68,6 +69,7 @@ class RAPL(ComparedReward):
         weights: str | None,
         pretraining: Pretraining,
         features: Size | None,
+        least_spread: NotNegative,
         frames: Size,
         align: bool,
         hidden: list[Size],
@@ -92,7 +94,7 @@ class RAPL(ComparedReward):
         features = features or network_of(encoder).SIZE
         self.shown, self.align, self.matching = Frames(frames), align, matching
         self.transport = Transport(metric, gamma, band, order, through_plan)
-        self.pick = Pick(preferred, videos)
+        self.pick, self.least_spread = Pick(preferred, videos), least_spread
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
         self.register_buffer("preferred", torch.zeros(videos, frames, features))
@@ -146,7 +148,8 @@ class RAPL(ComparedReward):
                 "reward=rapl reads the features of a frozen encoder"
             )
         self.mean.copy_(pictures.float().mean(0))
-        self.std.copy_(scale_of(pictures.float()))
+        spread = scale_of(pictures.float())
+        self.std.copy_(spread.clamp(min=self.least_spread * float(spread.median())))
 
     @torch.no_grad()
     def choose(self, data: Data) -> None:
