@@ -10,11 +10,9 @@ from PIL import Image
 
 from pbrl import files
 from pbrl.judge import episodes, report
-from pbrl.judge.charts import INK
 from pbrl.judge.evidence import Source
 from pbrl.judge.material import Material
-from pbrl.run.charts import INK as PAGE_INK
-from pbrl.run.charts import svg
+from pbrl.run.charts import INK, svg
 from pbrl.run.page import embed, write_page
 
 
@@ -27,23 +25,36 @@ def write_pages(
     """
     truth, names, scored = material.truth, list(sources), episodes.find_scored(sources)
     films = make_films(material, scored, shown) if shown["frames"] and scored else []
-    titles = [episodes.title_of(film, truth) for film in films]
-    figures = [episodes.draw(film, truth, scored, names, PAGE_INK) for film in films]
+    charts, sheets = [], []
+    for film in films:
+        title = episodes.title_of(film, truth)
+        figure = episodes.draw(film, truth, scored, names, INK, title)
+        sheets.append(episodes.to_pixels(figure))
+        charts.append((title, Markup(svg(without_title(figure), title))))
     context = {
         "title": f"{', '.join(names)} on {result['data']['name']}",
         "result": result,
         "names": names,
         "rows": report.table(result["sources"]),
         "reasons": report.list_reasons(result["sources"]),
-        "charts": [(title, Markup(svg(figure, title))) for title, figure in zip(titles, figures, strict=True)],
+        "charts": charts,
         "measures": embed((folder / "judge.png").read_bytes(), "png"),
         "hides": any(film.lost for film in films),
         "matches": any(own.visual is not None and own.visual.is_matched for own in scored.values()),
     }
     written = [write_page(folder / "index.html", "judge.html", context)]
-    if films:
-        written.append(write_sheet(films, titles, material, sources, folder / "episodes.png"))
+    if sheets:
+        written.append(folder / "episodes.png")
+        with files.replacing(written[-1]) as partial:
+            Image.fromarray(np.concatenate(sheets)).save(partial, "png", optimize=True)
     return written
+
+
+def without_title(figure: Any) -> Any:
+    """The same, laid out as it is; the page has headings."""
+    figure.set_layout_engine("none")
+    figure.axes[0].set_title("")
+    return figure
 
 
 def make_films(material: Material, scored: Mapping[str, Source], shown: Mapping[str, Any]) -> list[episodes.Film]:
@@ -51,18 +62,3 @@ def make_films(material: Material, scored: Mapping[str, Source], shown: Mapping[
     chosen = episodes.choose_episodes(material.truth, scored)
     films = episodes.read_films(material, chosen, scored, count=shown["frames"], size=shown["size"])
     return episodes.hide_patches(films, scored, shown["occlusion"])
-
-
-def write_sheet(
-    films: list[episodes.Film], titles: list[str], material: Material, sources: Mapping[str, Source], path: Path
-) -> Path:
-    """Writes the same figures below each other as a PNG."""
-    scored = episodes.find_scored(sources)
-    figures = [
-        episodes.draw(film, material.truth, scored, list(sources), INK, title)
-        for film, title in zip(films, titles, strict=True)
-    ]
-    sheet = Image.fromarray(np.concatenate([episodes.to_pixels(figure) for figure in figures]))
-    with files.replacing(path) as partial:
-        sheet.save(partial, "png", optimize=True)
-    return path

@@ -292,7 +292,7 @@ def test_the_command_itself(place, tmp_path):
     flags = [
         "env=tests/point", "hydra.searchpath=[file://tests/configs]", "data=file", f"data.path={place.folder}/judged",
         f"sources={{me: {{store: '{place.store}', rater: {place.raters[0]}}}, reward: {place.run}}}", "workers=0",
-        "resamples=100", "query.count=50", f"folder={tmp_path}/out", "device=cpu",
+        "resamples=100", "query.count=50", f"folder={tmp_path}/out", "device=cpu", "shown.frames=0",
     ]  # fmt: skip
     done = forks.run(["-m", "pbrl.judge", *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -214,7 +214,7 @@ SMALL = [
 def place(tmp_path_factory):
     """A run on the point world, whose reward reads pictures, and the data to judge it on."""
     folder = tmp_path_factory.mktemp("pictures")
-    storage.write(folder / "data", toy.episodes(8), {})
+    storage.write(folder / "data", toy.episodes(6), {})
     data = {"env": {"_target_": "tests.toy.Point"}, "data": {"name": "file", "path": str(folder / "data")},
             "data_dir": str(folder)}  # fmt: skip
     run.train({**compose_config(*SMALL), **data, "run": str(folder / "run")})
