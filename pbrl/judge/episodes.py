@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 WIDTH = 10.0  # inches
 CURVES, MATCH = 1.7, 1.5  # inches of a panel
-FAR = 98  # percentile of costs that is drawn black: one frame that is like nothing would leave the others white
+FAR = 95  # percentile of costs that is drawn black: one frame that is like nothing would leave the others white
 PLAN = (0.86, 0.2, 0.15)  # color of a plan over its costs
 
 

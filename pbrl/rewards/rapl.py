@@ -69,7 +69,6 @@ class RAPL(ComparedReward):
         weights: str | None,
         pretraining: Pretraining,
         features: Size | None,
-        least_spread: NotNegative,
         frames: Size,
         align: bool,
         hidden: list[Size],
@@ -88,13 +87,14 @@ class RAPL(ComparedReward):
         weight_decay: NotNegative,
         steps: Count,
         batch_size: Size,
+        least_spread: NotNegative | None = None,  # runs from before there was one go on
     ):
         super().__init__(objective, context=1, normalize=normalize, steps=steps, batch_size=batch_size)
         check_settings(objective, encoder, frames)
         features = features or network_of(encoder).SIZE
         self.shown, self.align, self.matching = Frames(frames), align, matching
         self.transport = Transport(metric, gamma, band, order, through_plan)
-        self.pick, self.least_spread = Pick(preferred, videos), least_spread
+        self.pick, self.least_spread = Pick(preferred, videos), least_spread or 0.0
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
         self.register_buffer("preferred", torch.zeros(videos, frames, features))
