@@ -4,10 +4,11 @@
     python -m benchmarks.visual_judge --seeds 0 --figure docs/judge_visual.webp
 
 On magical/grouping, with the videos and features of `benchmarks.rapl`: likeness to the three best videos after 150
-triplets (rapl), the same with `reward.least_spread=1`, with the released code's transport (released), without any
-answers (frozen), and a reward of single frames after 150 comparisons (rlhf). Answers are about 100 videos, and 30 others are judged: as they are, in
-reversed order, from a camera turned by 10 degrees, and in a dim and warm light. A seed is of answers and training. A
-line of each goes to `benchmarks/results/visual_judge.jsonl`; what is there is not measured again.
+triplets (rapl), the same with `reward.least_spread=1` (least spread), with the released code's transport (released),
+and without any answers (frozen), and a reward of single frames after 150 comparisons (rlhf). Answers are about 100
+videos, and 30 others are judged: as they are, in reversed order, from a camera turned by 10 degrees, and in a dim and
+warm light. A seed is of answers and training. A line of each goes to `benchmarks/results/visual_judge.jsonl`; what is
+there is not measured again.
 """
 
 import argparse
@@ -67,7 +68,8 @@ def judge(method: str, seed: int, folder: Path) -> tuple[Source, Table]:
     model: Any = api.train_reward(train, labels, reward, seed=seed, **changes)
     test.relabel(model)
     shown = videos.pictures[split()[1]].reshape(-1, rapl.SIDE, rapl.SIDE, 3)
-    visual = Visual(model, test, material_of(test), {}, {"encoder": "lite0", "weights": rapl.weights()}, shown)
+    liked = videos.pictures[split()[0][np.argsort(-train.returns)[:3]]] if reward == "rapl" else None
+    visual = Visual(model, test, material_of(test), {}, {"encoder": "lite0", "weights": rapl.weights()}, shown, liked)
     source = Source(
         reward=test.labels["reward"][test.rows].double().numpy(),
         probability=lambda clips: compare(model, test, clips),

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 10.0  # inches
-CURVES, MATCH = 1.7, 1.5  # inches of a panel
+CURVES, MATCH = 1.7, 2.1  # inches of a panel
+BESIDE = 3  # frames of the preferred video beside a match
 FAR = 95  # percentile of costs that is drawn black: one frame that is like nothing would leave the others white
 PLAN = (0.86, 0.2, 0.15)  # color of a plan over its costs
 
@@ -145,17 +146,29 @@ def draw(
             _draw_strip(panels.pop(0), film.frames, int(truth.steps[film.place]))
         _draw_scores(panels.pop(0), film.place, truth, sources, names, ink)
         for name, match in matches.items():
-            _draw_match(panels.pop(0), name, *match)
+            _draw_match(panels.pop(0), name, match)
         for name, own in lost.items():
             _draw_occlusion(panels.pop(0), name, film, own, int(truth.steps[film.place]))
         figure.axes[-1].set(xlim=(0, truth.steps[film.place]), xlabel="step")
     return figure
 
 
-def _match(source: Source, place: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Costs and plan [T, M] of an episode, where its judge matches frames."""
-    match = source.visual.match(place) if source.visual else None
-    return None if match is None else (match.cost.cpu().numpy(), match.plan.cpu().numpy())
+class Matched(NamedTuple):
+    """Costs and plan [T, M] of an episode, and frames of the preferred video, from its first on, where it is known."""
+
+    cost: np.ndarray
+    plan: np.ndarray
+    frames: np.ndarray | None
+
+
+def _match(source: Source, place: int) -> Matched | None:
+    """How an episode is matched, where its judge matches frames."""
+    visual = source.visual
+    match = visual.match(place) if visual else None
+    if visual is None or match is None:
+        return None
+    liked = None if visual.preferred is None else visual.preferred[int(match.video.median())]
+    return Matched(match.cost.cpu().numpy(), match.plan.cpu().numpy(), liked)
 
 
 def _draw_strip(axes: Axes, shown: list[np.ndarray], length: int) -> None:
@@ -186,10 +199,10 @@ def _draw_scores(
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def _draw_match(axes: Axes, name: str, cost: np.ndarray, plan: np.ndarray) -> None:
-    """Distances in grey, the darker the farther, and over them the plan."""
-    kept = ~np.isnan(cost).all(0)
-    cost, plan = cost[:, kept], plan[:, kept]
+def _draw_match(axes: Axes, name: str, match: Matched) -> None:
+    """Distances in grey, the darker the farther, and over them the plan; at the side the preferred video, upwards."""
+    kept = ~np.isnan(match.cost).all(0)
+    cost, plan = match.cost[:, kept], match.plan[:, kept]
     extent = (0, len(cost), 0, cost.shape[1])
     limits = {"vmin": 0.0, "vmax": float(np.percentile(cost, FAR))}
     axes.imshow(cost.T, origin="lower", aspect="auto", cmap="Greys", extent=extent, interpolation="nearest", **limits)
@@ -197,6 +210,18 @@ def _draw_match(axes: Axes, name: str, cost: np.ndarray, plan: np.ndarray) -> No
     over[..., :3], over[..., 3] = PLAN, np.sqrt(plan.T / max(float(np.nanmax(plan)), 1e-9))
     axes.imshow(over, origin="lower", aspect="auto", extent=extent, interpolation="nearest")
     axes.set(ylabel=f"{name}:\nframe of the\npreferred video")
+    if match.frames is not None:
+        _draw_beside(axes, match.frames)
+
+
+def _draw_beside(axes: Axes, video: np.ndarray) -> None:
+    """Frames of a video [M, H, W, 3] at the right of a panel, each in the middle of its part, the first one lowest."""
+    places = ((np.arange(BESIDE) + 0.5) * len(video) / BESIDE).astype(int)
+    side = axes.inset_axes((1.01, 0.0, MATCH / BESIDE / WIDTH, 1.0))
+    for i, at in enumerate(places):
+        side.imshow(video[at], extent=(0, 1, i + 0.02, i + 0.98), aspect="auto")
+    side.set(ylim=(0, BESIDE), xlim=(0, 1))
+    side.set_axis_off()
 
 
 def _draw_occlusion(axes: Axes, name: str, film: Film, lost: list[np.ndarray], length: int) -> None:

@@ -15,6 +15,7 @@ from pbrl.feedback.store.address import hide_passwords, sqlite_file
 from pbrl.feedback.store.store import Store
 from pbrl.judge.evidence import Clips, Source
 from pbrl.judge.material import Material
+from pbrl.judge.preferred import find_preferred_pictures
 from pbrl.judge.visual import KINDS, Visual, find_trained
 from pbrl.run.build import build_reward, name_of
 from pbrl.run.folder import env_name
@@ -35,11 +36,15 @@ def load_run(
     """
     settings, checkpoint, seed = _read(folder, device)
     place = folder if (folder / "checkpoint.pt").exists() else folder.parent
-    reward = find_trained(settings.reward, _read_versions(place), [Path(settings.data_dir), material.data_dir])
+    versions = _read_versions(place)
+    reward = find_trained(settings.reward, versions, [Path(settings.data_dir), material.data_dir])
     table = material.table(device, settings.env, reward)
     model = _build(folder, settings, checkpoint["replicas"][seed]["reward"], table)
     table.relabel(model)
-    visual = Visual(model, table, material, settings.env, reward) if isinstance(model, KINDS) else None
+    visual = None
+    if isinstance(model, KINDS):
+        liked = find_preferred_pictures(_read_config(folder), versions.get("data"))
+        visual = Visual(model, table, material, settings.env, reward, preferred=liked)
     return Source(
         reward=table.labels["reward"][table.rows].double().cpu().numpy(),
         probability=lambda clips: compare(model, table, clips),

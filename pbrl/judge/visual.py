@@ -33,7 +33,8 @@ class Visual:
     """A reward model of pictures, the data set as a table whose reward is the model's, and how its pictures are made.
 
     `reward` are the run's settings of it, whose weights are a file where the run has trained an encoder. `shown` are
-    the camera's pictures of all rows [R, H, W, 3] uint8, where they need not be rendered.
+    the camera's pictures of all rows [R, H, W, 3] uint8, where they need not be rendered, and `preferred` those of each
+    preferred video [V] [M, H, W, 3], where they are known.
     """
 
     model: ImageReward | RAPL
@@ -42,6 +43,7 @@ class Visual:
     env: dict[str, Any]
     reward: Mapping[str, Any]
     shown: np.ndarray | None = None
+    preferred: Sequence[np.ndarray] | None = None
 
     @property
     def reads_order(self) -> bool:

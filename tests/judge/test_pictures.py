@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
@@ -18,6 +19,7 @@ from pbrl.judge.command import judge
 from pbrl.judge.episodes import choose_episodes
 from pbrl.judge.material import Material
 from pbrl.judge.of_pictures import ORDER_BLIND
+from pbrl.judge.preferred import find_preferred_pictures
 from pbrl.judge.visual import Visual, find_trained, grey_patches
 from pbrl.run import train as run
 from pbrl.types import Episode, UserError
@@ -201,6 +203,7 @@ def test_the_best_the_median_the_worst_and_a_failure_that_is_liked():
 
 # From end to end
 
+
 SMALL = [
     "algo=iql", "algo.hidden=[8]", "feedback=perfect", "query.count=20", "query.length=30", "query.held_out=0",
     "steps=1", "log_every=1", "eval_every=1", "checkpoint_every=1", "eval_episodes=1", "final_episodes=1", "workers=0",
@@ -244,6 +247,17 @@ def test_the_report_shows_episodes_and_holds_all_that_it_shows(place, capsys):
     with Image.open(out / "episodes.png") as sheet:
         assert sheet.width > 900 and sheet.height > 900
     assert re.search(r"reversed videos: SDs lower +0 +-?\d", capsys.readouterr().out)
+
+
+def test_the_pictures_of_preferred_videos_are_found_where_they_are_kept(place, tmp_path):
+    folder, data = place
+    config = yaml.safe_load((folder / "run/config.yaml").read_text())
+    dataset = json.loads((folder / "run/versions.json").read_text())["data"]
+    (liked,) = find_preferred_pictures(config, dataset) or ()
+    episode, env = toy.episodes(6)[0], toy.Point(images=["above"], image_size=32)
+    shown = [env.restore(episode.seed, state, t)["images"]["above"] for t, state in enumerate(episode.state)]
+    np.testing.assert_array_equal(liked, shown)
+    assert find_preferred_pictures({**config, "data_dir": str(tmp_path)}, dataset) is None, "nothing is rendered"
 
 
 def test_changes_that_cannot_be(place):
