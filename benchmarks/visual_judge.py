@@ -1,11 +1,11 @@
-"""Are rewards of pictures any good? Five of them on videos that no answer was about, by the measures of `pbrl.judge`.
+"""Are rewards of pictures any good? Some of them on videos that no answer was about, by the measures of `pbrl.judge`.
 
     python -m benchmarks.visual_judge --seeds 0 1 2
     python -m benchmarks.visual_judge --seeds 0 --figure docs/judge_visual.webp
 
 On magical/grouping, with the videos and features of `benchmarks.rapl`: likeness to the three best videos after 150
-triplets (rapl), the same with `reward.least_spread=1` (least spread), with the released code's transport (released),
-and without any answers (frozen), and a reward of single frames after 150 comparisons (rlhf). Answers are about 100
+triplets (rapl), the same with the released code's transport (released) and without any answers (frozen), the first and
+the last also with `reward.least_spread=1` (least spread), and a reward of single frames after 150 comparisons (rlhf). Answers are about 100
 videos, and 30 others are judged: as they are, in reversed order, from a camera turned by 10 degrees, and in a dim and
 warm light. A seed is of answers and training. A line of each goes to `benchmarks/results/visual_judge.jsonl`; what is
 there is not measured again.
@@ -36,7 +36,8 @@ from pbrl.types import Episode
 FILE, TASK = RESULTS / "visual_judge.jsonl", "grouping"
 ANSWERS, JUDGED = 150, 30
 METHODS = {"rapl": "rapl", "least spread": "rapl, least spread 1", "released": "rapl, released transport",
-           "frozen": "frozen transport", "rlhf": "rlhf"}  # fmt: skip
+           "frozen": "frozen transport", "frozen, least spread": "frozen transport, least spread 1",
+           "rlhf": "rlhf"}  # fmt: skip
 CHANGES: dict[str, dict[str, Any]] = {"camera": {"turn_deg": 10.0}, "light": {"light": [0.8, 0.6, 0.45]}}
 KEPT = ("pair_accuracy", "reward_correlation", "spearman", *OF_PICTURES)
 PATCHES, FRAMES = 7, 8
