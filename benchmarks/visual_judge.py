@@ -5,10 +5,10 @@
 
 On magical/grouping, with the videos and features of `benchmarks.rapl`: likeness to the three best videos after 150
 triplets (rapl), the same with the released code's transport (released) and without any answers (frozen), the first and
-the last also with `reward.least_spread=1` (least spread), and a reward of single frames after 150 comparisons (rlhf). Answers are about 100
-videos, and 30 others are judged: as they are, in reversed order, from a camera turned by 10 degrees, and in a dim and
-warm light. A seed is of answers and training. A line of each goes to `benchmarks/results/visual_judge.jsonl`; what is
-there is not measured again.
+the last also with `reward.least_spread=1` (least spread), and a reward of single frames after 150 comparisons (rlhf).
+Answers are about 100 videos, and 30 others are judged: as they are, in reversed order, from a camera turned by 10
+degrees, and in a dim and warm light. A seed is of answers and training. A line of each goes to
+`benchmarks/results/visual_judge.jsonl`; what is there is not measured again.
 """
 
 import argparse
