@@ -59,6 +59,7 @@ def measure_sources(config: dict[str, Any]) -> Judged:
     material = read_material(config)
     truth = material.truth  # refused before models are loaded
     sources = {name: load_source(name, own, config, material) for name, own in named.items()}
+    check_pictures(config, sources)
     pairs = choose_pairs(config["query"], truth, sources)
     found = {}
     for name, source in sources.items():
@@ -96,6 +97,16 @@ def load_source(name: str, own: Named, config: Mapping[str, Any], material: Mate
     if own.form == "file":
         return load_file(Path(own.place).expanduser(), material)
     return load_answers(own.place, own.rater, material, kind=config["kind"], name=name)
+
+
+def check_pictures(config: Mapping[str, Any], sources: Mapping[str, Source]) -> None:
+    """Raises UserError where pictures shall be changed, and no source reads any."""
+    wanted = [f"changes=[{','.join(config['changes'])}]"] * bool(config["changes"])
+    wanted += [f"shown.occlusion={config['shown']['occlusion']}"] * bool(config["shown"]["occlusion"])
+    if wanted and all(source.visual is None for source in sources.values()):
+        raise UserError(
+            f"{' and '.join(wanted)}: none of the sources is a run's reward of pictures (reward=rapl, image)"
+        )
 
 
 def choose_pairs(query: Mapping[str, Any], truth: Truth, sources: Mapping[str, Source]) -> Clips:
