@@ -69,7 +69,7 @@ def judge(method: str, seed: int, folder: Path) -> tuple[Source, Table]:
     model: Any = api.train_reward(train, labels, reward, seed=seed, **changes)
     test.relabel(model)
     shown = videos.pictures[split()[1]].reshape(-1, rapl.SIDE, rapl.SIDE, 3)
-    liked = videos.pictures[split()[0][np.argsort(-train.returns)[:3]]] if reward == "rapl" else None
+    liked = list(videos.pictures[split()[0][np.argsort(-train.returns)[:3]]]) if reward == "rapl" else None
     visual = Visual(model, test, material_of(test), {}, {"encoder": "lite0", "weights": rapl.weights()}, shown, liked)
     source = Source(
         reward=test.labels["reward"][test.rows].double().numpy(),

@@ -7,7 +7,7 @@ reward of likeness lies how it has matched the frames, below one of pictures wha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -203,12 +203,12 @@ def _draw_match(axes: Axes, name: str, match: Matched) -> None:
     """Distances in grey, the darker the farther, and over them the plan; at the side the preferred video, upwards."""
     kept = ~np.isnan(match.cost).all(0)
     cost, plan = match.cost[:, kept], match.plan[:, kept]
-    extent = (0, len(cost), 0, cost.shape[1])
-    limits = {"vmin": 0.0, "vmax": float(np.percentile(cost, FAR))}
-    axes.imshow(cost.T, origin="lower", aspect="auto", cmap="Greys", extent=extent, interpolation="nearest", **limits)
+    how: dict[str, Any] = {"origin": "lower", "aspect": "auto", "interpolation": "nearest"}
+    how["extent"] = (0, len(cost), 0, cost.shape[1])
+    axes.imshow(cost.T, cmap="Greys", vmin=0.0, vmax=float(np.percentile(cost, FAR)), **how)
     over = np.empty((*plan.T.shape, 4))
     over[..., :3], over[..., 3] = PLAN, np.sqrt(plan.T / max(float(np.nanmax(plan)), 1e-9))
-    axes.imshow(over, origin="lower", aspect="auto", extent=extent, interpolation="nearest")
+    axes.imshow(over, **how)
     axes.set(ylabel=f"{name}:\nframe of the\npreferred video")
     if match.frames is not None:
         _draw_beside(axes, match.frames)

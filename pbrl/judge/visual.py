@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from pbrl.models.frozen import load_encoder
 from pbrl.rewards.image import ImageReward
 from pbrl.rewards.pictures import load_camera, load_pictures
 from pbrl.rewards.rapl import RAPL, Match
-from pbrl.types import UserError
+from pbrl.types import RewardModel, UserError
 
 GREY = 128  # of a patch that is hidden
 KINDS = (ImageReward, RAPL)
@@ -78,7 +78,7 @@ class Visual:
         """The reward of each step [M] by other pictures of all rows, or features, normalized as by the table's own."""
         other = self.table.view()
         other.pictures = pictures
-        other.relabel_like(self.table, self.model)
+        other.relabel_like(self.table, cast(RewardModel, self.model))
         return other.labels["reward"][other.rows].double().cpu().numpy()
 
     # One episode
