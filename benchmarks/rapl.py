@@ -16,7 +16,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,11 +83,13 @@ def load_videos(name: str, folder: Path) -> Videos:
     return Videos(**np.load(path))
 
 
-def make_videos(name: str) -> Videos:
+def make_videos(name: str, seeds: Iterable[int] = range(EPISODES), change: dict[str, Any] | None = None) -> Videos:
+    """The videos of these seeds, perhaps with pictures that are changed (`Environment.change_view`)."""
     task = TASKS[name]
     env: Any = make_environment({**compose_config(f"env={task.env}")["env"], "horizon": task.horizon})
+    env.change_view(**(change or {}))
     size, pictures, obs, rewards = env.action_space.shape, [], [], []
-    for seed in range(EPISODES):
+    for seed in map(int, seeds):
         random = np.random.default_rng([seed, 31])
         env.reset(seed=seed)
         expert, noise = env.expert(**task.styles[random.integers(len(task.styles))]), random.choice(NOISE)
@@ -158,6 +160,8 @@ METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name: kind of questio
     "rapl, comparisons": ("pair", "rapl", {"preferred": None}),
     "rapl, released transport": ("triplet", "rapl", {"metric": "cosine", "gamma": 1, "band": 1}),
     "frozen transport": ("triplet", "rapl", {"align": False}),
+    "rapl, least spread 1": ("triplet", "rapl", {"least_spread": 1}),
+    "frozen transport, least spread 1": ("triplet", "rapl", {"align": False, "least_spread": 1}),
     "frozen goal distance": ("triplet", "rapl", {"align": False, "matching": "goal"}),
     "rlhf": ("pair", "image", {"image_size": SIDE}),
     "rapl, resnet18 random": ("triplet", "rapl", RANDOM),

@@ -435,6 +435,11 @@ class Environment(Protocol):
         """
         ...
 
+    def change_view(self, *, turn_deg: float = 0.0, light: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
+        """Pictures from now on are of a camera that was moved so many degrees round what it looks at, and in a light
+        whose red, green and blue are scaled. Raises UserError where they cannot be."""
+        ...
+
     def frames(self) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
         """What is kept while playing where states cannot be restored: a frame to show, and the images observed."""
         ...

@@ -189,6 +189,10 @@ class Gymnasium(gymnasium.Env):
         """Nothing: what its states mean is not known."""
         return {}
 
+    def change_view(self, **change: Any) -> None:
+        """Raises UserError: its pictures are its own."""
+        raise UserError(f"{self.id} draws its own pictures: no camera of it can be moved, and no light changed")
+
     # Restoring
 
     def keypoints(self, episode_seed: int, states: np.ndarray) -> dict[str, np.ndarray]:

@@ -93,6 +93,10 @@ class MultiTask(gym.Env):
         view: dict[str, Any] = {"images": self.images, "image_size": self.image_size, "camera": self._camera}
         return MetaWorld(task, horizon=self.horizon, goal_visible=True, **view)
 
+    def change_view(self, **change: Any) -> None:
+        """Raises UserError: its simulators are shared."""
+        raise UserError("no camera of env=multitask can be moved, and no light changed: take env=metaworld/…")
+
     def _turn_to(self, task: str) -> None:
         """Gives the simulator of the last task back, for others to use, and takes one of this task."""
         if self.env.task != task:

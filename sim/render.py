@@ -13,6 +13,7 @@ import numpy as np
 
 from sim import backend
 from sim.culling import drop_unseen_meshes
+from sim.view_change import UNCHANGED, ViewChange
 
 
 class Viewpoint(NamedTuple):
@@ -49,6 +50,7 @@ class Camera:
         height: int,
         camera: str | Viewpoint | None,
         fast: bool,
+        change: ViewChange = UNCHANGED,
     ) -> np.ndarray:
         """The frame [H, W, 3] uint8. `fast` drops shadows, multisampling and reflections: about ten times the speed.
 
@@ -68,6 +70,8 @@ class Camera:
         mujoco.mj_forward(model, self.scratch)
         seen_by = camera.to_mujoco() if isinstance(camera, Viewpoint) else -1 if camera is None else camera
         self.renderer.update_scene(self.scratch, seen_by)
+        if not change.is_none:
+            change.apply(model, self.renderer.scene)
         if fast:
             self.renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             self.renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False

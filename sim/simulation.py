@@ -21,6 +21,7 @@ from sim.attributes import LEGGED, Legged
 from sim.backend import RendererMissing
 from sim.looks import Looks
 from sim.render import Camera, Viewpoint
+from sim.view_change import UNCHANGED, ViewChange
 
 Observed = Any  # [O] float32, or with images {"state": [O] float32, "images": {camera: [H, W, 3] uint8}}
 State = mujoco.mjtState
@@ -59,6 +60,7 @@ class Simulation(gym.Env):
     images: tuple[str, ...] = ()  # cameras that are observed, besides the state
     image_size = 64  # pixels, height and width
     renders = True  # whether observations hold their images; without, an observation has none
+    view_change = UNCHANGED  # what pictures show otherwise than the task has it
     attributes: tuple[str, ...] = ()  # of behaviour, which `measure` measures
 
     model: mujoco.MjModel
@@ -89,6 +91,11 @@ class Simulation(gym.Env):
             self.instruction = instruction
         self.images, self.image_size = tuple(images), image_size
         self.observation_space = add_images(state, self.images, image_size)
+
+    def change_view(self, *, turn_deg: float = 0.0, light: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
+        """Pictures from now on are of a camera that was moved round what it looks at, and in another light."""
+        red, green, blue = light
+        self.view_change = ViewChange(turn_deg, (red, green, blue))
 
     def _reset(self, seed: int) -> np.ndarray:
         raise NotImplementedError
@@ -236,7 +243,7 @@ class Simulation(gym.Env):
         if camera is not None and camera not in self.cameras:
             raise ValueError(f"no camera {camera!r} here; there are {', '.join(self.cameras)}")
         view = self.viewpoints.get(camera, camera) if camera else None
-        frame = by.frame(self.model, state, PHYSICS, width, height, view, fast)
+        frame = by.frame(self.model, state, PHYSICS, width, height, view, fast, self.view_change)
         return frame[::-1, ::-1].copy() if camera in self.upside_down else frame
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from gymnasium.spaces import Box
 
 from pbrl.data.table import Table
 from pbrl.types import Episode, Observation
+from sim.view_change import UNCHANGED, ViewChange
 
 
 class Point(gym.Env):
@@ -25,6 +26,7 @@ class Point(gym.Env):
     action_bounds = action_space.low, action_space.high
     attributes = ("speed", "right", "turn")
     renders = True
+    view_change = UNCHANGED
     task = "point"
 
     def __init__(
@@ -82,11 +84,14 @@ class Point(gym.Env):
             image[: height // 8, left] = 255 if self.t >> bit & 1 else 0
         x, y = ((self.position + 2) / 4 * (width - 9, height - 9)).astype(int)
         image[y : y + 8, x : x + 8] = (200, 80, 40)
-        return image
+        return self.view_change.recolor(np.rot90(image, round(self.view_change.turn_deg / 90)))
 
     def render_at(self, episode_seed, state, t=0, *, width, height, camera=None):
         self.restore(episode_seed, state, t)
         return self.render(width, height, camera)
+
+    def change_view(self, *, turn_deg=0.0, light=(1.0, 1.0, 1.0)):
+        self.view_change = ViewChange(turn_deg, light)
 
     def _obs(self):
         state = self.position.astype(np.float32)

@@ -23,7 +23,7 @@ from pbrl.data.video_reader import Torn, read_frames, read_video_info
 from pbrl.types import Environment, Episode, UserError
 
 IMAGE_SETTINGS = ("images", "image_size")  # of an environment
-LOOK_SETTINGS = ("see_through", "camera")  # what its pictures look like
+LOOK_SETTINGS = ("see_through", "camera", "view_change")  # what its pictures look like
 Share = Sequence[tuple[int, Episode]]  # the row at which an episode begins, and the episode
 
 

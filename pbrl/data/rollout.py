@@ -315,9 +315,16 @@ def drop_name(env: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_environment(env: dict[str, Any]) -> Environment:
-    """The environment of a config. Raises UserError in the environment's own words."""
+    """The environment of a config; its pictures as `view_change` says, where it is there (`Environment.change_view`).
+
+    Raises UserError in the environment's own words.
+    """
+    change = env.get("view_change")
     try:
-        return instantiate(env, _convert_="all")
+        made = instantiate({key: value for key, value in env.items() if key != "view_change"}, _convert_="all")
+        if change:
+            made.change_view(**change)
+        return made
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +14,7 @@ from pbrl.diversity.search import Search
 from pbrl.diversity.settings import Settings
 from pbrl.judge.charts import save
 from pbrl.run.folder import env_name
-from pbrl.run.page import write_page
+from pbrl.run.page import embed, write_page
 from pbrl.types import Environment, Episode, UserError
 from pbrl.vlm.pictures import encode
 
@@ -110,8 +109,3 @@ def draw_archive(search: Search, sheet: np.ndarray | None) -> Figure:
         axes[1].imshow(sheet)
         axes[1].set(xlabel="first measure", xticks=[], yticks=[])
     return figure
-
-
-def embed(data: bytes, kind: str) -> str:
-    """A picture as an address that holds it."""
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,7 +1,7 @@
 """`python -m pbrl.judge env=… data=… rewards=runs/…`: how good a source of rewards or preferences is.
 
 Of a run's reward model, of a rater's stored answers, of scores in a file, or of several of them side by side. Writes
-judge.json and judge.png. Everything is a flag: see configs/judge.yaml.
+judge.json, judge.png, episodes.png and index.html. Everything is a flag: see configs/judge.yaml.
 """
 
 import hydra

@@ -27,6 +27,8 @@ BARS = {  # measures of which more is better, from 0 to 1 or -1 to 1
     "reward_correlation": "order, true reward",
     "cumulative_correlation": "order, reward so far",
     "kendall_tau": "Kendall's tau",
+    "camera_episode_correlation": "camera moved",
+    "light_episode_correlation": "other light",
     "position_bias": "position bias",
 }
 SHOWN = 3  # episodes
@@ -129,10 +131,10 @@ def _draw_measures(axes: Axes, found: Mapping[str, Verdict]) -> None:
 def _draw_episodes(panels: Any, truth: Truth, scored: Mapping[str, Source], names: list[str]) -> None:
     """Scores along three episodes: of a low, a middle and a high true return."""
     chosen = choose_episodes(truth)
-    lines = {name: _scaled(truth, source) for name, source in scored.items()}
+    lines = {name: scale_scores(truth, source) for name, source in scored.items()}
     for axes, i in zip(panels, chosen, strict=False):
         if truth.reward is not None:
-            true = _unit(np.asarray(truth.reward))
+            true = unit_range(np.asarray(truth.reward))
             axes.plot(truth.split(true)[i], color=INK, linestyle="--", linewidth=1.1, label="true reward")
             if any(source.value is not None for source in scored.values()):
                 so_far = np.cumsum(truth.split(truth.reward)[i])
@@ -140,7 +142,7 @@ def _draw_episodes(panels: Any, truth: Truth, scored: Mapping[str, Source], name
         for name, own in lines.items():
             axes.plot(own[i], color=style(names.index(name))["color"], linewidth=1.2, alpha=0.9)
         axes.set(xlabel="step", ylim=(-0.08, 1.08))
-        axes.set_title(_describe(truth, i), fontsize=9)
+        axes.set_title(describe_episode(truth, i), fontsize=9)
         if truth.succeeded_at is not None and truth.succeeded_at[i] >= 0:
             axes.axvline(truth.succeeded_at[i], color=INK, linewidth=0.8, alpha=0.6)
     for axes in panels[len(chosen) :]:
@@ -158,19 +160,21 @@ def choose_episodes(truth: Truth) -> list[int]:
     return [int(order[round(share * last)]) for share in (0.1, 0.5, 0.9)[: min(SHOWN, len(order))]]
 
 
-def _scaled(truth: Truth, source: Source) -> list[np.ndarray]:
+def scale_scores(truth: Truth, source: Source) -> list[np.ndarray]:
+    """The scores of each episode, from 0 to 1 over the data set."""
     values = source.reward if source.reward is not None else source.value
     assert values is not None
-    return truth.split(_unit(values))
+    return truth.split(unit_range(values))
 
 
-def _unit(values: np.ndarray) -> np.ndarray:
-    """Its range over the data set as 0 to 1."""
+def unit_range(values: np.ndarray) -> np.ndarray:
+    """Their range over the data set as 0 to 1."""
     low, high = np.percentile(values, RANGE)
     return np.clip((values - low) / ((high - low) or 1.0), -0.05, 1.05)
 
 
-def _describe(truth: Truth, i: int) -> str:
+def describe_episode(truth: Truth, i: int) -> str:
+    """Its place, its true return and when it succeeds, as far as they are known."""
     words = [f"episode {i}"]
     if truth.returns is not None:
         words.append(f"return {truth.returns[i]:.4g}")

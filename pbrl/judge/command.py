@@ -16,7 +16,8 @@ from pbrl.judge.from_run import describe_data, load_run, own_data
 from pbrl.judge.from_store import load_answers
 from pbrl.judge.judging import Verdict, measure
 from pbrl.judge.material import Material
-from pbrl.judge.settings import Named, check, find_sources
+from pbrl.judge.page import write_pages
+from pbrl.judge.settings import Named, check, find_changes, find_sources
 from pbrl.run.folder import make_folder
 from pbrl.training.engine import pick_device
 from pbrl.types import Clip, UserError
@@ -28,9 +29,14 @@ class Judged(NamedTuple):
     """What the command found: `result` is what `judge.json` holds."""
 
     result: dict[str, Any]
-    truth: Truth
+    material: Material
     sources: dict[str, Source]
     found: dict[str, Verdict]
+
+    @property
+    def truth(self) -> Truth:
+        """What is known of the data set."""
+        return self.material.truth
 
 
 def judge(config: dict[str, Any]) -> dict[str, Any]:
@@ -39,8 +45,9 @@ def judge(config: dict[str, Any]) -> dict[str, Any]:
     print("\n" + report.lines(judged.result))
     folder = make_folder(Path(config["folder"]))
     write_json(folder / "judge.json", judged.result)
-    charts.save(charts.draw(*judged[1:]), folder / "judge.png")
-    print(f"\nwritten {folder / 'judge.json'} · {folder / 'judge.png'}")
+    charts.save(charts.draw(judged.truth, judged.sources, judged.found), folder / "judge.png")
+    written = write_pages(judged.material, judged.sources, judged.result, config["shown"], folder)
+    print("\nwritten " + " · ".join(map(str, [folder / "judge.json", folder / "judge.png", *written])))
     return judged.result
 
 
@@ -52,13 +59,14 @@ def measure_sources(config: dict[str, Any]) -> Judged:
     material = read_material(config)
     truth = material.truth  # refused before models are loaded
     sources = {name: load_source(name, own, config, material) for name, own in named.items()}
+    check_pictures(config, sources)
     pairs = choose_pairs(config["query"], truth, sources)
     found = {}
     for name, source in sources.items():
         print(f"measuring {name}", flush=True)
         found[name] = measure(truth, source, pairs=pairs, resamples=config["resamples"], seed=config["seed"])
     described = describe(config, material, pairs) | {"warnings": warn_of_training(sources, pairs, material)}
-    return Judged(report.to_dict(described, sources, found), truth, sources, found)
+    return Judged(report.to_dict(described, sources, found), material, sources, found)
 
 
 def with_data(config: dict[str, Any], named: Mapping[str, Named]) -> dict[str, Any]:
@@ -85,10 +93,20 @@ def read_material(config: dict[str, Any]) -> Material:
 def load_source(name: str, own: Named, config: Mapping[str, Any], material: Material) -> Source:
     """What a source says about the data set. Raises UserError."""
     if own.form == "run":
-        return load_run(Path(own.place), material, pick_device(config["device"]))
+        return load_run(Path(own.place), material, pick_device(config["device"]), find_changes(config))
     if own.form == "file":
         return load_file(Path(own.place).expanduser(), material)
     return load_answers(own.place, own.rater, material, kind=config["kind"], name=name)
+
+
+def check_pictures(config: Mapping[str, Any], sources: Mapping[str, Source]) -> None:
+    """Raises UserError where pictures shall be changed, and no source reads any."""
+    wanted = [f"changes=[{','.join(config['changes'])}]"] * bool(config["changes"])
+    wanted += [f"shown.occlusion={config['shown']['occlusion']}"] * bool(config["shown"]["occlusion"])
+    if wanted and all(source.visual is None for source in sources.values()):
+        raise UserError(
+            f"{' and '.join(wanted)}: none of the sources is a run's reward of pictures (reward=rapl, image)"
+        )
 
 
 def choose_pairs(query: Mapping[str, Any], truth: Truth, sources: Mapping[str, Source]) -> Clips:
@@ -145,5 +163,6 @@ def describe(config: Mapping[str, Any], material: Material, pairs: Clips) -> dic
             "length": [int(lengths[0]), int(lengths[-1])],
             "seed": config["query"]["seed"],
         },
+        "changes": find_changes(config),
         "bootstrap": {"resamples": config["resamples"], "seed": config["seed"], "interval": "95 %, percentiles"},
     }

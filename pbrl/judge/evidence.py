@@ -4,14 +4,19 @@ Episodes are known by their place in the data set, from 0. An episode of T steps
 it ended. Shape letters: N episodes, M steps of all of them, R = M + N frames, Q questions.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pbrl.types import UserError
+
+if TYPE_CHECKING:
+    from pbrl.judge.visual import Visual
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Clips:
     def __len__(self) -> int:
         return len(self.length)
 
-    def take(self, which: np.ndarray) -> "Clips":
+    def take(self, which: np.ndarray) -> Clips:
         """Those at these places."""
         return Clips(self.episode[which], self.first[which], self.length[which])
 
@@ -129,6 +134,10 @@ class Source:
     `reward` [M] of each step · `value` of each step [M] or frame [R]: progress, a probability of success, a value
     function · `answers` to pairs · `ratings` of clips. `probability` gives P(second preferred) [Q] of clips [Q, 2] for
     a judge of rewards or values that has one. `trained_on` are pairs that the judge has learnt from.
+
+    Of a reward that reads pictures: `reversed_reward` [M], of the same episodes' frames in reversed order, and
+    `changed_reward` [M] by what was changed (camera, light), of the same states in other pictures. `visual` is the
+    model itself, if there is one.
     """
 
     reward: np.ndarray | None = None
@@ -137,6 +146,9 @@ class Source:
     ratings: Ratings | None = None
     probability: Callable[[Clips], np.ndarray] | None = None
     trained_on: frozenset[tuple] = frozenset()
+    reversed_reward: np.ndarray | None = None
+    changed_reward: Mapping[str, np.ndarray] = field(default_factory=dict)
+    visual: Visual | None = None
     about: dict[str, Any] = field(default_factory=dict)  # what it is, for the report
 
     def __post_init__(self) -> None:

@@ -1,5 +1,7 @@
 """A run's reward model as a judge: its reward of each step, and P(second preferred) of any pair of clips."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from pbrl.feedback.store.address import hide_passwords, sqlite_file
 from pbrl.feedback.store.store import Store
 from pbrl.judge.evidence import Clips, Source
 from pbrl.judge.material import Material
+from pbrl.judge.preferred import find_preferred_pictures
+from pbrl.judge.visual import KINDS, Visual, find_trained
 from pbrl.run.build import build_reward, name_of
 from pbrl.run.folder import env_name
 from pbrl.settings import RunSettings
@@ -21,21 +25,34 @@ from pbrl.types import Clip, RewardModel, UserError
 PAIRS_AT_ONCE = 128
 
 
-def load_run(folder: Path, material: Material, device: torch.device) -> Source:
+def load_run(
+    folder: Path, material: Material, device: torch.device, changes: Mapping[str, dict[str, Any]] | None = None
+) -> Source:
     """The reward model of the run in a folder, or of one of its seeds (`runs/x/seed3`). Raises UserError.
 
     Its rewards are what the run's policy learnt from, normalized over this data set; its probabilities are
-    Bradley-Terry's, of the members' mean score.
+    Bradley-Terry's, of the members' mean score. One that reads pictures is shown those of `changes` too: by name, what
+    `Environment.change_view` takes.
     """
     settings, checkpoint, seed = _read(folder, device)
-    table = material.table(device, settings.env, settings.reward)
+    place = folder if (folder / "checkpoint.pt").exists() else folder.parent
+    versions = _read_versions(place)
+    reward = find_trained(settings.reward, versions, [Path(settings.data_dir), material.data_dir])
+    table = material.table(device, settings.env, reward)
     model = _build(folder, settings, checkpoint["replicas"][seed]["reward"], table)
     table.relabel(model)
+    visual = None
+    if isinstance(model, KINDS):
+        liked = find_preferred_pictures(_read_config(folder), versions.get("data"))
+        visual = Visual(model, table, material, settings.env, reward, preferred=liked)
     return Source(
         reward=table.labels["reward"][table.rows].double().cpu().numpy(),
         probability=lambda clips: compare(model, table, clips),
-        trained_on=_answered_pairs(settings, folder if (folder / "checkpoint.pt").exists() else folder.parent),
+        trained_on=_answered_pairs(settings, place),
         about={"reward": name_of(settings.reward), "run": str(folder), "seed": settings.seed},
+        reversed_reward=visual.score_reversed() if visual else None,
+        changed_reward={name: visual.score_changed(own) for name, own in (changes or {}).items()} if visual else {},
+        visual=visual,
     )
 
 
@@ -112,6 +129,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is no run folder: it has no config.yaml") from error
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not the config of a run ({type(error).__name__})") from error
+
+
+def _read_versions(folder: Path) -> dict[str, Any]:
+    path = folder / "versions.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _answered_pairs(settings: RunSettings, folder: Path) -> frozenset[tuple[Clip, ...]]:

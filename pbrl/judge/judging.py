@@ -6,14 +6,28 @@ print(found.measures["pair_accuracy"])
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, TypeVar
 
-from pbrl.judge import of_episodes, of_pairs
+from pbrl.judge import of_episodes, of_pairs, of_pictures
 from pbrl.judge.case import Case, Group, Measured, Unmeasurable
 from pbrl.judge.evidence import Clips, Source, Truth, draw_pairs
 
 T = TypeVar("T")
 DEFAULT_PAIRS = 1000
+OF_PICTURES: dict[str, Callable[[Case], Measured]] = {
+    "order_effect": of_pictures.order_effect,
+    "reversed_lower": of_pictures.reversed_lower,
+    **{
+        f"{change}_{name}": partial(measured, change=change)
+        for change in ("camera", "light")
+        for name, measured in {
+            "true_correlation": of_pictures.changed_true_correlation,
+            "episode_correlation": of_pictures.changed_episode_correlation,
+            "frame_correlation": of_pictures.changed_frame_correlation,
+        }.items()
+    },
+}
 MEASURES: dict[str, Callable[[Case], Measured]] = {  # in the order in which they are shown; docs/judging.md says more
     "pair_accuracy": of_pairs.pair_accuracy,
     "voc": of_episodes.value_order,
@@ -21,12 +35,14 @@ MEASURES: dict[str, Callable[[Case], Measured]] = {  # in the order in which the
     "cumulative_correlation": of_episodes.cumulative_correlation,
     "return_to_go_correlation": of_episodes.return_to_go_correlation,
     "kendall_tau": of_episodes.kendall_tau,
+    "spearman": of_episodes.spearman,
     "failure_auc": of_episodes.failure_auc,
     "calibration_error": of_pairs.calibration_error,
     "brier_score": of_pairs.brier_score,
     "position_bias": of_pairs.position_bias,
     "tie_rate": of_pairs.tie_rate,
     "skip_rate": of_pairs.skip_rate,
+    **OF_PICTURES,
 }
 
 

@@ -70,6 +70,18 @@ def kendall_tau(case: Case) -> Measured:
     return case.interval(value, lambda taken: formulas.kendall_tau(score[taken], true[taken]), episode, "episodes", 0.0)
 
 
+def spearman(case: Case) -> Measured:
+    """Spearman's rank correlation of predicted and true return of episodes."""
+    episode, score = case.episode_scores
+    true = case.truth.add_up(case.reward)[episode]
+    value = formulas.order_correlation(score, true)
+    if np.isnan(value):
+        raise Unmeasurable("the true returns of its episodes do not differ")
+    return case.interval(
+        value, lambda taken: formulas.order_correlation(score[taken], true[taken]), episode, "episodes", 0.0
+    )
+
+
 def failure_auc(case: Case) -> Measured:
     """P(an episode that succeeds scores higher than one that fails)."""
     episode, score = case.episode_scores

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pbrl.judge.evidence import Source
-from pbrl.judge.judging import MEASURES, Verdict
+from pbrl.judge.judging import MEASURES, OF_PICTURES, Verdict
+from pbrl.judge.of_pictures import ORDER_BLIND
 
 TITLES = {
     "pair_accuracy": "pair accuracy",
@@ -13,12 +14,21 @@ TITLES = {
     "cumulative_correlation": "with the reward so far",
     "return_to_go_correlation": "with the return to go",
     "kendall_tau": "Kendall's tau of episodes",
+    "spearman": "Spearman's of episodes",
     "failure_auc": "failure ROC-AUC",
     "calibration_error": "calibration error",
     "brier_score": "Brier score",
     "position_bias": "position bias",
     "tie_rate": "ties",
     "skip_rate": "skipped",
+    "order_effect": "reversed videos: SDs lower",
+    "reversed_lower": "reversed videos: share lower",
+    "camera_true_correlation": "camera moved: true returns",
+    "camera_episode_correlation": "camera moved: episodes",
+    "camera_frame_correlation": "camera moved: frames",
+    "light_true_correlation": "other light: true returns",
+    "light_episode_correlation": "other light: episodes",
+    "light_frame_correlation": "other light: frames",
 }
 DESCRIBED = 28  # characters of the column of names
 
@@ -52,18 +62,35 @@ def lines(result: Mapping[str, Any]) -> str:
         *(f"WARNING   {words}" for words in result["warnings"]),
         "",
     ]
-    cells = {name: [cell(own["measures"][key]) for key in MEASURES] for name, own in sources.items()}
+    rows = shown_rows(sources)
+    cells = {name: [cell(own["measures"][key]) for key in rows] for name, own in sources.items()}
     widths = {name: max(len(name), *map(len, column)) + 2 for name, column in cells.items()}
-    chances = [_chance(sources, key) for key in MEASURES]
+    chances = [_chance(sources, key) for key in rows]
     text.append(f"{'':{DESCRIBED}}{'chance':>8}" + "".join(f"{name:>{widths[name]}}" for name in sources))
-    for i, key in enumerate(MEASURES):
+    for i, key in enumerate(rows):
         row = "".join(f"{cells[name][i]:>{widths[name]}}" for name in sources)
         text.append(f"{TITLES[key]:{DESCRIBED + 2}}{chances[i]:>6}{row}")
         floors = {name: own["measures"][key]["floor"] for name, own in sources.items()}
         if any(floor is not None for floor in floors.values()):
             row = "".join(f"{'–' if (x := floors[name]) is None else f'{x:.2f}':>{widths[name]}}" for name in sources)
             text.append(f"{'  of a calibrated judge':{DESCRIBED + 8}}{row}")
-    return "\n".join([*text, *_reasons(sources)])
+    why = list_reasons(sources)
+    return "\n".join([*text, *[""] * bool(why), *(f"–  {words}" for words in why)])
+
+
+def table(sources: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
+    """The rows of a table: a measure, its chance level, and a cell for each source."""
+    return [
+        (TITLES[key], _chance(sources, key), [cell(own["measures"][key]) for own in sources.values()])
+        for key in shown_rows(sources)
+    ]
+
+
+def shown_rows(sources: Mapping[str, Any]) -> list[str]:
+    """The measures that are shown: those of pictures where a source has one, or could by what it reads."""
+    measured = {key for own in sources.values() for key, one in own["measures"].items() if one["value"] is not None}
+    blind = {key for own in sources.values() for key, one in own["measures"].items() if one["why"] == ORDER_BLIND}
+    return [key for key in MEASURES if key not in OF_PICTURES or key in measured | blind]
 
 
 def cell(one: Mapping[str, Any]) -> str:
@@ -80,14 +107,15 @@ def _chance(sources: Mapping[str, Any], key: str) -> str:
     return f"{found[0]:g}" if found else ""
 
 
-def _reasons(sources: Mapping[str, Any]) -> list[str]:
+def list_reasons(sources: Mapping[str, Any]) -> list[str]:
     """Why there are dashes: each reason once, with the measures and sources that it is about."""
     by: dict[tuple[str, str], list[str]] = {}
     for name, own in sources.items():
         reasons: dict[str, list[str]] = {}
-        for key, one in own["measures"].items():
+        for key in shown_rows(sources):
+            one = own["measures"][key]
             if one["why"]:
                 reasons.setdefault(one["why"], []).append(TITLES[key])
         for why, titles in reasons.items():
             by.setdefault((", ".join(titles), why), []).append(name)
-    return [""] * bool(by) + [f"–  {', '.join(names)}: {titles}: {why}" for (titles, why), names in by.items()]
+    return [f"{', '.join(names)}: {titles}: {why}" for (titles, why), names in by.items()]

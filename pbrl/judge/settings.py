@@ -1,6 +1,7 @@
 """The command's settings, checked before anything is read; and the sources that they name."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
@@ -22,6 +23,10 @@ class Settings(TypedDict):
     kind: Literal["pair", "ranking", "rating"] | None
     query: dict[str, Any]
     demonstrations: bool
+    changes: list[Literal["camera", "light"]]
+    turn_deg: Annotated[float, Range(-180, 180)]
+    light: list[Annotated[float, Range(0, 4)]]
+    shown: dict[str, Any]
     resamples: Annotated[int, Range(100, 1_000_000)]
     seed: Seed
     folder: str
@@ -38,6 +43,14 @@ class Compared(TypedDict):
     count: Count
     length: Size | None
     seed: Seed
+
+
+class Shown(TypedDict):
+    """What the page shows of a few episodes."""
+
+    frames: Annotated[int, Range(0, 32)]
+    size: Annotated[int, Range(16, 512)]
+    occlusion: Annotated[int, Range(0, 32)]
 
 
 class Named(NamedTuple):
@@ -68,12 +81,22 @@ def check(config: dict[str, Any]) -> None:
     check_values(config, hints(Settings))
     check_names("query", config["query"], set(hints(Compared)))
     check_values(config["query"], hints(Compared), "query.")
+    check_names("shown", config["shown"], set(hints(Shown)))
+    check_values(config["shown"], hints(Shown), "shown.")
+    if len(config["light"]) != 3:
+        raise UserError(f"light={config['light']}: three numbers, of red, green and blue")
     if config.get("data"):
         check_data(config["data"])
     if config["rater"] and not config["store"]:
         raise UserError(
             f"rater={config['rater']} is one of a store: add store=…, or sources={{name: {{store, rater}}}}"
         )
+
+
+def find_changes(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What `Environment.change_view` takes, by the name of each of `changes`."""
+    known = {"camera": {"turn_deg": config["turn_deg"]}, "light": {"light": config["light"]}}
+    return {name: known[name] for name in config["changes"]}
 
 
 def find_sources(config: dict[str, Any]) -> dict[str, Named]:

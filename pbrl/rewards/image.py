@@ -133,6 +133,15 @@ class ImageReward(ComparedReward):
             found.append(self.of_pictures(table.to_target(shown)[:, 0]).to(table.device))
         return torch.cat(found, 1)
 
+    @torch.no_grad()
+    def score_pictures(self, table: Table, row: int, pictures: Tensor) -> Tensor:
+        """The reward of the step at a row, were it to show one of `pictures` [n, …]; the members' mean: [n]."""
+        at = torch.tensor([row], device=table.device)
+        shown = table.to_target(table.picture_segments(at, 1, stack=self.shown.stack).obs.images[PICTURES][0, 0])
+        stacks = shown.expand(len(pictures), *shown.shape).clone()
+        stacks[:, -1] = pictures.to(stacks)
+        return self.of_pictures(stacks).mean(0)
+
     def _row_bytes(self, table: Table) -> int:
         if table.pictures is None:
             raise UserError(NO_PICTURES)

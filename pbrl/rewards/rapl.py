@@ -9,7 +9,7 @@ Without `align` it is optimal transport on the frozen encoder; with `matching=go
 preferred videos' last frames, as in XIRL (Zakka et al. 2021, arXiv:2106.03911).
 """
 
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +30,26 @@ from pbrl.types import Comparisons, Metrics, Phase, Segment, Spec, UserError
 PASS_ENTRIES = 4e6  # of plans at once, where nothing is learnt
 
 
+class Match(NamedTuple):
+    """T steps beside the preferred videos that their parts of the episode are most like, of at most M frames each.
+
+    `cost` [T, M] are distances of embedded frames, `plan` [T, M] how a step's frame is spread over the video's, in rows
+    that sum to 1; the step's reward is -sum_j plan * cost. NaN: the video has no such frame. `video` [T] are their
+    numbers among the preferred ones.
+    """
+
+    cost: Tensor
+    plan: Tensor
+    video: Tensor
+
+
 class RAPL(ComparedReward):
     """Videos are `frames` frames of a segment, embedded in `embedding` numbers by a linear map or one with `hidden`.
 
     `preferred` names episodes to be like (places or ids, or a file with one a line); null: the `videos` segments that
     explain the answers best. They are in the data set `preferred_from`, if there is one: see `load_beside`. `metric`,
-    `gamma`, `band`, `order` and `through_plan` are `Transport`'s.
+    `gamma`, `band`, `order` and `through_plan` are `Transport`'s. Features are divided by their spread in the data, of
+    which those that hardly vary there have at least `least_spread` times the median: elsewhere they may vary more.
     """
 
     mean: Tensor
@@ -73,13 +87,14 @@ class RAPL(ComparedReward):
         weight_decay: NotNegative,
         steps: Count,
         batch_size: Size,
+        least_spread: NotNegative | None = None,  # runs from before there was one go on
     ):
         super().__init__(objective, context=1, normalize=normalize, steps=steps, batch_size=batch_size)
         check_settings(objective, encoder, frames)
         features = features or network_of(encoder).SIZE
         self.shown, self.align, self.matching = Frames(frames), align, matching
         self.transport = Transport(metric, gamma, band, order, through_plan)
-        self.pick = Pick(preferred, videos)
+        self.pick, self.least_spread = Pick(preferred, videos), least_spread or 0.0
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
         self.register_buffer("preferred", torch.zeros(videos, frames, features))
@@ -133,7 +148,8 @@ class RAPL(ComparedReward):
                 "reward=rapl reads the features of a frozen encoder"
             )
         self.mean.copy_(pictures.float().mean(0))
-        self.std.copy_(scale_of(pictures.float()))
+        spread = scale_of(pictures.float())
+        self.std.copy_(spread.clamp(min=self.least_spread * float(spread.median())))
 
     @torch.no_grad()
     def choose(self, data: Data) -> None:
@@ -173,6 +189,44 @@ class RAPL(ComparedReward):
             paid = self._pay(self.embed(features), shown) * shown.sum(-1, keepdim=True)
             reward[part[own > 0]] = -paid.to(table.device)[own > 0]
         return reward[None]
+
+    @torch.no_grad()
+    def match(self, table: Table, episode: int) -> Match:
+        """How the steps of an episode, by its place in the table, are matched. Raises UserError where they are not."""
+        if self.matching == "goal":
+            raise UserError("reward.matching=goal compares with last frames alone: no frames are matched")
+        found = [self._match_part(table, rows) for rows in self._parts_of(table, episode)]
+        return Match(*(torch.cat(own) for own in zip(*found, strict=True)))
+
+    def _parts_of(self, table: Table, episode: int) -> list[Tensor]:
+        """Rows [T] of each part of an episode."""
+        parts = [rows[mask > 0] for rows, mask in zip(*split_episodes(table, int(self.span)), strict=True)]
+        return [rows for rows in parts if table.episode[rows[0]] == episode]
+
+    def _match_part(self, table: Table, rows: Tensor) -> Match:
+        videos, shown = self.embed(self.preferred)[: self._count()], self.is_frame[: self._count()]
+        assert table.pictures is not None
+        own = self.embed(table.to_target(table.pictures[rows]))
+        cost = self.transport.cost(own[None], videos)  # [V, T, M]
+        plan = self.transport.plan(cost, own.new_ones(len(own)), shown)
+        best = int((plan * cost).sum((1, 2)).argmin())
+        gone = ~shown[best]
+        share = len(own) * plan[best]
+        return Match(
+            cost[best].masked_fill(gone, torch.nan),
+            share.masked_fill(gone, torch.nan),
+            torch.full((len(own),), best, device=own.device),
+        )
+
+    @torch.no_grad()
+    def score_pictures(self, table: Table, row: int, pictures: Tensor) -> Tensor:
+        """[n] rewards of the step at a row, were its features `pictures` [n, F], and those of others as they are."""
+        assert table.pictures is not None
+        rows = next(rows for rows in self._parts_of(table, int(table.episode[row])) if row in rows)
+        features = table.to_target(table.pictures[rows]).float().expand(len(pictures), -1, -1).clone()
+        at = int((rows == row).nonzero()[0, 0])
+        features[:, at] = pictures.to(features)
+        return -len(rows) * self._pay(self.embed(features), features.new_ones(len(rows)))[:, at]
 
     def _pay(self, embedded: Tensor, mask: Tensor) -> Tensor:
         """What each frame [..., T, D] pays, in all as much as the video's distance to the preferred one it is most

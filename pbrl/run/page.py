@@ -3,6 +3,7 @@
 Everything shown is read from the folder (see pbrl/run/outcome.py); Jinja escapes all of it but the charts.
 """
 
+import base64
 import shlex
 from functools import cache
 from pathlib import Path
@@ -65,6 +66,11 @@ def write_page(path: Path, template: str, context: dict[str, Any]) -> Path:
     with files.replacing(path) as partial:  # a browser never loads half a page
         partial.write_text(text)
     return path
+
+
+def embed(data: bytes, kind: str) -> str:
+    """A picture as an address that holds it."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _run(run: Outcome) -> dict[str, Any]:

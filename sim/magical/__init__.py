@@ -151,7 +151,7 @@ class Magical(Simulation):
         return self._draw(state[:-1], width, height, camera)
 
     def _draw(self, state: np.ndarray, width: int, height: int, camera: str | None) -> np.ndarray:
-        view = {"width": width, "height": height, "camera": camera or self.cameras[0]}
+        view = {"width": width, "height": height, "camera": camera or self.cameras[0], "change": self.view_change}
         return draw(state, self.embodiment, self.definition.has_zone, **view)
 
     # Experts

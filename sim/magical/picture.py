@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw
 
 from sim.magical.tasks import GOAL, ZONE
 from sim.magical.world import ARENA, COUNT, DEBRIS, POSE, RADIUS, STICK_HEIGHT, STICKS, finger_corners
+from sim.view_change import UNCHANGED, ViewChange
 
 CAMERAS = ("allocentric", "egocentric")
 FINE = 2  # pixels drawn for each that is shown
@@ -19,7 +20,14 @@ SQUARE = DEBRIS / 2 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
 
 
 def draw(
-    state: np.ndarray, embodiment: str, has_zone: bool, *, width: int, height: int, camera: str = CAMERAS[0]
+    state: np.ndarray,
+    embodiment: str,
+    has_zone: bool,
+    *,
+    width: int,
+    height: int,
+    camera: str = CAMERAS[0],
+    change: ViewChange = UNCHANGED,
 ) -> np.ndarray:
     """A state [S] as [height, width, 3] uint8. Raises ValueError for an unknown camera."""
     if camera not in CAMERAS:
@@ -27,7 +35,7 @@ def draw(
     image = Image.new("RGB", (FINE * width, FINE * height), OUTSIDE)
     pen = ImageDraw.Draw(image)
     bodies = state[: len(state) // POSE * POSE].reshape(-1, POSE)
-    to_pixels = projection(bodies[0], camera, image.size)
+    to_pixels = projection(bodies[0], camera, image.size, change.turn_deg)
 
     def fill(corners: np.ndarray, color: tuple[int, int, int]) -> None:
         pen.polygon([tuple(point) for point in to_pixels(corners).tolist()], fill=color)
@@ -42,16 +50,20 @@ def draw(
         fill(placed(shape, bodies[0]), color)
     for side, body in zip((1, -1), bodies[1 + COUNT :], strict=False):
         fill(placed(np.array(finger_corners(side)), body), ROBOT)
-    return np.asarray(image.reduce(FINE))
+    shown = np.asarray(image.reduce(FINE))
+    return shown if change.is_none else change.recolor(shown)
 
 
-def projection(robot: np.ndarray, camera: str, size: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
-    """Takes points [N, 2] of the arena to pixels [N, 2]: y is up, or the robot's heading is."""
+def projection(
+    robot: np.ndarray, camera: str, size: tuple[int, int], turn_deg: float = 0.0
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Takes points [N, 2] of the arena to pixels [N, 2]: y is up, or the robot's heading is, but for `turn_deg`."""
     scale = min(size) / 2 / VIEW[camera]
     middle, up = np.zeros(2), np.pi / 2
     if camera == "egocentric":
         up = robot[2]
         middle = robot[:2] + AHEAD * np.array([np.cos(up), np.sin(up)])
+    up += np.radians(turn_deg)
     right = np.array([np.sin(up), -np.cos(up)])
     axes = scale * np.stack([right, [-np.cos(up), -np.sin(up)]], axis=1)  # pixels go down
     center = np.array(size) / 2

@@ -233,6 +233,10 @@ def test_a_data_set_without_rewards_still_has_an_order(place):
         ("which data set", {"file": "x.npz", "data": None, "env": None}),
         ("takes a rater of pairs", {"rewards": "RUN", "query": {"pairs": "asked"}}),
         ("query.pairs=some must be drawn or asked", {"rewards": "RUN", "query": {"pairs": "some"}}),
+        (
+            "changes=.camera.: none of the sources is a run's reward of pictures",
+            {"rewards": "RUN", "changes": ["camera"]},
+        ),
         ("query has no n", {"rewards": "RUN", "query": {"n": 3}}),
         ("choose a smaller query.length", {"rewards": "RUN", "query": {"length": 999}}),
         ("resamples=3 must be", {"rewards": "RUN", "resamples": 3}),
@@ -292,7 +296,7 @@ def test_the_command_itself(place, tmp_path):
     flags = [
         "env=tests/point", "hydra.searchpath=[file://tests/configs]", "data=file", f"data.path={place.folder}/judged",
         f"sources={{me: {{store: '{place.store}', rater: {place.raters[0]}}}, reward: {place.run}}}", "workers=0",
-        "resamples=100", "query.count=50", f"folder={tmp_path}/out", "device=cpu",
+        "resamples=100", "query.count=50", f"folder={tmp_path}/out", "device=cpu", "shown.frames=0",
     ]  # fmt: skip
     done = forks.run(["-m", "pbrl.judge", *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

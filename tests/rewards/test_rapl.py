@@ -148,6 +148,25 @@ def test_a_long_episode_is_matched_in_parts_of_the_videos_length():
     assert sorted(rows[mask > 0].tolist()) == [*range(20), *range(21, 29)]
 
 
+def test_a_feature_that_hardly_varies_in_the_data_does_not_decide_elsewhere(world):
+    """In a frame of others it is a thousand spreads away; with the least spread it is one feature among eighty."""
+    table, _, best = world
+    flat = table.view()
+    flat.pictures = table.pictures.clone()
+    flat.pictures[:, 7] = 1e-3 * flat.pictures[:, 7]
+    other = flat.view()
+    other.pictures = flat.pictures.clone()
+    other.pictures[::2, 7] += 1.0
+    change = {}
+    for least in (0.0, 1.0):
+        model = make_reward(align=False, preferred=best, least_spread=least)
+        train(model, data_of(flat, answer(table, "triplet", 20)), 0)
+        spread = flat.pictures.std(0)
+        torch.testing.assert_close(model.std[7], torch.maximum(spread[7], least * spread.median()))
+        change[least] = (model.label(other) - model.label(flat))[0, table.rows].abs().max().item()
+    assert change[0.0] > 10 and change[1.0] < 0.5, change
+
+
 # Triplets
 
 
