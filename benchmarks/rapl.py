@@ -62,6 +62,8 @@ class Method(NamedTuple):
 
 TRIPLETS, PAIRS = Method("triplet", "rapl", {}), Method("pair", "rapl", {"preferred": None})
 RLHF = Method("pair", "image", {"image_size": SIDE})
+FEW = {"steps": 100, "batch_size": 8, "frames": 8}  # what the last block can do in minutes
+FEW_PAIRS = {"steps": 150, "batch_size": 16, "image_size": SIDE}
 GOAL = {"align": False, "matching": "goal"}
 METHODS = {
     "rapl": TRIPLETS,
@@ -78,6 +80,10 @@ METHODS = {
     "rapl, comparisons, resnet18 random": Method("pair", "rapl", {"preferred": None, **RANDOM}),
     "rapl, comparisons, resnet18 simulation": Method("pair", "rapl", {"preferred": None, **SIMULATION}),
     "rapl, own answers": TRIPLETS._replace(answers_here=True),
+    "rapl, few updates": Method("triplet", "rapl", FEW),
+    "rapl, few updates, unfrozen": Method("triplet", "rapl", {**FEW, "unfreeze": True}),
+    "rlhf, few updates": Method("pair", "image", FEW_PAIRS),
+    "rlhf, few updates, unfrozen": Method("pair", "image", {**FEW_PAIRS, "unfreeze": True}),
 }
 ACROSS = {  # whose episodes are scored: whose are preferred and answered about
     "grouping": "grouping-gripper",
@@ -96,7 +102,8 @@ def measure_spearman(name: str, source: str, folder: Path, seed: int, count: int
     changes = {"encoder": "lite0", "weights": weights(), **changes}
     shuffled = np.random.default_rng(seed).permutation(EPISODES)
     train_places, test_places = shuffled[:TRAIN], shuffled[TRAIN:]
-    here, there = (load_features(task, folder, changes["encoder"], changes["weights"]) for task in (name, source))
+    seen = changes["encoder"], changes["weights"], changes.get("unfreeze", False)
+    here, there = (load_features(task, folder, *seen) for task in (name, source))
     train, test = make_table(*there, train_places), make_table(*here, test_places)
     best = np.argsort(-train.returns)[:3].tolist()
     if answers_here:

@@ -1,9 +1,13 @@
 """What reward models share that give each step a reward: how they are trained, and how they label a table."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from pbrl.data.table import Table
+from pbrl.models.optim import Adam
 from pbrl.objectives import Objective
 from pbrl.training.batches import Data
 from pbrl.types import Comparisons, Metrics, Observation, Phase, Segment
@@ -72,3 +76,26 @@ class ComparedReward(PerStepReward):
     def update(self, batch: Comparisons) -> Metrics:
         """A gradient step on the objective; returns the loss and the accuracy on the batch."""
         raise NotImplementedError
+
+
+def descend(
+    batch: Comparisons, size: int, optims: Sequence[Adam], look: Callable[[Comparisons], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """A step of each optimizer down the loss of a batch, of which `size` answers are looked at together.
+
+    `look` gives scores [..., B, K] and the mean loss of a part, of each member. Returns the same of the batch.
+    """
+    count, found, losses, grads = len(batch.label), [], [], []
+    params = [p for optim in optims for p in optim.params]
+    for begin in range(0, count, size):
+        part: Comparisons = tree_map(lambda x, i=begin: x[i : i + size], batch)
+        scores, loss = look(part)
+        share = loss * (len(part.label) / count)
+        grads.append(torch.autograd.grad(share.sum(), params))
+        found.append(scores.detach())
+        losses.append(share.detach())
+    total = [torch.stack(own).sum(0) for own in zip(*grads, strict=True)]
+    for optim in optims:
+        optim.step_along(total[: len(optim.params)])
+        total = total[len(optim.params) :]
+    return torch.cat(found, -2), torch.stack(losses).sum(0)

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from pbrl.data.table import NO_PICTURES, PICTURES, Table, scale_of
 from pbrl.models.frozen import ENCODERS, network_of
+from pbrl.models.last_block import AT_ONCE, features_of, make_last_block
 from pbrl.models.layers import MLP, Linear
 from pbrl.models.optim import Adam
 from pbrl.models.transport import Transport
 from pbrl.objectives import Objective, agreement
 from pbrl.ranges import Count, NotNegative, NotNegativeOrInfinite, Positive, Size
-from pbrl.rewards.per_step import ComparedReward
+from pbrl.rewards.per_step import ComparedReward, descend
 from pbrl.rewards.preferred import Pick, find_preferred
 from pbrl.rewards.pretraining import Pretraining
 from pbrl.training.batches import Data, Frames
@@ -33,6 +34,7 @@ PASS_ENTRIES = 4e6  # of plans at once, where nothing is learnt
 class RAPL(ComparedReward):
     """Videos are `frames` frames of a segment, embedded in `embedding` numbers by a linear map or one with `hidden`.
 
+    With `unfreeze` the encoder's last block is aligned too, with the rate `unfreeze_lr`; pictures are what it sees.
     `preferred` names episodes to be like (places or ids, or a file with one a line); null: the `videos` segments that
     explain the answers best. They are in the data set `preferred_from`, if there is one: see `load_beside`. `metric`,
     `gamma`, `band`, `order` and `through_plan` are `Transport`'s.
@@ -53,6 +55,8 @@ class RAPL(ComparedReward):
         image_size: Size,
         encoder: str | None,
         weights: str | None,
+        unfreeze: bool,
+        unfreeze_lr: NotNegative,
         pretraining: Pretraining,
         features: Size | None,
         frames: Size,
@@ -75,7 +79,8 @@ class RAPL(ComparedReward):
         batch_size: Size,
     ):
         super().__init__(objective, context=1, normalize=normalize, steps=steps, batch_size=batch_size)
-        check_settings(objective, encoder, frames)
+        check_settings(objective, encoder, frames, align or not unfreeze)
+        block = make_last_block(unfreeze, encoder, weights, features, unfreeze_lr)
         features = features or network_of(encoder).SIZE
         self.shown, self.align, self.matching = Frames(frames), align, matching
         self.transport = Transport(metric, gamma, band, order, through_plan)
@@ -88,6 +93,7 @@ class RAPL(ComparedReward):
         self.head = make_head(features, embedding, hidden) if align else nn.Identity()
         self.log_scale = nn.Parameter(torch.zeros(()))  # of similarities as log-odds
         self.optim = Adam(self.parameters(), lr, weight_decay=weight_decay)
+        self.block = block
 
     # Alignment
 
@@ -102,12 +108,21 @@ class RAPL(ComparedReward):
 
     def update(self, batch: Comparisons) -> Metrics:
         """Minimizes the objective on how similar the second and the third are to the first: -log P by default."""
-        a, b, c = self.embed(batch.segments.obs.images[PICTURES][..., 0, :]).unbind(1)  # [B, M, D] each
+        optims = [self.optim] + ([self.block.optim] if self.block else [])
+        size = max(1, AT_ONCE // (3 * self.shown.frames)) if self.block else len(batch.label)
+        scores, loss = descend(batch, size, optims, self._compare)
+        return {"loss": loss, "train_accuracy": agreement(scores, batch.label)}
+
+    def _compare(self, batch: Comparisons) -> tuple[Tensor, Tensor]:
+        a, b, c = self.embed(self._features(batch.segments)).unbind(1)  # [B, M, D] each
         similarity = self.transport.similarity(a[:, None], torch.stack([b, c], 1))  # [B, 2]
         scores = self.log_scale.exp() * similarity
-        loss = self.objective(scores, batch.label, batch.confidence)
-        self.optim.step(loss)
-        return {"loss": loss.detach(), "train_accuracy": agreement(scores.detach(), batch.label)}
+        return scores, self.objective(scores, batch.label, batch.confidence)
+
+    def _features(self, segment: Segment) -> Tensor:
+        """A segment of pictures [..., L', 1, …] → [..., L', F]."""
+        pictures = segment.obs.images[PICTURES]
+        return (self.block(pictures) if self.block else pictures)[..., 0, :]
 
     def embed(self, features: Tensor) -> Tensor:
         """features [..., F] → [..., D], in which frames of the data are about as far apart as 1."""
@@ -123,17 +138,22 @@ class RAPL(ComparedReward):
 
     @torch.no_grad()
     def measure(self, data: Data) -> None:
-        """Takes the features' mean and spread in the data. Raises UserError."""
+        """Takes the features' mean and spread in the data, before the encoder learns. Raises UserError."""
         pictures = data.table.pictures
         if pictures is None:
             raise UserError(NO_PICTURES)
-        if pictures.shape[1:] != self.mean.shape:
+        if self.block:
+            self.block.check(pictures)
+            if self.optim.count:
+                return
+        elif pictures.shape[1:] != self.mean.shape:
             raise UserError(
                 f"reward.features={len(self.mean)}, and the table's pictures are {tuple(pictures.shape[1:])} each: "
                 "reward=rapl reads the features of a frozen encoder"
             )
-        self.mean.copy_(pictures.float().mean(0))
-        self.std.copy_(scale_of(pictures.float()))
+        features = features_of(self.block, pictures, self.mean.device).float()
+        self.mean.copy_(features.mean(0))
+        self.std.copy_(scale_of(features))
 
     @torch.no_grad()
     def choose(self, data: Data) -> None:
@@ -146,7 +166,8 @@ class RAPL(ComparedReward):
         for i, (first, steps) in enumerate(found):
             count = min(frames, steps + 1)
             rows = first + torch.linspace(0, steps, count).round().long()
-            self.preferred[i, :count] = table.pictures[rows.to(table.device)].to(self.preferred)
+            shown = table.pictures[rows.to(table.device)].to(self.mean.device)
+            self.preferred[i, :count] = features_of(self.block, shown, self.mean.device).to(self.preferred)
             self.is_frame[i, :count] = True
         self.span.fill_(round(sum(steps for _, steps in found) / len(found)))
 
@@ -154,7 +175,7 @@ class RAPL(ComparedReward):
 
     def score(self, segment: Segment) -> Tensor:
         """segment of features [..., L', 1, F] → log-odds by likeness to the preferred videos: [1, ...]."""
-        embedded = self.embed(segment.obs.images[PICTURES][..., 0, :])
+        embedded = self.embed(self._features(segment))
         return -self.log_scale.exp() * self._pay(embedded, segment.mask).sum(-1)[None]
 
     def segments(self, table: Table, starts: Tensor, length: int) -> Segment:
@@ -165,6 +186,7 @@ class RAPL(ComparedReward):
         """Every row's reward: [1, R]. An episode is matched in parts of about as many steps as the preferred videos."""
         if table.pictures is None:
             raise UserError(NO_PICTURES)
+        table = self._seen(table)
         rows, mask = split_episodes(table, int(self.span))  # [N, T]
         reward = torch.zeros(table.row_count, device=table.device)
         size = max(1, int(PASS_ENTRIES / (rows.shape[1] * self.preferred[..., 0].numel())))
@@ -194,11 +216,19 @@ class RAPL(ComparedReward):
             raise UserError("reward=rapl has no preferred video yet: it takes them after it has learnt from answers")
         return count
 
+    def _seen(self, table: Table) -> Table:
+        """The table with features [R, F] as its pictures."""
+        if not self.block or table.pictures is None:
+            return table
+        seen = table.view()
+        seen.pictures = features_of(self.block, table.pictures, self.mean.device)
+        return seen
+
     def _similarities(self, data: Data, starts: Tensor) -> Tensor:
         """R of segments that begin at rows starts [n, 2]: [n]."""
-        found = []
+        found, table = [], self._seen(data.table)
         for part in starts.split(max(1, int(PASS_ENTRIES / self.preferred.shape[1] ** 2))):
-            shown = data.table.to_target(self.segments(data.table, part, data.length).obs.images[PICTURES][..., 0, :])
+            shown = table.to_target(self.segments(table, part, data.length).obs.images[PICTURES][..., 0, :])
             a, b = self.embed(shown).unbind(1)
             found.append(self.transport.similarity(a, b).to(starts.device))
         return torch.cat(found)
@@ -213,10 +243,12 @@ def make_head(features: int, embedding: int, hidden: list[int]) -> nn.Module:
     return head
 
 
-def check_settings(objective: Objective, encoder: str | None, frames: int) -> None:
+def check_settings(objective: Objective, encoder: str | None, frames: int, aligns: bool) -> None:
     """Raises UserError for settings with which nothing can be aligned."""
     if encoder not in ENCODERS:
         raise UserError(f"reward.encoder={encoder}: reward=rapl aligns the features of {' or '.join(ENCODERS)}")
+    if not aligns:
+        raise UserError("reward.unfreeze=true aligns the last block, and reward.align=false learns nothing: drop one")
     if frames < 2:
         raise UserError(f"reward.frames={frames}: a video has two frames or more")
     if objective.segments > 2 or objective.is_unpaired:
