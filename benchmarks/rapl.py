@@ -58,6 +58,7 @@ class Method(NamedTuple):
     changes: dict[str, Any]  # of its settings
     is_wrong: bool = False  # every answer is the opposite of the true one
     answers_here: bool = False  # across embodiments: answers are about the one that is scored, videos of the other
+    adapts: bool = False  # features of each embodiment are standardized by those of its own 100 episodes
 
 
 TRIPLETS, PAIRS = Method("triplet", "rapl", {}), Method("pair", "rapl", {"preferred": None})
@@ -80,6 +81,12 @@ METHODS = {
     "rapl, comparisons, resnet18 random": Method("pair", "rapl", {"preferred": None, **RANDOM}),
     "rapl, comparisons, resnet18 simulation": Method("pair", "rapl", {"preferred": None, **SIMULATION}),
     "rapl, own answers": TRIPLETS._replace(answers_here=True),
+    "rapl, adapted": TRIPLETS._replace(adapts=True),
+    "rapl, comparisons, adapted": PAIRS._replace(adapts=True),
+    "rapl, own answers, adapted": TRIPLETS._replace(answers_here=True, adapts=True),
+    "rapl, wrong answers, adapted": TRIPLETS._replace(is_wrong=True, adapts=True),
+    "frozen transport, adapted": Method("triplet", "rapl", {"align": False}, adapts=True),
+    "frozen goal distance, adapted": Method("triplet", "rapl", GOAL, adapts=True),
     "rapl, few updates": Method("triplet", "rapl", FEW),
     "rapl, few updates, unfrozen": Method("triplet", "rapl", {**FEW, "unfreeze": True}),
     "rlhf, few updates": Method("pair", "image", FEW_PAIRS),
@@ -98,23 +105,27 @@ def measure_spearman(name: str, source: str, folder: Path, seed: int, count: int
 
     Answers and preferred videos are of the task `source`, which is the same one, or the same of another embodiment.
     """
-    kind, reward, changes, is_wrong, answers_here = METHODS[method]
+    kind, reward, changes, is_wrong, answers_here, adapts = METHODS[method]
     changes = {"encoder": "lite0", "weights": weights(), **changes}
     shuffled = np.random.default_rng(seed).permutation(EPISODES)
     train_places, test_places = shuffled[:TRAIN], shuffled[TRAIN:]
     seen = changes["encoder"], changes["weights"], changes.get("unfreeze", False)
     here, there = (load_features(task, folder, *seen) for task in (name, source))
-    train, test = make_table(*there, train_places), make_table(*here, test_places)
+    train, test, own = make_table(*there, train_places), make_table(*here, test_places), None
     best = np.argsort(-train.returns)[:3].tolist()
     if answers_here:
         train = make_table(*here, train_places, beside=train)
+    elif adapts:
+        own = make_table(*here, train_places)
     labels = api.ask(train, kind=kind, count=count, length=FRAMES, seed=seed, held_out=0)
     if is_wrong:
         labels = labels._replace(value=1 - labels.value)
-    given = {"preferred": best, **changes} if reward == "rapl" else changes
+    given = {"preferred": best, "adapt": adapts, **changes} if reward == "rapl" else changes
     began = time.process_time()
     model = api.train_reward(train, labels, reward, seed=seed, **given)
     seconds = time.process_time() - began
+    if own:
+        model.adapt_to(own)
     predicted = model.label(test).mean(0)
     predicted[test.closing] = 0
     returns = predicted.reshape(-1, FRAMES + 1).sum(1).numpy()
@@ -123,6 +134,11 @@ def measure_spearman(name: str, source: str, folder: Path, seed: int, count: int
         "spearman": round(rank_correlation(torch.from_numpy(returns), torch.from_numpy(test.returns)), 4),
         "cpu_seconds": round(seconds, 2),
     }
+
+
+def is_across(method: Method) -> bool:
+    """Whether it differs from another one across embodiments alone."""
+    return method.answers_here or method.adapts
 
 
 def name_line(name: str, source: str, seed: int, count: int, method: str) -> dict[str, Any]:
@@ -200,7 +216,7 @@ def main() -> None:
     for seed, count, (name, source), method in itertools.product(args.seeds, args.answers, tasks, args.methods):
         key = name_line(name, source, seed, count, method)
         is_known = any(key.items() <= line.items() for line in known())  # a run that was stopped goes on
-        if not is_known and (name != source or not METHODS[method].answers_here):
+        if not is_known and (name != source or not is_across(METHODS[method])):
             add(measure_spearman(name, source, args.folder, seed, count, method))
 
 

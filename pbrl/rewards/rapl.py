@@ -36,8 +36,10 @@ class RAPL(ComparedReward):
 
     With `unfreeze` the encoder's last block is aligned too, with the rate `unfreeze_lr`; pictures are what it sees.
     `preferred` names episodes to be like (places or ids, or a file with one a line); null: the `videos` segments that
-    explain the answers best. They are in the data set `preferred_from`, if there is one: see `load_beside`. `metric`,
-    `gamma`, `band`, `order` and `through_plan` are `Transport`'s.
+    explain the answers best. They are in the data set `preferred_from`, if there is one: see `load_beside`; with
+    `adapt` features of its frames are standardized by their own mean and spread, in the manner of adaptive batch
+    normalization (Li et al. 2016, arXiv:1603.04779). `metric`, `gamma`, `band`, `order` and `through_plan` are
+    `Transport`'s.
     """
 
     mean: Tensor
@@ -71,6 +73,7 @@ class RAPL(ComparedReward):
         through_plan: bool,
         preferred: list[int | str] | str | None,
         preferred_from: str | None,
+        adapt: bool,
         videos: Size,
         normalize: str,
         lr: Positive,
@@ -84,7 +87,7 @@ class RAPL(ComparedReward):
         features = features or network_of(encoder).SIZE
         self.shown, self.align, self.matching = Frames(frames), align, matching
         self.transport = Transport(metric, gamma, band, order, through_plan)
-        self.pick = Pick(preferred, videos)
+        self.pick, self.adapts = Pick(preferred, videos), adapt
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
         self.register_buffer("preferred", torch.zeros(videos, frames, features))
@@ -151,9 +154,24 @@ class RAPL(ComparedReward):
                 f"reward.features={len(self.mean)}, and the table's pictures are {tuple(pictures.shape[1:])} each: "
                 "reward=rapl reads the features of a frozen encoder"
             )
-        features = features_of(self.block, pictures, self.mean.device).float()
-        self.mean.copy_(features.mean(0))
-        self.std.copy_(scale_of(features))
+        for own, found in zip((self.mean, self.std), self._statistics(data.table), strict=True):
+            own.copy_(found)
+
+    @torch.no_grad()
+    def adapt_to(self, table: Table) -> None:
+        """From now on rewards are those of another robot, whose frames the table shows: their features are standardized
+        by their own mean and spread. Preferred videos stay those of the first."""
+        mean, std = self._statistics(table)
+        self.preferred.copy_((self.preferred - self.mean) / self.std * std + mean)
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+
+    def _statistics(self, table: Table) -> tuple[Tensor, Tensor]:
+        """Mean and spread [F] of the features of a table's pictures. Raises UserError."""
+        if table.pictures is None:
+            raise UserError(NO_PICTURES)
+        features = features_of(self.block, table.pictures, self.mean.device).float().to(self.mean.device)
+        return features.mean(0), scale_of(features)
 
     @torch.no_grad()
     def choose(self, data: Data) -> None:
@@ -169,6 +187,9 @@ class RAPL(ComparedReward):
             shown = table.pictures[rows.to(table.device)].to(self.mean.device)
             self.preferred[i, :count] = features_of(self.block, shown, self.mean.device).to(self.preferred)
             self.is_frame[i, :count] = True
+        if self.adapts and table is not data.table:
+            mean, std = self._statistics(table)
+            self.preferred.copy_((self.preferred - mean) / std * self.std + self.mean)
         self.span.fill_(round(sum(steps for _, steps in found) / len(found)))
 
     # Reward

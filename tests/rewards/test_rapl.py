@@ -126,7 +126,7 @@ def test_preferred_videos_of_another_robot(world):
     beside, found = toy()[0], answer(table, "triplet", 30)
     beside.beside = Table(episodes, pictures=table.pictures[rows].numpy())
     ours = train(make_reward(preferred=best), data_of(table, found), 3)
-    theirs = make_reward(preferred=[0, 1, 2])
+    theirs = make_reward(preferred=[0, 1, 2], adapt=False)
     theirs.load_state_dict(ours.state_dict())
     theirs.preferred.zero_()
     train(theirs, data_of(beside, found), 0)
@@ -135,6 +135,26 @@ def test_preferred_videos_of_another_robot(world):
         train(make_reward(preferred=[3]), data_of(beside, found), 0)
     with pytest.raises(UserError, match="without answers"):
         train(make_reward(preferred=None), data_of(beside, answer(table, "pair", 30)), 0)
+
+
+def test_another_robots_frames_that_are_scaled_and_moved_are_the_same_frames(world):
+    """Each data set's features are standardized by its own mean and spread, so that affine maps of them cancel."""
+    table, _, best = world
+    random = np.random.default_rng(3)
+    scale, offset = random.uniform(0.5, 2, F).astype(np.float32), random.normal(size=F).astype(np.float32)
+    other = toy()[0]
+    other.pictures = other.pictures * torch.from_numpy(scale) + torch.from_numpy(offset)
+    found = answer(table, "triplet", 30)
+    model = train(make_reward(preferred=best), data_of(table, found), 3)
+    expected, naive = model.label(table), model.label(other)
+    model.adapt_to(other)  # answers and videos of the first, episodes of the second
+    assert (model.label(other) - expected).abs().max() < 1e-3 < 0.1 < (naive - expected).abs().max()
+    beside = toy()[0]
+    beside.beside = other  # answers about the first, videos of the second
+    for adapts in (True, False):
+        again = train(make_reward(preferred=best, adapt=adapts), data_of(beside, found), 3)
+        away = (again.label(beside) - expected).abs().max()
+        assert away < 1e-3 if adapts else away > 0.1
 
 
 def test_a_long_episode_is_matched_in_parts_of_the_videos_length():
