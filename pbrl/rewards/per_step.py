@@ -10,7 +10,7 @@ from pbrl.data.table import Table
 from pbrl.models.optim import Adam
 from pbrl.objectives import Objective
 from pbrl.training.batches import Data
-from pbrl.types import Comparisons, Metrics, Observation, Phase, Segment
+from pbrl.types import Comparisons, Metrics, Observation, Phase, Segment, UserError
 
 CHUNK_ROWS = 65536  # rows times context that go through the network at once
 
@@ -38,6 +38,14 @@ class PerStepReward(nn.Module):
         parts = starts.split(max(1, CHUNK_ROWS // max(1, length * starts[0].numel())))
         scores = [self.score(table.to_target(self.segments(table, part, length))) for part in parts]
         return torch.cat(scores, 1).to(table.device)
+
+    def log_odds(self, table: Table, starts: Tensor, length: int) -> Tensor:
+        """Of each question about segments at rows `starts` [C, 2], each member's log-odds that the second is preferred;
+        of triplets [C, 3], that the third is more like the first than the second is: [E, C]. Raises UserError where it
+        learns from no such questions."""
+        if starts.shape[-1] != 2:
+            raise UserError("only reward=rapl says what is more alike, by which query.strategy chooses triplets")
+        return self.score_at(table, starts, length).diff(dim=-1)[..., 0]
 
     def segments(self, table: Table, starts: Tensor, length: int) -> Segment:
         """What the reward sees of the segments of `length` steps at rows `starts` [...]."""

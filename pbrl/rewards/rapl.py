@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from pbrl.data.table import NO_PICTURES, PICTURES, Table, scale_of
-from pbrl.models.frozen import ENCODERS, network_of
+from pbrl.models.frozen import network_of
 from pbrl.models.last_block import AT_ONCE, features_of, make_last_block
 from pbrl.models.layers import MLP, Linear
 from pbrl.models.optim import Adam
 from pbrl.models.transport import Transport
 from pbrl.objectives import Objective, agreement
 from pbrl.ranges import Count, NotNegative, NotNegativeOrInfinite, Positive, Size
+from pbrl.rewards.alignment import check_settings, make_head, split_episodes
 from pbrl.rewards.per_step import ComparedReward, descend
 from pbrl.rewards.preferred import Pick, find_preferred
 from pbrl.rewards.pretraining import Pretraining
@@ -34,6 +35,7 @@ PASS_ENTRIES = 4e6  # of plans at once, where nothing is learnt
 class RAPL(ComparedReward):
     """Videos are `frames` frames of a segment, embedded in `embedding` numbers by a linear map or one with `hidden`.
 
+    Each of `members` embeds them on its own; they differ in where they began, and learn from the same answers.
     With `unfreeze` the encoder's last block is aligned too, with the rate `unfreeze_lr`; pictures are what it sees.
     `preferred` names episodes to be like (places or ids, or a file with one a line); null: the `videos` segments that
     explain the answers best. They are in the data set `preferred_from`, if there is one: see `load_beside`; with
@@ -65,6 +67,7 @@ class RAPL(ComparedReward):
         align: bool,
         hidden: list[Size],
         embedding: Size,
+        members: Size,
         matching: Literal["transport", "goal"],
         metric: Literal["euclidean", "cosine"],
         gamma: NotNegativeOrInfinite,
@@ -93,7 +96,7 @@ class RAPL(ComparedReward):
         self.register_buffer("preferred", torch.zeros(videos, frames, features))
         self.register_buffer("is_frame", torch.zeros(videos, frames, dtype=torch.bool))
         self.register_buffer("span", torch.zeros((), dtype=torch.long))
-        self.head = make_head(features, embedding, hidden) if align else nn.Identity()
+        self.head = make_head(features, embedding, hidden, members) if align else nn.Identity()
         self.log_scale = nn.Parameter(torch.zeros(()))  # of similarities as log-odds
         self.optim = Adam(self.parameters(), lr, weight_decay=weight_decay)
         self.block = block
@@ -114,13 +117,17 @@ class RAPL(ComparedReward):
         optims = [self.optim] + ([self.block.optim] if self.block else [])
         size = max(1, AT_ONCE // (3 * self.shown.frames)) if self.block else len(batch.label)
         scores, loss = descend(batch, size, optims, self._compare)
-        return {"loss": loss, "train_accuracy": agreement(scores, batch.label)}
+        return {"loss": loss.mean(), "train_accuracy": agreement(scores.mean(0), batch.label)}
 
     def _compare(self, batch: Comparisons) -> tuple[Tensor, Tensor]:
-        a, b, c = self.embed(self._features(batch.segments)).unbind(1)  # [B, M, D] each
-        similarity = self.transport.similarity(a[:, None], torch.stack([b, c], 1))  # [B, 2]
-        scores = self.log_scale.exp() * similarity
+        scores = self._likeness(self._features(batch.segments))  # [E, B, 2]
         return scores, self.objective(scores, batch.label, batch.confidence)
+
+    def _likeness(self, features: Tensor) -> Tensor:
+        """Features [B, 3, M, F] of triplets → how like the first the second and the third are, of each member
+        [E, B, 2]."""
+        a, b, c = self.embed(features).unbind(2)  # [E, B, M, D] each
+        return self.log_scale.exp() * self.transport.similarity(a[:, :, None], torch.stack([b, c], 2))
 
     def _features(self, segment: Segment) -> Tensor:
         """A segment of pictures [..., L', 1, …] → [..., L', F]."""
@@ -128,14 +135,18 @@ class RAPL(ComparedReward):
         return (self.block(pictures) if self.block else pictures)[..., 0, :]
 
     def embed(self, features: Tensor) -> Tensor:
-        """features [..., F] → [..., D], in which frames of the data are about as far apart as 1."""
+        """features [..., F] → each member's [E, ..., D], in which frames of the data are about as far apart as 1."""
         scale = 1 / (self.std * (2 * len(self.mean)) ** 0.5)
         with torch.autocast(features.device.type, enabled=False):  # differences from the mean are small
-            if not isinstance(self.head, MLP) or len(self.head.layers) > 1:
-                return self.head((features.float() - self.mean) * scale)
+            if not isinstance(self.head, MLP):
+                return ((features.float() - self.mean) * scale)[None]
+            if len(self.head.layers) > 1:
+                found = self.head((features.float() - self.mean) * scale)
+                return found if self.head.ensemble else found[None]
             layer = cast(Linear, self.head.layers[0])  # a map of scaled features is a scaled map of features: fewer
-            weight = scale[:, None] * layer.weight
-            return features.float() @ weight + (layer.bias - self.mean @ weight)
+            weight = scale[:, None] * layer.weight  # [F, D] or [E, F, D]
+            found = features.float().flatten(0, -2) @ weight + (layer.bias - self.mean @ weight)[..., None, :]
+            return found.reshape(-1, *features.shape[:-1], found.shape[-1])
 
     # Hooks
 
@@ -195,37 +206,40 @@ class RAPL(ComparedReward):
     # Reward
 
     def score(self, segment: Segment) -> Tensor:
-        """segment of features [..., L', 1, F] → log-odds by likeness to the preferred videos: [1, ...]."""
+        """segment of features [..., L', 1, F] → log-odds by likeness to the preferred videos: [E, ...]."""
         embedded = self.embed(self._features(segment))
-        return -self.log_scale.exp() * self._pay(embedded, segment.mask).sum(-1)[None]
+        return -self.log_scale.exp() * self._pay(embedded, segment.mask).sum(-1)
 
     def segments(self, table: Table, starts: Tensor, length: int) -> Segment:
         return table.picture_segments(starts, length, **self.shown._asdict())
 
     @torch.no_grad()
     def label(self, table: Table) -> Tensor:
-        """Every row's reward: [1, R]. An episode is matched in parts of about as many steps as the preferred videos."""
+        """Every row's reward: [E, R]. An episode is matched in parts of about as many steps as the preferred videos."""
         if table.pictures is None:
             raise UserError(NO_PICTURES)
         table = self._seen(table)
         rows, mask = split_episodes(table, int(self.span))  # [N, T]
-        reward = torch.zeros(table.row_count, device=table.device)
-        size = max(1, int(PASS_ENTRIES / (rows.shape[1] * self.preferred[..., 0].numel())))
+        count = self.head.ensemble or 1 if isinstance(self.head, MLP) else 1
+        reward = torch.zeros(count, table.row_count, device=table.device)
+        size = max(1, int(PASS_ENTRIES / (count * rows.shape[1] * self.preferred[..., 0].numel())))
         for part, own in zip(rows.split(size), mask.split(size), strict=True):
             features, shown = table.to_target((table.pictures[part], own))
             paid = self._pay(self.embed(features), shown) * shown.sum(-1, keepdim=True)
-            reward[part[own > 0]] = -paid.to(table.device)[own > 0]
-        return reward[None]
+            reward[:, part[own > 0]] = -paid.to(table.device)[:, own > 0]
+        return reward
 
     def _pay(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        """What each frame [..., T, D] pays, in all as much as the video's distance to the preferred one it is most
-        like: [..., T]."""
-        videos = self.embed(self.preferred)[: self._count()]  # [V, M, D]
+        """What each frame [E, ..., T, D] pays, in all as much as the video's distance to the preferred one it is most
+        like: [E, ..., T]."""
+        shown = self.is_frame[: self._count()]
+        videos = self.embed(self.preferred[: len(shown)])  # [E, V, M, D]
+        lead = [len(videos), *[1] * (embedded.ndim - 3)]
         if self.matching == "goal":
-            last = videos[torch.arange(len(videos)), self.is_frame[: len(videos)].sum(1) - 1]
-            away = (embedded - last.mean(0)).norm(dim=-1) * mask
+            last = videos[:, torch.arange(len(shown)), shown.sum(1) - 1]
+            away = (embedded - last.mean(1).reshape(*lead, 1, -1)).norm(dim=-1) * mask
             return away / mask.sum(-1, keepdim=True)
-        shown = self.is_frame[: len(videos)]
+        videos = videos.reshape(*lead, *videos.shape[1:])
         paid = self.transport.matched(embedded[..., None, :, :], videos, (mask > 0)[..., None, :], shown)  # [..., V, T]
         best = paid.sum(-1).argmin(-1)[..., None, None].expand(*paid.shape[:-2], 1, paid.shape[-1])
         return paid.gather(-2, best)[..., 0, :]
@@ -236,6 +250,17 @@ class RAPL(ComparedReward):
         if not count:
             raise UserError("reward=rapl has no preferred video yet: it takes them after it has learnt from answers")
         return count
+
+    @torch.no_grad()
+    def log_odds(self, table: Table, starts: Tensor, length: int) -> Tensor:
+        if starts.shape[-1] != 3:
+            return super().log_odds(table, starts, length)
+        found, table = [], self._seen(table)
+        for part in starts.split(max(1, int(PASS_ENTRIES / self.preferred.shape[1] ** 2))):
+            shown = table.to_target(self.segments(table, part, length).obs.images[PICTURES][..., 0, :])
+            second, third = self._likeness(shown).unbind(-1)
+            found.append((third - second).to(starts.device))
+        return torch.cat(found, 1)
 
     def _seen(self, table: Table) -> Table:
         """The table with features [R, F] as its pictures."""
@@ -250,39 +275,6 @@ class RAPL(ComparedReward):
         found, table = [], self._seen(data.table)
         for part in starts.split(max(1, int(PASS_ENTRIES / self.preferred.shape[1] ** 2))):
             shown = table.to_target(self.segments(table, part, data.length).obs.images[PICTURES][..., 0, :])
-            a, b = self.embed(shown).unbind(1)
-            found.append(self.transport.similarity(a, b).to(starts.device))
+            a, b = self.embed(shown).unbind(2)  # [E, n, M, D] each
+            found.append(self.transport.similarity(a, b).mean(0).to(starts.device))
         return torch.cat(found)
-
-
-def make_head(features: int, embedding: int, hidden: list[int]) -> nn.Module:
-    """A linear map that begins as a random projection, which keeps distances; or a multilayer perceptron."""
-    head = MLP(features, embedding, hidden)
-    if not hidden:
-        nn.init.normal_(head.layers[-1].weight, std=embedding**-0.5)  # type: ignore[arg-type]
-        nn.init.zeros_(head.layers[-1].bias)  # type: ignore[arg-type]
-    return head
-
-
-def check_settings(objective: Objective, encoder: str | None, frames: int, aligns: bool) -> None:
-    """Raises UserError for settings with which nothing can be aligned."""
-    if encoder not in ENCODERS:
-        raise UserError(f"reward.encoder={encoder}: reward=rapl aligns the features of {' or '.join(ENCODERS)}")
-    if not aligns:
-        raise UserError("reward.unfreeze=true aligns the last block, and reward.align=false learns nothing: drop one")
-    if frames < 2:
-        raise UserError(f"reward.frames={frames}: a video has two frames or more")
-    if objective.segments > 2 or objective.is_unpaired:
-        raise UserError(
-            f"{objective.name} is of no pairs, and reward=rapl compares two similarities: "
-            "objective@reward_objective=bradley_terry, smoothed, robust or hinge"
-        )
-
-
-def split_episodes(table: Table, span: int) -> tuple[Tensor, Tensor]:
-    """Rows [N, T] of all steps, in parts of about `span` steps of an episode, and which of them exist [N, T] float."""
-    parts: list[Tensor] = []
-    for first, steps in zip(table.first.tolist(), table.steps.tolist(), strict=True):
-        parts += torch.arange(first, first + steps).tensor_split(max(1, round(steps / max(span, 1))))
-    rows = nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=-1).to(table.device)
-    return rows.clamp(min=0), (rows >= 0).float()
