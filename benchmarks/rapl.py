@@ -36,6 +36,7 @@ from benchmarks.rapl_videos import (
 from benchmarks.report import RESULTS
 from pbrl import api
 from pbrl.configs import compose_config
+from pbrl.data.table import Table, scale_of
 from pbrl.models.transport import Transport
 from pbrl.processor import processor_name
 from pbrl.run.build import build_reward
@@ -85,6 +86,7 @@ METHODS = {
     "rapl, comparisons, adapted": PAIRS._replace(adapts=True),
     "rapl, own answers, adapted": TRIPLETS._replace(answers_here=True, adapts=True),
     "rapl, wrong answers, adapted": TRIPLETS._replace(is_wrong=True, adapts=True),
+    "rlhf, adapted": RLHF._replace(adapts=True),
     "frozen transport, adapted": Method("triplet", "rapl", {"align": False}, adapts=True),
     "frozen goal distance, adapted": Method("triplet", "rapl", GOAL, adapts=True),
     "rapl, few updates": Method("triplet", "rapl", FEW),
@@ -117,6 +119,8 @@ def measure_spearman(name: str, source: str, folder: Path, seed: int, count: int
         train = make_table(*here, train_places, beside=train)
     elif adapts:
         own = make_table(*here, train_places)
+        if reward == "image":  # which standardizes nothing by itself
+            test.pictures, train.pictures = standardize(test, own), standardize(train, train)
     labels = api.ask(train, kind=kind, count=count, length=FRAMES, seed=seed, held_out=0)
     if is_wrong:
         labels = labels._replace(value=1 - labels.value)
@@ -124,7 +128,7 @@ def measure_spearman(name: str, source: str, folder: Path, seed: int, count: int
     began = time.process_time()
     model = api.train_reward(train, labels, reward, seed=seed, **given)
     seconds = time.process_time() - began
-    if own:
+    if own and reward == "rapl":
         model.adapt_to(own)
     predicted = model.label(test).mean(0)
     predicted[test.closing] = 0
@@ -134,6 +138,12 @@ def measure_spearman(name: str, source: str, folder: Path, seed: int, count: int
         "spearman": round(rank_correlation(torch.from_numpy(returns), torch.from_numpy(test.returns)), 4),
         "cpu_seconds": round(seconds, 2),
     }
+
+
+def standardize(table: Table, by: Table) -> torch.Tensor:
+    """Features of a table less the mean of another's, and over its spread."""
+    assert table.pictures is not None and by.pictures is not None
+    return (table.pictures - by.pictures.mean(0)) / scale_of(by.pictures)
 
 
 def is_across(method: Method) -> bool:
