@@ -9,7 +9,7 @@ from pbrl.models.frozen import load_encoder
 from pbrl.models.optim import Adam
 from pbrl.types import UserError
 
-AT_ONCE = 128  # maps that go through the block together, of which a few megabytes each are made
+AT_ONCE = 1.2e6  # numbers of maps that go through the block together; it makes a hundred times as many
 
 
 class LastBlock(nn.Module):
@@ -38,10 +38,11 @@ class LastBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         flat = maps.reshape(-1, *maps.shape[-len(self.shape) :])
-        if torch.is_grad_enabled():
-            found = self.block(flat)
-        else:
-            found = torch.cat([self.block(part) for part in flat.split(AT_ONCE)])
+        with torch.autocast(flat.device.type, enabled=False):  # as exact as features that are kept
+            if torch.is_grad_enabled():
+                found = self.block(flat)
+            else:
+                found = torch.cat([self.block(part) for part in flat.split(pass_size(flat))])
         return found.reshape(*maps.shape[: -len(self.shape)], -1)
 
     def check(self, pictures: Tensor) -> None:
@@ -80,5 +81,10 @@ def features_of(block: LastBlock | None, pictures: Tensor, target: torch.device)
     """Features [R, F] of a table's pictures [R, …], where these lie; without a block they are features already."""
     if block is None:
         return pictures
-    parts = [block(part.to(target)).to(pictures.device) for part in pictures.split(AT_ONCE)]
+    parts = [block(part.to(target)).to(pictures.device) for part in pictures.split(pass_size(pictures))]
     return cast(Tensor, torch.cat(parts))
+
+
+def pass_size(maps: Tensor) -> int:
+    """How many of these go through the block together."""
+    return max(1, int(AT_ONCE / maps[0].numel())) if len(maps) else 1

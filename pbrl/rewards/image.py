@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pbrl.data.table import NO_PICTURES, PICTURES, Table
 from pbrl.models.encoders import ConvEnsemble
 from pbrl.models.frozen import network_of
-from pbrl.models.last_block import AT_ONCE, make_last_block
+from pbrl.models.last_block import make_last_block, pass_size
 from pbrl.models.layers import MLP
 from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement
@@ -120,7 +120,7 @@ class ImageReward(ComparedReward):
         """How many answers' pictures a pass takes: on a processor as many as its caches hold, with what is made."""
         pictures = batch.segments.obs.images[PICTURES]
         if self.block:
-            return max(1, AT_ONCE // pictures[0, ..., 0, 0].numel())
+            return pass_size(pictures)
         if not self.is_pixels or pictures.device.type != "cpu":
             return len(pictures)
         return max(1, min(len(pictures), int(PASS_BYTES / pictures[0].numel())))

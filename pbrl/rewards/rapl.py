@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pbrl.data.table import NO_PICTURES, PICTURES, Table, scale_of
 from pbrl.models.frozen import network_of
-from pbrl.models.last_block import AT_ONCE, features_of, make_last_block
+from pbrl.models.last_block import features_of, make_last_block, pass_size
 from pbrl.models.layers import MLP, Linear
 from pbrl.models.optim import Adam
 from pbrl.models.transport import Transport
@@ -115,7 +115,7 @@ class RAPL(ComparedReward):
     def update(self, batch: Comparisons) -> Metrics:
         """Minimizes the objective on how similar the second and the third are to the first: -log P by default."""
         optims = [self.optim] + ([self.block.optim] if self.block else [])
-        size = max(1, AT_ONCE // (3 * self.shown.frames)) if self.block else len(batch.label)
+        size = pass_size(batch.segments.obs.images[PICTURES]) if self.block else len(batch.label)
         scores, loss = descend(batch, size, optims, self._compare)
         return {"loss": loss.mean(), "train_accuracy": agreement(scores.mean(0), batch.label)}
 

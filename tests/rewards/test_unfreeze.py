@@ -7,6 +7,7 @@ from torch import nn
 
 from pbrl.data.collect import load_dataset
 from pbrl.data.table import Table
+from pbrl.models import last_block
 from pbrl.models.frozen import ENCODERS, encode_images, load_encoder
 from pbrl.models.last_block import LastBlock, features_of
 from pbrl.rewards.pictures import load_pictures
@@ -130,8 +131,8 @@ def test_killed_and_resumed_is_uninterrupted(name):
 
 def test_a_batch_in_parts_is_one_batch(monkeypatch):
     found = []
-    for size in (10**6, 9):
-        monkeypatch.setattr("pbrl.rewards.rapl.AT_ONCE", size)  # 9: a triplet of three frames each
+    for size in (10**6, 9 * 512):  # a triplet of three frames each
+        monkeypatch.setattr(last_block, "AT_ONCE", size)
         model, data = make_reward("rapl"), make_data()
         model.measure(data)
         metrics = model.update(model.draw(data))
