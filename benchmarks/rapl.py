@@ -39,6 +39,7 @@ from pbrl.configs import compose_config
 from pbrl.data.table import Table, scale_of
 from pbrl.models.transport import Transport
 from pbrl.processor import processor_name
+from pbrl.rewards.rapl import RAPL
 from pbrl.run.build import build_reward
 from pbrl.settings import RunSettings
 from pbrl.training.batches import Data
@@ -59,6 +60,7 @@ class Method(NamedTuple):
     changes: dict[str, Any]  # of its settings
     is_wrong: bool = False  # every answer is the opposite of the true one
     answers_here: bool = False  # across embodiments: answers are about the one that is scored, videos of the other
+    every: int = 1  # of the videos' frames, one in so many is seen
     adapts: bool = False  # features of each embodiment are standardized by those of its own 100 episodes
 
 
@@ -89,10 +91,10 @@ METHODS = {
     "rlhf, adapted": RLHF._replace(adapts=True),
     "frozen transport, adapted": Method("triplet", "rapl", {"align": False}, adapts=True),
     "frozen goal distance, adapted": Method("triplet", "rapl", GOAL, adapts=True),
-    "rapl, few updates": Method("triplet", "rapl", FEW),
-    "rapl, few updates, unfrozen": Method("triplet", "rapl", {**FEW, "unfreeze": True}),
-    "rlhf, few updates": Method("pair", "image", FEW_PAIRS),
-    "rlhf, few updates, unfrozen": Method("pair", "image", {**FEW_PAIRS, "unfreeze": True}),
+    "rapl, few updates": Method("triplet", "rapl", FEW, every=2),
+    "rapl, few updates, unfrozen": Method("triplet", "rapl", {**FEW, "unfreeze": True}, every=2),
+    "rlhf, few updates": Method("pair", "image", FEW_PAIRS, every=2),
+    "rlhf, few updates, unfrozen": Method("pair", "image", {**FEW_PAIRS, "unfreeze": True}, every=2),
 }
 ACROSS = {  # whose episodes are scored: whose are preferred and answered about
     "grouping": "grouping-gripper",
@@ -107,11 +109,11 @@ def measure_spearman(name: str, source: str, folder: Path, seed: int, count: int
 
     Answers and preferred videos are of the task `source`, which is the same one, or the same of another embodiment.
     """
-    kind, reward, changes, is_wrong, answers_here, adapts = METHODS[method]
+    kind, reward, changes, is_wrong, answers_here, every, adapts = METHODS[method]
     changes = {"encoder": "lite0", "weights": weights(), **changes}
     shuffled = np.random.default_rng(seed).permutation(EPISODES)
     train_places, test_places = shuffled[:TRAIN], shuffled[TRAIN:]
-    seen = changes["encoder"], changes["weights"], changes.get("unfreeze", False)
+    seen = changes["encoder"], changes["weights"], changes.get("unfreeze", False), every
     here, there = (load_features(task, folder, *seen) for task in (name, source))
     train, test, own = make_table(*there, train_places), make_table(*here, test_places), None
     best = np.argsort(-train.returns)[:3].tolist()
@@ -121,18 +123,18 @@ def measure_spearman(name: str, source: str, folder: Path, seed: int, count: int
         own = make_table(*here, train_places)
         if reward == "image":  # which standardizes nothing by itself
             test.pictures, train.pictures = standardize(test, own), standardize(train, train)
-    labels = api.ask(train, kind=kind, count=count, length=FRAMES, seed=seed, held_out=0)
+    labels = api.ask(train, kind=kind, count=count, length=FRAMES // every, seed=seed, held_out=0)
     if is_wrong:
         labels = labels._replace(value=1 - labels.value)
     given = {"preferred": best, "adapt": adapts, **changes} if reward == "rapl" else changes
     began = time.process_time()
     model = api.train_reward(train, labels, reward, seed=seed, **given)
     seconds = time.process_time() - began
-    if own and reward == "rapl":
+    if own and isinstance(model, RAPL):
         model.adapt_to(own)
     predicted = model.label(test).mean(0)
     predicted[test.closing] = 0
-    returns = predicted.reshape(-1, FRAMES + 1).sum(1).numpy()
+    returns = predicted.reshape(len(test.ids), -1).sum(1).numpy()
     return {
         **name_line(name, source, seed, count, method),
         "spearman": round(rank_correlation(torch.from_numpy(returns), torch.from_numpy(test.returns)), 4),

@@ -126,18 +126,21 @@ def weights() -> str | None:
 
 @cache
 def load_features(
-    name: str, folder: Path, encoder: str, weights: str | None, unfreeze: bool = False
+    name: str, folder: Path, encoder: str, weights: str | None, unfreeze: bool = False, every: int = 1
 ) -> tuple[np.ndarray, Videos]:
     """Features [N, M + 1, F] of a task's videos, or what the last block sees of them, and the videos; of `simulation`
-    and `tcc` the encoder saw all of these, of `tcc` in `magical/…` also those of the other embodiment."""
+    and `tcc` the encoder saw all of these, of `tcc` in `magical/…` also those of the other embodiment. Of frames there
+    is one in `every`."""
     videos = load_videos(name, folder)
+    reward = videos.reward.reshape(EPISODES, -1, every).mean(2)
+    videos = Videos(videos.pictures[:, ::every], videos.obs[:, ::every], reward)
     if weights in ("simulation", "tcc"):
         both = weights == "tcc" and f"{name.removesuffix(GRIPPER)}{GRIPPER}" in TASKS
         names = [name.removesuffix(GRIPPER), name.removesuffix(GRIPPER) + GRIPPER] if both else [name]
         weights = pretrain(names, folder, encoder, [] if weights == "simulation" else ["reward.pretraining.vicreg=0"])
     flat = videos.pictures.reshape(-1, SIDE, SIDE, 3)
     found = encode_images(flat, encoder, weights, folder=folder, unfreeze=unfreeze)
-    return found.reshape(EPISODES, FRAMES + 1, *found.shape[1:]), videos
+    return found.reshape(*videos.pictures.shape[:2], *found.shape[1:]), videos
 
 
 def pretrain(names: list[str], folder: Path, encoder: str, changes: list[str]) -> str:
@@ -149,6 +152,6 @@ def pretrain(names: list[str], folder: Path, encoder: str, changes: list[str]) -
 
 def make_table(features: np.ndarray, videos: Videos, which: np.ndarray, beside: Table | None = None) -> Table:
     """The episodes at places `which`, with their features as pictures, and another data set to name videos in."""
-    steps = np.zeros((FRAMES, 1), np.float32)
+    steps = np.zeros((videos.reward.shape[1], 1), np.float32)
     episodes = [Episode(int(i), videos.obs[i], steps, videos.reward[i], False) for i in which]
     return Table(episodes, pictures=features[which].reshape(-1, *features.shape[2:]), beside=beside)

@@ -179,10 +179,14 @@ class RAPL(ComparedReward):
 
     def _statistics(self, table: Table) -> tuple[Tensor, Tensor]:
         """Mean and spread [F] of the features of a table's pictures. Raises UserError."""
+        features = self._features_of(table).float().to(self.mean.device)
+        return features.mean(0), scale_of(features)
+
+    def _features_of(self, table: Table) -> Tensor:
+        """Features of all rows [R, F]. Raises UserError without pictures."""
         if table.pictures is None:
             raise UserError(NO_PICTURES)
-        features = features_of(self.block, table.pictures, self.mean.device).float().to(self.mean.device)
-        return features.mean(0), scale_of(features)
+        return features_of(self.block, table.pictures, self.mean.device)
 
     @torch.no_grad()
     def choose(self, data: Data) -> None:
@@ -216,16 +220,14 @@ class RAPL(ComparedReward):
     @torch.no_grad()
     def label(self, table: Table) -> Tensor:
         """Every row's reward: [E, R]. An episode is matched in parts of about as many steps as the preferred videos."""
-        if table.pictures is None:
-            raise UserError(NO_PICTURES)
-        table = self._seen(table)
+        features = self._features_of(table)
         rows, mask = split_episodes(table, int(self.span))  # [N, T]
         count = self.head.ensemble or 1 if isinstance(self.head, MLP) else 1
         reward = torch.zeros(count, table.row_count, device=table.device)
         size = max(1, int(PASS_ENTRIES / (count * rows.shape[1] * self.preferred[..., 0].numel())))
         for part, own in zip(rows.split(size), mask.split(size), strict=True):
-            features, shown = table.to_target((table.pictures[part], own))
-            paid = self._pay(self.embed(features), shown) * shown.sum(-1, keepdim=True)
+            seen, shown = table.to_target((features[part], own))
+            paid = self._pay(self.embed(seen), shown) * shown.sum(-1, keepdim=True)
             reward[:, part[own > 0]] = -paid.to(table.device)[:, own > 0]
         return reward
 
@@ -264,10 +266,10 @@ class RAPL(ComparedReward):
 
     def _seen(self, table: Table) -> Table:
         """The table with features [R, F] as its pictures."""
-        if not self.block or table.pictures is None:
+        if not self.block:
             return table
         seen = table.view()
-        seen.pictures = features_of(self.block, table.pictures, self.mean.device)
+        seen.pictures = self._features_of(table)
         return seen
 
     def _similarities(self, data: Data, starts: Tensor) -> Tensor:
