@@ -22,6 +22,8 @@ import torch
 from PIL import Image
 
 from benchmarks import rapl
+from benchmarks.rapl_videos import EPISODES, SIDE, TRAIN, load_features, make_table, make_videos, weights
+from benchmarks.rapl_videos import FRAMES as VIDEO_FRAMES
 from benchmarks.report import RESULTS
 from pbrl import api
 from pbrl.data.table import Table
@@ -41,12 +43,13 @@ METHODS = {"rapl": "rapl", "least spread": "rapl, least spread 1", "released": "
 CHANGES: dict[str, dict[str, Any]] = {"camera": {"turn_deg": 10.0}, "light": {"light": [0.8, 0.6, 0.45]}}
 KEPT = ("pair_accuracy", "reward_correlation", "spearman", *OF_PICTURES)
 PATCHES, FRAMES = 7, 8
+ENCODER = {"encoder": "lite0", "weights": weights()}
 
 
 def split() -> tuple[np.ndarray, np.ndarray]:
     """The videos that answers are about, and those that are judged."""
-    shuffled = np.random.default_rng(0).permutation(rapl.EPISODES)
-    return shuffled[: rapl.TRAIN], shuffled[rapl.TRAIN : rapl.TRAIN + JUDGED]
+    shuffled = np.random.default_rng(0).permutation(EPISODES)
+    return shuffled[:TRAIN], shuffled[TRAIN : TRAIN + JUDGED]
 
 
 @cache
@@ -54,23 +57,26 @@ def changed_features(change: str, folder: Path) -> torch.Tensor:
     """Features [R, F] of the judged videos, played again with the camera or the light changed."""
     path = folder / f"visual-judge-{TASK}-{JUDGED}-{change}.npy"
     if not path.exists():
-        np.save(path, rapl.make_videos(TASK, split()[1], CHANGES[change]).pictures.reshape(-1, rapl.SIDE, rapl.SIDE, 3))
-    return torch.from_numpy(encode_images(np.load(path), "lite0", rapl.weights(), folder=folder))
+        np.save(
+            path,
+            make_videos(TASK, split()[1], CHANGES[change]).pictures.reshape(-1, SIDE, SIDE, 3),
+        )
+    return torch.from_numpy(encode_images(np.load(path), "lite0", weights(), folder=folder))
 
 
 def judge(method: str, seed: int, folder: Path) -> tuple[Source, Table]:
     """A reward that has learnt, as it scores the judged videos, and these."""
-    kind, reward, changes = rapl.METHODS[METHODS[method]]
-    features, videos = rapl.load_features(TASK, folder, "lite0", rapl.weights())
-    train, test = (rapl.make_table(features, videos, which) for which in split())
-    labels = api.ask(train, kind=kind, count=ANSWERS, length=rapl.FRAMES, seed=seed, held_out=0)
+    kind, reward, changes, *_ = rapl.METHODS[METHODS[method]]
+    features, videos = load_features(TASK, folder, "lite0", weights())
+    train, test = (make_table(features, videos, which) for which in split())
+    labels = api.ask(train, kind=kind, count=ANSWERS, length=VIDEO_FRAMES, seed=seed, held_out=0)
     best = {"preferred": np.argsort(-train.returns)[:3].tolist()} if reward == "rapl" else {}
-    changes = {"encoder": "lite0", "weights": rapl.weights(), **best, **changes}
+    changes = {**ENCODER, **best, **changes}
     model: Any = api.train_reward(train, labels, reward, seed=seed, **changes)
     test.relabel(model)
-    shown = videos.pictures[split()[1]].reshape(-1, rapl.SIDE, rapl.SIDE, 3)
+    shown = videos.pictures[split()[1]].reshape(-1, SIDE, SIDE, 3)
     liked = list(videos.pictures[split()[0][np.argsort(-train.returns)[:3]]]) if reward == "rapl" else None
-    visual = Visual(model, test, material_of(test), {}, {"encoder": "lite0", "weights": rapl.weights()}, shown, liked)
+    visual = Visual(model, test, material_of(test), {}, {"encoder": "lite0", "weights": weights()}, shown, liked)
     source = Source(
         reward=test.labels["reward"][test.rows].double().numpy(),
         probability=lambda clips: compare(model, test, clips),
@@ -95,7 +101,7 @@ def measure_seed(seed: int, folder: Path, figure: Path | None) -> dict[str, Any]
     visual = next(iter(sources.values())).visual
     assert visual is not None
     truth = visual.material.truth
-    pairs = draw_pairs(truth, length=rapl.FRAMES, count=1000, seed=0)
+    pairs = draw_pairs(truth, length=VIDEO_FRAMES, count=1000, seed=0)
     if figure:
         draw(sources, visual.material, figure)
     found = {name: measure(truth, source, pairs=pairs).measures for name, source in sources.items()}
@@ -104,7 +110,7 @@ def measure_seed(seed: int, folder: Path, figure: Path | None) -> dict[str, Any]
         "seed": seed,
         "answers": ANSWERS,
         "videos": JUDGED,
-        "real_weights": rapl.weights() is None,
+        "real_weights": weights() is None,
         "measures": kept,
     }
 
@@ -119,7 +125,7 @@ def draw(sources: dict[str, Source], material: Material, path: Path) -> None:
     truth, shown = material.truth, {name: sources[name] for name in ("rapl", "released", "rlhf")}
     chosen = episodes.choose_episodes(truth, {"rlhf": shown["rlhf"]})
     place = next(place for place, why in chosen.items() if "scores highest" in why)
-    films = episodes.read_films(material, {place: chosen[place]}, shown, count=FRAMES, size=rapl.SIDE)
+    films = episodes.read_films(material, {place: chosen[place]}, shown, count=FRAMES, size=SIDE)
     (film,) = episodes.hide_patches(films, {name: shown[name] for name in ("rapl", "rlhf")}, PATCHES)
     figure = episodes.draw(film, truth, shown, list(shown), charts.INK)
     Image.fromarray(episodes.to_pixels(figure, dpi=90)).save(path, quality=85)

@@ -58,8 +58,8 @@ class Query:
                 f"query.strategy={self.strategy} chooses by what the reward model has learnt from earlier rounds: "
                 "query.rounds=2 or more"
             )
-        if self.kind != "pair" and self.strategy != "uniform":
-            raise UserError(f"query.strategy chooses pairs: with query.kind={self.kind} it must be uniform")
+        if self.kind not in ("pair", "triplet") and self.strategy != "uniform":
+            raise UserError(f"query.strategy chooses pairs or triplets: with query.kind={self.kind} it must be uniform")
 
     def _check_attributes(self) -> None:
         names = list(self.attributes or ())

@@ -316,6 +316,10 @@ class RewardModel(Learner, Protocol):
         """The same of the table's segments of `length` steps that begin at rows `starts` [...], without gradients."""
         ...
 
+    def log_odds(self, table: Table, starts: Tensor, length: int) -> Tensor:
+        """Of candidates for questions at rows `starts` [C, k], each member's log-odds of the answer: [E, C]."""
+        ...
+
     def label(self, table: Table) -> Tensor:
         """The reward of every row by each member: [E, R]; or the attributes of the window at every row: [R, M]."""
         ...

@@ -1,7 +1,8 @@
-"""Which segments to ask about. Strategies are plain functions of what the reward ensemble thinks of candidate pairs.
+"""Which segments to ask about. Strategies are plain functions of what the reward ensemble thinks of candidates.
 
-`logits` [E, C] are the members' log-odds that the second segment of each candidate pair is preferred, `features` [C, D]
-describe the pairs; all return the indices [n] of the chosen pairs. Uniform, disagreement, entropy, k-centre and the two
+`logits` [E, C] are the members' log-odds that the second segment of each candidate pair is preferred, or that the third
+of a triplet is more like the first; `features` [C, D] describe the candidates. All return the indices [n] of those that
+are chosen. Uniform, disagreement, entropy, k-centre and the two
 mixed strategies are those of B-Pref, Lee et al. 2021, arXiv:2111.03026; `decisive` is for data where most pairs are
 ties.
 """
@@ -117,8 +118,8 @@ def choose(
     if needs_reward(strategy):
         if model is None:
             raise UserError(
-                f"query.strategy={strategy} asks a reward ensemble: choose reward=ensemble, or another strategy"
+                f"query.strategy={strategy} asks a reward model: choose reward=ensemble, of triplets reward=rapl, or "
+                "another strategy"
             )
-        every = model.score_at(table, drawn, length)
-        logits = every[..., 1] - every[..., 0]  # [E, C]
+        logits = model.log_odds(table, drawn, length)  # [E, C]
     return drawn[STRATEGIES[strategy](logits, features, n)]

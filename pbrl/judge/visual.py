@@ -18,7 +18,7 @@ from torch import Tensor
 from pbrl.data.frames import without_images
 from pbrl.data.table import Table
 from pbrl.judge.material import Material
-from pbrl.models.frozen import load_encoder
+from pbrl.models.frozen import Encoder, load_encoder
 from pbrl.rewards.image import ImageReward
 from pbrl.rewards.pictures import load_camera, load_pictures
 from pbrl.rewards.rapl import RAPL, Match
@@ -100,7 +100,8 @@ class Visual:
         row = int(self.table.first[episode]) + step
         hidden = torch.from_numpy(np.concatenate([self.images[row][None], grey_patches(self.images[row], patches)]))
         pictures = hidden if self.reward["encoder"] is None else encode_once(
-            self.reward["encoder"], self.reward["weights"], hidden.numpy().tobytes(), tuple(hidden.shape)
+            self.reward["encoder"], self.reward["weights"], hidden.numpy().tobytes(), tuple(hidden.shape),
+            unfreeze=self.model.block is not None,
         )  # fmt: skip
         score = self.model.score_pictures(self.table, row, pictures.to(self.table.target)).double().cpu().numpy()
         return ((score[0] - score[1:]) / self.spread).reshape(patches, patches)
@@ -121,14 +122,15 @@ class Visual:
 
 
 @lru_cache(maxsize=256)
-def encode_once(encoder: str, weights: str | None, images: bytes, shape: tuple[int, ...]) -> Tensor:
-    """Features [n, F] of images [n, H, W, 3] uint8: several judges may read those of one encoder."""
+def encode_once(encoder: str, weights: str | None, images: bytes, shape: tuple[int, ...], unfreeze: bool) -> Tensor:
+    """Features [n, F] of images [n, H, W, 3] uint8, or what its last block sees; judges may share them."""
+    network, pictures = load_once(encoder, weights), torch.from_numpy(np.frombuffer(images, np.uint8).copy())
     with torch.no_grad():
-        return load_once(encoder, weights)(torch.from_numpy(np.frombuffer(images, np.uint8).reshape(shape).copy()))
+        return (network.trunk if unfreeze else network)(pictures.reshape(shape))
 
 
 @cache
-def load_once(encoder: str, weights: str | None) -> torch.nn.Module:
+def load_once(encoder: str, weights: str | None) -> Encoder:
     """The encoder, read once."""
     return load_encoder(encoder, weights)[0]
 

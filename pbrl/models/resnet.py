@@ -5,6 +5,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from pbrl.models.lite0 import MeanOfMap
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colors in [0, 1], with which it was trained
 
 
@@ -28,10 +30,11 @@ class BasicBlock(nn.Module):
 class ResNet18(nn.Module):
     """Pictures [N, H, W, 3] of 0 to 255 → features [N, 512]: the mean over the last map. Any size from 32 pixels on.
 
-    Random weights are drawn as in He et al. 2015, arXiv:1502.01852.
+    They are `last` of `trunk`: the last residual block of maps [N, 512, H / 32, W / 32]. Random weights are drawn as in
+    He et al. 2015, arXiv:1502.01852.
     """
 
-    SIZE, CLASSIFIER = 512, "fc."
+    SIZE, CLASSIFIER, MAP = 512, "fc.", (512, None, None)
     LAYOUT = "torchvision's resnet18"
 
     def __init__(self) -> None:
@@ -48,10 +51,22 @@ class ResNet18(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, pictures: Tensor) -> Tensor:
+        return self.last()(self.trunk(pictures))
+
+    def trunk(self, pictures: Tensor) -> Tensor:
+        """What the last block sees."""
         x = nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(normalize(pictures)))), 3, 2, 1)
-        for i in range(1, 5):
-            x = cast(nn.Module, getattr(self, f"layer{i}"))(x)
-        return x.mean((-2, -1))
+        for stage in self._stages()[:-1]:
+            x = stage(x)
+        return self._stages()[-1][0](x)
+
+    def last(self) -> nn.Sequential:
+        """The last block and what follows it, with this network's own parameters."""
+        return nn.Sequential(self._stages()[-1][1], MeanOfMap())
+
+    def _stages(self) -> list[nn.Sequential]:
+        """Each has two blocks."""
+        return [cast(nn.Sequential, getattr(self, f"layer{i}")) for i in range(1, 5)]
 
 
 def normalize(pictures: Tensor) -> Tensor:

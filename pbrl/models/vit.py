@@ -61,14 +61,22 @@ class PatchEmbed(nn.Module):
         return self.proj(x).movedim(1, -1)
 
 
+class ClassToken(nn.Module):
+    """Tokens [N, T, D] → the first of them [N, D]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 0]
+
+
 class ViTSmall(nn.Module):
     """Pictures [N, H, W, 3] of 0 to 255 → features [N, 384]: the class token, normalized.
 
+    They are `last` of `trunk`: the last of twelve blocks of tokens [N, 1 + H / 16 * W / 16, 384].
     Sides that are no multiple of 16 pixels are scaled to the nearest one. Places of 14 x 14 patches, 224 pixels, are
     interpolated for other sizes. Random weights are drawn from a normal distribution with a spread of 0.02, as in ViT.
     """
 
-    SIZE, CLASSIFIER, HEADS = WIDTH, "head.", 6
+    SIZE, CLASSIFIER, MAP, HEADS = WIDTH, "head.", (None, WIDTH), 6
     LAYOUT = "DeiT's or DINO's ViT-S/16"
 
     def __init__(self) -> None:
@@ -85,11 +93,19 @@ class ViTSmall(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, pictures: Tensor) -> Tensor:
+        return self.last()(self.trunk(pictures))
+
+    def trunk(self, pictures: Tensor) -> Tensor:
+        """What the last block sees."""
         patches = self.patch_embed(fit(normalize(pictures)))
         places = self.place(*patches.shape[1:3])
         patches = (patches + places).flatten(1, 2)
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
-        return self.norm(self.blocks(torch.cat([first, patches], 1))[:, 0])
+        return self.blocks[:-1](torch.cat([first, patches], 1))
+
+    def last(self) -> nn.Sequential:
+        """The last block and what follows it, with this network's own parameters."""
+        return nn.Sequential(self.blocks[-1], ClassToken(), self.norm)
 
     def place(self, rows: int, columns: int) -> Tensor:
         """Embeddings of the places of patches: [1, rows, columns, D]."""

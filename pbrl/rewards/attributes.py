@@ -82,6 +82,10 @@ class AttributeModel(Strengths):
         parts = starts.split(max(1, CHUNK_STEPS // max(1, length * starts[0].numel())))
         return torch.cat([self._score_part(table, part, length) for part in parts], 1).to(table.device)
 
+    def log_odds(self, table: Table, starts: Tensor, length: int) -> Tensor:
+        """Raises UserError: each pair has as many answers as there are attributes."""
+        raise UserError("questions about several attributes are drawn at random: query.strategy=uniform")
+
     def _score_part(self, table: Table, starts: Tensor, length: int) -> Tensor:
         windows = table.windows(starts.flatten(), length)
         found = self.score(Segment(windows.obs, windows.action, windows.mask))  # [E, n, M]

@@ -6,16 +6,16 @@ of a frozen encoder in place of pixels it is a multilayer perceptron on them.
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from pbrl.data.table import NO_PICTURES, PICTURES, Table
 from pbrl.models.encoders import ConvEnsemble
 from pbrl.models.frozen import network_of
+from pbrl.models.last_block import make_last_block, pass_size
 from pbrl.models.layers import MLP
 from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement
-from pbrl.ranges import Count, Positive, Size, Whole
-from pbrl.rewards.per_step import ComparedReward
+from pbrl.ranges import Count, NotNegative, Positive, Size, Whole
+from pbrl.rewards.per_step import ComparedReward, descend
 from pbrl.rewards.pretraining import Pretraining
 from pbrl.training.batches import Data, Frames
 from pbrl.types import Comparisons, Metrics, Segment, Spec, UserError
@@ -30,7 +30,8 @@ class ImageReward(ComparedReward):
 
     A segment's score is the sum over its steps, of which `frames` are looked at (0: all; see
     `Table.picture_segments`). `camera` and `encoder` say what the run loads: pixels of the camera (encoder: null), or
-    the features that a frozen encoder makes of them, `features` numbers each (null: as many as it makes).
+    the features that a frozen encoder makes of them, `features` numbers each (null: as many as it makes). With
+    `unfreeze` the members share its last block, which learns with the rate `unfreeze_lr`.
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class ImageReward(ComparedReward):
         image_size: Size,
         encoder: str | None,
         weights: str | None,
+        unfreeze: bool,
+        unfreeze_lr: NotNegative,
         pretraining: Pretraining,
         features: Size | None,
         stack: Size,
@@ -57,6 +60,7 @@ class ImageReward(ComparedReward):
     ):
         super().__init__(objective, context=1, normalize=normalize, steps=steps, batch_size=batch_size)
         self.shown, self.bounded, self.is_pixels = Frames(frames, stack), bounded, encoder is None
+        block = make_last_block(unfreeze, encoder, weights, features, unfreeze_lr)
         if encoder is None:
             shape = (3 * stack, image_size, image_size)
             self.encode: nn.Module = ConvEnsemble(shape, channels, members)
@@ -67,16 +71,17 @@ class ImageReward(ComparedReward):
         nn.init.uniform_(self.head.layers[-1].weight, -START, START)  # type: ignore[arg-type]
         nn.init.uniform_(self.head.layers[-1].bias, -START, START)  # type: ignore[arg-type]
         self.optim = Adam(self.parameters(), lr)
-        self.members = members
+        self.members, self.block = members, block
 
     def of_pictures(self, pictures: Tensor) -> Tensor:
-        """pictures [..., S, H, W, 3] uint8, or features [..., S, F] → reward of each member [E, ...]."""
+        """pictures [..., S, H, W, 3] uint8, features [..., S, F] or maps [..., S, …] → members' reward [E, ...]."""
         if self.is_pixels:
             lead = pictures.shape[:-4]
             encoded = self.encode(pictures.reshape(-1, *pictures.shape[-4:]))  # [E, N, F]
             out = self._head(encoded).reshape(self.members, *lead)
         else:
-            out = self.head(pictures.flatten(-2).float()).squeeze(-1)
+            seen = self.block(pictures) if self.block else pictures
+            out = self.head(seen.flatten(-2).float()).squeeze(-1)
         return torch.tanh(out.float()) if self.bounded else out.float()
 
     def _head(self, encoded: Tensor) -> Tensor:
@@ -103,21 +108,19 @@ class ImageReward(ComparedReward):
 
     def update(self, batch: Comparisons) -> Metrics:
         """Minimizes the sum of the members' losses on the segments' rewards."""
-        count, found, losses, grads = len(batch.label), [], [], []
-        for begin in range(0, count, size := self._at_once(batch)):
-            part: Comparisons = tree_map(lambda x, i=begin: x[i : i + size], batch)
-            scores = self.score(part.segments)  # [E, B, K]
-            share = self.objective(scores, part.label, part.confidence) * (len(part.label) / count)
-            grads.append(torch.autograd.grad(share.sum(), self.optim.params))
-            found.append(scores.detach())
-            losses.append(share.detach())
-        self.optim.step_along([torch.stack(own).sum(0) for own in zip(*grads, strict=True)])
-        score = torch.cat(found, 1).mean(0)
-        return {"loss": torch.stack(losses).sum(0).mean(), "train_accuracy": agreement(score, batch.label)}
+        optims = [self.optim] + ([self.block.optim] if self.block else [])
+        scores, loss = descend(batch, self._at_once(batch), optims, self._look)
+        return {"loss": loss.mean(), "train_accuracy": agreement(scores.mean(0), batch.label)}
+
+    def _look(self, batch: Comparisons) -> tuple[Tensor, Tensor]:
+        scores = self.score(batch.segments)  # [E, B, K]
+        return scores, self.objective(scores, batch.label, batch.confidence)
 
     def _at_once(self, batch: Comparisons) -> int:
         """How many answers' pictures a pass takes: on a processor as many as its caches hold, with what is made."""
         pictures = batch.segments.obs.images[PICTURES]
+        if self.block:
+            return pass_size(pictures)
         if not self.is_pixels or pictures.device.type != "cpu":
             return len(pictures)
         return max(1, min(len(pictures), int(PASS_BYTES / pictures[0].numel())))
@@ -145,4 +148,6 @@ class ImageReward(ComparedReward):
     def _row_bytes(self, table: Table) -> int:
         if table.pictures is None:
             raise UserError(NO_PICTURES)
-        return table.pictures[0].numel() * (16 if self.is_pixels else 4)  # as floats, and what is made of them
+        if self.block:
+            self.block.check(table.pictures)
+        return table.pictures[0].numel() * (16 if self.is_pixels or self.block else 4)  # as floats, and what is made

@@ -1,12 +1,16 @@
 """What reward models share that give each step a reward: how they are trained, and how they label a table."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from pbrl.data.table import Table
+from pbrl.models.optim import Adam
 from pbrl.objectives import Objective
 from pbrl.training.batches import Data
-from pbrl.types import Comparisons, Metrics, Observation, Phase, Segment
+from pbrl.types import Comparisons, Metrics, Observation, Phase, Segment, UserError
 
 CHUNK_ROWS = 65536  # rows times context that go through the network at once
 
@@ -34,6 +38,14 @@ class PerStepReward(nn.Module):
         parts = starts.split(max(1, CHUNK_ROWS // max(1, length * starts[0].numel())))
         scores = [self.score(table.to_target(self.segments(table, part, length))) for part in parts]
         return torch.cat(scores, 1).to(table.device)
+
+    def log_odds(self, table: Table, starts: Tensor, length: int) -> Tensor:
+        """Of each question about segments at rows `starts` [C, 2], each member's log-odds that the second is preferred;
+        of triplets [C, 3], that the third is more like the first than the second is: [E, C]. Raises UserError where it
+        learns from no such questions."""
+        if starts.shape[-1] != 2:
+            raise UserError("only reward=rapl says what is more alike, by which query.strategy chooses triplets")
+        return self.score_at(table, starts, length).diff(dim=-1)[..., 0]
 
     def segments(self, table: Table, starts: Tensor, length: int) -> Segment:
         """What the reward sees of the segments of `length` steps at rows `starts` [...]."""
@@ -72,3 +84,26 @@ class ComparedReward(PerStepReward):
     def update(self, batch: Comparisons) -> Metrics:
         """A gradient step on the objective; returns the loss and the accuracy on the batch."""
         raise NotImplementedError
+
+
+def descend(
+    batch: Comparisons, size: int, optims: Sequence[Adam], look: Callable[[Comparisons], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """A step of each optimizer down the loss of a batch, of which `size` answers are looked at together.
+
+    `look` gives scores [..., B, K] and the mean loss of a part, of each member. Returns the same of the batch.
+    """
+    count, found, losses, grads = len(batch.label), [], [], []
+    params = [p for optim in optims for p in optim.params]
+    for begin in range(0, count, size):
+        part: Comparisons = tree_map(lambda x, i=begin: x[i : i + size], batch)
+        scores, loss = look(part)
+        share = loss * (len(part.label) / count)
+        grads.append(torch.autograd.grad(share.sum(), params))
+        found.append(scores.detach())
+        losses.append(share.detach())
+    total = [torch.stack(own).sum(0) for own in zip(*grads, strict=True)]
+    for optim in optims:
+        optim.step_along(total[: len(optim.params)])
+        total = total[len(optim.params) :]
+    return torch.cat(found, -2), torch.stack(losses).sum(0)

@@ -1,4 +1,7 @@
-"""What an image reward looks at, for a whole data set: a camera's pictures, or an encoder's features of them."""
+"""What an image reward looks at, for a whole data set: a camera's pictures, or an encoder's features of them.
+
+Where the encoder's last block learns, it is what that block sees.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +23,8 @@ from pbrl.types import Episode, UserError
 
 
 class Pictures(NamedTuple):
-    """What a reward model looks at: [R, H, W, 3] uint8, or features [R, F]; None where it sees states.
+    """What a reward model looks at: [R, H, W, 3] uint8, features [R, F] or an encoder's maps [R, …]; None where it
+    sees states.
 
     `encoder` is the name of what made features, and `weights` the SHA-256 of its file, or "random".
     """
@@ -57,7 +61,7 @@ def load_pictures(
     if weights == "simulation":
         recipe: Pretraining = instantiate(reward["pretraining"], _convert_="all")
         weights = str(recipe.find(Videos.of(images, episodes), encoder, folder))
-    features = encode_images(images, encoder, weights, folder=folder)
+    features = encode_images(images, encoder, weights, folder=folder, unfreeze=reward["unfreeze"])
     return Pictures(features, encoder, hash_weights(encoder, weights))
 
 

@@ -158,8 +158,8 @@ def _check_learners(settings: RunSettings, draws: Draws, learnt: Draws, reward: 
         )
     if settings.query.strategy.endswith("disagreement") and settings.reward.get("members", 1) < 2:
         raise UserError(
-            f"query.strategy={settings.query.strategy} needs an ensemble: reward=ensemble, with reward.members=2 or "
-            "more"
+            f"query.strategy={settings.query.strategy} needs an ensemble: reward=ensemble, or of triplets reward=rapl, "
+            "with reward.members=2 or more"
         )
 
 

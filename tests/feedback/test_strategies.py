@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pbrl.feedback import strategies as query
+from pbrl.rewards.per_step import PerStepReward
 from pbrl.types import UserError
 from tests import toy
 
@@ -43,13 +44,13 @@ def test_uniform_takes_what_was_drawn():
     assert query.uniform(LOGITS, FEATURES, 2).tolist() == [0, 1]
 
 
-class Opinion:
+class Opinion(PerStepReward):
+    def __init__(self):
+        super().__init__(context=1, normalize="none")
+
     def score(self, segment):
         total = segment.obs.state[..., 0].sum(-1)
         return torch.stack([total, -total])
-
-    def score_at(self, table, starts, length):
-        return self.score(table.segments(starts, length))
 
 
 @pytest.mark.parametrize("strategy", query.STRATEGIES)
@@ -100,6 +101,17 @@ def test_a_strategy_without_its_ensemble():
             candidates=2,
             generator=torch.Generator(),
             model=None,
+        )
+    with pytest.raises(UserError, match="only reward=rapl says what is more alike"):
+        query.choose(
+            toy.table(5),
+            n=2,
+            width=3,
+            length=8,
+            strategy="entropy",
+            candidates=2,
+            generator=torch.Generator(),
+            model=Opinion(),
         )
     with pytest.raises(UserError, match="one of uniform"):
         query.choose(toy.table(5), n=2, width=2, length=8, strategy="guess", candidates=2, generator=torch.Generator())

@@ -10,6 +10,7 @@ from pbrl.data.table import Table
 from pbrl.feedback.questions import Question, Value
 from pbrl.feedback.read import find_fault
 from pbrl.feedback.store.answers import Answer
+from pbrl.feedback.strategies import choose
 from pbrl.models import transport
 from pbrl.rewards.rapl import split_episodes
 from pbrl.run.validate import validate
@@ -126,7 +127,7 @@ def test_preferred_videos_of_another_robot(world):
     beside, found = toy()[0], answer(table, "triplet", 30)
     beside.beside = Table(episodes, pictures=table.pictures[rows].numpy())
     ours = train(make_reward(preferred=best), data_of(table, found), 3)
-    theirs = make_reward(preferred=[0, 1, 2])
+    theirs = make_reward(preferred=[0, 1, 2], adapt=False)
     theirs.load_state_dict(ours.state_dict())
     theirs.preferred.zero_()
     train(theirs, data_of(beside, found), 0)
@@ -135,6 +136,26 @@ def test_preferred_videos_of_another_robot(world):
         train(make_reward(preferred=[3]), data_of(beside, found), 0)
     with pytest.raises(UserError, match="without answers"):
         train(make_reward(preferred=None), data_of(beside, answer(table, "pair", 30)), 0)
+
+
+def test_another_robots_frames_that_are_scaled_and_moved_are_the_same_frames(world):
+    """Each data set's features are standardized by its own mean and spread, so that affine maps of them cancel."""
+    table, _, best = world
+    random = np.random.default_rng(3)
+    scale, offset = random.uniform(0.5, 2, F).astype(np.float32), random.normal(size=F).astype(np.float32)
+    other = toy()[0]
+    other.pictures = other.pictures * torch.from_numpy(scale) + torch.from_numpy(offset)
+    found = answer(table, "triplet", 30)
+    model = train(make_reward(preferred=best), data_of(table, found), 3)
+    expected, naive = model.label(table), model.label(other)
+    model.adapt_to(other)  # answers and videos of the first, episodes of the second
+    assert (model.label(other) - expected).abs().max() < 1e-3 < 0.1 < (naive - expected).abs().max()
+    beside = toy()[0]
+    beside.beside = other  # answers about the first, videos of the second
+    for adapts in (True, False):
+        again = train(make_reward(preferred=best, adapt=adapts), data_of(beside, found), 3)
+        away = (again.label(beside) - expected).abs().max()
+        assert away < 1e-3 if adapts else away > 0.1
 
 
 def test_a_long_episode_is_matched_in_parts_of_the_videos_length():
@@ -214,6 +235,67 @@ def test_triplets_of_ratings_put_the_best_first_and_the_closer_on_both_sides(wor
     assert (worth[:, 0] >= worth[:, 1:].amax(1)).all()
     assert torch.equal(label, (0.5 * (1 + torch.sign(worth[:, 2] - worth[:, 1]))).float())
     assert 0.4 < label.mean() < 0.6
+
+
+# Several members, and which triplets are asked
+
+
+def test_each_member_is_a_model_of_its_own(world):
+    table, _, best = world
+    data = data_of(table, answer(table, "triplet"))
+    both = make_reward(preferred=best, members=2)
+    both.measure(data)
+    both.choose(data)
+    starts = table.opening[torch.tensor([[0, 7, 30], [9, 3, 50], [20, 21, 22]])]
+    batch = both.draw(data)
+    for e in range(2):
+        alone = make_reward(preferred=best)
+        state = both.state_dict()
+        heads = {key: state[key][e] for key in state if key.startswith("head.")}
+        alone.load_state_dict({**{k: v for k, v in state.items() if "optim" not in k}, **heads}, strict=False)
+        for found, expected in (
+            (both.label(table)[e], alone.label(table)[0]),
+            (both.log_odds(table, starts, STEPS)[e], alone.log_odds(table, starts, STEPS)[0]),
+            (both.score_at(table, starts, STEPS)[e], alone.score_at(table, starts, STEPS)[0]),
+            (both._compare(batch)[1][e], alone._compare(batch)[1][0]),
+        ):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(both.label(table)[0], both.label(table)[1], rtol=0.1)
+
+
+@pytest.mark.parametrize("strategy", ["entropy", "decisive", "disagreement"])
+def test_triplets_are_chosen_by_how_sure_the_alignment_is(strategy, world):
+    table, _, best = world
+    model = train(make_reward(preferred=best, members=3), data_of(table, answer(table, "triplet", 30)), 30)
+    starts = torch.stack([table.opening.unique()[torch.randperm(N)[:3]] for _ in range(40)])
+    a, b, c = (model.embed(model._seen(table).picture_segments(
+        starts[:, i], STEPS, frames=4).obs.images["pictures"][..., 0, :]) for i in range(3))  # fmt: skip
+    likeness = [model.transport.similarity(a, other) for other in (b, c)]
+    expected = model.log_scale.exp() * (likeness[1] - likeness[0])
+    torch.testing.assert_close(model.log_odds(table, starts, STEPS), expected.detach(), rtol=1e-3, atol=1e-4)
+    drawn, asked = (choose_starts(table, model, own) for own in ("uniform", strategy))
+    sure = {"entropy": lambda x: (x.sigmoid().mean(0) - 0.5).abs(), "decisive": lambda x: -x.mean(0).abs(),
+            "disagreement": lambda x: -x.sigmoid().std(0)}[strategy]  # fmt: skip
+    assert sure(model.log_odds(table, asked, STEPS)).mean() < sure(model.log_odds(table, drawn, STEPS)).mean()
+    assert all(len(set(row)) == 3 for row in asked.tolist())
+
+
+def choose_starts(table, model, strategy):
+    generator = torch.Generator().manual_seed(0)
+    return choose(
+        table, n=10, width=3, length=STEPS, strategy=strategy, candidates=10, generator=generator, model=model
+    )
+
+
+def test_strategies_that_triplets_do_not_have():
+    flags = ["query.kind=triplet", "query.rounds=2", "feedback=perfect", "reward=rapl", "algo=iql",
+             "reward.preferred=[0]"]  # fmt: skip
+    validate(RunSettings.parse(config(*flags, "query.strategy=entropy")))
+    validate(RunSettings.parse(config(*flags, "query.strategy=disagreement", "reward.members=2")))
+    with pytest.raises(UserError, match="of triplets reward=rapl, with reward.members=2"):
+        validate(RunSettings.parse(config(*flags, "query.strategy=disagreement")))
+    with pytest.raises(UserError, match="pairs or triplets: with query.kind=rating"):
+        RunSettings.parse(config(*flags, "query.kind=rating", "query.strategy=entropy"))
 
 
 # Training
