@@ -27,7 +27,7 @@ def load_run(folder: Path, material: Material, device: torch.device) -> Source:
     Its rewards are what the run's policy learnt from, normalized over this data set; its probabilities are
     Bradley-Terry's, of the members' mean score.
     """
-    settings, checkpoint, seed = _read(folder, device)
+    settings, checkpoint, seed = read_run(folder, device)
     table = material.table(device, settings.env, settings.reward)
     model = _build(folder, settings, checkpoint["replicas"][seed]["reward"], table)
     table.relabel(model)
@@ -42,7 +42,7 @@ def load_run(folder: Path, material: Material, device: torch.device) -> Source:
 def load_reward(folder: Path, table: Table) -> RewardModel:
     """The reward model of the run in a folder, on the table's device, for episodes like the table's. Raises
     UserError."""
-    settings, checkpoint, seed = _read(folder, table.target)
+    settings, checkpoint, seed = read_run(folder, table.target)
     return _build(folder, settings, checkpoint["replicas"][seed]["reward"], table)
 
 
@@ -81,8 +81,8 @@ def compare(model: RewardModel, table: Table, clips: Clips) -> np.ndarray:
     return found
 
 
-def _read(folder: Path, device: torch.device) -> tuple[RunSettings, dict[str, Any], int]:
-    """A run's settings, its checkpoint, and which of its seeds the folder is of."""
+def read_run(folder: Path, device: torch.device) -> tuple[RunSettings, dict[str, Any], int]:
+    """A run's settings, its checkpoint, and which of its seeds the folder is of. Raises UserError."""
     config = _read_config(folder)
     if config.get("seeds", 1) > 1:
         raise UserError(f"{folder} holds {config['seeds']} seeds: choose one, as in {folder}/seed{config['seed']}")

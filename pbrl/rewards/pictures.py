@@ -22,12 +22,14 @@ from pbrl.types import Episode, UserError
 class Pictures(NamedTuple):
     """What a reward model looks at: [R, H, W, 3] uint8, or features [R, F]; None where it sees states.
 
-    `encoder` is the name of what made features, and `weights` the SHA-256 of its file, or "random".
+    `encoder` is the name of what made features, `weights` the SHA-256 of its file, or "random", and `file` what
+    `load_encoder` takes to load it again.
     """
 
     values: np.ndarray | None = None
     encoder: str | None = None
     weights: str | None = None
+    file: str | None = None
 
     def provenance(self) -> dict[str, Any]:
         """What a run notes of the encoder, if there is one."""
@@ -58,7 +60,7 @@ def load_pictures(
         recipe: Pretraining = instantiate(reward["pretraining"], _convert_="all")
         weights = str(recipe.find(Videos.of(images, episodes), encoder, folder))
     features = encode_images(images, encoder, weights, folder=folder)
-    return Pictures(features, encoder, hash_weights(encoder, weights))
+    return Pictures(features, encoder, hash_weights(encoder, weights), weights)
 
 
 def show_pictures(
