@@ -140,10 +140,11 @@ class Training:
         prior = sum(len(episode.action) for episode in self.learnt.episodes) if self.settings.prior else 0
         return self.settings.steps + self.horizon + prior  # it never wraps
 
-    def _attributes(self, played: list[Episode]) -> dict[str, float]:
-        """The mean of each attribute that the environment measures."""
+    def _attributes(self, played: list[Episode]) -> dict[str, float | None]:
+        """The mean over all steps of each attribute that the environment measures; None where it is undefined."""
         found = [self.measuring.measure(e.seed, e.state) for e in played if e.state is not None]
-        return {name: float(np.nanmean([np.nanmean(own[name]) for own in found])) for name in self.measuring.attributes}
+        steps = {name: np.concatenate([own[name] for own in found]) for name in self.measuring.attributes}
+        return {name: None if np.isnan(own).all() else float(np.nanmean(own)) for name, own in steps.items()}
 
     # Checkpoints
 
@@ -158,6 +159,7 @@ class Training:
     def _resume(self) -> SAC | None:
         state = files.load(self.folder / "checkpoint.pt", torch.device("cpu"))
         if state is None:
+            self.log.rewind(0)  # of a run that was killed before its first checkpoint
             return None
         changed = files.differences(state["identity"], self.settings.identity)
         if changed:
