@@ -1,6 +1,7 @@
 """A trained run's reward model as the reward of new episodes, with its run's numbers of normalization."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from pbrl.data.rollout import make_environment, worker_count
 from pbrl.data.table import Table, standardize
 from pbrl.judge.from_run import load_reward, own_data, read_run
 from pbrl.models.frozen import load_encoder
+from pbrl.online.environment import LearnedRewardEnv
 from pbrl.rewards.pictures import find_camera, load_beside, load_pictures
 from pbrl.run.folder import env_name
 from pbrl.types import Environment, Episode, RewardModel, UserError
@@ -109,7 +111,7 @@ class LearnedReward:
             )
 
 
-class Learnt(NamedTuple):
+class RewardRun(NamedTuple):
     """A run's reward, its environment, and its data set."""
 
     reward: LearnedReward
@@ -123,6 +125,11 @@ class Learnt(NamedTuple):
         reward = standardize(own.of_data, own.of_data, own.normalize).mean(0).cpu().numpy()
         return np.split(reward, np.cumsum(self.table.steps)[:-1])
 
+    def vector_env(self, n: int = 1) -> LearnedRewardEnv:
+        """n of the environments with this reward, for Stable-Baselines3; they observe states alone."""
+        config = frames.without_images(self.env)
+        return LearnedRewardEnv.of([partial(make_environment, config)] * n, self.reward)
+
 
 def load_learned_reward(
     run: str | Path,
@@ -132,7 +139,7 @@ def load_learned_reward(
     data_dir: str | Path | None = None,
     device: str | torch.device = "cpu",
     workers: int = 0,
-) -> Learnt:
+) -> RewardRun:
     """The reward model of a run folder, or of one of its seeds (`runs/a/seed3`), for episodes of `env`, a config.
 
     `env` is the run's own by default; for a reward of pictures it may be another robot's that has the same camera.
@@ -163,4 +170,4 @@ def load_learned_reward(
     elif every > 1:
         raise UserError(f"every={every} is of a reward of pictures, and that of {folder} sees states: every=1")
     sizes = None if is_seen else Sizes(table.obs.shape[1], table.action.shape[1])
-    return Learnt(LearnedReward(model, of_data, normalize, sizes=sizes, pictures=shows), chosen, episodes, table)
+    return RewardRun(LearnedReward(model, of_data, normalize, sizes=sizes, pictures=shows), chosen, episodes, table)

@@ -24,7 +24,7 @@ from pbrl.models.gaussian import GaussianPolicy
 from pbrl.online.buffer import EpisodeReplayBuffer
 from pbrl.online.environment import LearnedRewardEnv, RecordedEnv, true_rewards
 from pbrl.online.policy import to_policy
-from pbrl.online.reward import Learnt, Sizes
+from pbrl.online.reward import RewardRun, Sizes
 from pbrl.online.settings import Settings
 from pbrl.training.engine import pick_device
 from pbrl.training.evaluate import rollout_policy, summarize
@@ -50,7 +50,7 @@ class Measured(NamedTuple):
 class Training:
     """A run in its folder. `learnt` holds the reward, the environment and the run's data set."""
 
-    def __init__(self, settings: Settings, learnt: Learnt, folder: Path):
+    def __init__(self, settings: Settings, learnt: RewardRun, folder: Path):
         """Makes the environment and SAC, or reads the checkpoint. Raises UserError where they do not fit."""
         self.settings, self.learnt, self.folder = settings, learnt, folder
         self.env_config = without_images(learnt.env)

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import SAC
 
+import pbrl
 from pbrl.data import episodes as storage
 from pbrl.models.policy import load_policy
 from pbrl.online.command import train
@@ -222,3 +224,19 @@ def test_the_recorder_hands_on_each_episode_once(runs):
     episodes = [info["episode_of_pbrl"] for info in infos if "episode_of_pbrl" in info]
     assert len(episodes) == 1 and episodes[0].seed == 3 and len(episodes[0].action) == 4
     assert not env.episodes and storage.episode_id(episodes[0]) and POINT
+
+
+def test_ones_own_code_learns_from_several_environments(runs):
+    """As docs/rapl.md has it: rewards in the buffer are those of the episodes that were played."""
+    found = load_learned_reward(runs("states"))
+    played: list[Any] = []
+    env = found.vector_env(2)
+    env.reward = lambda episodes: (played.extend(episodes), found.reward(episodes))[1]
+    model = SAC("MlpPolicy", env, replay_buffer_class=pbrl.EpisodeReplayBuffer, learning_starts=60, buffer_size=400,
+                policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", batch_size=8)  # fmt: skip
+    model.learn(130)
+    buffer: Any = model.replay_buffer
+    assert len(played) == 4 and buffer.is_known.sum() == 120
+    expected = np.stack(found.reward(played)).reshape(2, 2, 30).transpose(0, 2, 1).reshape(60, 2)
+    np.testing.assert_allclose(buffer.rewards[:60], expected, atol=1e-6)
+    np.testing.assert_array_equal(buffer.actions[:30, 1], played[1].action)
