@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pbrl.online.policy import to_policy
 from pbrl.online.reward import load_learned_reward
 from pbrl.online.settings import Settings
 from pbrl.online.training import Training, Watch
-from pbrl.training import log
+from pbrl.training import interrupts, log
 from pbrl.types import Observation, UserError
 from tests import toy
 from tests.online.worlds import POINT, online_config, write_run
@@ -131,6 +132,23 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(whole, runs, tmp_path, mo
     assert began == [120 if after > 120 else 0]
     assert weights(tmp_path) == weights(whole[0])
     assert (tmp_path / "metrics.jsonl").read_text() == (whole[0] / "metrics.jsonl").read_text()
+
+
+def test_ctrl_c_saves_when_the_episode_has_ended(whole, runs, tmp_path, monkeypatch):
+    step, given = Watch._on_step, online_config(runs("states"), tmp_path, "prior=true", "checkpoint_every=1000")
+
+    def interrupted(self: Watch) -> bool:
+        if self.num_timesteps == 70:
+            signal.raise_signal(signal.SIGINT)
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Watch, "_on_step", interrupted)
+        with interrupts.handled(), pytest.raises(interrupts.Stopped):
+            train(given)
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert len(saved["buffer"]["actions"]) == 20 * 30 + 90 and len(saved["played"]["steps"]) == 3
+    assert train(given) == whole[1] and weights(tmp_path) == weights(whole[0])
 
 
 def weights(folder: Path) -> list[bytes]:
