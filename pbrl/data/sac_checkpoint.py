@@ -1,6 +1,7 @@
 """What a run of Stable-Baselines3's SAC goes on from, between two episodes of its one environment: to the same bits."""
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -13,7 +14,7 @@ from pbrl import files
 BUFFER = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
-def pack_sac(model: SAC, environment: dict[str, Any]) -> dict[str, Any]:
+def pack_sac(model: SAC, environment: Mapping[str, Any]) -> dict[str, Any]:
     """Networks, optimizers, replay buffer and random numbers as a checkpoint may hold them.
 
     `environment` is the state of the environment's random numbers at the last reset. The buffer must not have wrapped.
@@ -23,7 +24,7 @@ def pack_sac(model: SAC, environment: dict[str, Any]) -> dict[str, Any]:
     return {
         "model": torch.frombuffer(bytearray(stream.getvalue()), dtype=torch.uint8),
         "buffer": {name: torch.from_numpy(getattr(model.replay_buffer, name)[:held]) for name in BUFFER},
-        "environment": environment,
+        "environment": dict(environment),
         "actions": model.action_space.np_random.bit_generator.state,
         "numpy": [to_tensor(part) for part in np.random.get_state()],
         "torch": files.random_state(model.device),

@@ -73,8 +73,8 @@ class EpisodeReplayBuffer(ReplayBuffer):
             for t, action in enumerate(episode.action):
                 done, is_cut = t == end, t == end and not episode.terminated
                 info = {"TimeLimit.truncated": is_cut, **({REWARDS: own} if done else {})}
-                step = (episode.obs[t], episode.obs[t + 1], action, np.float32(np.nan), np.array(done))
-                self.add(*(part[None] for part in step), [info])
+                before, after = episode.obs[t : t + 1], episode.obs[t + 1 : t + 2]
+                self.add(before, after, action[None], np.array([np.nan]), np.array([done]), [info])
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """`batch_size` steps whose rewards are known, uniformly. Raises UserError where there is none yet."""

@@ -76,7 +76,7 @@ class Training:
         longest = self.settings.steps + self.horizon - self.model.num_timesteps
         watch = Watch(self)
         with deferred(), suppress(Ended), closing(watch.bar):
-            self.model.learn(longest, callback=watch, log_interval=None, reset_num_timesteps=False)
+            self.model.learn(longest, callback=watch, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
 
     def evaluate(self) -> None:
         """Plays evaluation episodes, and notes what they came to."""
