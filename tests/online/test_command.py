@@ -14,6 +14,7 @@ from stable_baselines3 import SAC
 import pbrl
 from pbrl.data import episodes as storage
 from pbrl.models.policy import load_policy
+from pbrl.online import command
 from pbrl.online.command import train
 from pbrl.online.environment import RecordedEnv
 from pbrl.online.policy import to_policy
@@ -39,6 +40,12 @@ def whole(runs, tmp_path_factory):
     return folder, train(online_config(runs("states"), folder, "prior=true"))
 
 
+@pytest.fixture(autouse=True)
+def without_curve(whole, monkeypatch):
+    """One run draws its curve, and the others leave it out."""
+    monkeypatch.setattr(command, "draw", lambda result, path: None)
+
+
 # The reward
 
 
@@ -52,7 +59,7 @@ def test_new_episodes_are_rewarded_as_the_runs_own_learner_saw_them(runs, kind):
     found = learnt.reward(learnt.episodes)
     assert [len(r) for r in found] == [len(e.action) for e in learnt.episodes]
     np.testing.assert_allclose(np.concatenate(found), own, atol=2e-4)
-    assert own.std() > 1e-3 and np.allclose(learnt.reward(learnt.episodes[:1])[0], found[0], atol=2e-4)
+    assert own.std() > 1e-3 and np.allclose(learnt.reward(learnt.episodes[:1])[0], found[0], rtol=1e-3, atol=2e-4)
 
 
 def test_a_frame_stands_for_the_steps_around_it(runs):
@@ -86,10 +93,10 @@ def test_a_reward_of_pictures_serves_another_robot_and_one_of_states_does_not(ru
 def test_a_run_leaves_a_policy_a_curve_and_what_happened(whole):
     folder, result = whole
     assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
-    assert [e["step"] for e in result["evaluations"]] == [60, 120, 180, 210] and result["steps"] == 210
+    assert [e["step"] for e in result["evaluations"]] == [60, 120] and result["steps"] == 120
     assert result["policy"]["episodes"] == 3 and {"speed", "right"} < set(result["policy"])
     played = log.read(folder, "rollouts")
-    assert len(played) == 7 and all(own["steps"] == 30 for own in played)
+    assert len(played) == 4 and all(own["steps"] == 30 for own in played)
     assert (folder / "curve.png").stat().st_size > 5000
     assert load_policy(folder).act(Observation(torch.zeros(1, 2))).shape == (1, 2)
 
@@ -106,7 +113,7 @@ def test_the_policy_acts_as_that_of_stable_baselines(runs, tmp_path):
     training.close()
 
 
-@pytest.mark.parametrize("after", [45, 130])
+@pytest.mark.parametrize("after", [45, 100])
 def test_a_run_that_was_killed_ends_with_the_same_bits(whole, runs, tmp_path, monkeypatch, after):
     """Killed before the first checkpoint, and in the middle of an episode after one."""
 
@@ -129,7 +136,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(whole, runs, tmp_path, mo
     began: list[int] = []
     monkeypatch.setattr(Watch, "_on_training_start", lambda self: began.append(self.model.num_timesteps), raising=False)
     assert train(given) == whole[1]
-    assert began == [120 if after > 120 else 0]
+    assert began == [60 if after > 60 else 0]
     assert weights(tmp_path) == weights(whole[0])
     assert (tmp_path / "metrics.jsonl").read_text() == (whole[0] / "metrics.jsonl").read_text()
 
@@ -156,14 +163,14 @@ def weights(folder: Path) -> list[bytes]:
 
 
 def test_more_steps_go_on_to_the_bits_of_a_longer_run(whole, runs, tmp_path):
-    train(online_config(runs("states"), tmp_path / "longer", "prior=true", "steps=270"))
+    train(online_config(runs("states"), tmp_path / "longer", "prior=true", "steps=150"))
     shutil.copytree(whole[0], tmp_path / "more")
-    train(online_config(runs("states"), tmp_path / "more", "prior=true", "steps=270"))
+    train(online_config(runs("states"), tmp_path / "more", "prior=true", "steps=150"))
     assert weights(tmp_path / "more") == weights(tmp_path / "longer") != weights(whole[0])
 
 
 def test_on_a_reward_of_pictures_and_beside_it_on_the_true_one(runs, tmp_path):
-    flags = ["steps=60", "every=10", "prior=true"]
+    flags = ["steps=60", "every=15", "prior=true"]
     learnt = train(online_config(runs("rapl"), tmp_path / "a", *flags))
     true = train(online_config(runs("rapl"), tmp_path / "b", *flags, "true_reward=true"))
     assert true["policy"]["rewarded_return"] == pytest.approx(true["policy"]["return_mean"], rel=1e-5)
