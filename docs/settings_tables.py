@@ -29,6 +29,7 @@ WHOLE = {
     "label_vlm": "python -m pbrl.label.vlm",
     "judge": "python -m pbrl.judge",
     "diversity": "python -m pbrl.diversity",
+    "online": "python -m pbrl.online",
     "deploy": "python -m real.deploy",
 }
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?:\s+(?P<value>[^#\s][^#]*?))?\s*(?:#\s*(?P<says>.*))?$")

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pbrl.api import ask, evaluate, load_table, train_policy, train_reward
     from pbrl.data.table import Table
     from pbrl.models.policy import load_policy, save_policy
+    from pbrl.online.buffer import EpisodeReplayBuffer
+    from pbrl.online.environment import LearnedRewardEnv
+    from pbrl.online.reward import load_learned_reward
     from pbrl.types import Clip, Episode, Observation, UserError
 
 HOMES = {  # imported when they are first used: PyTorch takes seconds
@@ -26,6 +29,9 @@ HOMES = {  # imported when they are first used: PyTorch takes seconds
     "Table": "pbrl.data.table",
     "load_policy": "pbrl.models.policy",
     "save_policy": "pbrl.models.policy",
+    "EpisodeReplayBuffer": "pbrl.online.buffer",
+    "LearnedRewardEnv": "pbrl.online.environment",
+    "load_learned_reward": "pbrl.online.reward",
     "Clip": "pbrl.types",
     "Episode": "pbrl.types",
     "Observation": "pbrl.types",
@@ -40,6 +46,9 @@ __all__ = [
     "Table",
     "load_policy",
     "save_policy",
+    "EpisodeReplayBuffer",
+    "LearnedRewardEnv",
+    "load_learned_reward",
     "Clip",
     "Episode",
     "Observation",

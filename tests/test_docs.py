@@ -67,7 +67,7 @@ class Parsed(Exception):
 def check_module(module: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of `python -m module`: argparse takes the words, or Hydra composes them."""
     config = {"pbrl.label": "label", "pbrl.label.vlm": "label_vlm", "pbrl.judge": "judge",
-              "pbrl.diversity": "diversity"}.get(module)  # fmt: skip
+              "pbrl.diversity": "diversity", "pbrl.online": "online"}.get(module)  # fmt: skip
     if config:
         assert len(compose_all(config, [word for word in words if word != "--dry-run"])) == 1
         return

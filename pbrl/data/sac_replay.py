@@ -7,7 +7,6 @@ The run is made once and kept beside the data sets; a killed one resumes.
 """
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from pbrl import files
 from pbrl.data import episodes as storage
 from pbrl.data.rollout import EpisodeRecorder, RolloutWorkers, drop_name, episode_seeds, make_environment
+from pbrl.data.sac_checkpoint import pack_sac, to_array, to_tensor, unpack_sac
 from pbrl.types import Environment, Episode, UserError
 
 
@@ -76,62 +76,20 @@ class Keep(BaseCallback):
 
     def save(self) -> None:
         """Writes a checkpoint; between two episodes, so that a reset is all the simulator needs."""
-        model, stream = self.model, io.BytesIO()
-        model.save(stream)
-        buffer = {name: torch.from_numpy(getattr(model.replay_buffer, name)[: self.stored_steps]) for name in BUFFER}
-        files.save(
-            self.folder / "checkpoint.pt",
-            {
-                "model": torch.frombuffer(bytearray(stream.getvalue()), dtype=torch.uint8),
-                "buffer": buffer,
-                "episodes": [{k: _tensor(v) for k, v in e._asdict().items()} for e in self.recorder.episodes],
-                "environment": self.recorder.before,
-                "numpy": [_tensor(part) for part in np.random.get_state()],
-                "torch": files.random_state(model.device),
-            },
-        )
-
-    @property
-    def stored_steps(self) -> int:
-        """Steps in the replay buffer, which never wraps: it is as long as the run."""
-        buffer = self.model.replay_buffer
-        assert buffer is not None
-        return buffer.buffer_size if buffer.full else buffer.pos
+        episodes = [{k: to_tensor(v) for k, v in e._asdict().items()} for e in self.recorder.episodes]
+        files.save(self.folder / "checkpoint.pt", {**pack_sac(self.model, self.recorder.before), "episodes": episodes})
 
     def resume(self, env: gymnasium.Env) -> SAC | None:
         """The checkpoint's model; restores environment, episodes and random numbers too. None: no checkpoint."""
         state = files.load(self.folder / "checkpoint.pt", torch.device("cpu"))
         if state is None:
             return None
-        model = SAC.load(io.BytesIO(state["model"].numpy().tobytes()), env=env, device="auto")
-        buffer = model.replay_buffer
-        assert buffer is not None and model.env is not None
-        model.env._reset_seeds()  # loading has it start again with the run's first episode
-        for name, values in state["buffer"].items():
-            getattr(buffer, name)[: len(values)] = values.numpy()
-        buffer.pos = len(state["buffer"]["actions"])
-        episodes = ({k: _array(v) for k, v in e.items()} for e in state["episodes"])
+        model = unpack_sac(state, env, self.recorder.env)
+        episodes = ({k: to_array(v) for k, v in e.items()} for e in state["episodes"])
         self.recorder.episodes = [Episode(**e) for e in episodes]
-        self.recorder.env.unwrapped.np_random.bit_generator.state = state["environment"]
-        np.random.set_state(tuple(_array(part) for part in state["numpy"]))
-        files.set_random_state(state["torch"], model.device)
         self.kept = model.num_timesteps // self.every
         self.bar.update(model.num_timesteps)
         return model
-
-
-BUFFER = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-
-
-def _tensor(x: Any) -> Any:
-    """Arrays as tensors, which a checkpoint may hold; `_array` makes them arrays again."""
-    if not isinstance(x, np.ndarray):
-        return x
-    return torch.from_numpy(x.astype(np.int64) if x.dtype == np.uint32 else x)
-
-
-def _array(x: Any) -> Any:
-    return x.numpy() if isinstance(x, torch.Tensor) else x
 
 
 class SacActor:

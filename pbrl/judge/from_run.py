@@ -34,7 +34,7 @@ def load_run(
     Bradley-Terry's, of the members' mean score. One that reads pictures is shown those of `changes` too: by name, what
     `Environment.change_view` takes.
     """
-    settings, checkpoint, seed = _read(folder, device)
+    settings, checkpoint, seed = read_run(folder, device)
     place = folder if (folder / "checkpoint.pt").exists() else folder.parent
     versions = _read_versions(place)
     reward = find_trained(settings.reward, versions, [Path(settings.data_dir), material.data_dir])
@@ -59,7 +59,7 @@ def load_run(
 def load_reward(folder: Path, table: Table) -> RewardModel:
     """The reward model of the run in a folder, on the table's device, for episodes like the table's. Raises
     UserError."""
-    settings, checkpoint, seed = _read(folder, table.target)
+    settings, checkpoint, seed = read_run(folder, table.target)
     return _build(folder, settings, checkpoint["replicas"][seed]["reward"], table)
 
 
@@ -98,8 +98,8 @@ def compare(model: RewardModel, table: Table, clips: Clips) -> np.ndarray:
     return found
 
 
-def _read(folder: Path, device: torch.device) -> tuple[RunSettings, dict[str, Any], int]:
-    """A run's settings, its checkpoint, and which of its seeds the folder is of."""
+def read_run(folder: Path, device: torch.device) -> tuple[RunSettings, dict[str, Any], int]:
+    """A run's settings, its checkpoint, and which of its seeds the folder is of. Raises UserError."""
     config = _read_config(folder)
     if config.get("seeds", 1) > 1:
         raise UserError(f"{folder} holds {config['seeds']} seeds: choose one, as in {folder}/seed{config['seed']}")

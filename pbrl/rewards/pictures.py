@@ -26,12 +26,14 @@ class Pictures(NamedTuple):
     """What a reward model looks at: [R, H, W, 3] uint8, features [R, F] or an encoder's maps [R, …]; None where it
     sees states.
 
-    `encoder` is the name of what made features, and `weights` the SHA-256 of its file, or "random".
+    `encoder` is the name of what made features, `weights` the SHA-256 of its file, or "random", and `file` what
+    `load_encoder` takes to load it again.
     """
 
     values: np.ndarray | None = None
     encoder: str | None = None
     weights: str | None = None
+    file: str | None = None
 
     def provenance(self) -> dict[str, Any]:
         """What a run notes of the encoder, if there is one."""
@@ -62,7 +64,7 @@ def load_pictures(
         recipe: Pretraining = instantiate(reward["pretraining"], _convert_="all")
         weights = str(recipe.find(Videos.of(images, episodes), encoder, folder))
     features = encode_images(images, encoder, weights, folder=folder, unfreeze=reward["unfreeze"])
-    return Pictures(features, encoder, hash_weights(encoder, weights))
+    return Pictures(features, encoder, hash_weights(encoder, weights), weights)
 
 
 def show_pictures(
