@@ -17,14 +17,15 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import offline, simulated_judge
-from benchmarks.simulated_judge import Running
 from pbrl.configs import compose_config
 
 SUITE = "vlm"
@@ -66,6 +67,11 @@ def variable(wrong: int) -> str:
     return f"SIMULATED_JUDGE_{wrong}"
 
 
+def temperature(env: str) -> float:
+    """In which a judge's sureness is measured: a tenth of the largest true reward."""
+    return 0.1 if env.startswith("franka/") else 1.0
+
+
 METHODS = {name: [*flags, "feedback=none"] for name, flags in BASELINES.items()} | {
     name_of(seen, wrong): ["algo=iql", *ASKED, *flags, *SCALE, "vlm.base_url=${oc.env:" + variable(wrong) + "}"]
     for seen, flags in SEEN.items()
@@ -75,14 +81,16 @@ offline.METHODS.update(METHODS)
 offline.SUITES[SUITE] = {"envs": list(TASKS), "flags": FLAGS, "methods": list(METHODS), "measure": "return_mean"}
 
 
-def start_judges() -> list[Running]:
-    """Starts a judge for each share of wrong answers, all with the same answer key."""
+@contextmanager
+def started_judges(env: str) -> Iterator[None]:
+    """A judge for each share of wrong answers meanwhile, all with the same answer key."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    judges = []
-    for wrong in WRONG:
-        judges.append(simulated_judge.start(FOLDER / "key.jsonl", error=wrong / 100))
-        os.environ[variable(wrong)] = judges[-1].base_url
-    return judges
+    with ExitStack() as stack:
+        for wrong in WRONG:
+            judge = simulated_judge.start(FOLDER / "key.jsonl", error=wrong / 100, temperature=temperature(env))
+            stack.callback(judge.stop)
+            os.environ[variable(wrong)] = judge.base_url
+        yield
 
 
 def prepare(env: str) -> None:
@@ -176,20 +184,26 @@ def main() -> None:
     envs = [env for env in TASKS if not args.tasks or env.split("/")[1] in args.tasks]
     lines = offline.read_results(SUITE) if args.missing else []
     known = {(line["env"], line["method"], line["seed"]) for line in lines}
-    judges = start_judges()
-    try:
-        for env in envs:
-            prepare(env)
-        order = [(env, method, seed) for seed in range(args.seeds) for env in envs for method in METHODS]
-        with ThreadPoolExecutor(args.jobs) as pool:
-            wanted = [job for job in order if (not args.methods or job[1] in args.methods) and job not in known]
-            jobs = [pool.submit(run, *job) for job in wanted]
-    finally:
-        for judge in judges:
-            judge.stop()
-    show(offline.merge(SUITE, [job.result() for job in jobs if not job.exception()]))
-    if errors := [error for job in jobs if (error := job.exception())]:
+    errors: list[BaseException] = []
+    for env in envs:
+        order = [(env, method, seed) for seed in range(args.seeds) for method in args.methods or METHODS]
+        errors += run_all([job for job in order if job not in known], args.jobs)
+    show(offline.read_results(SUITE))
+    if errors:
         raise SystemExit("\n".join(map(str, errors)))
+
+
+def run_all(wanted: list[tuple[str, str, int]], at_once: int) -> list[BaseException]:
+    """Makes runs of one task, and writes down the lines of each that ends; returns the errors."""
+    if not wanted:
+        return []
+    prepare(env := wanted[0][0])
+    with started_judges(env), ThreadPoolExecutor(at_once) as pool:
+        jobs = [pool.submit(run, *job) for job in wanted]
+        for job in as_completed(jobs):
+            if not job.exception():
+                offline.merge(SUITE, [job.result()])
+    return [error for job in jobs if (error := job.exception())]
 
 
 if __name__ == "__main__":
