@@ -39,7 +39,7 @@ TASKS = {  # with flags that differ
     "franka/cloth": [
         "env.horizon=110",
         "data=holds",
-        "data.behaviour.strength=0.5",
+        "data.behaviour.strength=0.3",
         "data.behaviour.noise=0.1",
         "data.episodes=240",
         "eval_episodes=1",
