@@ -272,7 +272,6 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     known = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
-    lines = [line for line in known if line["part"] not in args.parts]
     for part in args.parts:
         found = {
             "speed": lambda: [measure_speed(size, args.turns) for size in args.sizes],
@@ -281,10 +280,16 @@ def main() -> None:
         }[part]()
         about = {"processor": processor_name(), "threads": 1, "turns": args.turns, "torch": torch.__version__,
                  "load": [round(x, 1) for x in os.getloadavg()]}  # fmt: skip
-        for line in found:
-            lines.append({**line, **about})
-            print(json.dumps(line), flush=True)
-    FILE.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        new = [{**line, **about} for line in found]
+        print("\n".join(map(json.dumps, new)), flush=True)
+        kept = {measured(line) for line in new}
+        known = [line for line in known if measured(line) not in kept] + new
+    FILE.write_text("".join(json.dumps(line) + "\n" for line in known))
+
+
+def measured(line: dict[str, Any]) -> tuple[Any, ...]:
+    """What a line is about; a new one takes its place."""
+    return tuple(line.get(name) for name in ("part", "size", "processor", "model", "seed"))
 
 
 if __name__ == "__main__":
