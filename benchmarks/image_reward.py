@@ -6,9 +6,10 @@
 `speed`: the usual way is written here, after RL-VLM-F's released code (febe2f2): see `UsualWay`. Both take turns in one
 process on one thread; the figures are updates per CPU-second, medians. Ours draws from a table, in the precision and
 the way that a run chooses. `highest_ratio` is what an update would reach whose convolutions ran as fast as this
-processor's best matrix product, measured beside them, and all else took no time. `features`: an epoch over cached
-features of EfficientNet-Lite0, against one that encodes. `learning`: accuracy on held-out pairs of single frames of
-Meta-World's drawer, labelled by how far it is open.
+processor's best matrix product, measured beside them, and all else took no time; `ratio_of_kernels` is the same with
+PyTorch's own convolutions, each called by itself. `features`: an epoch over cached features of EfficientNet-Lite0,
+against one that encodes. `learning`: accuracy on held-out pairs of single frames of Meta-World's drawer, labelled by
+how far it is open.
 Each adds lines to `benchmarks/results/image_reward.jsonl`.
 """
 
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.convolutions import LAYERS, MEMBERS, PAIRS, kernel_seconds, product_gflops, take_turns, update_gflop
 from benchmarks.report import RESULTS
 from pbrl.configs import compose_config
 from pbrl.data.rollout import make_environment
@@ -40,8 +42,6 @@ from pbrl.training.precision import choose_precision
 from pbrl.types import Episode, RewardModel
 
 FILE = RESULTS / "image_reward.jsonl"
-PAIRS, MEMBERS = 64, 3
-LAYERS = (5, 3, 16), (3, 2, 32), (3, 2, 64), (3, 2, 128)  # kernel, stride and channels
 FRAMES, TRAIN, TEST = 400, 300, 1000  # of `learning`: pictures, pairs that are learnt from and that are held out
 STEPS = (60, 125, 250, 500)  # updates after which it is looked at
 CPU = torch.device("cpu")
@@ -141,46 +141,15 @@ def measure_speed(size: int, turns: int) -> dict[str, Any]:
     seconds = take_turns({"usual": usual.update, "ours": ours}, turns)
     rate = {name: float(1 / np.median(found)) for name, found in seconds.items()}
     gflop, products = update_gflop(size), product_gflops()
+    kernels = kernel_seconds(size, getattr(torch, precision))
     ratios = [a / b for a, b in zip(seconds["usual"], seconds["ours"], strict=True)]
     return {
         "part": "speed", "size": size, "pairs": PAIRS, "members": MEMBERS, "precision": precision, "compiled": False,
         "updates_per_cpu_second": rate, "ratio": rate["ours"] / rate["usual"],
         "ratio_range": [min(ratios), max(ratios)], "gflop": gflop, "gflop_per_s_of_products": products,
         "highest_ratio": max(products.values()) / gflop / rate["usual"],
+        "ratio_of_kernels": 1 / (kernels * rate["usual"]), "kernels_of_ours": kernels * rate["ours"],
     }  # fmt: skip
-
-
-def update_gflop(size: int) -> float:
-    """The convolutions' arithmetic in an update: forwards, and gradients of weights and of all inputs but pictures."""
-    total, inputs, side = 0.0, 3, size
-    for i, (kernel, stride, outputs) in enumerate(LAYERS):
-        side = (side - kernel) // stride + 1
-        products = 2 if i == 0 else 3
-        total += products * 2e-9 * side**2 * outputs * inputs * kernel**2
-        inputs = outputs
-    return total * 2 * PAIRS * MEMBERS
-
-
-def product_gflops() -> dict[str, float]:
-    """GFLOP per CPU-second of this processor's matrix products of 1,024, the best of a few, by precision."""
-    found = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a, b = torch.ones(1024, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-        seconds = take_turns({"product": lambda a=a, b=b: torch.mm(a, b)}, 7)["product"]
-        found[str(dtype).removeprefix("torch.")] = 2e-9 * 1024**3 / min(seconds)
-    return found
-
-
-def take_turns(runs: dict[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
-    """CPU-seconds of an update of each in turns, after one that warms up."""
-    found: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(turns + 1):
-        for name, run in runs.items():
-            began = time.process_time()
-            run()
-            if turn:
-                found[name].append(time.process_time() - began)
-    return found
 
 
 def measure_features(turns: int) -> dict[str, Any]:
@@ -303,7 +272,6 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     known = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
-    lines = [line for line in known if line["part"] not in args.parts]
     for part in args.parts:
         found = {
             "speed": lambda: [measure_speed(size, args.turns) for size in args.sizes],
@@ -312,10 +280,16 @@ def main() -> None:
         }[part]()
         about = {"processor": processor_name(), "threads": 1, "turns": args.turns, "torch": torch.__version__,
                  "load": [round(x, 1) for x in os.getloadavg()]}  # fmt: skip
-        for line in found:
-            lines.append({**line, **about})
-            print(json.dumps(line), flush=True)
-    FILE.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        new = [{**line, **about} for line in found]
+        print("\n".join(map(json.dumps, new)), flush=True)
+        kept = {measured(line) for line in new}
+        known = [line for line in known if measured(line) not in kept] + new
+    FILE.write_text("".join(json.dumps(line) + "\n" for line in known))
+
+
+def measured(line: dict[str, Any]) -> tuple[Any, ...]:
+    """What a line is about; a new one takes its place."""
+    return tuple(line.get(name) for name in ("part", "size", "processor", "model", "seed"))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""Four judges of known and unknown quality on one data set, measured by `python -m pbrl.judge`; and a control.
+"""Five judges of known and unknown quality on one data set, measured by `python -m pbrl.judge`; and a control.
 
     python -m benchmarks.judge
-    python -m benchmarks.judge 'vlm={store: sqlite:///vlm.sqlite, rater: simulated}' images=runs/images   # more beside
+    python -m benchmarks.judge 'vlm={store: sqlite:///vlm.sqlite, rater: name}' images=runs/images   # more beside
 
 The episodes are 100 of data=mixed on Meta-World's drawer-open, of data_seed=1. Teachers answer the same 500 pairs of 32
 steps about them into `runs/judge/answers.sqlite`, where another rater finds the questions: one is always right, one
 flips 30 % of its answers, one is right but that it says "the first" in 20 points more of the cases than it should
-(shown in random order). The ensemble learnt from 500 answers about other episodes, those of data_seed=0, in
-`runs/judge/ensemble`. `clock` gives each frame the number of steps before it, and knows nothing else. Writes
-`benchmarks/results/judge.json` and `docs/judge.png`.
+(shown in random order). A **simulated** judge, no vision-language model, answers as many pairs through all that a model
+would: contact sheets of clips, requests in both orders, probabilities. It looks up a clip's mean true reward, errs in
+10 % of the pairs and prefers the first by 20 points. The ensemble learnt from 500 answers about other episodes, those
+of data_seed=0, in `runs/judge/ensemble`. `clock` gives each frame the number of steps before it, and knows nothing
+else. Writes `benchmarks/results/judge.json` and `docs/judge.png`.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from benchmarks import simulated_judge
 from benchmarks.report import RESULTS
 from pbrl.configs import compose_config
 from pbrl.data.table import Table
@@ -29,6 +32,8 @@ from pbrl.feedback.sources.context import Context
 from pbrl.feedback.store.answers import Answer
 from pbrl.feedback.store.store import Store
 from pbrl.judge.command import judge, read_material
+from pbrl.label import by_model
+from pbrl.label.command import CommandLine
 from pbrl.run.build import build
 from pbrl.run.train import train
 from pbrl.settings import RunSettings
@@ -64,6 +69,24 @@ def answer_with_bias(store: Store, right: str) -> str:
     return "biased"
 
 
+def answer_as_model(data: list[str]) -> dict[str, str]:
+    """Has a simulated judge answer by way of a model's interface; returns where its answers are."""
+    store = f"sqlite:///{PLACE / 'model.sqlite'}"
+    key = PLACE / "key.jsonl"
+    server = simulated_judge.start(key, error=0.1, first=BIAS)
+    try:
+        config = compose_config(
+            *data, *ASK, "vlm.judge=pair_logprob", "vlm.view=sheet", "vlm.frames=4", "vlm.size=84",
+            f"vlm.cache={PLACE / 'cache'}", f"vlm.answer_key={key}", f"vlm.base_url={server.base_url}",
+            f"store='{store}'", name="label_vlm",
+        )  # fmt: skip
+        by_model.label(config, CommandLine(tuple(data), "metaworld/drawer-open", "mixed"))
+    finally:
+        server.stop()
+    (rater,) = {own.rater for own in Store(store).answers()}
+    return {"store": store, "rater": rater}
+
+
 def train_ensemble() -> Path:
     """The reward model of a run on other episodes, whose policy does not matter."""
     folder = PLACE / "ensemble"
@@ -78,7 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="*", metavar="name=place", help="more judges, as `sources={…}` has them")
     more = OverridesParser.create().parse_overrides([f"+{own}" for own in parser.parse_args().sources])
-    config = compose_config(*DATA, f"data.episodes={JUDGED_EPISODES}", "data_seed=1", "query.length=32", name="judge")
+    data = [*DATA, f"data.episodes={JUDGED_EPISODES}", "data_seed=1"]
+    config = compose_config(*data, "query.length=32", name="judge")
     material = read_material(config)
     table = Table(material.episodes)
     ensemble = train_ensemble()
@@ -88,6 +112,7 @@ def main() -> None:
     names = {"perfect": perfect, "mistakes 30 %": wrong, "first +20 points": answer_with_bias(store, perfect)}
     np.savez(PLACE / "clock.npz", value=np.concatenate([np.arange(len(e.obs)) for e in material.episodes]))
     sources: dict[str, Any] = {name: {"store": store.url, "rater": rater} for name, rater in names.items()}
+    sources |= {"simulated model": answer_as_model(data)}
     sources |= {"ensemble": str(ensemble), "clock": str(PLACE / "clock.npz")}
     sources |= {own.key_or_group: own.value() for own in more}
     judge({**config, "sources": sources, "folder": str(PLACE / "report")})

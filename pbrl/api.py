@@ -80,7 +80,7 @@ def train_reward(
     """A reward model of configs/reward that learned from labels, with `changes` of its settings. Raises UserError."""
     settings = _settings("reward", reward, changes, seed)
     torch.manual_seed(seed)
-    model = build_reward(settings, table.spec()).to(table.target)
+    model = build_reward(settings, table.spec(), labels.length).to(table.target)
     _run_phases(model.phases(), table, labels, seed)
     return model
 

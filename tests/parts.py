@@ -94,7 +94,7 @@ def build(name: str, spec: Spec = SPEC, **changes: Any) -> Any:
         given["reward"] = build(reward, spec) if isinstance(reward, str) else reward
     if "objective" in takes:
         given["objective"] = Objective(chosen) if callable(chosen) else objective(chosen)
-    return parts.build(found, spec, **given)
+    return parts.build(parts.fit_to_segments(found, LENGTH) if part == "reward" else found, spec, **given)
 
 
 def without_chance(name: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pbrl.rewards.pictures import find_camera, load_beside, load_pictures
 from pbrl.run.folder import env_name
 from pbrl.types import Environment, Episode, RewardModel, UserError
 
+Encode = Callable[[Tensor], Tensor]  # pictures [n, H, W, 3] uint8 → features [n, …]
 BATCH = 32  # pictures that are encoded at once
 
 

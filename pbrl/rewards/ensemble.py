@@ -13,7 +13,7 @@ from pbrl.models.layers import MLP, Normalize
 from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement
 from pbrl.ranges import Count, NotNegative, Positive, Size
-from pbrl.rewards.per_step import ComparedReward
+from pbrl.rewards.per_step import Actions, ComparedReward, sees_actions
 from pbrl.types import Comparisons, Metrics, Observation, Segment, Spec, UserError
 
 
@@ -23,9 +23,8 @@ class Ensemble(ComparedReward):
     With `linear` rewards are positive, and the odds of a preference are the ratio of both returns, not of their
     exponentials: the scores are logarithms of that. `normalize` says how `Table.relabel` makes one reward of many.
 
-    Without `actions` it is a reward of states alone, with `auto` where segments have one step (`length`): of answers
-    about single steps, some wrong, a reward of actions too explains the mistakes by actions, and a policy follows what
-    it says of actions first of all.
+    Without `actions` it is a reward of states alone, with `auto` where segments have one step (see `sees_actions`);
+    `length` is how many they have.
     """
 
     def __init__(
@@ -33,7 +32,7 @@ class Ensemble(ComparedReward):
         spec: Spec,
         objective: Objective,
         *,
-        actions: bool | Literal["auto"] = True,  # as runs have it that are older than the setting
+        actions: Actions = True,  # as runs have it that are older than the setting
         length: Size = 1,
         members: Size,
         hidden: list[Size],
@@ -51,7 +50,7 @@ class Ensemble(ComparedReward):
             raise UserError("reward.linear=true takes rewards that have a least one: reward.bounded=true")
         self.linear = linear
         self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)
-        self.actions = length > 1 if actions == "auto" else actions
+        self.actions = sees_actions(actions, length)
         size = spec.obs_dim + (spec.action_dim if self.actions else 0)
         self.net = MLP(size, 1, hidden, ensemble=members, activation=activation)
         self.optim = Adam(self.net.parameters(), lr, weight_decay=weight_decay)

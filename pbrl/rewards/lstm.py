@@ -14,18 +14,24 @@ from pbrl.models.layers import Normalize
 from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement
 from pbrl.ranges import Count, NotNegative, Positive, Size
-from pbrl.rewards.per_step import ComparedReward
+from pbrl.rewards.per_step import Actions, ComparedReward, sees_actions
 from pbrl.types import Comparisons, Metrics, Observation, Phase, Spec
 
 
 class LSTM(ComparedReward):
-    """One member. A step's reward depends on the `context` steps up to it; a segment's score is its summed reward."""
+    """One member. A step's reward depends on the `context` steps up to it; a segment's score is its summed reward.
+
+    Without `actions` it remembers states alone, with `auto` where segments have one step (see `sees_actions`); `length`
+    is how many they have.
+    """
 
     def __init__(
         self,
         spec: Spec,
         objective: Objective,
         *,
+        actions: Actions = True,  # as runs have it that are older than the setting
+        length: Size = 1,
         context: Size,
         width: Size,
         bounded: bool,
@@ -37,7 +43,9 @@ class LSTM(ComparedReward):
     ):
         super().__init__(objective, context=context, normalize=normalize, steps=steps, batch_size=batch_size)
         self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)
-        self.memory = nn.LSTM(spec.obs_dim + spec.action_dim, width, batch_first=True)
+        self.actions = sees_actions(actions, length)
+        size = spec.obs_dim + (spec.action_dim if self.actions else 0)
+        self.memory = nn.LSTM(size, width, batch_first=True)
         self.out = nn.Linear(width, 1)
         parameters = [*self.memory.parameters(), *self.out.parameters()]
         self.optim = Adam(parameters, lr, weight_decay=weight_decay, clip=1.0)
@@ -50,9 +58,10 @@ class LSTM(ComparedReward):
 
     def reward(self, obs: Observation, action: Tensor) -> Tensor:
         """obs [..., L, O], action [..., L, A] → reward of each step [1, ..., L]."""
-        pair = torch.cat([self.obs_normalize(obs.state), action], -1)
-        with self.precision(pair.device):
-            hidden, _ = self.memory(pair.flatten(0, -3))
+        state = self.obs_normalize(obs.state)
+        seen = torch.cat([state, action], -1) if self.actions else state
+        with self.precision(seen.device):
+            hidden, _ = self.memory(seen.flatten(0, -3))
         out = self.out(hidden).float().reshape(1, *action.shape[:-1])
         return torch.tanh(out) if self.bounded else out
 

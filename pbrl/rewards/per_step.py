@@ -1,6 +1,7 @@
 """What reward models share that give each step a reward: how they are trained, and how they label a table."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,16 @@ from pbrl.training.batches import Data
 from pbrl.types import Comparisons, Metrics, Observation, Phase, Segment, UserError
 
 CHUNK_ROWS = 65536  # rows times context that go through the network at once
+Actions = bool | Literal["auto"]  # whether a reward depends on actions
+
+
+def sees_actions(actions: Actions, length: int) -> bool:
+    """Whether a reward depends on actions that learns from segments of `length` steps.
+
+    With `auto` it does where segments have several steps. Of answers about single steps, some wrong, a reward of
+    actions too explains the mistakes by actions, and a policy follows what it says of actions first of all.
+    """
+    return length > 1 if actions == "auto" else actions
 
 
 class PerStepReward(nn.Module):

@@ -13,18 +13,24 @@ from pbrl.models.layers import Dropout, Normalize, Transformer, eval_mode
 from pbrl.models.optim import Adam
 from pbrl.objectives import Objective, agreement
 from pbrl.ranges import Count, NotNegative, Positive, ShareBelow1, Size, Whole
-from pbrl.rewards.per_step import ComparedReward
+from pbrl.rewards.per_step import Actions, ComparedReward, sees_actions
 from pbrl.types import Comparisons, Metrics, Observation, Segment, Spec
 
 
 class PreferenceTransformer(ComparedReward):
-    """One member. A step's reward is that at the end of the `context` steps up to it."""
+    """One member. A step's reward is that at the end of the `context` steps up to it.
+
+    Without `actions` it reads states alone, with `auto` where segments have one step (see `sees_actions`); `length` is
+    how many they have.
+    """
 
     def __init__(
         self,
         spec: Spec,
         objective: Objective,
         *,
+        actions: Actions = True,  # as runs have it that are older than the setting
+        length: Size = 1,
         context: Size,
         layers: Size,
         heads: Size,
@@ -39,7 +45,9 @@ class PreferenceTransformer(ComparedReward):
     ):
         super().__init__(objective, context=context, normalize=normalize, steps=steps, batch_size=batch_size)
         self.obs_normalize = Normalize(spec.obs_mean, spec.obs_std)
-        self.net = Reader(spec, context=context, layers=layers, heads=heads, width=width, dropout=dropout)
+        shape = {"context": context, "layers": layers, "heads": heads, "width": width}
+        self.actions = sees_actions(actions, length)
+        self.net = Reader(spec, actions=self.actions, **shape, dropout=dropout)
         self.optim = Adam(self.net.parameters(), lr, warmup=warmup, cosine=steps, weight_decay=weight_decay)
 
     def reward(self, obs: Observation, action: Tensor) -> Tensor:
@@ -68,12 +76,14 @@ class PreferenceTransformer(ComparedReward):
 class Reader(nn.Module):
     """Normalised obs [..., L, O], action [..., L, A], mask [..., L] → reward and weight of each step [..., L].
 
-    Weights sum to one over the steps that `mask` has.
+    Weights sum to one over the steps that `mask` has. Each step is a token of its state and, with `actions`, one of its
+    action, whose place then is the step's.
     """
 
-    def __init__(self, spec: Spec, *, context: int, layers: int, heads: int, width: int, dropout: float):
+    def __init__(self, spec: Spec, *, actions: bool, context: int, layers: int, heads: int, width: int, dropout: float):
         super().__init__()
-        self.embed_obs, self.embed_action = nn.Linear(spec.obs_dim, width), nn.Linear(spec.action_dim, width)
+        self.embed_obs = nn.Linear(spec.obs_dim, width)
+        self.embed_action = nn.Linear(spec.action_dim, width) if actions else None
         self.embed_step = nn.Embedding(context, width)
         self.norm, self.dropout = nn.LayerNorm(width), Dropout(dropout)
         self.transformer = Transformer(width=width, layers=layers, heads=heads, dropout=dropout)
@@ -84,8 +94,11 @@ class Reader(nn.Module):
         obs, action = obs.reshape(-1, *obs.shape[-2:]), action.reshape(-1, *action.shape[-2:])
         mask = mask.reshape(-1, shape[-1])
         when = self.embed_step(torch.arange(shape[-1], device=obs.device))
-        tokens = torch.stack([self.embed_obs(obs) + when, self.embed_action(action) + when], 2).flatten(1, 2)
-        hidden = self.transformer(self.dropout(self.norm(tokens)))[:, 1::2]  # [N, L, W], of each step's action
+        parts = [self.embed_obs(obs) + when]
+        if self.embed_action:
+            parts.append(self.embed_action(action) + when)
+        tokens = torch.stack(parts, 2).flatten(1, 2)
+        hidden = self.transformer(self.dropout(self.norm(tokens)))[:, len(parts) - 1 :: len(parts)]  # [N, L, W]
         query, key = self.query_key(hidden).float().chunk(2, -1)
         logits = (query @ key.transpose(1, 2) / math.sqrt(query.shape[-1])).masked_fill(mask[:, None] == 0, -math.inf)
         weight = (logits.softmax(-1) * mask[..., None]).sum(1) / mask.sum(-1, keepdim=True)  # [N, L]

@@ -15,6 +15,7 @@ from pbrl.ranges import check_values, hints_of
 from pbrl.settings import Part, RunSettings
 from pbrl.types import Spec, UserError
 
+OF_SEGMENTS = "length", "context"  # settings in steps, of reward models; null: as segments have
 GIVEN = {"self", "spec", "policy", "reward", "objective", "scores", "label", "worth", "good"}  # handed to parts besides
 
 
@@ -60,14 +61,23 @@ def build_algorithm(
     return build(algo, spec, flag=flag, **given).to(device)
 
 
-def build_reward(settings: RunSettings, spec: Spec) -> Any:
-    """The config's reward model, with its objective where it takes one, or None."""
+def build_reward(settings: RunSettings, spec: Spec, length: int | None = None) -> Any:
+    """The config's reward model, with its objective where it takes one, or None.
+
+    It learns from segments of `length` steps (None: those of the settings' questions).
+    """
     if not settings.reward["_target_"]:
         return None
+    reward = fit_to_segments(settings.reward, length or settings.query.learnt_length)
     given: dict[str, Any] = {}
-    if "objective" in parameters(settings.reward):
+    if "objective" in parameters(reward):
         given["objective"] = build_objective(settings.reward_objective, "reward_objective")
-    return build(settings.reward, spec, flag="reward", **given)
+    return build(reward, spec, flag="reward", **given)
+
+
+def fit_to_segments(reward: Part, length: int) -> Part:
+    """A reward model's settings, with the `length` of segments for what is null of `OF_SEGMENTS`."""
+    return {name: length if name in OF_SEGMENTS and value is None else value for name, value in reward.items()}
 
 
 def parameters(config: Part) -> Mapping[str, inspect.Parameter]:

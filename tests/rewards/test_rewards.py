@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch.utils._pytree import tree_map
 
+from pbrl.configs import compose_config
 from pbrl.objectives import bradley_terry
 from pbrl.rewards import per_step
+from pbrl.run.build import build_reward
+from pbrl.settings import RunSettings
 from pbrl.types import Observation, Segment, UserError
-from tests.parts import build, draw_batches, made_up_data
+from tests.parts import SPEC, build, draw_batches, made_up_data
 
 
 def test_members_of_an_ensemble_learn_independently():
@@ -27,18 +30,40 @@ def test_members_of_an_ensemble_learn_independently():
             torch.testing.assert_close(together.net.state_dict()[key][e : e + 1], value, rtol=1e-4, atol=1e-6)
 
 
-def test_a_reward_of_states_alone_sees_no_action():
-    batch = draw_batches(build("reward/ensemble"), 1)[0].segments
-    for actions, settings in (
-        (True, {"actions": True}),
+@pytest.mark.parametrize("name", ["ensemble", "linear", "surf", "lstm", "transformer"])
+@pytest.mark.parametrize(
+    ("actions", "settings"),
+    [
+        (True, {"actions": True, "length": 1}),
         (False, {"actions": False}),
         (True, {"actions": "auto", "length": 2}),
         (False, {"actions": "auto", "length": 1}),
-    ):
-        model = build("reward/ensemble", **settings)
-        one, other = model.score(batch), model.score(batch._replace(action=-batch.action))
-        assert torch.equal(one, other) == (not actions)
-        assert not torch.equal(one, model.score(batch._replace(obs=Observation(-batch.obs.state))))
+    ],
+)
+def test_a_reward_of_states_alone_sees_no_action(name, actions, settings):
+    model = build(f"reward/{name}", **settings)
+    batch = draw_batches(build("reward/ensemble"), 1)[0].segments
+    for given in (batch, tree_map(lambda x: x[:, :, :1], batch)):
+        turned = given._replace(action=-given.action)
+        for read in (model.score, lambda segment: model.reward(segment.obs, segment.action)):
+            found = read(given)
+            assert torch.equal(found, read(turned)) == (not actions)
+            assert not torch.equal(found, read(given._replace(obs=Observation(-given.obs.state))))
+
+
+@pytest.mark.parametrize("name", ["ensemble", "lstm", "transformer"])
+def test_a_reward_fits_the_segments_that_it_learns_from(name):
+    """Single steps may be pieces of marked stretches, or labels from elsewhere, whatever `query.length` is."""
+
+    def find(*flags, length=None):
+        model = build_reward(RunSettings.parse(compose_config(f"reward={name}", *flags)), SPEC, length)
+        return model.actions, model.context
+
+    longest = 1 if name == "ensemble" else 20
+    assert find("query.length=20") == (True, longest)
+    assert find("query.length=20", "query.kind=spans", "query.span=1") == (False, 1)
+    assert find("query.length=20", length=1) == (False, 1)
+    assert find("query.length=20", "reward.length=1", "reward.actions=true") == (True, longest)
 
 
 def test_linear_bradley_terry_is_a_ratio():

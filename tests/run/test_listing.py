@@ -152,7 +152,7 @@ def test_the_settings_that_differ_are_those_that_were_given():
     }  # fmt: skip
     assert differences("reward=lstm", "reward.width=8", "query.length=9").keys() == {
         "reward", "reward.width", "query.length",
-    }  # fmt: skip  # reward.context follows query.length
+    }  # fmt: skip  # reward.context fits query.length by itself
 
 
 @pytest.mark.parametrize("simulator", [name for name in choices.choices("env") if name.endswith("/")])
