@@ -179,7 +179,8 @@ def draw(lines: list[dict[str, Any]], envs: list[str]) -> None:
         axis.set_xticks(range(len(WRONG)), [f"{wrong} %" for wrong in WRONG], fontsize=8)
         axis.set_xlabel("wrong answers of a simulated judge", fontsize=8)
     axes[0][0].set_ylabel("return of the last policy")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, ncols=2, loc="outside upper center")
+    named = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), fontsize=8, ncols=3, loc="outside upper center")
     figure.savefig(PICTURE, dpi=110)
 
 
