@@ -37,9 +37,14 @@ from pbrl.types import Episode
 
 FILE, TASK = RESULTS / "visual_judge.jsonl", "grouping"
 ANSWERS, JUDGED = 150, 30
-METHODS = {"rapl": "rapl", "least spread": "rapl, least spread 1", "released": "rapl, released transport",
-           "frozen": "frozen transport", "frozen, least spread": "frozen transport, least spread 1",
-           "rlhf": "rlhf"}  # fmt: skip
+METHODS = {
+    "rapl": "rapl, least spread 0",
+    "least spread": "rapl",
+    "released": "rapl, released transport, least spread 0",
+    "frozen": "frozen transport, least spread 0",
+    "frozen, least spread": "frozen transport",
+    "rlhf": "rlhf",
+}
 CHANGES: dict[str, dict[str, Any]] = {"camera": {"turn_deg": 10.0}, "light": {"light": [0.8, 0.6, 0.45]}}
 KEPT = ("pair_accuracy", "reward_correlation", "spearman", *OF_PICTURES)
 PATCHES, FRAMES = 7, 8
