@@ -31,7 +31,7 @@ class LearnedRewardEnv(VecEnvWrapper):
 
     A step's reward is NaN, as it is not known yet; when an episode ends, the info of its last step holds `rewards` [T]
     of all of its steps, which `EpisodeReplayBuffer` writes, and `true_return`, the sum of the environment's own. So it
-    is for off-policy algorithms with that buffer, and others fail on the NaN. `venv` holds `RecordedEnv`s.
+    is for off-policy algorithms with that buffer, and others fail on the NaN. Each of `venv` is a `RecordedEnv`.
     """
 
     def __init__(self, venv: VecEnv, reward: RewardOf):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pbrl import objectives
-from pbrl.run.build import check_part
+from pbrl.run.build import check_part, fit_to_segments
 from pbrl.training.engine import Engine
 from pbrl.types import Phase, UserError
 from tests.parts import build, config_of, draw_batches, names, phases
@@ -102,7 +102,7 @@ def test_metrics_stay_on_the_device(case):
     [f"{part}/{name}" for part in ("algo", "reward", "policy", "feedback", "objective") for name in names(part)],
 )
 def test_every_yaml_key_is_a_parameter(name):
-    found = config_of(name)
+    found = fit_to_segments(config_of(name), 8)
     if not found["_target_"]:
         return
     check_part(found)
